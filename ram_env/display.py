@@ -1,0 +1,77 @@
+"""How an environment shows itself: Gymnasium's render modes over frames and windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import logger
+
+from ram_env.arrays import to_host
+from ram_env.episodes import Episodes
+from ram_env.rendering import draw_frame, tile_frames
+from ram_env.window import Window
+
+
+class Display:
+    """Frames for ``"rgb_array"``, a window for ``"human"``, nothing for None.
+
+    Args:
+        episodes: What to show.
+        render_mode: One of ``metadata["render_modes"]`` or None.
+        metadata: Of the environment.
+    """
+
+    def __init__(self, episodes: Episodes, render_mode: str | None, metadata: dict[str, Any]):
+        self._episodes, self._mode = episodes, render_mode
+        self._window = Window("ram_env", metadata["render_fps"])
+
+    def update(self) -> None:
+        """Show the present state in the window, if there is one."""
+        if self._mode == "human":
+            self._window.show(tile_frames(self._frames()))
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return a frame (H, W, 3) for each lane, or None unless asked for ``"rgb_array"``.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self._mode is None:
+            logger.warn("render() shows nothing: make the environment with a render_mode")
+        return self._frames() if self._mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Close the window."""
+        self._window.close()
+
+    def _frames(self) -> tuple[np.ndarray, ...]:
+        glimpses = to_host(self._episodes.observe()["glimpse"])
+        return tuple(self._frame(lane, glimpse) for lane, glimpse in enumerate(glimpses))
+
+    def _frame(self, lane: int, glimpse: np.ndarray) -> np.ndarray:
+        """Draw one lane."""
+        episodes = self._episodes
+        assert episodes.path is not None
+        label = int(episodes.describe(np.array([lane]))["label"][0])
+        decided, ended = bool(episodes.decided[lane]), not episodes.running[lane]
+        prediction = int(episodes.prediction[lane]) if decided else None
+        return draw_frame(
+            episodes.canvas(lane),
+            episodes.path[lane, : episodes.seen[lane]],
+            glimpse,
+            num_glimpses=episodes.task.num_glimpses,
+            scores=episodes.scores[lane] if decided and episodes.scores is not None else None,
+            prediction=prediction,
+            label=label,
+            correct=prediction == label if ended else None,
+            stopped=bool(ended and episodes.seen[lane] < episodes.task.num_glimpses),
+        )
+
+
+def check_render_mode(render_mode: str | None, metadata: dict[str, Any]) -> None:
+    """Raise ValueError unless the mode is None or among ``metadata["render_modes"]``."""
+    if render_mode is not None and render_mode not in metadata["render_modes"]:
+        raise ValueError(
+            f"render_mode must be None or one of {metadata['render_modes']}, got {render_mode!r}"
+        )

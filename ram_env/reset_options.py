@@ -1,0 +1,110 @@
+"""What may be said at a reset, checked before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ResetOptions:
+    """Checked options of a reset.
+
+    Attributes:
+        lanes: Lanes to reset. Shape (n,), int64.
+        index: Scene of each, or None to draw it. Shape (n,), int64.
+        location: First location of each, or None to draw it. Shape (n, 2), float32.
+    """
+
+    lanes: np.ndarray
+    index: np.ndarray | None
+    location: np.ndarray | None
+
+
+def read_options(
+    options: dict[str, Any] | None, num_lanes: int, num_scenes: int, *, vector: bool
+) -> ResetOptions:
+    """Check reset options.
+
+    Args:
+        options: ``index`` (one, or one a lane), ``location`` (one, or one a lane) and, for a
+            vector env, ``reset_mask`` (N,), bool.
+        num_lanes: N.
+        num_scenes: Allowed indices are 0 .. num_scenes - 1.
+        vector: Whether ``reset_mask`` is allowed.
+
+    Raises:
+        ValueError: If an option is unknown or its value not allowed.
+    """
+    options = options or {}
+    allowed = ["index", "location"] + ["reset_mask"] * vector
+    unknown = set(options) - set(allowed)
+    if unknown:
+        raise ValueError(f"unknown reset options {sorted(map(str, unknown))}; allowed: {allowed}")
+    lanes = np.arange(num_lanes)
+    if options.get("reset_mask") is not None:
+        lanes = np.flatnonzero(_read_mask(options["reset_mask"], num_lanes))
+    index, location = options.get("index"), options.get("location")
+    return ResetOptions(
+        lanes,
+        None if index is None else _read_index(index, num_lanes, num_scenes)[lanes],
+        None if location is None else _read_location(location, num_lanes)[lanes],
+    )
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless ``seed`` is None or an int >= 0."""
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
+
+
+def spread_seed(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:
+    """Return one seed a lane: s, s + 1, ... for an int, None for lanes that go on unseeded.
+
+    Raises:
+        ValueError: If it is neither None, an int >= 0 nor a sequence of N such.
+    """
+    if isinstance(seed, (list, tuple)):
+        if len(seed) != num_lanes:
+            raise ValueError(
+                f"seed must hold one entry for each of {num_lanes} lanes, got {seed!r}"
+            )
+        for entry in seed:
+            check_seed(entry)
+        return list(seed)
+    check_seed(seed)
+    assert seed is None or isinstance(seed, int)
+    return [None] * num_lanes if seed is None else [seed + lane for lane in range(num_lanes)]
+
+
+def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
+    mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
+    if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
+        raise ValueError(
+            f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one True, "
+            f"got {mask.dtype} of shape {mask.shape} with {int(np.count_nonzero(mask))} set"
+        )
+    return mask
+
+
+def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
+    array = np.asarray(index)
+    right = array.dtype.kind in "iu" and array.shape in ((), (num_lanes,))
+    if not right or not ((array >= 0) & (array < num_scenes)).all():
+        raise ValueError(
+            f"options['index'] must be an integer in 0..{num_scenes - 1}, got {index!r}"
+        )
+    return np.broadcast_to(array.astype(np.int64), (num_lanes,))
+
+
+def _read_location(location: Any, num_lanes: int) -> np.ndarray:
+    try:
+        array = np.asarray(location, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"options['location'] must be (x, y), got {location!r}") from error
+    if array.shape not in ((2,), (num_lanes, 2)) or not (np.abs(array) <= 1).all():
+        raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location!r}")
+    return np.broadcast_to(array, (num_lanes, 2))

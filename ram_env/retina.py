@@ -1,0 +1,205 @@
+"""The glimpse sensor: what the agent sees of an image from one location.
+
+Dimension key:
+    N: images (one per sub-environment)
+    H, W: image height and width [px]
+    C: colour planes (1 for grey images)
+    S: scales, finest first
+    G: glimpse side [px]
+    K: side of the coarsest patch, G * 2^(S-1) [px]
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ram_env.arrays import (
+    Array,
+    bitcast,
+    dtype_name,
+    is_tensor,
+    new_empty,
+    read_patches,
+    arange,
+    round_to_int,
+)
+
+_CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
+_PAIR_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
+
+
+def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: int = 1) -> Array:
+    """Cut concentric square patches around each location, coarser as they grow.
+
+    Patch s covers ``size * 2**s`` pixels a side and is averaged down to ``size``, so each
+    costs the agent the same number of inputs. Pixels outside the image read as 0. The
+    result is bit-identical in NumPy, in torch on a CPU and in torch on a GPU.
+
+    Args:
+        images: Grey or colour images, uint8, NumPy array or torch tensor.
+            Shape (N, H, W) or (N, H, W, C).
+        locations: Patch centres as (x, y), x to the right and y down, in [-1, 1]: (-1, -1)
+            is the top left corner, (0, 0) the centre. Shape (N, 2).
+        size: G, side of every returned patch [px], even.
+        num_scales: S, number of patches per location.
+
+    Returns:
+        Glimpses in [0, 1], finest first; channel s * C + c is colour c at scale s.
+        Shape (N, S * C, G, G), float32.
+
+    Raises:
+        ValueError: If a shape, dtype or size is wrong, images and locations disagree on N,
+            or a location is not finite or lies outside [-1, 1].
+
+    Source:
+        Mnih et al. (2014), arXiv:1406.6247, glimpse sensor rho(x_t, l_{t-1}). Shrinking by
+        averaging is our choice: a constant image stays constant at every scale.
+    """
+    images = images if is_tensor(images) else np.asarray(images)
+    if is_tensor(images):
+        import torch
+
+        locations = torch.as_tensor(locations, dtype=torch.float32, device=images.device)
+    else:
+        locations = np.asarray(locations, np.float32)
+    _check_arguments(images, locations, size, num_scales)
+    planes = (
+        images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
+    )  # (N, C, H, W)
+    padded = pad(planes, size, num_scales)
+    lanes = arange(padded, len(padded))
+    return sense(padded, lanes, locations, size=size, num_scales=num_scales)
+
+
+def margin_of(size: int, num_scales: int) -> int:
+    """Return the border [px] that holds the coarsest patch at the image's very edge."""
+    return size * 2**num_scales // 4
+
+
+def pad(planes: Array, size: int, num_scales: int) -> Array:
+    """Surround images with zeros, so that every patch of every scale lies inside.
+
+    Args:
+        planes: uint8. Shape (N, C, H, W).
+        size: G.
+        num_scales: S.
+
+    Returns:
+        uint8. Shape (N, C, H + K, W + K).
+    """
+    margin = margin_of(size, num_scales)
+    n, c, h, w = planes.shape
+    padded = new_empty(planes, (n, c, h + 2 * margin, w + 2 * margin), "uint8")
+    padded[:] = 0
+    padded[:, :, margin : margin + h, margin : margin + w] = planes
+    return padded
+
+
+def to_pixels(coordinates: Array, side: int) -> Array:
+    """Return the pixel corner that a coordinate names: rint((l + 1) * (side / 2)).
+
+    Half goes to even; float32 in this order, so that every device gets the same integer.
+
+    Args:
+        coordinates: In [-1, 1]. Any shape, float32.
+        side: Of the image along this coordinate [px].
+
+    Returns:
+        0 to side. Same shape, int64.
+    """
+    return round_to_int((coordinates + 1) * (side / 2))
+
+
+def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scales: int) -> Array:
+    """Sense padded images: :func:`extract_glimpses` without checks.
+
+    Args:
+        padded: Images as :func:`pad` returns them. Shape (N, C, H + K, W + K), uint8.
+        lanes: Which image each location belongs to. Shape (n,), integers.
+        locations: In [-1, 1]. Shape (n, 2), float32.
+        size: G.
+        num_scales: S.
+
+    Returns:
+        Glimpses in [0, 1], fresh memory. Shape (n, S * C, G, G), float32.
+    """
+    n, channels = len(lanes), padded.shape[1]
+    coarsest = size * 2 ** (num_scales - 1)
+    columns = to_pixels(locations[:, 0], padded.shape[3] - coarsest)
+    rows = to_pixels(locations[:, 1], padded.shape[2] - coarsest)  # (n,), patch top in padded
+    glimpses = new_empty(padded, (n, num_scales, channels, size, size), "float32")
+    chunk = n if is_tensor(padded) else _CHUNK
+    for start in range(0, n, chunk):
+        part = slice(start, start + chunk)
+        patches = read_patches(
+            padded, lanes[part], rows[part], columns[part], coarsest, coarsest
+        )  # (chunk, C, K, K)
+        _shrink(patches, glimpses[part])
+    for scale in range(num_scales):  # multiplied, never divided: CUDA rewrites divisions
+        glimpses[:, scale] *= float(np.float32(1 / (255 * 4**scale)))
+    return glimpses.reshape(n, num_scales * channels, size, size)
+
+
+def _shrink(patches: Array, sums: Array) -> None:
+    """Fill ``sums`` (n, S, C, G, G) from the coarsest ``patches`` (n, C, K, K), uint8.
+
+    Scale s holds sums over 2^s x 2^s pixels: exact integers, below 2^24.
+    """
+    num_scales, size = sums.shape[1], sums.shape[3]
+    for scale in range(num_scales):
+        edge = (patches.shape[3] - size) // 2
+        sums[:, scale] = patches[:, :, edge : edge + size, edge : edge + size]
+        if scale < num_scales - 1:
+            patches = _add_blocks(patches, scale)
+
+
+def _add_blocks(sums: Array, scale: int) -> Array:
+    """Add blocks of 2x2: (n, C, k, k) sums at ``scale`` to (n, C, k/2, k/2) at the next.
+
+    NumPy adds neighbours of a row slowly, so up to scale 2 the numbers stay packed in
+    words of 64 bits and each is added to its neighbour inside the word, which also makes
+    room for the result: 8 bytes become 4 pairs of 16 bits, then 2 of 32, then 1 of 64.
+    """
+    if scale < len(_PAIR_MASKS):
+        word = "int64" if sums.shape[3] % (8 >> scale) == 0 else "int32"
+        mask = _PAIR_MASKS[scale] & (-1 if word == "int64" else 0x7FFFFFFF)
+        words = bitcast(sums, word)
+        pairs = (words & mask) + ((words >> (8 << scale)) & mask)
+        pairs = bitcast(pairs, f"int{16 << scale}")  # (n, C, k, k/2)
+    else:
+        pairs = sums[..., 0::2] + sums[..., 1::2]
+    return pairs[:, :, 0::2] + pairs[:, :, 1::2]
+
+
+def _check_arguments(images: Array, locations: Array, size: int, num_scales: int) -> None:
+    """Raise ValueError for what :func:`extract_glimpses` refuses."""
+    if images.ndim not in (3, 4) or dtype_name(images) != "uint8":
+        raise ValueError(
+            "images must be uint8 of shape (N, H, W) or (N, H, W, C), "
+            f"got {images.dtype} of shape {tuple(images.shape)}"
+        )
+    if tuple(locations.shape) != (len(images), 2):
+        raise ValueError(
+            f"locations must have shape ({len(images)}, 2), one (x, y) for each image, "
+            f"got {tuple(locations.shape)}"
+        )
+    if not bool((abs(locations) <= 1).all()):  # also false for NaN
+        raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
+    check_sizes(size, num_scales, min(images.shape[1:3]))
+
+
+def check_sizes(size: int, num_scales: int, side: int) -> None:
+    """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
+    if not (_is_int(size) and size % 2 == 0 and 2 <= size <= side):
+        raise ValueError(f"glimpse size must be even and in 2..{side} [px], got {size!r}")
+    if not (_is_int(num_scales) and 1 <= num_scales <= 8):
+        raise ValueError(f"num_scales must be in 1..8, got {num_scales!r}")
+    if size * 2 ** (num_scales - 1) > 2 * side:
+        raise ValueError(
+            f"num_scales={num_scales} makes the coarsest patch {size * 2 ** (num_scales - 1)} px "
+            f"wide, more than twice the image ({side} px): use fewer scales"
+        )
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

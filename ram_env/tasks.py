@@ -1,0 +1,205 @@
+"""The keywords of a task, checked, and the table of registered tasks."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from ram_env.canvas import CanvasStyle, ImageScenes
+from ram_env.data import SPLITS, open_split
+from ram_env.retina import check_sizes
+from ram_env.scenes import Scenes
+from ram_env.signpost import CELL, SignpostScenes, SignpostStyle
+
+ACTION_FORMATS = ("box", "dict", "multidiscrete")
+REWARDS = ("final", "dense", "log_score")
+ORDERS = ("random", "sequential")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Keywords that every task has; see the environments' pages for what they mean.
+
+    Raises:
+        ValueError: If a keyword's value is not allowed; the message names it.
+    """
+
+    split: str = "train"
+    order: str = "random"
+    glimpse_size: int
+    num_scales: int = 1
+    num_glimpses: int
+    action_format: str = "box"
+    grid_size: tuple[int, int] | None = None
+    reward: str = "final"
+    allow_stop: bool = False
+    glimpse_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_choice("split", self.split, SPLITS)
+        _check_choice("order", self.order, ORDERS)
+        _check_choice("action_format", self.action_format, ACTION_FORMATS)
+        _check_choice("reward", self.reward, REWARDS)
+        _check_flag("allow_stop", self.allow_stop)
+        check_int("num_glimpses", self.num_glimpses, 1, 10_000)
+        if not _is_real(self.glimpse_cost) or not 0 <= self.glimpse_cost < math.inf:
+            raise ValueError(
+                f"glimpse_cost must be a finite number >= 0, got {self.glimpse_cost!r}"
+            )
+        if self.reward == "log_score" and self.action_format != "box":
+            raise ValueError(
+                "reward='log_score' scores the class scores of action_format='box'; "
+                f"action_format={self.action_format!r} has none"
+            )
+        if self.grid_size is not None:
+            if not isinstance(self.grid_size, (tuple, list)) or len(self.grid_size) != 2:
+                raise ValueError(f"grid_size must be (columns, rows), got {self.grid_size!r}")
+            for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):
+                check_int(f"grid_size {name}", cells, 1, 1_000)
+        check_sizes(self.glimpse_size, self.num_scales, self.side)
+
+    @property
+    @abstractmethod
+    def side(self) -> int:
+        """Canvas side [px]."""
+
+    @property
+    @abstractmethod
+    def default_grid_size(self) -> tuple[int, int]:
+        """Columns and rows of ``action_format="multidiscrete"`` unless given."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Columns and rows of ``action_format="multidiscrete"``."""
+        columns, rows = self.grid_size or self.default_grid_size
+        return columns, rows
+
+    @abstractmethod
+    def open_scenes(self, device: str | None = None) -> Scenes:
+        """Open the data and return the scenes, painted on ``device`` (None: NumPy)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(Task):
+    """Find and name the object of a labelled image on a canvas."""
+
+    glimpse_size: int = 8
+    num_glimpses: int = 7
+    dataset: str = "MNIST"
+    data_dir: str | PathLike[str] | None = None
+    canvas_size: int = 28
+    translate: bool = False
+    num_clutter: int = 0
+    clutter_size: int = 8
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_int("canvas_size", self.canvas_size, 2, 4096)
+        check_int("num_clutter", self.num_clutter, 0, 1_000)
+        check_int("clutter_size", self.clutter_size, 1, self.canvas_size)
+        _check_flag("translate", self.translate)
+        super().__post_init__()
+
+    @property
+    def side(self) -> int:
+        """Canvas side [px]."""
+        return self.canvas_size
+
+    @property
+    def default_grid_size(self) -> tuple[int, int]:
+        """Nine by nine, so that one cell lies in the middle."""
+        return 9, 9
+
+    def open_scenes(self, device: str | None = None) -> ImageScenes:
+        """Open the split; raises what :func:`ram_env.data.load_digits` raises."""
+        style = CanvasStyle(self.canvas_size, self.translate, self.num_clutter, self.clutter_size)
+        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), style, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignpostTask(Task):
+    """Follow a path of coloured cells and read the marks at its end."""
+
+    glimpse_size: int = 4
+    num_glimpses: int = 4
+    board_size: int = 3
+    chain: int = 1
+    parts: int = 1
+    num_marks: int = 4
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_int("board_size", self.board_size, 2, 32)
+        check_int("chain", self.chain, 1, self.board_size**2 - 1)
+        check_int("num_marks", self.num_marks, 2, 255)
+        check_int("parts", self.parts, 1, self.chain + 1)
+        if self.num_marks**self.parts > 10_000:
+            raise ValueError(
+                f"num_marks**parts is the number of classes and must be at most 10000, got "
+                f"{self.num_marks}**{self.parts}"
+            )
+        super().__post_init__()
+
+    @property
+    def side(self) -> int:
+        """Canvas side [px]."""
+        return CELL * self.board_size
+
+    @property
+    def default_grid_size(self) -> tuple[int, int]:
+        """One grid cell a board cell."""
+        return self.board_size, self.board_size
+
+    def open_scenes(self, device: str | None = None) -> SignpostScenes:
+        """Return the split's boards."""
+        style = SignpostStyle(self.board_size, self.chain, self.parts, self.num_marks)
+        return SignpostScenes(style, self.split)
+
+
+_RETINA_60 = {"glimpse_size": 12, "num_scales": 3, "num_glimpses": 8}
+_LARGE = {"canvas_size": 100, "num_clutter": 8, "glimpse_size": 12, "num_scales": 4}
+
+TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
+    "MNISTGlimpse-v0": (ImageTask, {}),
+    "TranslatedMNISTGlimpse-v0": (
+        ImageTask,
+        {"canvas_size": 60, "translate": True, **_RETINA_60},
+    ),
+    "ClutteredMNISTGlimpse-v0": (
+        ImageTask,
+        {"canvas_size": 60, "translate": True, "num_clutter": 4, **_RETINA_60},
+    ),
+    "LargeClutteredMNISTGlimpse-v0": (
+        ImageTask,
+        {**_LARGE, "translate": True, "num_glimpses": 8},
+    ),
+    "FashionMNISTGlimpse-v0": (ImageTask, {"dataset": "FashionMNIST"}),
+    "KMNISTGlimpse-v0": (ImageTask, {"dataset": "KMNIST"}),
+    "CIFAR10Glimpse-v0": (ImageTask, {"dataset": "CIFAR10", "canvas_size": 32, "num_scales": 2}),
+    "SignpostGlimpse-v0": (SignpostTask, {}),
+}
+"""Every registered id, its kind of task and what differs from that kind's defaults."""
+
+
+def check_int(name: str, value: object, low: int, high: int) -> None:
+    """Raise ValueError unless ``value`` is an integer in low..high."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer in {low}..{high}, got {value!r}")
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,300 @@
+"""Frames hold what they claim, to the pixel; windows never disturb a run."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.error import DependencyNotInstalled
+from numpy.typing import NDArray
+
+from ram_env.rendering import (
+    BACKGROUND,
+    BOX,
+    PATH,
+    RIGHT,
+    TRACK,
+    WRONG,
+    Window,
+    draw_frame,
+    tile_frames,
+)
+
+# By hand, for a 28x28 canvas and an 8x8 glimpse of one scale: the canvas is enlarged 420 // 28 = 15
+# times with its corner at (20, 20 + 28), the retina 128 // 8 = 16 times at 20 + 420 + 30 = 470.
+LEFT, TOP, ZOOM = 20, 48, 15
+RETINA_LEFT, TILE_ZOOM = 470, 16
+BARS_LEFT, BARS_RIGHT = 470 + 42, 470 + 310 - 50
+BARS_TOP = 48 + 128 + 34 + 28
+
+CANVAS = np.zeros((28, 28), np.uint8)
+CENTRE = np.zeros((1, 2), np.float32)
+GLIMPSE = np.zeros((1, 8, 8), np.float32)
+
+
+def draw(
+    canvas: NDArray[Any] = CANVAS,
+    path: NDArray[Any] = CENTRE,
+    glimpse: NDArray[Any] = GLIMPSE,
+    **keywords: Any,
+):
+    return draw_frame(canvas, path, glimpse, num_glimpses=7, **keywords)
+
+
+def is_color(frame, color):
+    return (frame == color).all(axis=-1)
+
+
+def enlarged(pixels, zoom):
+    return np.kron(pixels, np.ones((zoom, zoom, 1), np.uint8))
+
+
+def num_bars(frame):
+    column = is_color(frame[BARS_TOP:], TRACK)[:, BARS_RIGHT - 1]
+    return int((np.diff(column.astype(int)) == 1).sum())
+
+
+@pytest.mark.parametrize("side", [1, 24, 28, 60, 101, 500])
+def test_an_episodes_frames_have_one_even_shape(side):
+    canvas, path = np.zeros((side, side), np.uint8), np.linspace(-1, 1, 14, dtype=np.float32)
+    path = path.reshape(7, 2)
+    first = draw(canvas, path[:1])
+    frames = [draw(canvas, path[:t], scores=np.arange(10.0), label=1) for t in range(1, 8)]
+    last = draw(canvas, path, prediction=3, label=3, correct=True, stopped=True)
+    assert {frame.shape for frame in frames} == {first.shape} == {last.shape}
+    assert (first.shape[0] % 2, first.shape[1] % 2, first.shape[2]) == (0, 0, 3)
+    assert first.dtype == np.uint8
+
+
+def test_the_finest_box_lies_where_computed_by_hand():
+    # c = rint((0.5 + 1) * 14) = 21, rint((-0.5 + 1) * 14) = 7; the patch covers 17..24, 3..10.
+    frame = draw(path=np.array([[0.5, -0.5]], np.float32))
+    left, right, top, bottom = LEFT + 17 * 15, LEFT + 25 * 15, TOP + 3 * 15, TOP + 11 * 15
+    panel = is_color(frame[:, : LEFT + 420], BOX)
+    panel[TOP + 95 : TOP + 116, LEFT + 305 : LEFT + 326] = False  # the current dot
+    rows, columns = panel.nonzero()
+    assert (columns.min(), columns.max() + 1) == (left, right)
+    assert (rows.min(), rows.max() + 1) == (top, bottom)
+    assert panel[top : top + 3, left:right].all()
+    assert panel[top:bottom, right - 3 : right].all()
+
+
+def test_x_is_the_column():
+    rows, columns = is_color(draw()[:, : LEFT + 420], BOX).nonzero()
+    moved = draw(path=np.array([[0.5, 0]], np.float32))  # 0.5 * 14 = 7 pixels to the right
+    moved_rows, moved_columns = is_color(moved[:, : LEFT + 420], BOX).nonzero()
+    np.testing.assert_array_equal(moved_rows, rows)
+    np.testing.assert_array_equal(moved_columns, columns + 7 * ZOOM)
+
+
+def test_every_scale_has_a_box_fainter_than_the_finer_one():
+    frame = draw(np.zeros((60, 60), np.uint8), glimpse=np.zeros((3, 12, 12), np.float32))
+    # Side 12 * 2**s around pixel 30 at 7 times: left edges at pixels 24, 18, 6.
+    edges = [frame[TOP + 210 + 25, LEFT + 7 * pixel] for pixel in (24, 18, 6)]
+    assert tuple(edges[0]) == BOX
+    assert edges[0].sum() > edges[1].sum() > edges[2].sum() > 200
+
+
+@pytest.mark.parametrize(("corner", "edge", "dot"), [(-1, 59, 0), (1, 360, 420)])
+def test_a_box_is_cut_off_where_the_canvas_ends(corner, edge, dot):
+    boxes = is_color(draw(path=np.full((1, 2), corner, np.float32)), BOX)[:, : LEFT + 435]
+    assert boxes[TOP + edge, LEFT + edge]  # the corner, 4 * 15 px from the canvas's own
+    boxes[TOP : TOP + 420, LEFT : LEFT + 420] = False
+    places = np.argwhere(boxes) - (TOP, LEFT)  # of what reaches beyond the canvas: only the dot
+    assert len(places)
+    assert (abs(places - dot) <= 10).all()
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 3)])
+def test_the_canvas_is_enlarged_unchanged_where_nothing_is_drawn(shape):
+    canvas = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    glimpse = np.zeros((1 if len(shape) == 2 else 3, 8, 8), np.float32)
+    panel = draw(canvas, -np.ones((1, 2), np.float32), glimpse)[TOP : TOP + 420, LEFT : LEFT + 420]
+    expected = enlarged(np.broadcast_to(canvas.reshape(28, 28, -1), (28, 28, 3)), ZOOM)
+    np.testing.assert_array_equal(panel[5 * ZOOM :], expected[5 * ZOOM :])
+    np.testing.assert_array_equal(panel[:, 5 * ZOOM :], expected[:, 5 * ZOOM :])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_retina_shows_the_glimpse_finest_first(channels):
+    levels = np.random.default_rng(0).integers(0, 256, (2, channels, 8, 8), np.uint8)
+    canvas = CANVAS if channels == 1 else np.zeros((28, 28, 3), np.uint8)
+    frame = draw(canvas, glimpse=(levels / np.float32(255)).reshape(-1, 8, 8))
+    for scale in range(2):
+        left = RETINA_LEFT + scale * (128 + 10)
+        tile = np.broadcast_to(levels[scale].transpose(1, 2, 0), (8, 8, 3))
+        np.testing.assert_array_equal(
+            frame[TOP : TOP + 128, left : left + 128], enlarged(tile, TILE_ZOOM)
+        )
+
+
+def test_a_bar_is_as_long_as_its_softmax():
+    # scores (0, log 4) -> (1/5, 4/5); the bars are 730 - 512 = 218 px long: round(174.4) = 174.
+    frame = draw(scores=np.log([1.0, 4.0]))
+    row = is_color(frame[BARS_TOP + 24 + 12, BARS_LEFT:BARS_RIGHT], PATH)
+    assert row[:174].all()
+    assert not row[174:].any()
+    assert not is_color(frame[BARS_TOP + 12, BARS_LEFT:BARS_RIGHT], PATH).any()
+
+
+def test_huge_scores_are_drawn():
+    scores = np.array([3e38, -3e38, 0], np.float32)
+    assert is_color(draw(scores=scores)[BARS_TOP + 12, BARS_LEFT:BARS_RIGHT], PATH).all()
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(2, 2), (10, 10), (16, 16), (17, 10), (64, 10)])
+def test_many_classes_show_the_top_ten(num_classes, shown):
+    assert num_bars(draw(scores=np.zeros(num_classes))) == shown
+
+
+def test_the_prediction_is_bright_and_the_label_marked():
+    frame = draw(scores=np.zeros(4), prediction=2, label=1)
+    rows = [frame[BARS_TOP + 24 * k + 12] for k in range(4)]
+    assert [is_color(row[BARS_LEFT:], PATH).any() for row in rows] == [False, False, True, False]
+    assert [is_color(row[:BARS_LEFT], RIGHT).any() for row in rows] == [False, True, False, False]
+
+
+def test_the_label_stays_hidden_unless_given():
+    assert not is_color(draw(scores=np.zeros(4)), RIGHT).any()
+
+
+def test_the_verdict_has_a_colour():
+    right, wrong = draw(label=1, correct=True), draw(label=1, correct=False)
+    assert is_color(wrong, WRONG).any()
+    assert not is_color(right, WRONG).any()
+    assert is_color(right, RIGHT).sum() > is_color(wrong, RIGHT).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("canvas", np.zeros((28, 28))),
+        ("canvas", np.zeros((28, 28, 4), np.uint8)),
+        ("path", np.zeros((0, 2), np.float32)),
+        ("path", np.zeros(2, np.float32)),
+        ("glimpse", np.zeros((8, 8), np.float32)),
+        ("glimpse", np.zeros((1, 8, 7), np.float32)),
+        ("scores", np.zeros((1, 10))),
+    ],
+)
+def test_a_wrong_array_is_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        draw(**{name: value})
+
+
+def test_frames_are_tiled_row_by_row():
+    frames = [np.full((2, 4, 3), value, np.uint8) for value in range(1, 6)]
+    grid = tile_frames(frames)
+    assert grid.shape == (2 * 2, 3 * 4, 3)
+    assert grid[::2, ::4, 0].tolist() == [[1, 2, 3], [4, 5, BACKGROUND[0]]]
+
+
+@pytest.mark.parametrize("frames", [[], [np.zeros((2, 2, 3)), np.zeros((2, 4, 3))]])
+def test_unlike_frames_are_not_tiled(frames):
+    with pytest.raises(ValueError, match="frames"):
+        tile_frames(frames)
+
+
+FRAME = np.full((40, 60, 3), (10, 20, 30), np.uint8)
+
+
+@pytest.fixture
+def pygame(monkeypatch):
+    """Give pygame with the dummy driver and no display before and after the test."""
+    module = pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    module.display.quit()
+    yield module
+    module.display.quit()
+
+
+@pytest.fixture
+def window(pygame):
+    window = Window("test", fps=0)
+    yield window
+    window.close()
+
+
+def test_a_window_shows_the_frame_without_audio(pygame, window):
+    assert not window.is_open
+    window.show(FRAME)
+    surface = window._window.get_surface()
+    assert surface.get_size() == (60, 40)
+    assert surface.get_at((59, 39))[:3] == (10, 20, 30)
+    assert pygame.mixer.get_init() is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((80, 90), (90, 80)), ((3000, 2000), (666, 1000)), ((50, 3200), (1600, 25))]
+)
+def test_a_window_follows_the_frames_shape_up_to_a_screen(window, shape, size):
+    window.show(FRAME)
+    window.show(np.zeros((*shape, 3), np.uint8))
+    assert window._window.get_surface().get_size() == size
+
+
+def test_closing_twice_is_harmless_and_final(window):
+    window.show(FRAME)
+    window.close()
+    window.close()
+    window.show(FRAME)
+    assert not window.is_open
+
+
+def test_a_window_closed_by_the_user_stays_closed_and_others_stay_open(pygame, window):
+    other = Window("other", fps=0)
+    window.show(FRAME)
+    other.show(FRAME)
+    pygame.event.post(pygame.event.Event(pygame.WINDOWCLOSE, window=window._window))
+    other.show(FRAME)  # the process has one event queue: any window reads it
+    window.show(FRAME)
+    assert (window.is_open, other.is_open) == (False, True)
+    other.close()
+
+
+def test_a_window_outlives_others_quitting_the_display(pygame, window):
+    window.show(FRAME)
+    pygame.display.quit()
+    window.show(FRAME)
+    assert window._window.get_surface().get_size() == (60, 40)
+    pygame.display.quit()
+    pygame.display.init()
+    window.show(FRAME)
+    assert window._window.get_surface().get_size() == (60, 40)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
+def test_a_copy_is_a_new_window(window, duplicate):
+    window.show(FRAME)
+    twin = duplicate(window)
+    assert not twin.is_open
+    twin.show(FRAME)
+    twin.close()
+    assert window.is_open
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays by Linux's variables")
+@pytest.mark.usefixtures("pygame")
+def test_without_a_display_nothing_is_shown_and_the_environment_is_kept(monkeypatch, window):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    window.show(FRAME)
+    assert window.is_open
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("found", [None, np], ids=["none", "one without windows"])
+def test_a_missing_pygame_names_the_extra(monkeypatch, found):
+    monkeypatch.setitem(sys.modules, "pygame", found)
+    with pytest.raises(DependencyNotInstalled, match=r'pip install "ram-env\[human\]"'):
+        Window("test", fps=0).show(FRAME)
+
+
+def test_importing_the_module_starts_no_pygame():
+    code = "import sys, ram_env.rendering; sys.exit('pygame' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,46 @@
+"""The location policy: sample, detach and log-probability in one place.
+
+Dimension key:
+    N: episodes side by side
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sample_location(
+    mean: Tensor, std: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw l_t ~ N(mean, std^2 I) and return it with its log-probability.
+
+    The sample is a constant: no gradient flows through it, only through its
+    log-probability. It isn't clipped; an environment that clips does so as part of its
+    dynamics, and the log-probability is that of what was sampled.
+
+    Args:
+        mean: Shape (N, 2).
+        std: Of each coordinate, > 0.
+        generator: Source of the noise; None for torch's own.
+
+    Returns:
+        The location, detached, shape (N, 2), and log pi(l_t | h_t), summed over x and y,
+        shape (N,).
+
+    Raises:
+        ValueError: If ``std`` is not positive.
+    """
+    if not std > 0:
+        raise ValueError(f"std must be positive, got {std}")
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    location = (mean + std * noise).detach()  # (N, 2)
+    return location, gaussian_log_prob(location, mean, std)
+
+
+def gaussian_log_prob(location: Tensor, mean: Tensor, std: float) -> Tensor:
+    """Return log N(location; mean, std^2 I), summed over the last axis."""
+    squares = ((location - mean) / std).square().sum(-1)
+    return -0.5 * squares - location.shape[-1] * (math.log(std) + 0.5 * math.log(2 * math.pi))

@@ -1,0 +1,192 @@
+"""The recurrent attention model: five small networks around one recurrent state.
+
+Dimension key:
+    N: episodes side by side
+    P, G: glimpse planes (scales x colours), glimpse side [px]
+    D: size of the joined glimpse vector and of the recurrent state
+    K: classes
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+State = Tensor  # h_t, (N, D)
+
+
+@dataclass(frozen=True)
+class RAMConfig:
+    """Sizes and choices of a :class:`RecurrentAttentionModel`; the defaults are the paper's.
+
+    Attributes:
+        glimpse_shape: (P, G, G), of the environment's ``glimpse`` box.
+        num_classes: K.
+        what_size: Features of the glimpse's pixels.
+        where_size: Features of its location.
+        hidden_size: D.
+        location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
+        identity_core: Start the recurrent weights as the identity (Le et al. 2015,
+            arXiv:1504.00941), so that at first the state is a sum over glimpses; our choice.
+    """
+
+    glimpse_shape: tuple[int, int, int]
+    num_classes: int
+    what_size: int = 128
+    where_size: int = 128
+    hidden_size: int = 256
+    location: Literal["absolute", "offset"] = "absolute"
+    identity_core: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.location not in ("absolute", "offset"):
+            raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
+        for name in ("num_classes", "what_size", "where_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.glimpse_shape) != 3 or min(self.glimpse_shape) < 1:
+            raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")
+
+
+class Output(NamedTuple):
+    """What the model says after a glimpse.
+
+    Attributes:
+        location_mean: Mean of the next location's Gaussian. Shape (N, 2).
+        logits: Unnormalised log-probabilities of the classes. Shape (N, K).
+        baseline: Estimate of what the policy gradient is weighted with. Shape (N,).
+    """
+
+    location_mean: Tensor
+    logits: Tensor
+    baseline: Tensor
+
+
+class GlimpseNetwork(nn.Module):
+    """What was seen and where, joined: g_t = ReLU(W_3 ReLU(W_1 rho) + W_4 ReLU(W_2 l)).
+
+    Source:
+        Mnih et al. (2014), f_g(x_t, l_{t-1}; theta_g), section 4 "Glimpse network": 128, 128
+        and 256 units, and a sum of two linear maps before the last rectifier.
+    """
+
+    def __init__(self, config: RAMConfig):
+        super().__init__()
+        planes, height, width = config.glimpse_shape
+        self.what = nn.Linear(planes * height * width, config.what_size)
+        self.where = nn.Linear(2, config.where_size)
+        self.join_what = nn.Linear(config.what_size, config.hidden_size)
+        self.join_where = nn.Linear(config.where_size, config.hidden_size)
+
+    def forward(self, glimpse: Tensor, location: Tensor) -> Tensor:
+        """Map glimpse (N, P, G, G) and location (N, 2) to g_t, (N, D)."""
+        what = functional.relu(self.what(glimpse.flatten(1)))
+        where = functional.relu(self.where(location))
+        return functional.relu(self.join_what(what) + self.join_where(where))
+
+
+class Core(nn.Module):
+    """The memory: h_t = ReLU(W_h h_{t-1} + W_g g_t).
+
+    Source:
+        Mnih et al. (2014), f_h(h_{t-1}, g_t; theta_h), the rectifier core of section 4.
+    """
+
+    def __init__(self, config: RAMConfig):
+        super().__init__()
+        self.recurrent = nn.Linear(config.hidden_size, config.hidden_size)
+        self.input = nn.Linear(config.hidden_size, config.hidden_size)
+        if config.identity_core:
+            nn.init.eye_(self.recurrent.weight)
+            nn.init.zeros_(self.recurrent.bias)
+
+    def forward(self, g: Tensor, state: State) -> State:
+        """Map g_t and h_{t-1}, both (N, D), to h_t, (N, D)."""
+        return functional.relu(self.recurrent(state) + self.input(g))
+
+
+class LocationNetwork(nn.Module):
+    """Where to look next: the mean of a Gaussian whose std is the trainer's.
+
+    ``"absolute"``: tanh(W h_t). ``"offset"``: the present location plus W h_t; what lies
+    outside the image is clipped by the environment.
+
+    Source:
+        Mnih et al. (2014), f_l(h_t; theta_l). The offset is our choice: it halves the
+        training that the same error takes.
+    """
+
+    def __init__(self, config: RAMConfig):
+        super().__init__()
+        self.mean = nn.Linear(config.hidden_size, 2)
+        self._offset = config.location == "offset"
+
+    def forward(self, state: State, location: Tensor) -> Tensor:
+        """Map h_t (N, D) and the present location (N, 2) to the next one's mean, (N, 2)."""
+        mean = self.mean(state)
+        return location + mean if self._offset else torch.tanh(mean)
+
+
+class RecurrentAttentionModel(nn.Module):
+    """RAM: look, remember, say what it is and where to look next.
+
+    The networks' gradients are kept apart where the algorithm wants it: the baseline learns
+    from a detached state, and a location enters the glimpse network as the constant that was
+    executed.
+
+    Args:
+        config: Sizes and choices.
+
+    Source:
+        Mnih et al. (2014), "Recurrent models of visual attention", arXiv:1406.6247.
+    """
+
+    def __init__(self, config: RAMConfig):
+        super().__init__()
+        self.config = config
+        self.glimpse_network = GlimpseNetwork(config)
+        self.core = Core(config)
+        self.location_network = LocationNetwork(config)
+        self.action_network = nn.Linear(config.hidden_size, config.num_classes)
+        self.baseline_network = nn.Linear(config.hidden_size, 1)
+
+    def initial_state(self, n: int) -> State:
+        """Return h_0 of ``n`` episodes, zeros, (n, D)."""
+        return self.baseline_network.weight.new_zeros(n, self.config.hidden_size)
+
+    def forward(self, glimpse: Tensor, location: Tensor, state: State) -> tuple[Output, State]:
+        """Take in one glimpse.
+
+        Args:
+            glimpse: Shape (N, P, G, G), in [0, 1].
+            location: Where it lies, (x, y) in [-1, 1]. Shape (N, 2).
+            state: h_{t-1}, from :meth:`initial_state` or the call before. Shape (N, D).
+
+        Returns:
+            What the model says, and h_t.
+
+        Raises:
+            ValueError: If a shape is wrong.
+        """
+        n = len(glimpse)
+        expected = {
+            "glimpse": (glimpse, (n, *self.config.glimpse_shape)),
+            "location": (location, (n, 2)),
+            "state": (state, (n, self.config.hidden_size)),
+        }
+        for name, (tensor, shape) in expected.items():
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        location = location.detach()
+        state = self.core(self.glimpse_network(glimpse, location), state)  # (N, D)
+        output = Output(
+            self.location_network(state, location),
+            self.action_network(state),
+            self.baseline_network(state.detach())[:, 0],
+        )
+        return output, state

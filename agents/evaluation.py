@@ -43,9 +43,7 @@ class Score:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return (
-            f"error {self.error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {self.total} images)"
-        )
+        return f"error {self.error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {self.total} images)"
 
 
 @torch.no_grad()

@@ -8,56 +8,79 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
+
+from agents.evaluation import Score
 
 
 class RunLog:
-    """A folder with ``config.json``, ``metrics.csv`` and TensorBoard events.
+    """A folder for one run, and what a person sees of it while it goes on.
 
-    Both count env steps. Use it in a ``with`` statement: files are closed at its end.
+    It holds ``config.json``, ``log.txt`` (every line that was printed), ``metrics.csv`` and
+    TensorBoard events (both count env steps), the best weights and ``result.json``.
 
     Args:
         folder: Made here; must not hold a run already.
         config: A dataclass of settings, stored as JSON.
-        facts: Further facts for ``config.json``, such as where the data came from.
 
     Raises:
         FileExistsError: If the folder exists and is not empty: no run is ever overwritten.
     """
 
-    def __init__(self, folder: Path, config: Any, facts: dict[str, Any]):
+    def __init__(self, folder: Path, config: Any):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"{folder} holds a run already: name another with --run-dir")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        settings = {"config": asdict(config), **facts, **_describe_machine()}
+        settings = {"config": asdict(config), **_describe_machine()}
         (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
-        self._file = (folder / "metrics.csv").open("w", newline="")
-        self._csv = csv.writer(self._file)
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._lines = (folder / "log.txt").open("w")
+        self._metrics = (folder / "metrics.csv").open("w", newline="")
+        self._csv = csv.writer(self._metrics)
         self._csv.writerow(["env_steps", "tag", "value"])
-        self._writer = SummaryWriter(str(folder))
+        self._events = SummaryWriter(str(folder))
+        self._started, self._share = time.monotonic(), 1.0
 
-    def __enter__(self) -> RunLog:
-        """Return self."""
-        return self
+    def say(self, line: str) -> None:
+        """Print a line and keep it in ``log.txt``."""
+        self._console.print(line, markup=False)
+        print(line, file=self._lines, flush=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the files."""
-        self._file.close()
-        self._writer.close()
+    def progress(self, num_updates: int) -> Iterator[int]:
+        """Count updates from 0, with a bar and the time left on a terminal."""
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(
+            *columns, console=self._console, disable=not self._console.is_terminal
+        ) as bar:
+            self._started = time.monotonic()
+            for update in bar.track(range(num_updates)):
+                self._share = (update + 1) / num_updates
+                yield update
+
+    @property
+    def time_left(self) -> str:
+        """How long the updates to come will take at the mean speed so far, as minutes:seconds."""
+        seconds = (time.monotonic() - self._started) * (1 / self._share - 1)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
     def scalars(self, env_steps: int, values: dict[str, float]) -> None:
         """Write one line a value, and the same to TensorBoard.
@@ -68,12 +91,27 @@ class RunLog:
         """
         for tag, value in values.items():
             self._csv.writerow([env_steps, tag, repr(float(value))])
-            self._writer.add_scalar(tag, value, env_steps)
-        self._file.flush()
+            self._events.add_scalar(tag, value, env_steps)
+        self._metrics.flush()
 
-    def result(self, values: dict[str, Any]) -> None:
-        """Write what the run ended with to ``result.json``."""
+    def save_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Write the best weights so far to ``best.safetensors``, all of them or none."""
+        new = self.folder / "best.safetensors.new"
+        save_file(weights, new)
+        new.replace(self.folder / "best.safetensors")
+
+    def result(self, split: str, score: Score) -> None:
+        """Write what the run ended with to ``result.json`` and print it as a line of its own."""
+        low, high = score.interval
+        values = {"split": split, "error": score.error, "interval": [low, high], **asdict(score)}
         (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n")
+        self.say(f"{split} {score}")
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
+        self._metrics.close()
+        self._events.close()
 
 
 def default_run_dir(env_id: str, seed: int) -> Path:

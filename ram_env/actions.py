@@ -164,7 +164,7 @@ class DictFormat(ActionFormat):
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
         if not hasattr(action, "keys") or set(action.keys()) != self._keys:
-            got = sorted(action) if hasattr(action, "keys") else type(action).__name__
+            got = sorted(map(str, action)) if hasattr(action, "keys") else type(action).__name__
             raise ValueError(f"action must be a dict of {sorted(self._keys)}, got {got}")
         parts = {
             name: _to_integers(f"action[{name!r}]", action[name], batch, device).reshape(-1)

@@ -56,14 +56,16 @@ def to_array(name: str, value: Any, device: str | None) -> tuple[Array, str]:
     """
     if device is not None and is_tensor(value):
         code = str(value.dtype).rpartition(".")[2].replace("bfloat", "float")[0]
-        return value.to(device), code
+        return value.detach().to(device), code
     try:
         array = np.asarray(value)
     except Exception as error:
         raise ValueError(f"{name} can't be read as an array: {error}") from error
-    if device is None or array.dtype.kind not in "fiub":
-        return array, array.dtype.kind
-    return to_device(array, device), array.dtype.kind
+    kind = array.dtype.kind
+    if device is None or kind not in "fiu":
+        return array, kind
+    array = cast(array, "float32" if kind == "f" else "int64")  # torch knows fewer dtypes
+    return to_device(np.asarray(array, order="C"), device), kind  # and no negative strides
 
 
 def device_of(array: Array) -> str | None:
@@ -161,7 +163,8 @@ def log_softmax(scores: Array) -> Array:
     """Return log-probabilities over the last axis, (n, K), float64."""
     if is_tensor(scores):
         return scores.double().log_softmax(1)
-    shifted = scores.astype(np.float64) - scores.max(1, keepdims=True)
+    scores = scores.astype(np.float64, order="C")  # the order of the sum follows the memory's
+    shifted = scores - scores.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 

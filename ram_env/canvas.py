@@ -22,11 +22,13 @@ from ram_env.arrays import (
     device_of,
     minimum,
     read_patches,
+    to_array,
     to_device,
     write_patches,
 )
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
+from ram_env.reset_options import check_seed
 from ram_env.scenes import Drawn
 
 
@@ -54,6 +56,10 @@ class CanvasStyle:
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
+        for name, low in (("canvas_size", 1), ("num_clutter", 0), ("clutter_size", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < low:
+                raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
         if self.canvas_size < max(height, width):
             raise ValueError(
                 f"canvas_size must be at least the images' side, {max(height, width)} px, "
@@ -100,7 +106,7 @@ def place(
         words: Shape (n, style.num_words), uint64.
     """
     num_images, _, height, width = shape
-    extent = np.array([width, height])
+    extent, side = np.array([width, height]), style.clutter_size if style.num_clutter else 0
     room = style.canvas_size - extent
     if style.translate:
         objects = below(words[:, :2], room + 1)  # (n, 2)
@@ -109,8 +115,8 @@ def place(
     pieces = words[:, 2:].reshape(len(words), style.num_clutter, 5)  # (n, J, 5)
     sources = below(pieces[..., 0], max(num_images - 1, 1))  # (n, J)
     sources += sources >= indices[:, None]  # any image but the canvas's own
-    cuts = below(pieces[..., 1:3], extent - style.clutter_size + 1)  # (n, J, 2)
-    drops = below(pieces[..., 3:5], style.canvas_size - style.clutter_size + 1)  # (n, J, 2)
+    cuts = below(pieces[..., 1:3], extent - side + 1)  # (n, J, 2)
+    drops = below(pieces[..., 3:5], style.canvas_size - side + 1)  # (n, J, 2)
     return Placement(objects, sources, cuts, drops)
 
 
@@ -191,15 +197,22 @@ def draw_canvases(
         Mnih et al. (2014), arXiv:1406.6247, section 4.1; deepmind/mnist-cluttered. A piece
         is never cut from the canvas's own image: it would tell the label.
     """
+    images, _ = to_array("images", images, None)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(
             f"images must be uint8 (M, h, w) or (M, h, w, C), got {images.dtype} {images.shape}"
         )
-    indices = np.asarray(indices)
+    indices, kind = to_array("indices", indices, None)
+    if indices.ndim == 1 and len(indices) and kind not in "iu":
+        raise ValueError(f"indices must be integers, got dtype {indices.dtype}")
     if indices.ndim != 1 or not ((indices >= 0) & (indices < len(images))).all():
         raise ValueError(f"indices must be one-dimensional in 0..{len(images) - 1}, got {indices}")
-    planes = (
-        images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    indices = indices.astype(np.int64)
+    if seed is None:
+        raise ValueError("seed must be an int >= 0, got None")
+    check_seed(seed)
+    planes = np.ascontiguousarray(
+        images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     )
     style = CanvasStyle(canvas_size, translate, num_clutter, clutter_size)
     style.check(planes.shape)

@@ -79,7 +79,7 @@ def uniform_locations(words: np.ndarray) -> np.ndarray:
         words: Any shape, uint64.
 
     Returns:
-        Odd multiples of 2^-24. Same shape, float32.
+        Odd multiples of 2^-23. Same shape, float32.
     """
     odd = 2 * (words >> np.uint64(41)).astype(np.int64) + 1  # below 2^24
     return (odd / 2**23 - 1).astype(np.float32)

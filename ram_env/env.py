@@ -132,7 +132,7 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
         self._episodes = Episodes(self.task, 1, record=render_mode is not None)
         self._display = Display(self._episodes, render_mode, self.metadata)
         self._closed = False
-        self.observation_space = self._episodes.observation_space
+        self.observation_space = self._episodes.observation_space  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = self._episodes.action_format.space
 
     @property

@@ -52,6 +52,7 @@ class Episodes:
 
     Attributes:
         action_format: Turns actions into moves.
+        glimpse_shape: Of one lane, (S * C, G, G).
         observation_space: Of one lane.
         scenes: What is shown.
         seen: Glimpses that each lane has seen. Shape (N,), int64.
@@ -68,14 +69,14 @@ class Episodes:
         self.action_format = make_format(
             task.action_format, self.scenes.num_classes, task.allow_stop, task.grid
         )
-        self._glimpse_shape = (
+        self.glimpse_shape = (
             task.num_scales * self.scenes.channels,
             task.glimpse_size,
             task.glimpse_size,
         )
         self.observation_space = spaces.Dict(
             {
-                "glimpse": spaces.Box(0, 1, self._glimpse_shape, np.float32),
+                "glimpse": spaces.Box(0, 1, self.glimpse_shape, np.float32),
                 "location": spaces.Box(-1, 1, (2,), np.float32),
                 "time": spaces.Box(0, 1, (1,), np.float32),
             }
@@ -151,7 +152,7 @@ class Episodes:
         correct = move.label == self._label
         reward = self._score(move, correct, ends)
         if active is not None:
-            reward = reward * self._shared(active)
+            reward = reward * self._shared(active) + 0.0  # 0, not -0
         goes_on = ~ends if active is None else active & ~ends
         if goes_on.all():
             self._location = move.location
@@ -279,20 +280,16 @@ class Episodes:
         """Return rewards, (N,)."""
         task = self.task
         if task.reward == "final":
-            reward = correct & self._shared(ends)
-        else:
-            glimpses_left = np.where(ends, task.num_glimpses - self.seen + 1, 1)
-            weight = self._shared(
-                glimpses_left / task.num_glimpses
-            )  # an early stop is paid in full
-            if task.reward == "dense":
-                reward = correct * weight
-            else:
-                assert move.scores is not None
-                log_p = log_softmax(move.scores)[self._lanes, self._label]  # (N,)
-                reward = log_p.clip(_LOG_SCORE_FLOOR) * weight
-        if task.glimpse_cost:
-            reward = reward - task.glimpse_cost
+            weight = ends.astype(np.float64)
+        else:  # an early stop is paid in full
+            weight = np.where(ends, task.num_glimpses - self.seen + 1, 1) / task.num_glimpses
+        if task.reward == "log_score":
+            assert move.scores is not None
+            log_p = log_softmax(move.scores)[self._lanes, self._label]  # (N,)
+            reward = log_p.clip(_LOG_SCORE_FLOOR) * self._shared(weight) - task.glimpse_cost
+        else:  # summed on the host, so that a device rounds float64's result once
+            cost = task.glimpse_cost
+            reward = where(correct, self._shared(weight - cost), 0.0 - cost)
         return cast(reward, "float64" if self.device is None else "float32")
 
     def _shared(self, values: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from os import PathLike
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def frozen_canvases(
     if split not in ("validation", "test"):
         raise ValueError(f"split must be 'validation' or 'test', got {split!r}")
     kind, keywords = TASKS[env_id]
-    where = {"data_dir": data_dir} if kind is ImageTask else {}
+    where: dict[str, Any] = {"data_dir": data_dir} if kind is ImageTask else {}
     scenes = kind(**keywords, **where, split=split).open_scenes()
     indices = np.arange(scenes.num_scenes)
     keys = np.full(scenes.num_scenes, named_key(split), np.uint64)

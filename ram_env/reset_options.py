@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ram_env.arrays import cast, to_array
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ def read_options(
     Raises:
         ValueError: If an option is unknown or its value not allowed.
     """
-    options = options or {}
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options must be None or a dict, got {options!r}")
     allowed = ["index", "location"] + ["reset_mask"] * vector
     unknown = set(options) - set(allowed)
     if unknown:
@@ -81,7 +85,8 @@ def spread_seed(seed: int | Sequence[int | None] | None, num_lanes: int) -> list
 
 
 def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
-    mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
+    mask = mask.cpu() if hasattr(mask, "cpu") else mask
+    mask, _ = to_array("options['reset_mask']", mask, None)
     if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
         raise ValueError(
             f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one True, "
@@ -91,8 +96,8 @@ def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
 
 
 def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
-    array = np.asarray(index)
-    right = array.dtype.kind in "iu" and array.shape in ((), (num_lanes,))
+    array, kind = to_array("options['index']", index, None)
+    right = kind in "iu" and array.shape in ((), (num_lanes,))
     if not right or not ((array >= 0) & (array < num_scenes)).all():
         raise ValueError(
             f"options['index'] must be an integer in 0..{num_scenes - 1}, got {index!r}"
@@ -101,10 +106,8 @@ def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
 
 
 def _read_location(location: Any, num_lanes: int) -> np.ndarray:
-    try:
-        array = np.asarray(location, np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"options['location'] must be (x, y), got {location!r}") from error
+    array, kind = to_array("options['location']", location, None)
+    array = cast(array, "float32") if kind in "fiu" else np.empty(0)
     if array.shape not in ((2,), (num_lanes, 2)) or not (np.abs(array) <= 1).all():
         raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location!r}")
     return np.broadcast_to(array, (num_lanes, 2))

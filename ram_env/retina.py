@@ -15,13 +15,16 @@ import numpy as np
 
 from ram_env.arrays import (
     Array,
+    arange,
     bitcast,
+    cast,
+    device_of,
     dtype_name,
     is_tensor,
     new_empty,
     read_patches,
-    arange,
     round_to_int,
+    to_array,
 )
 
 _CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
@@ -55,13 +58,11 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
         Mnih et al. (2014), arXiv:1406.6247, glimpse sensor rho(x_t, l_{t-1}). Shrinking by
         averaging is our choice: a constant image stays constant at every scale.
     """
-    images = images if is_tensor(images) else np.asarray(images)
-    if is_tensor(images):
-        import torch
-
-        locations = torch.as_tensor(locations, dtype=torch.float32, device=images.device)
-    else:
-        locations = np.asarray(locations, np.float32)
+    images = images if is_tensor(images) else to_array("images", images, None)[0]
+    locations, kind = to_array("locations", locations, device_of(images))
+    if kind not in "fiu":
+        raise ValueError(f"locations must hold real numbers, got dtype {locations.dtype}")
+    locations = cast(locations, "float32")
     _check_arguments(images, locations, size, num_scales)
     planes = (
         images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
@@ -128,7 +129,7 @@ def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scale
     columns = to_pixels(locations[:, 0], padded.shape[3] - coarsest)
     rows = to_pixels(locations[:, 1], padded.shape[2] - coarsest)  # (n,), patch top in padded
     glimpses = new_empty(padded, (n, num_scales, channels, size, size), "float32")
-    chunk = n if is_tensor(padded) else _CHUNK
+    chunk = max(n, 1) if is_tensor(padded) else _CHUNK
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
         patches = read_patches(

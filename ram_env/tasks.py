@@ -100,7 +100,7 @@ class ImageTask(Task):
         """Check every value."""
         check_int("canvas_size", self.canvas_size, 2, 4096)
         check_int("num_clutter", self.num_clutter, 0, 1_000)
-        check_int("clutter_size", self.clutter_size, 1, self.canvas_size)
+        check_int("clutter_size", self.clutter_size, 1, self.canvas_size if self.num_clutter else 4096)
         _check_flag("translate", self.translate)
         super().__post_init__()
 

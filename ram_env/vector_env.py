@@ -111,6 +111,11 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         return self._episodes.scenes.source
 
     @property
+    def glimpse_shape(self) -> tuple[int, int, int]:
+        """Shape of one lane's glimpse, (S * C, G, G)."""
+        return self._episodes.glimpse_shape
+
+    @property
     def num_classes(self) -> int:
         """Labels are 0 .. num_classes - 1."""
         return self._episodes.scenes.num_classes
@@ -324,8 +329,9 @@ def _read_device(device: Any) -> str | None:
 
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be None or a torch device, got {device!r}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} was asked for, but torch finds no CUDA device")
+        torch.empty(0, device=chosen)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be None or a torch device that works here, got {device!r}: {error}"
+        ) from error
     return str(chosen)

@@ -1,10 +1,13 @@
-"""Fixtures for all tests: a cache of their own, and the full MNIST where there is one."""
+"""Fixtures for all tests: a cache of their own, a toy dataset, and full MNIST if there is one."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from ram_env import register_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,3 +28,15 @@ def full_mnist() -> Path:
     if not list(raw.glob("train-images-idx3-ubyte*")):
         pytest.skip(f"needs full MNIST: RAM_ENV_DATA={folder} holds none")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_dataset() -> str:
+    """The name of a registered dataset: 40 random 28x28 images a split, labels 0 to 3."""
+    rng = np.random.default_rng(0)
+    splits = {
+        split: (rng.integers(0, 256, (40, 28, 28), np.uint8), np.arange(40) % 4)
+        for split in ("train", "validation", "test")
+    }
+    register_dataset("toy", lambda: splits)
+    return "toy"

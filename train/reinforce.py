@@ -1,11 +1,10 @@
 """Train the recurrent attention model with REINFORCE: `python train/reinforce.py`.
 
-The paragraphs below are the algorithm, in order: setup, episode, loss, update, log.
+The paragraphs of `main` are the algorithm, in order: setup, episode, loss, update, log.
 
 Dimension key:
-    N: lanes of the environment, one episode each per update
+    N: lanes of the environment, which play one episode each per update
     T: glimpses an episode
-    K: classes
 """
 
 from __future__ import annotations
@@ -13,20 +12,18 @@ from __future__ import annotations
 import copy
 import math
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
-from torch.nn.functional import log_softmax, nll_loss
+from torch.nn.functional import cross_entropy
 
 import ram_env
-from agents.evaluation import Score, evaluate, to_env, to_tensors
+from agents.evaluation import evaluate, to_env, to_tensors
 from agents.locations import sample_location
 from agents.losses import dense_policy_loss, dense_returns
 from agents.ram import RAMConfig, RecurrentAttentionModel
@@ -70,13 +67,15 @@ class Config:
     max_grad_norm: float = 5.0
     """Gradients longer than this are shortened to it."""
     ema: float = 0.999
-    """Decay of the running mean of the weights that is validated and kept."""
+    """Decay of the running mean of the weights; that mean is validated and kept."""
     num_validations: int = 12
-    """How often the model is validated on the way."""
+    """How often it is validated, the end included."""
+    log_every: int = 100
+    """Updates between two lines of metrics."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("total_episodes", "num_envs", "threads", "num_validations"):
+        for name in ("total_episodes", "num_envs", "threads", "num_validations", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.final_std <= self.std:
@@ -84,9 +83,160 @@ class Config:
                 f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
             )
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in 0..1, got {self.ema}")
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
     @property
     def num_updates(self) -> int:
-        """Updates of the weights."""
+        """Updates of the weights: as many as the episodes fill."""
         return math.ceil(self.total_episodes / self.num_envs)
+
+
+def main(config: Config) -> None:
+    """Train, validate on the way, and judge the best model once on the final split."""
+    # Setup
+    log = RunLog(config.run_dir or default_run_dir(config.env_id, config.seed), config)
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
+    torch.manual_seed(torch_seed)
+    env = make_env(config, device, config.num_envs, split="train")
+    validation_env = make_env(config, device, 500, split="validation", order="sequential")
+    num_glimpses = env.task.num_glimpses
+    model = make_model(config, env).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    mean_model = copy.deepcopy(model).requires_grad_(False)
+    best_error, best_weights = math.inf, mean_model.state_dict()
+    validations = {
+        round(config.num_updates * (k + 1) / config.num_validations)
+        for k in range(config.num_validations)
+    }
+    log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
+    log.say(env.data_source)
+    obs, infos = env.reset(seed=lane_seeds)
+
+    for update in log.progress(config.num_updates):
+        progress = update / config.num_updates  # from 0 to 1
+        std = config.std * (config.final_std / config.std) ** progress
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+        # Episode: all lanes are in step, since every episode takes T glimpses
+        label = torch.as_tensor(infos["label"], device=device)  # (N,)
+        state = model.initial_state(config.num_envs)
+        steps: list[tuple[torch.Tensor, ...]] = []
+        for _ in range(num_glimpses):
+            output, state = model(*to_tensors(obs, device), state)
+            location, location_log_prob = sample_location(output.location_mean, std)
+            action = {"location": location, "label": output.logits.argmax(1)}
+            obs, reward, _, _, infos = env.step(to_env(action, obs))
+            label_log_prob = -cross_entropy(output.logits, label, reduction="none")  # (N,)
+            reward = torch.as_tensor(reward)
+            steps.append((label_log_prob, location_log_prob, output.baseline, reward))
+
+        # Loss: the classifier learns at every glimpse, a location by what it adds to log p
+        label_log_probs, location_log_probs, baselines, rewards = (
+            torch.stack(series) for series in zip(*steps, strict=True)
+        )  # (T, N) each
+        returns = dense_returns(label_log_probs, config.discount)  # (T - 1, N)
+        policy_loss, baseline_loss = dense_policy_loss(
+            location_log_probs[:-1], baselines[:-1], returns
+        )
+        classifier_loss = -label_log_probs.mean()
+        loss = (
+            classifier_loss
+            + config.policy_coef * policy_loss
+            + config.baseline_coef * baseline_loss
+        )
+
+        # Update
+        optimizer.zero_grad()
+        loss.backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            model.parameters(), config.max_grad_norm, error_if_nonfinite=True
+        )
+        optimizer.step()
+        move_mean(mean_model, model, min(config.ema, (update + 1) / (update + 10)))
+
+        # Log
+        env_steps = (update + 1) * config.num_envs * num_glimpses
+        if (update + 1) % config.log_every == 0:
+            log.scalars(
+                env_steps,
+                {
+                    "rollout/ep_rew_mean": rewards.sum(0).mean().item(),
+                    "train/classifier_loss": classifier_loss.item(),
+                    "train/policy_loss": policy_loss.item(),
+                    "train/baseline_loss": baseline_loss.item(),
+                    "train/grad_norm": grad_norm.item(),
+                    "train/std": std,
+                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                },
+            )
+        if update + 1 in validations:
+            score = evaluate(mean_model, validation_env, validation_env.num_images)
+            log.scalars(env_steps, {"eval/error": score.error})
+            log.say(
+                f"{(update + 1) * config.num_envs} episodes: validation {score}, {log.time_left}"
+            )
+            if score.error <= best_error:
+                best_error, best_weights = score.error, copy.deepcopy(mean_model.state_dict())
+                log.save_weights(best_weights)
+
+    # Result
+    if config.final_split != "none":
+        final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
+        mean_model.load_state_dict(best_weights)
+        score = evaluate(mean_model, final_env, final_env.num_images)
+        log.result(config.final_split, score)
+    log.close()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; "auto" is a GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def spread_seed(seed: int, num_envs: int) -> tuple[list[int], int]:
+    """Return one seed a lane and one for torch; adjacent run seeds share nothing."""
+    words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
+    return [int(word) for word in words[1:]], int(words[0] >> np.uint64(1))
+
+
+def make_env(
+    config: Config, device: torch.device, num_envs: int, **keywords: Any
+) -> ram_env.GlimpseVectorEnv:
+    """Make the environment: on the GPU if the model is there, in NumPy beside a CPU."""
+    env = gymnasium.make_vec(
+        config.env_id,
+        num_envs=num_envs,
+        action_format="dict",
+        device=None if device.type == "cpu" else str(device),
+        **keywords,
+    )
+    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    return env
+
+
+def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttentionModel:
+    """Make the agent whose sizes fit the environment's spaces."""
+    return RecurrentAttentionModel(
+        RAMConfig(
+            env.glimpse_shape,
+            env.num_classes,
+            location=config.location,
+            identity_core=True,
+        )
+    )
+
+
+@torch.no_grad()
+def move_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Move the running mean of the weights towards the weights, in place."""
+    for mean, weight in zip(mean_model.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

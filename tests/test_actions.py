@@ -1,0 +1,382 @@
+"""Every action is a checked move or a ValueError, in each of the three formats."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ram_env.actions import ActionFormat, Move, make_format
+
+K = 4  # classes
+FORMATS = ("box", "dict", "multidiscrete")
+
+
+def make(name: str, allow_stop: bool = False) -> ActionFormat:
+    return make_format(name, K, allow_stop, (3, 2))
+
+
+def assert_moves(move: Move, location: Any, label: Any, stop: Any = None) -> None:
+    assert move.location.dtype == np.float32
+    assert move.label.dtype == np.int64
+    np.testing.assert_array_equal(move.location, np.float32(location).reshape(-1, 2))
+    np.testing.assert_array_equal(move.label, np.reshape(label, -1))
+    np.testing.assert_array_equal(move.stop, None if stop is None else np.reshape(stop, -1))
+
+
+# Spaces
+
+
+def test_spaces_are_those_of_the_page():
+    box = spaces.Box(-1, 1, (2 + K,), np.float32)
+    location = spaces.Box(-1, 1, (2,), np.float32)
+    assert make("box").space == box
+    assert make("box", True).space == spaces.Box(-1, 1, (3 + K,), np.float32)
+    parts: dict[str, spaces.Space] = {"location": location, "label": spaces.Discrete(K)}
+    assert make("dict").space == spaces.Dict(parts)
+    assert make("dict", True).space == spaces.Dict({**parts, "stop": spaces.Discrete(2)})
+    assert make("multidiscrete").space == spaces.MultiDiscrete([3, 2, K])
+    assert make("multidiscrete", True).space == spaces.MultiDiscrete([3, 2, K, 2])
+
+
+@pytest.mark.parametrize("allow_stop", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_of_the_space_are_accepted(name, allow_stop):
+    action_format = make(name, allow_stop)
+    action_format.space.seed(0)
+    for _ in range(50):
+        sample = action_format.space.sample()
+        move = action_format.parse(sample)
+        if name == "dict":
+            assert_moves(move, sample["location"], sample["label"], move.stop)
+        assert (move.stop is None) != allow_stop
+        assert (move.scores is None) == (name != "box")
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        [0.5, -0.25, 0, 3, 1, 2],
+        (0.5, -0.25, 0, 3, 1, 2),
+        np.array([0.5, -0.25, 0, 3, 1, 2], np.float32),
+        np.array([0.5, -0.25, 0, 3, 1, 2], np.float64),
+        np.array([0.5, -0.25, 0, 3, 1, 2], np.float16),
+        torch.tensor([0.5, -0.25, 0, 3, 1, 2]),
+        [np.float32(0.5), torch.tensor(-0.25), 0, np.int8(3), 1, 2],
+    ],
+    ids=lambda action: f"{type(action).__name__} {getattr(action, 'dtype', '')}",
+)
+def test_box_accepts_array_likes(action):
+    move = make("box").parse(action)
+    assert_moves(move, (0.5, -0.25), 1)
+    assert move.scores is not None
+    assert move.scores.tolist() == [[0, 3, 1, 2]]
+
+
+def test_box_accepts_whole_numbers_and_scores_of_any_finite_size():
+    assert_moves(make("box").parse([1, -1, 0, 0, 0, 9]), (1, -1), 3)
+    assert_moves(make("box").parse([0.0, 0.0, -3e38, 3e38, 0.0, 1e30]), (0, 0), 1)
+
+
+@pytest.mark.parametrize("label", [2, np.int64(2), np.uint8(2), np.array(2), torch.tensor(2)])
+@pytest.mark.parametrize(
+    "location", [(0.5, 1), [0.5, 1.0], np.array([0.5, 1]), torch.tensor([0.5, 1])], ids=type
+)
+def test_dict_accepts_array_likes(location, label):
+    assert_moves(make("dict").parse({"label": label, "location": location}), (0.5, 1), 2)
+
+
+@pytest.mark.parametrize(
+    "action", [[2, 0, 3], (2, 0, 3), np.array([2, 0, 3], np.uint8), torch.tensor([2, 0, 3])]
+)
+def test_multidiscrete_accepts_array_likes(action):
+    assert_moves(make("multidiscrete").parse(action), (2 / 3, -0.5), 3)
+
+
+def test_centres_of_grid_cells_by_hand():
+    # Columns of 3: (2 j + 1) / 3 - 1 = -2/3, 0, 2/3; rows of 2: (2 i + 1) / 2 - 1 = -1/2, 1/2.
+    for column, x in enumerate((-2 / 3, 0, 2 / 3)):
+        for row, y in enumerate((-0.5, 0.5)):
+            assert_moves(make("multidiscrete").parse([column, row, 1]), (x, y), 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "label"),
+    [([1, 1, 1, 1], 0), ([0, 2, 2, 1], 1), ([-1, -3, -1, -1], 0), ([0, -0.0, 0, 0], 0)],
+)
+def test_the_first_of_equal_scores_wins(scores, label):
+    assert make("box").parse([0, 0, *scores]).label.tolist() == [label]
+
+
+@pytest.mark.parametrize("beyond", [1.0001, 2, 1e30])
+def test_locations_are_clipped(beyond):
+    scores = [beyond, 0, -beyond, 0]
+    move = make("box").parse([beyond, -beyond, *scores])
+    assert_moves(move, (1, -1), 0)
+    assert move.scores is not None
+    assert move.scores[0].tolist() == np.float32(scores).tolist()  # but scores are not
+    move = make("dict").parse({"location": (-beyond, 0.5), "label": 0})
+    assert_moves(move, (-1, 0.5), 0)
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"), [((0, 1), (False, True)), ((-0.5, 0.01), (False, True))]
+)
+def test_stop_is_above_0_or_1(stops, expected):
+    for stop, wanted in zip(stops, expected, strict=True):
+        move = make("box", True).parse([0, 0, 9, 0, 0, 0, stop])
+        assert_moves(move, (0, 0), 0, wanted)  # the stop is no class score
+        if isinstance(stop, int):
+            action = {"location": (0, 0), "label": 3, "stop": stop}
+            assert_moves(make("dict", True).parse(action), (0, 0), 3, wanted)
+            action = make("multidiscrete", True).parse([1, 0, 2, stop])
+            assert_moves(action, (0, -0.5), 2, wanted)
+
+
+def test_batches_are_parsed_lane_by_lane():
+    actions = np.random.default_rng(0).normal(size=(5, 2 + K)).astype(np.float32)
+    batch = make("box").parse(actions, (5,))
+    for lane, action in enumerate(actions):
+        assert_moves(make("box").parse(action), batch.location[lane], batch.label[lane])
+
+
+def test_resting_lanes_may_hold_anything_and_the_callers_array_is_left_alone():
+    actions = np.zeros((3, 2 + K), np.float32)
+    actions[1] = np.nan
+    before = actions.copy()
+    move = make("box").parse(actions, (3,), np.array([True, False, True]))
+    assert np.isfinite(move.location).all()
+    np.testing.assert_array_equal(actions, before)
+    with pytest.raises(ValueError, match="lane 1"):
+        make("box").parse(actions, (3,), np.array([True, True, False]))
+    labels = np.array([0, 99, 1])
+    parts = {"location": np.zeros((3, 2)), "label": labels}
+    move = make("dict").parse(parts, (3,), np.array([True, False, True]))
+    assert move.label[[0, 2]].tolist() == [0, 1]
+    assert labels.tolist() == [0, 99, 1]
+
+
+def test_tensors_give_the_same_moves():
+    rng = np.random.default_rng(0)
+    box = rng.normal(size=(6, 3 + K)).astype(np.float32)
+    parts = {
+        "location": box[:, :2],
+        "label": rng.integers(K, size=6),
+        "stop": rng.integers(2, size=6),
+    }
+    cells = rng.integers(2, size=(6, 4))
+    for name, action in (("box", box), ("dict", parts), ("multidiscrete", cells)):
+        mine = make(name, True).parse(action, (6,))
+        tensors = (
+            {k: torch.from_numpy(v) for k, v in action.items()}
+            if isinstance(action, dict)
+            else torch.from_numpy(action)
+        )
+        for given_action in (action, tensors):
+            theirs = make(name, True).parse(given_action, (6,), device="cpu")
+            assert isinstance(theirs.location, torch.Tensor)
+            assert_moves(mine, theirs.location.numpy(), theirs.label.numpy(), theirs.stop)
+
+
+# What is refused
+
+
+JUNK = [
+    None,
+    "abc",
+    b"abc",
+    object(),
+    [],
+    [[]],
+    {},
+    0,
+    0.5,
+    [0] * 5,
+    [0] * 7,
+    [[0] * 6],
+    [0, [1], 0, 0, 0, 0],
+    [True] * 6,
+    [0j] * 6,
+    ["0"] * 6,
+    [None] * 6,
+    [10**400] * 6,
+    np.zeros(6, "datetime64[s]"),
+    np.zeros(6, object),
+    torch.zeros(6, requires_grad=True),
+    torch.zeros(6, dtype=torch.bool),
+    lambda: None,
+]
+NOT_FINITE = [np.nan, np.inf, -np.inf, 1e39, -1e300]  # 1e39 is infinite in float32
+
+
+@pytest.mark.parametrize("junk", [*JUNK, [0] * 3], ids=lambda junk: str(junk)[:30])
+def test_box_refuses_junk(junk):
+    with pytest.raises(ValueError, match="action"):
+        make("box").parse(junk)
+
+
+@pytest.mark.parametrize("place", range(3 + K))
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_box_refuses_what_is_not_finite(value, place):
+    action = np.zeros(3 + K)
+    action[place] = value
+    with pytest.raises(ValueError, match="action must be finite"):
+        make("box", True).parse(action)
+
+
+@pytest.mark.parametrize("junk", [*JUNK, np.zeros(6)], ids=lambda junk: str(junk)[:30])
+def test_dict_refuses_junk(junk):
+    with pytest.raises(ValueError, match="action must be a dict of"):
+        make("dict").parse(junk)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stop": 0}, "dict of"),  # not offered here
+        ({"speed": 0}, "dict of"),
+        ({0: 0}, "dict of"),
+        ({"location": (0, np.nan)}, "location.*finite"),
+        ({"location": (np.inf, 0)}, "location.*finite"),
+        ({"location": (1e39, 0)}, "location.*finite"),
+        ({"location": (0, 0, 0)}, "location.*shape"),
+        ({"location": 0}, "location.*shape"),
+        ({"location": [(0, 0)]}, "location.*shape"),
+        ({"location": (True, False)}, "location.*real"),
+        ({"location": ("0", "0")}, "location.*real"),
+        ({"location": None}, "location"),
+        ({"location": [0, [0]]}, "location"),
+        ({"label": -1}, r"label.*in 0\.\.3"),
+        ({"label": K}, r"label.*in 0\.\.3"),
+        ({"label": 2**63 - 1}, r"label.*in 0\.\.3"),
+        ({"label": np.uint64(2**64 - 1)}, r"label.*in 0\.\.3"),
+        ({"label": np.uint64(2**63)}, r"label.*in 0\.\.3"),
+        ({"label": 2**64}, "label.*integers"),
+        ({"label": 1.0}, "label.*integers"),
+        ({"label": True}, "label.*integers"),
+        ({"label": "1"}, "label.*integers"),
+        ({"label": None}, "label.*integers"),
+        ({"label": [1]}, "label.*shape"),
+        ({"label": torch.tensor(1.0)}, "label.*integers"),
+    ],
+    ids=str,
+)
+def test_dict_refuses_each_wrong_part_by_name(change, message):
+    good = {"location": (0, 0), "label": 0}
+    make("dict").parse(good)
+    with pytest.raises(ValueError, match=message):
+        make("dict").parse({**good, **change})
+
+
+@pytest.mark.parametrize("missing", ["location", "label", "stop"])
+def test_dict_refuses_missing_parts(missing):
+    action = {"location": (0, 0), "label": 0, "stop": 0}
+    del action[missing]
+    with pytest.raises(ValueError, match=r"\['label', 'location', 'stop'\]"):
+        make("dict", True).parse(action)
+
+
+@pytest.mark.parametrize("stop", [-1, 2, 0.0, True, None, [0]])
+def test_dict_refuses_other_stops(stop):
+    with pytest.raises(ValueError, match="stop"):
+        make("dict", True).parse({"location": (0, 0), "label": 0, "stop": stop})
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        *JUNK,
+        [3, 0, 0],
+        [0, 2, 0],
+        [0, 0, K],
+        [-1, 0, 0],
+        [0, -1, 0],
+        [0, 0, -1],
+        [0.0, 0.0, 0.0],
+        [True] * 3,
+        [0, 0, 0, 0],
+        np.array([0, 0, 2**64 - 1], np.uint64),
+    ],
+    ids=lambda action: str(action)[:30],
+)
+def test_multidiscrete_refuses_junk(action):
+    with pytest.raises(ValueError, match="action"):
+        make("multidiscrete").parse(action)
+
+
+@pytest.mark.parametrize("stop", [-1, 2])
+def test_multidiscrete_refuses_other_stops(stop):
+    with pytest.raises(ValueError, match="action"):
+        make("multidiscrete", True).parse([0, 0, 0, stop])
+
+
+# Anything at all
+
+_NUMBERS = st.one_of(
+    st.integers(-3, 5), st.floats(width=32), st.floats(), st.integers(), st.booleans(), st.none()
+)
+_ARRAYS = hnp.arrays(
+    st.one_of(
+        hnp.floating_dtypes(),
+        hnp.integer_dtypes(),
+        hnp.unsigned_integer_dtypes(),
+        hnp.boolean_dtypes(),
+        hnp.complex_number_dtypes(),
+        hnp.unicode_string_dtypes(),
+    ),
+    st.one_of(st.sampled_from([(), (2,), (3,), (4,), (6,), (7,)]), hnp.array_shapes(max_side=4)),
+)
+_VALUES = st.one_of(
+    _NUMBERS,
+    st.text(max_size=3),
+    _ARRAYS,
+    st.lists(_NUMBERS, max_size=8),
+    st.lists(st.floats(-2, 2), min_size=2, max_size=7),
+    st.lists(st.integers(0, 3), min_size=3, max_size=4),
+)
+_KEYS = st.one_of(st.sampled_from(["location", "label", "stop"]), st.integers(0, 1), st.none())
+_ACTIONS = st.one_of(
+    _VALUES,
+    st.dictionaries(_KEYS, _VALUES, max_size=4),
+    st.fixed_dictionaries({"location": _VALUES, "label": _VALUES}, optional={"stop": _VALUES}),
+    st.recursive(_NUMBERS, lambda inner: st.lists(inner, max_size=4), max_leaves=12),
+)
+
+
+@pytest.mark.parametrize("allow_stop", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_anything_is_a_valid_move_or_a_value_error(name, allow_stop):
+    env = gym.make("SignpostGlimpse-v0", action_format=name, allow_stop=allow_stop).unwrapped
+    env.reset(seed=0)
+    action_format = make_format(name, K, allow_stop, (3, 3))
+
+    @settings(max_examples=120, deadline=None)
+    @given(_ACTIONS)
+    def try_it(action):
+        before = env.get_state()
+        try:
+            move = action_format.parse(action)
+        except ValueError as error:
+            assert "action" in str(error)
+            with pytest.raises(ValueError, match="action"):
+                env.step(action)
+            assert env.get_state() == before
+            return
+        assert move.location.shape == (1, 2)
+        assert move.location.dtype == np.float32
+        assert (np.abs(move.location) <= 1).all()
+        assert move.label.shape == (1,)
+        assert 0 <= move.label[0] < K
+        assert (move.stop is None) != allow_stop
+        env.step(action)
+        env.reset(seed=0)
+
+    try_it()

@@ -1,0 +1,136 @@
+"""The recurrent attention model: sizes, and which gradient reaches which network."""
+
+import pytest
+import torch
+from torch import nn
+
+from agents.locations import sample_location
+from agents.ram import RAMConfig, RecurrentAttentionModel
+
+
+def make_model(**changes) -> RecurrentAttentionModel:
+    torch.manual_seed(0)
+    settings = {"glimpse_shape": (3, 4, 4), "num_classes": 5, "hidden_size": 16, **changes}
+    return RecurrentAttentionModel(RAMConfig(**settings))
+
+
+def gradient_of(module: nn.Module) -> float:
+    """Return the sum of absolute gradients, 0 where there are none."""
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+def look_twice(model: RecurrentAttentionModel):
+    """Take two glimpses of three episodes; return both outputs and the location's log-prob."""
+    glimpses = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    first, state = model(glimpses[0], torch.zeros(3, 2), model.initial_state(3))
+    location, log_prob = sample_location(first.location_mean, 0.1)
+    second, _ = model(glimpses[1], location, state)
+    return first, second, log_prob
+
+
+@pytest.mark.parametrize(
+    ("glimpse_shape", "parameters"),
+    [
+        # 60x60, 12x12x3: what 432*128+128, where 2*128+128, joined 2*(128*256+256),
+        # core 2*(256*256+256), location 256*2+2, action 256*10+10, baseline 256+1
+        ((3, 12, 12), 55_424 + 384 + 66_048 + 131_584 + 514 + 2_570 + 257),
+        ((1, 8, 8), 209_677),
+    ],
+)
+def test_the_papers_models_have_the_papers_sizes(glimpse_shape, parameters):
+    model = RecurrentAttentionModel(RAMConfig(glimpse_shape, num_classes=10))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_the_output_has_the_shapes_it_says():
+    model = make_model()
+    output, state = model(torch.rand(7, 3, 4, 4), torch.zeros(7, 2), model.initial_state(7))
+    assert output.location_mean.shape == (7, 2)
+    assert output.logits.shape == (7, 5)
+    assert output.baseline.shape == (7,)
+    assert state.shape == (7, 16)
+
+
+def test_an_absolute_location_lies_inside_and_an_offset_starts_from_the_present_one():
+    here = torch.tensor([[0.5, -0.5]])
+    glimpse = torch.rand(1, 3, 4, 4)
+    absolute = make_model(location="absolute")
+    absolute.location_network.mean.weight.data *= 1e3
+    mean = absolute(glimpse, here, absolute.initial_state(1))[0].location_mean
+    assert (mean.abs() <= 1).all()
+    offset = make_model(location="offset")
+    nn.init.zeros_(offset.location_network.mean.weight)
+    nn.init.zeros_(offset.location_network.mean.bias)
+    assert torch.equal(offset(glimpse, here, offset.initial_state(1))[0].location_mean, here)
+
+
+def test_the_classifiers_gradient_never_reaches_the_location_network():
+    for location in ("absolute", "offset"):
+        model = make_model(location=location)
+        _, second, _ = look_twice(model)
+        second.logits.sum().backward()
+        assert gradient_of(model.location_network) == 0
+        assert gradient_of(model.glimpse_network) > 0
+
+
+def test_the_policy_gradient_reaches_location_network_and_core_but_not_the_classifier():
+    model = make_model()
+    look_twice(model)[2].sum().backward()
+    assert gradient_of(model.location_network) > 0
+    assert gradient_of(model.core) > 0
+    assert gradient_of(model.action_network) == 0
+
+
+def test_the_baselines_gradient_stays_in_the_baseline():
+    model = make_model()
+    _, second, _ = look_twice(model)
+    second.baseline.sum().backward()
+    assert gradient_of(model.baseline_network) > 0
+    others = [m for name, m in model.named_children() if name != "baseline_network"]
+    assert sum(map(gradient_of, others)) == 0
+
+
+def test_the_last_glimpse_reaches_the_classifier():
+    model = make_model()
+    location, state = torch.zeros(1, 2), model.initial_state(1)
+    glimpse = torch.rand(1, 3, 4, 4, requires_grad=True)
+    model(glimpse, location, state)[0].logits.sum().backward()
+    assert glimpse.grad is not None
+    assert glimpse.grad.abs().sum() > 0
+
+
+def test_a_sampled_location_is_a_constant_with_the_log_prob_of_what_was_sampled():
+    mean = torch.zeros(1000, 2, requires_grad=True)
+    location, log_prob = sample_location(mean, 0.5, torch.Generator().manual_seed(0))
+    assert not location.requires_grad
+    expected = torch.distributions.Normal(mean, 0.5).log_prob(location).sum(1)
+    torch.testing.assert_close(log_prob, expected)
+    log_prob.sum().backward()
+    # d log N / d mean = (l - mean) / std^2
+    torch.testing.assert_close(mean.grad, location / 0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"location": "relative"}, "location"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"glimpse_shape": (4, 4)}, "glimpse_shape"),
+    ],
+)
+def test_a_bad_setting_is_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        make_model(**changes)
+
+
+def test_a_wrong_shape_is_refused():
+    model = make_model()
+    with pytest.raises(ValueError, match=r"glimpse must have shape \(2, 3, 4, 4\)"):
+        model(torch.rand(2, 4, 4, 3), torch.zeros(2, 2), model.initial_state(2))
+    with pytest.raises(ValueError, match="location"):
+        model(torch.rand(2, 3, 4, 4), torch.zeros(2, 3), model.initial_state(2))
+
+
+def test_a_std_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="std"):
+        sample_location(torch.zeros(1, 2), 0.0)

@@ -1,0 +1,85 @@
+"""The main job: what it prints, that it repeats itself exactly, and that it learns."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.reinforce import Config, main, spread_seed
+
+SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
+SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
+LAST_LINE = re.compile(
+    r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, \d+ images\)"
+)
+
+
+def train(run_dir: Path, capsys, **changes) -> list[str]:
+    """Train in this process; return the printed lines."""
+    main(Config(run_dir=run_dir, **{"total_episodes": 1280, **SHORT, **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, seed=7)
+    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert "signpost boards" in lines[1]
+    assert sum("validation error" in line and " left" in line for line in lines) == 2
+    assert LAST_LINE.fullmatch(lines[-1])
+    assert [line for line in lines if "test error" in line] == lines[-1:]
+    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("split", ["validation", "none"])
+def test_the_test_split_is_only_looked_at_when_asked_for(tmp_path, capsys, split):
+    lines = train(tmp_path / "run", capsys, final_split=split)
+    assert not [line for line in lines if "test error" in line]
+    assert bool(LAST_LINE.fullmatch(lines[-1])) == (split == "validation")
+
+
+def test_the_same_command_gives_the_same_bytes(tmp_path, capsys):
+    for name in ("a", "b"):
+        train(tmp_path / name, capsys)
+    for file in ("best.safetensors", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_seed_gives_other_weights(tmp_path, capsys):
+    for seed in (0, 1):
+        train(tmp_path / str(seed), capsys, seed=seed)
+    weights = [(tmp_path / str(seed) / "best.safetensors").read_bytes() for seed in (0, 1)]
+    assert weights[0] != weights[1]
+
+
+def test_adjacent_run_seeds_share_no_lane():
+    lanes = [seed for run in range(20) for seed in spread_seed(run, 64)[0]]
+    assert len(set(lanes)) == 20 * 64
+
+
+def test_it_learns_the_signpost_task(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, total_episodes=40_000, std=0.4, final_std=0.1)
+    error = float(lines[-1].split()[2])
+    assert error < 50  # chance: 75
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"total_episodes": 0}, "total_episodes"),
+        ({"final_std": 0.5}, "final_std"),
+        ({"ema": 1.0}, "ema"),
+    ],
+)
+def test_a_bad_setting_fails_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(**changes)
+
+
+def test_the_command_refuses_an_unknown_flag():
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--total-epsodes", "3"], capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "total-epsodes" in run.stderr + run.stdout

@@ -128,7 +128,7 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
     def __init__(self, *, render_mode: str | None = None, **keywords: Any):
         check_render_mode(render_mode, self.metadata)
         self.render_mode = render_mode
-        self.task = self.task_class(**keywords)
+        self.task = self.task_class.from_keywords(keywords)
         self._episodes = Episodes(self.task, 1, record=render_mode is not None)
         self._display = Display(self._episodes, render_mode, self.metadata)
         self._closed = False
@@ -154,9 +154,7 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
 
         Raises:
             ValueError: If the seed or an option is not allowed; nothing has changed then.
-            ClosedEnvironmentError: After ``close``.
         """
-        self._check_open("reset")
         check_seed(seed)
         episodes = self._episodes
         asked = read_options(options, 1, episodes.scenes.num_scenes, vector=False)
@@ -165,6 +163,7 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
             key = draw_key(self.np_random) if seed is None else lane_key(seed)
             episodes.seed(_LANE, np.array([key], np.uint64))
         episodes.begin(_LANE, asked.index, asked.location)
+        self._closed = False
         self._display.update()
         return self._observe(), self._describe()
 
@@ -204,7 +203,7 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
         return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Close the window; the environment can't be used any more."""
+        """Close the window; only ``reset`` can be called next."""
         self._display.close()
         self._closed = True
 

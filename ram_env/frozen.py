@@ -12,8 +12,25 @@ from ram_env.draws import draw_words, named_key
 from ram_env.episodes import SCENE_WORDS
 from ram_env.tasks import TASKS, ImageTask
 
-FROZEN_SHA256: dict[tuple[str, str], str] = {}
-"""Digest of :func:`frozen_canvases` on full MNIST, by id and split; a test pins them."""
+FROZEN_SHA256: dict[str, dict[str, str]] = {
+    "MNISTGlimpse-v0": {
+        "validation": "d28c706f7fb47d09d4d6e834642057f870543e0e217e373a5401ffbb9b596dc7",
+        "test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+    },
+    "TranslatedMNISTGlimpse-v0": {
+        "validation": "9a488379e2f0c950d129ad4e93211f44ce809a6ddf5ece0a2031d256466af30a",
+        "test": "62c55ef24ec3b2880eef617fc3cb343cacb033571919f634d50fabaaa1ffa8b8",
+    },
+    "ClutteredMNISTGlimpse-v0": {
+        "validation": "1d329d6d53c7058b524c13ec95d2107b11b982c0ca9a46b1bb6ef28763b9e37b",
+        "test": "7f8e8bd44d3f0ef7f248ebe4e434291e91afc11dfcfea01634242231333573dd",
+    },
+    "LargeClutteredMNISTGlimpse-v0": {
+        "validation": "178f3343b73289615c05328d5207a1613153f700dd462d40494413062029cbd0",
+        "test": "9f30983c8535293494cbf7142569dd6c5e4e05872a6e37c985fa4daa3e3a47b5",
+    },
+}
+"""Digest of :func:`frozen_canvases` on full MNIST, by id, then split; a test pins them."""
 
 
 def frozen_canvases(

@@ -192,7 +192,7 @@ def _check_arguments(images: Array, locations: Array, size: int, num_scales: int
 def check_sizes(size: int, num_scales: int, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
     if not (_is_int(size) and size % 2 == 0 and 2 <= size <= side):
-        raise ValueError(f"glimpse size must be even and in 2..{side} [px], got {size!r}")
+        raise ValueError(f"the glimpse's size must be even and in 2..{side} [px], got {size!r}")
     if not (_is_int(num_scales) and 1 <= num_scales <= 8):
         raise ValueError(f"num_scales must be in 1..8, got {num_scales!r}")
     if size * 2 ** (num_scales - 1) > 2 * side:

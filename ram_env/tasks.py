@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 from ram_env.canvas import CanvasStyle, ImageScenes
 from ram_env.data import SPLITS, open_split
@@ -60,7 +60,23 @@ class Task(ABC):
                 raise ValueError(f"grid_size must be (columns, rows), got {self.grid_size!r}")
             for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):
                 check_int(f"grid_size {name}", cells, 1, 1_000)
+        check_int("glimpse_size", self.glimpse_size, 2, self.side)
+        check_int("num_scales", self.num_scales, 1, 8)
         check_sizes(self.glimpse_size, self.num_scales, self.side)
+
+    @classmethod
+    def from_keywords(cls, keywords: dict[str, Any]) -> Self:
+        """Make a task from an environment's keywords.
+
+        Raises:
+            TypeError: If a keyword is unknown.
+            ValueError: If a value is not allowed.
+        """
+        allowed = sorted(field.name for field in fields(cls))
+        for name in keywords:
+            if name not in allowed:
+                raise TypeError(f"unexpected keyword argument {name!r}; allowed: {allowed}")
+        return cls(**keywords)
 
     @property
     @abstractmethod
@@ -100,7 +116,8 @@ class ImageTask(Task):
         """Check every value."""
         check_int("canvas_size", self.canvas_size, 2, 4096)
         check_int("num_clutter", self.num_clutter, 0, 1_000)
-        check_int("clutter_size", self.clutter_size, 1, self.canvas_size if self.num_clutter else 4096)
+        room = self.canvas_size if self.num_clutter else 4096  # no pieces, no need to fit
+        check_int("clutter_size", self.clutter_size, 1, room)
         _check_flag("translate", self.translate)
         super().__post_init__()
 

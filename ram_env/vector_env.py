@@ -97,7 +97,7 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         check_render_mode(render_mode, self.metadata)
         self.render_mode = render_mode
         self.device = _read_device(device)
-        self.task = self.task_class(**keywords)
+        self.task = self.task_class.from_keywords(keywords)
         self._episodes = Episodes(self.task, num_envs, self.device, record=render_mode is not None)
         self._display = Display(self._episodes, render_mode, self.metadata)
         self.single_observation_space = self._episodes.observation_space

@@ -1,0 +1,156 @@
+"""Draws are SplitMix64, number for number, and uniform."""
+
+import numpy as np
+import pytest
+
+from ram_env.draws import below, draw_key, draw_words, lane_key, named_key, uniform_locations
+
+MASK = 2**64 - 1
+GAMMA = 0x9E3779B97F4A7C15
+MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+
+
+def slow_mix(word: int) -> int:
+    for shift, multiplier in MULTIPLIERS:
+        word = (word ^ (word >> shift)) * multiplier & MASK
+    return word
+
+
+def slow_unmix(word: int) -> int:
+    for shift, multiplier in reversed(MULTIPLIERS):
+        mixed = word = word * pow(multiplier, -1, 2**64) & MASK
+        for _ in range(64 // shift):
+            word = mixed ^ (word >> shift)
+    return word
+
+
+def slow_words(key: int, counter: int, num_words: int) -> list[int]:
+    """Word d is output d of SplitMix64 seeded mix(key + mix(gamma (counter + 1)))."""
+    start = slow_mix((key + slow_mix((counter + 1) * GAMMA & MASK)) & MASK)
+    return [slow_mix((start + (d + 1) * GAMMA) & MASK) for d in range(num_words)]
+
+
+def slow_below(word: int, bound: int) -> int:
+    return (word >> 32) * bound >> 32
+
+
+def chi_square(counts: np.ndarray) -> float:
+    """Pearson's statistic against equal counts, in standard deviations above its mean."""
+    df = counts.size - 1
+    statistic = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    return (statistic - df) / np.sqrt(2 * df)
+
+
+KEYS = [0, 1, 2**63, MASK, lane_key(0), named_key("test")]
+COUNTERS = [0, 1, 2, 59_999, 2**32, 2**62]
+
+
+def test_words_equal_slow_integers():
+    keys = np.array([key for key in KEYS for _ in COUNTERS], np.uint64)
+    counters = np.array(COUNTERS * len(KEYS))
+    expected = [slow_words(key, counter, 7) for key in KEYS for counter in COUNTERS]
+    assert draw_words(keys, counters, 7).tolist() == expected
+
+
+def test_words_are_the_published_splitmix64_stream():
+    # The first outputs of the reference implementation (Vigna) from the seed 1234567. The key
+    # is chosen so that the stream of episode 5 starts at that seed.
+    key = (slow_unmix(1234567) - slow_mix(6 * GAMMA & MASK)) & MASK
+    words = draw_words(np.array([key], np.uint64), np.array([5]), 5)[0]
+    assert words.tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_words_depend_on_nothing_but_key_counter_and_place():
+    keys, counters = np.array([5, 6, 7], np.uint64), np.array([0, 3, 9])
+    together = draw_words(keys, counters, 6)
+    for lane in range(3):
+        alone = draw_words(keys[lane : lane + 1], counters[lane : lane + 1], 2)
+        assert (alone[0] == together[lane, :2]).all()
+    assert keys.tolist() == [5, 6, 7]  # the caller's arrays are left alone
+    assert counters.tolist() == [0, 3, 9]
+    assert draw_words(keys, counters, 0).shape == (3, 0)
+
+
+def test_named_keys_are_pinned():
+    assert named_key("test") == 0x7465737420202020  # ASCII, padded with spaces
+    assert named_key("validation") == 0x76616C6964617469
+    splits = ("train", "validation", "test", "train+validation")
+    assert len({named_key(split) for split in splits}) == 4
+
+
+def test_lane_keys_are_those_of_seed_sequence():
+    assert lane_key(0) == 15793235383387715774  # pinned: a change would move every episode
+    assert len({lane_key(seed) for seed in range(1000)}) == 1000
+
+
+def test_unseeded_keys_come_from_the_generator():
+    keys = [draw_key(np.random.default_rng(0)) for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert 0 <= keys[0] <= MASK
+
+
+@pytest.mark.parametrize("bound", [1, 2, 33, 55_000, 2**31])
+def test_below_maps_extreme_words_to_the_first_and_last_outcome(bound):
+    words = np.array([0, MASK], np.uint64)
+    assert below(words, bound).tolist() == [0, bound - 1]
+
+
+@pytest.mark.parametrize("bound", [1, 3, 10, 55_000, 2**31])
+def test_below_equals_slow_integers(bound):
+    words = draw_words(np.array([3], np.uint64), np.array([0]), 500)[0]
+    assert below(words, bound).tolist() == [slow_below(int(word), bound) for word in words]
+
+
+@pytest.mark.parametrize("bound", [2, 10, 33, 1089])
+def test_below_is_uniform(bound):
+    words = draw_words(np.arange(1000).astype(np.uint64), np.arange(1000), 100)
+    counts = np.bincount(below(words, bound).ravel(), minlength=bound)
+    assert len(counts) == bound
+    assert chi_square(counts) < 5
+
+
+def test_below_takes_a_bound_for_each_word():
+    words = np.full((2, 3), MASK, np.uint64)
+    assert below(words, np.array([1, 5, 9])).tolist() == [[0, 4, 8]] * 2
+
+
+def test_locations_are_symmetric_inside_the_image_and_exact():
+    words = np.concatenate(
+        [
+            np.array([0, 1, MASK], np.uint64),
+            draw_words(np.array([1], np.uint64), np.array([0]), 10_000)[0],
+        ]
+    )
+    locations = uniform_locations(words)
+    assert locations.dtype == np.float32
+    # 23 bits k give (2 k + 1) / 2^23 - 1: the outermost are 1 - 2^-23, and 0 is not among them.
+    assert locations[:3].tolist() == [2**-23 - 1, 2**-23 - 1, 1 - 2**-23]
+    assert (uniform_locations(~words) == -locations).all()
+    multiples = locations.astype(np.float64) * 2**23
+    assert (multiples % 2 == 1).all()  # exact: no rounding on the way to float32
+
+
+def test_locations_are_uniform():
+    words = draw_words(np.array([8], np.uint64), np.array([0]), 100_000)[0]
+    counts, _ = np.histogram(uniform_locations(words), 50, (-1, 1))
+    assert chi_square(counts) < 5
+
+
+@pytest.mark.parametrize(
+    "shift", [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ids=["seed", "episode", "word"]
+)
+def test_neighbours_share_nothing(shift):
+    keys = np.array([lane_key(seed) for seed in range(101)], np.uint64)
+    words = draw_words(np.repeat(keys, 101), np.tile(np.arange(101), 101), 3)
+    cube = uniform_locations(words).reshape(101, 101, 3)  # (seed, episode, word)
+    left = cube[tuple(slice(None, -1) if s else slice(None) for s in shift)].ravel()
+    right = cube[tuple(slice(1, None) if s else slice(None) for s in shift)].ravel()
+    correlation = np.corrcoef(left, right)[0, 1]
+    assert abs(correlation) < 4.5 / np.sqrt(len(left))
+    assert (left != right).mean() > 0.999

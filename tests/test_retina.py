@@ -1,0 +1,249 @@
+"""Glimpses are what a slow loop over pixels says they are, in NumPy and in torch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ram_env.retina import extract_glimpses
+
+# Corners, edges, the centre; pixel ties (x.5) of sides 10, 12 and 28; and anything.
+LOCATIONS = np.array(
+    [
+        *[(-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0), (-1, 0), (0, 1), (0.1, -0.1), (0.3, -0.7)],
+        *[(1 / 12, 0.25), (-0.75, 0.75), (1 / 28, -1 / 28), (0.4237, -0.8112), (0.9999999, 0)],
+    ],
+    np.float32,
+)
+
+
+def slow_pixel(coordinate: np.float32, side: int) -> int:
+    """rint((l + 1) * (side / 2)) in float32; Python's round is half to even, too."""
+    return round(float(np.float32(coordinate + np.float32(1)) * np.float32(side / 2)))
+
+
+def slow_glimpses(images, locations, size, num_scales):
+    """Add up every pixel of every cell, one by one."""
+    colour = images if images.ndim == 4 else images[..., None]
+    height, width, channels = colour.shape[1:]
+    result = np.zeros((len(images), num_scales * channels, size, size), np.float32)
+    for n, s, c in np.ndindex(len(images), num_scales, channels):
+        x = slow_pixel(locations[n, 0], width) - size * 2**s // 2
+        y = slow_pixel(locations[n, 1], height) - size * 2**s // 2
+        pixels = colour[n, :, :, c].tolist()
+        for i, j in np.ndindex(size, size):
+            total = sum(
+                pixels[row][column]
+                for row in range(y + i * 2**s, y + (i + 1) * 2**s)
+                for column in range(x + j * 2**s, x + (j + 1) * 2**s)
+                if 0 <= row < height and 0 <= column < width
+            )
+            result[n, s * channels + c, i, j] = np.float32(total) * np.float32(1 / (255 * 4**s))
+    return result
+
+
+def random_images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+SHAPES = [
+    # H, W, colours, G, S
+    (10, 10, None, 2, 1),
+    (10, 10, None, 2, 3),
+    (12, 12, None, 4, 2),
+    (28, 28, None, 8, 1),
+    (28, 28, None, 12, 2),
+    (12, 20, None, 6, 3),
+    (21, 13, None, 10, 2),
+    (12, 17, 3, 2, 4),
+    (32, 32, 3, 8, 2),
+    (9, 9, 2, 4, 3),
+    (16, 18, None, 2, 5),
+    (48, 50, None, 6, 5),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "colours", "size", "num_scales"), SHAPES)
+def test_glimpses_equal_a_slow_loop_over_pixels(height, width, colours, size, num_scales):
+    shape = (height, width) if colours is None else (height, width, colours)
+    images = random_images(len(LOCATIONS), *shape)
+    glimpses = extract_glimpses(images, LOCATIONS, size=size, num_scales=num_scales)
+    assert glimpses.dtype == np.float32
+    assert glimpses.tobytes() == slow_glimpses(images, LOCATIONS, size, num_scales).tobytes()
+
+
+@pytest.mark.parametrize(("height", "width", "colours", "size", "num_scales"), SHAPES)
+def test_torch_gives_the_same_bytes(height, width, colours, size, num_scales):
+    shape = (height, width) if colours is None else (height, width, colours)
+    images = random_images(len(LOCATIONS), *shape)
+    mine = extract_glimpses(images, LOCATIONS, size=size, num_scales=num_scales)
+    for locations in (LOCATIONS, torch.from_numpy(LOCATIONS), LOCATIONS.tolist()):
+        theirs = extract_glimpses(
+            torch.from_numpy(images), locations, size=size, num_scales=num_scales
+        )
+        assert isinstance(theirs, torch.Tensor)
+        assert theirs.numpy().tobytes() == mine.tobytes()
+
+
+def test_batch_size_does_not_matter():
+    images = random_images(129, 14, 14)
+    locations = np.random.default_rng(1).uniform(-1, 1, (129, 2))
+    for convert in (np.asarray, torch.from_numpy):
+        batch = extract_glimpses(convert(images), locations, size=4, num_scales=2)
+        for n in range(129):
+            alone = extract_glimpses(
+                convert(images[n : n + 1]), locations[n : n + 1], size=4, num_scales=2
+            )
+            assert (alone[0] == batch[n]).all()
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    for images in (np.zeros((0, 8, 8), np.uint8), torch.zeros((0, 8, 8), dtype=torch.uint8)):
+        assert extract_glimpses(images, np.zeros((0, 2)), size=4, num_scales=2).shape == (
+            0,
+            2,
+            4,
+            4,
+        )
+
+
+def test_numbers_by_hand():
+    # 4x4 pixels 0, 17, 34, ..., 255 = 17 k. The location (0.5, -0.5) is the corner
+    # x = 1.5 * 2 = 3, y = 0.5 * 2 = 1.
+    image = (17 * np.arange(16, dtype=np.uint8)).reshape(1, 4, 4)
+    glimpses = extract_glimpses(image, [(0.5, -0.5)], size=2, num_scales=2)
+    # Scale 0: columns 2..3, rows 0..1: pixels 2, 3, 6, 7, each 17 k / 255 = k / 15.
+    # Scale 1: columns 1..4, rows -1..2; cells of 2x2, divided by 4, outside is 0:
+    #   top left (1 + 2) / 4, top right 3 / 4;
+    #   bottom left (5 + 6 + 9 + 10) / 4, bottom right (7 + 11) / 4, again / 15.
+    expected = np.array([[[2, 3], [6, 7]], [[0.75, 0.75], [7.5, 4.5]]]) / 15
+    np.testing.assert_allclose(glimpses[0], expected, rtol=1e-6)
+
+
+def test_x_is_the_column_and_runs_to_the_right():
+    image = np.zeros((1, 20, 20), np.uint8)
+    image[0, 2, 16] = 255  # row 2, column 16: top right
+    at = {
+        (x, y): extract_glimpses(image, [(x, y)], size=6)[0].any()
+        for x in (-0.7, 0.7)
+        for y in (-0.7, 0.7)
+    }
+    assert at == {(-0.7, -0.7): False, (0.7, -0.7): True, (-0.7, 0.7): False, (0.7, 0.7): False}
+
+
+@pytest.mark.parametrize("value", [1, 100, 254, 255])
+@pytest.mark.parametrize("num_scales", [1, 3, 5])
+def test_a_constant_image_stays_constant_at_every_scale(value, num_scales):
+    # 96 = 6 * 2^4 px: at the centre the coarsest patch is the image, and none is cut off.
+    image = np.full((1, 96, 96), value, np.uint8)
+    glimpses = extract_glimpses(image, [(0, 0)], size=6, num_scales=num_scales)
+    expected = np.float32(value) * np.float32(1 / 255)
+    assert (glimpses == expected).all()
+    assert (value < 255) == (expected < 1)  # white is exactly 1
+
+
+def test_outside_reads_0():
+    image = np.full((1, 8, 8), 255, np.uint8)
+    corner = extract_glimpses(image, [(1, -1)], size=4, num_scales=2)[0]
+    inside = np.zeros((4, 4))
+    inside[2:, :2] = 1  # at the top right corner only the lower left quarter is image
+    assert (corner == inside).all()
+
+
+@pytest.mark.parametrize("cells", [2, 3, 5, 9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_centres_of_grid_cells_are_exact(cells, dtype):
+    image = np.kron(np.arange(cells**2, dtype=np.uint8).reshape(cells, cells), np.ones((4, 4)))
+    for row, column in np.ndindex(cells, cells):
+        centre = (np.array([[2 * column + 1, 2 * row + 1]]) / cells - 1).astype(dtype)
+        glimpse = extract_glimpses(image[None].astype(np.uint8), centre, size=4)
+        assert (np.rint(glimpse * 255) == row * cells + column).all()
+
+
+def test_colours_of_a_scale_stand_side_by_side():
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[:] = 51, 102, 255
+    glimpses = extract_glimpses(image, [(0, 0)], size=4, num_scales=2)
+    np.testing.assert_allclose(glimpses[0, :, 1, 1], [0.2, 0.4, 1] * 2, rtol=1e-6)
+
+
+def test_strided_images_are_read_right_and_left_alone():
+    images = random_images(6, 20, 24)
+    views = images[::2, ::-1, 4:]
+    before = images.copy()
+    locations = LOCATIONS[:3]
+    glimpses = extract_glimpses(views, locations, size=6, num_scales=2)
+    assert (glimpses == extract_glimpses(views.copy(), locations, size=6, num_scales=2)).all()
+    assert (images == before).all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_place_and_shape_equals_the_slow_loop(data):
+    size = 2 * data.draw(st.integers(1, 4), "size / 2")
+    num_scales = data.draw(st.integers(1, 3), "num_scales")
+    least = max(size, size * 2**num_scales // 4)
+    height, width = (data.draw(st.integers(least, least + 9)) for _ in range(2))
+    coordinate = st.floats(-1, 1, width=32)
+    location = np.array([data.draw(st.tuples(coordinate, coordinate))], np.float32)
+    image = random_images(1, height, width)
+    glimpses = extract_glimpses(image, location, size=size, num_scales=num_scales)
+    assert (glimpses == slow_glimpses(image, location, size, num_scales)).all()
+
+
+GOOD: dict[str, Any] = {
+    "images": np.zeros((2, 8, 8), np.uint8),
+    "locations": np.zeros((2, 2), np.float32),
+    "size": 4,
+    "num_scales": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", np.zeros((2, 8, 8), np.float32)),
+        ("images", np.zeros((2, 8, 8), np.int64)),
+        ("images", np.zeros((8, 8), np.uint8)),
+        ("images", np.zeros((2, 8, 8, 3, 1), np.uint8)),
+        ("images", [[[1, 2]], [[1]]]),
+        ("images", torch.zeros((2, 8, 8))),
+        ("images", None),
+        ("locations", np.zeros(2)),
+        ("locations", np.zeros((1, 2))),
+        ("locations", np.zeros((3, 2))),
+        ("locations", np.zeros((2, 3))),
+        ("locations", [(0, 0), (0, np.nan)]),
+        ("locations", [(0, 0), (0, np.inf)]),
+        ("locations", [(0, 0), (0, 1e300)]),
+        ("locations", [(0, 0), (0, 1.001)]),
+        ("locations", [(0, 0), (-1.001, 0)]),
+        ("locations", [("0", "0"), ("0", "0")]),
+        ("locations", [(0, 0), (0,)]),
+        ("locations", np.zeros((2, 2), bool)),
+        ("locations", np.zeros((2, 2), complex)),
+        ("locations", None),
+        ("size", 3),
+        ("size", 0),
+        ("size", -2),
+        ("size", 10),
+        ("size", 4.0),
+        ("size", True),
+        ("size", None),
+        ("num_scales", 0),
+        ("num_scales", 1.0),
+        ("num_scales", 4),  # 32 px on 8
+        ("num_scales", 9),
+        ("num_scales", "2"),
+    ],
+)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_refusals_name_the_argument(name, value, library):
+    arguments = {**GOOD, name: value}
+    if library == "torch" and isinstance(arguments["images"], np.ndarray):
+        arguments["images"] = torch.from_numpy(arguments["images"])
+    with pytest.raises(ValueError, match=name):
+        extract_glimpses(arguments.pop("images"), arguments.pop("locations"), **arguments)

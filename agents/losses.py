@@ -3,12 +3,124 @@
 Dimension key:
     T: glimpses an episode
     N: episodes side by side
+    M: rollouts of one image, where several are played
+    K: classes
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+
+def reward_to_go(reward: Tensor) -> Tensor:
+    """Return what an episode still pays from each step on: R_t = sum_{k>=t} r_k.
+
+    Args:
+        reward: r_t, paid for the action at step t. Shape (T, N).
+
+    Returns:
+        Shape (T, N).
+
+    Source:
+        Williams (1992); an action is credited with what comes after it, undiscounted.
+    """
+    _check_time_first(reward=reward)
+    return reward.flip(0).cumsum(0).flip(0)
+
+
+def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """Return the policy loss -mean_n sum_t A_t log pi(a_t | h_t).
+
+    Its gradient is minus the policy gradient, an unbiased estimate where A_t is a return
+    less a baseline that was fixed before a_t was drawn.
+
+    Args:
+        log_prob: Of the executed actions, with gradient. Shape (T, N).
+        advantage: Taken as constants. Shape (T, N).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source:
+        Williams (1992); Mnih et al. (2014), equation 3.
+    """
+    _check_time_first(log_prob=log_prob, advantage=advantage)
+    return -(advantage.detach() * log_prob).sum(0).mean()
+
+
+def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
+    """Return the mean of (b_t - R_t)^2; the returns are constants.
+
+    Args:
+        baseline: With gradient. Shape (T, N).
+        returns: Shape (T, N).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source:
+        Mnih et al. (2014), section 3.2: the baseline is learned by regression.
+    """
+    _check_time_first(baseline=baseline, returns=returns)
+    return (baseline - returns.detach()).square().mean()
+
+
+def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
+    """Return the mean return of the other rollouts of the same image.
+
+    Args:
+        returns: The N episodes are N / M images, M neighbours each. Shape (T, N).
+        num_rollouts: M, at least 2; divides N.
+
+    Returns:
+        Independent of the episode's own actions, so subtracting it adds no bias.
+        Shape (T, N).
+
+    Raises:
+        ValueError: If M is below 2 or doesn't divide N.
+
+    Source:
+        Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
+    """
+    _check_time_first(returns=returns)
+    if num_rollouts < 2 or returns.shape[1] % num_rollouts:
+        raise ValueError(
+            f"num_rollouts must be at least 2 and divide N={returns.shape[1]}, got {num_rollouts}"
+        )
+    groups = returns.unflatten(1, (-1, num_rollouts))  # (T, N / M, M)
+    others = groups.sum(2, keepdim=True) - groups
+    return (others / (num_rollouts - 1)).flatten(1)
+
+
+def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Return the classifier's loss -mean_n sum_t w_t log p_t.
+
+    Args:
+        label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N).
+        weights: w_t, constants that sum to 1: all on the last glimpse is the paper's hybrid
+            loss. Shape (T,).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If a shape is wrong or the weights don't sum to 1.
+
+    Source:
+        Mnih et al. (2014), section 3.2 "hybrid supervised loss".
+    """
+    _check_time_first(label_log_prob=label_log_prob)
+    _check_weights(weights, len(label_log_prob))
+    return -(weights[:, None] * label_log_prob).sum(0).mean()
 
 
 def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
@@ -27,7 +139,8 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
     Raises:
         ValueError: If there are fewer than two steps or the discount is out of range.
     """
-    if label_log_prob.ndim != 2 or len(label_log_prob) < 2:
+    _check_time_first(label_log_prob=label_log_prob)
+    if len(label_log_prob) < 2:
         raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
     if not 0 <= discount <= 1:
         raise ValueError(f"discount must be in 0..1, got {discount}")
@@ -40,40 +153,72 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
     return torch.stack(means[::-1]) - log_p[:-1]
 
 
-def dense_policy_loss(
-    location_log_prob: Tensor, baseline: Tensor, returns: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the location policy's loss and its baseline's, from one return a location.
+def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Return the gains that make the policy gradient of J_w exact.
 
-        policy   = -mean_{t<T,n} [ A_t log pi(l_t | h_t) ]
-        baseline =  mean_{t<T,n} [ (b_t - r_t)^2 ]
-        A        = r - b, centred and divided by its standard deviation over all (t, n)
+        J_w = E[ sum_k w_k log p_k ],    r_t = sum_{k>t} w_k (log p_k - log p_t)
 
-    b_t is made from h_t, before l_t is drawn: a baseline one step late would be biased.
-    Centring and scaling rescale the step and are no part of an exact gradient.
+    With A_t = r_t - b(h_t) for t < T,
+
+        grad J_w = E[ sum_k w_k grad log p_k  +  sum_{t<T} A_t grad log pi(l_t | h_t) ],
+
+    if both terms reach core and glimpse network and neither is rescaled: minus
+    ``cross_entropy(label_log_prob, weights) + reinforce_loss(log_prob, A)``. log p_t and b
+    are baselines: known before l_t is drawn.
 
     Args:
-        location_log_prob: log pi(l_t | h_t) of the sampled locations. Shape (T - 1, N).
-        baseline: b(h_t), with gradient. Shape (T - 1, N).
-        returns: r_t, without gradient. Shape (T - 1, N).
+        label_log_prob: log p_t of the true label. Shape (T, N).
+        weights: w_k, constants that sum to 1. Shape (T,).
 
     Returns:
-        Two scalars.
+        Shape (T - 1, N), detached.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If a shape is wrong or the weights don't sum to 1.
 
     Source:
-        Williams (1992); Mnih et al. (2014), equation 3, with the reward's place taken by
-        the gain in log-likelihood (Ba et al. 2015, arXiv:1412.7755, for a single term).
+        Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
     """
-    if not location_log_prob.shape == baseline.shape == returns.shape:
+    _check_time_first(label_log_prob=label_log_prob)
+    _check_weights(weights, len(label_log_prob))
+    log_p = label_log_prob.detach()
+    later = reward_to_go(weights[:, None] * log_p)[1:]  # (T - 1, N), sum_{k>t} w_k log p_k
+    later_weights = weights.flip(0).cumsum(0).flip(0)[1:, None]  # (T - 1, 1)
+    return later - later_weights * log_p[:-1]
+
+
+def normalise(advantage: Tensor) -> Tensor:
+    """Centre and divide by the standard deviation over all steps and episodes.
+
+    A positive rescaling of the step, and so no longer the gradient of one objective.
+
+    Args:
+        advantage: Shape (T, N).
+    """
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def gaussian_entropy(std: float | Tensor) -> Tensor:
+    """Return the entropy of N(mean, std^2 I) over x and y: 1 + log(2 pi) + 2 log std [nat]."""
+    return 1 + math.log(2 * math.pi) + 2 * torch.as_tensor(std).log()
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of softmax(logits) over the last axis, (..., K) to (...) [nat]."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _check_time_first(**tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors are (T, N) of one shape."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"expected one shape (T, N), got {shapes}")
+
+
+def _check_weights(weights: Tensor, num_steps: int) -> None:
+    if tuple(weights.shape) != (num_steps,) or abs(float(weights.sum()) - 1) > 1e-5:
         raise ValueError(
-            "location_log_prob, baseline and returns must have one shape, got "
-            f"{tuple(location_log_prob.shape)}, {tuple(baseline.shape)}, {tuple(returns.shape)}"
+            f"weights must have shape ({num_steps},) and sum to 1, "
+            f"got shape {tuple(weights.shape)} and sum {float(weights.sum())}"
         )
-    returns = returns.detach()
-    advantage = returns - baseline.detach()
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    policy = -(advantage * location_log_prob).mean()
-    return policy, (baseline - returns).square().mean()

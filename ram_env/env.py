@@ -203,12 +203,16 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
         return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Close the window; only ``reset`` can be called next."""
+        """Close the window; ``reset`` opens the environment again (a vector env's doesn't)."""
         self._display.close()
         self._closed = True
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that the environment's future depends on, ready for JSON, mid-episode too."""
+        """Return all that the environment's future depends on, ready for JSON, mid-episode too.
+
+        Of a lane that was never reset the future also depends on ``np_random``, which is not
+        in it: seed it first.
+        """
         return self._episodes.get_state()
 
     def set_state(self, state: dict[str, Any]) -> dict[str, np.ndarray] | None:

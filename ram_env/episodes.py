@@ -225,13 +225,20 @@ class Episodes:
         """Continue exactly where :meth:`get_state` was called.
 
         Raises:
-            ValueError: If the state is of another version, task or number of lanes.
+            ValueError: If the state is of another version, task, number of lanes or dataset;
+                nothing has changed then.
         """
         for name, mine in (("version", 1), ("task", _describe_task(self.task))):
             if state.get(name) != mine:
                 raise ValueError(f"state[{name!r}] must be {mine!r}, got {state.get(name)!r}")
         if len(state["key"]) != self.num_lanes:
             raise ValueError(f"state must be of {self.num_lanes} lanes, got {len(state['key'])}")
+        index = np.array(state["index"], np.int64)
+        if index.max() >= self.scenes.num_scenes:
+            raise ValueError(
+                f"state shows image {index.max()}, the split has {self.scenes.num_scenes}: "
+                "it was saved with other data"
+            )
         self.keyed = np.array(state["keyed"], bool)
         self._keys = np.array(state["key"], np.uint64)
         self._episodes = np.array(state["episode"], np.int64)
@@ -240,11 +247,11 @@ class Episodes:
         self.decided[:] = False
         begun = np.flatnonzero(self._episodes >= 0)
         if len(begun):
-            self._show(begun, np.array(state["index"], np.int64)[begun])
+            self._show(begun, index[begun])
         location = np.array(state["location"], np.float32).reshape(-1, 2)
         self._go(np.arange(self.num_lanes), location)
-        if self.path is not None and "path" in state:
-            self.path[:] = state["path"]
+        if self.path is not None:  # unrecorded steps are shown where the lane is now
+            self.path[:] = state.get("path", location[:, None])
 
     def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> np.ndarray:
         """Paint the present episode of some lanes; return the first locations, (n, 2)."""

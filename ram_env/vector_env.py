@@ -24,7 +24,7 @@ from ram_env.tasks import ImageTask, SignpostTask, Task, check_int
 
 
 class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
-    """N lanes of :class:`~ram_env.env.GlimpseEnv`, computed together; about 100 times faster.
+    """N lanes of :class:`~ram_env.env.GlimpseEnv`, computed together.
 
     Description:
     Lane i of a vector env seeded s is, to the bit, the single env seeded s + i: the same
@@ -207,7 +207,11 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         self._display.close()
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that the lanes' future depends on, ready for JSON, mid-episode too."""
+        """Return all that the lanes' future depends on, ready for JSON, mid-episode too.
+
+        Of a lane that was never reset the future also depends on ``np_random``, which is not
+        in it: seed it first.
+        """
         return self._episodes.get_state()
 
     def set_state(self, state: dict[str, Any]) -> dict[str, Array] | None:

@@ -1,14 +1,19 @@
-"""Fixtures for all tests: a cache of their own, a toy dataset, and full MNIST if there is one."""
+"""Fixtures for all tests: their own cache, made-up datasets, and full MNIST if there is one."""
 
+import hashlib
 import os
+import pickle
+import struct
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dataset_makers import COUNTS, NUM_VALIDATION, compress
 
-from ram_env import register_dataset
+from ram_env import data, dataset_files, register_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,3 +52,69 @@ def toy_dataset() -> str:
     }
     register_dataset("toy", lambda: splits)
     return "toy"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, no other place to look in, and no mirror that answers."""
+    monkeypatch.delenv("RAM_ENV_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RAM_ENV_MIRROR", "http://127.0.0.1:9/")  # the discard port: refused
+    monkeypatch.setattr(data, "_sample", {})
+    monkeypatch.setattr(data, "_opened", {})
+    return tmp_path / "cache" / "ram_env"
+
+
+@pytest.fixture
+def tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Files of a made-up dataset of 60 + 20 digits, which pass for MNIST and its siblings."""
+    import torchvision.datasets as datasets
+
+    rng = np.random.default_rng(0)
+    files = {}
+    for part, n in COUNTS.items():
+        header = struct.pack(">IIII", 0x803, n, 28, 28)
+        files[f"{part}-images-idx3-ubyte"] = header + rng.bytes(n * 784)
+        labels = (np.arange(n) % 10).astype(np.uint8).tobytes()
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">II", 0x801, n) + labels
+    md5s = [(f"{k}.gz", hashlib.md5(compress(v)).hexdigest()) for k, v in files.items()]
+    sha256s = {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
+    monkeypatch.setattr(dataset_files, "_NUM_IMAGES", COUNTS)
+    monkeypatch.setattr(data, "_NUM_VALIDATION", NUM_VALIDATION)
+    monkeypatch.setattr(dataset_files, "_MNIST_SHA256", sha256s)
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", md5s)
+    monkeypatch.setattr(datasets.KMNIST, "resources", md5s)
+    return files
+
+
+@pytest.fixture
+def tiny_cifar(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a made-up cifar-10-python.tar.gz of 5 x 12 + 12 images."""
+    from torchvision.datasets import CIFAR10
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "colour"
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    for name in names:
+        rows = rng.integers(0, 256, (12, 3072), np.uint8)
+        labels = [i % 10 for i in range(12)]
+        content = pickle.dumps({"data": rows, "labels": labels}, protocol=2)
+        # The real files say 0 and 1 where NumPy's dtype now says False and True.
+        old = content.replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
+        (batches / name).write_bytes(old)
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": [*"0123456789"]}))
+    with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(batches, batches.name)
+    md5 = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in batches.iterdir()}
+    tgz = (folder / "cifar-10-python.tar.gz").read_bytes()
+    monkeypatch.setattr(data, "_NUM_VALIDATION", NUM_VALIDATION)
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in names[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[names[5], md5[names[5]]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(tgz).hexdigest())
+    for path in batches.iterdir():
+        path.rename(tmp_path / path.name)
+    batches.rmdir()
+    return folder

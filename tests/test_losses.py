@@ -1,11 +1,63 @@
-"""Losses by hand, by a slow loop and by enumeration."""
+"""Losses by hand, by a slow loop, and against exact gradients by enumeration."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from agents.losses import dense_policy_loss, dense_returns
+from agents.losses import (
+    baseline_loss,
+    categorical_entropy,
+    cross_entropy,
+    dense_returns,
+    exact_dense_returns,
+    gaussian_entropy,
+    leave_one_out_baseline,
+    normalise,
+    reinforce_loss,
+    reward_to_go,
+)
+
+
+def test_reward_to_go_by_hand():
+    reward = torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 1.0]])
+    # 1 + 2 + 4, 2 + 4, 4; 0 + 0 + 1, 0 + 1, 1
+    assert reward_to_go(reward).tolist() == [[7, 1], [6, 1], [4, 1]]
+
+
+def test_the_reinforce_loss_by_hand():
+    log_prob = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]], requires_grad=True)
+    advantage = torch.tensor([[1.0, 0.0], [2.0, -1.0]], requires_grad=True)
+    loss = reinforce_loss(log_prob, advantage)
+    # -(1 * -1 + 0 * -2 + 2 * -3 + -1 * -4) / 2 = 3 / 2
+    assert loss.item() == pytest.approx(1.5)
+    loss.backward()
+    assert log_prob.grad is not None
+    assert log_prob.grad.tolist() == [[-0.5, 0], [-1, 0.5]]
+    assert advantage.grad is None  # a constant
+
+
+def test_the_baseline_loss_by_hand():
+    baseline = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    returns = torch.tensor([[2.0, 1.0]], requires_grad=True)
+    loss = baseline_loss(baseline, returns)
+    assert loss.item() == pytest.approx(2)  # (4 + 0) / 2
+    loss.backward()
+    assert returns.grad is None
+
+
+def test_leave_one_out_is_the_mean_of_the_other_rollouts():
+    returns = torch.tensor([[1.0, 0.0, 0.0, 4.0, 8.0, 6.0]])
+    # (0 + 0) / 2, (1 + 0) / 2, (1 + 0) / 2; (8 + 6) / 2, (4 + 6) / 2, (4 + 8) / 2
+    assert leave_one_out_baseline(returns, 3).tolist() == [[0, 0.5, 0.5, 7, 5, 6]]
+
+
+def test_cross_entropy_by_hand():
+    log_p = torch.tensor([[-4.0, -2.0], [-1.0, -3.0]])
+    # -(0.25 * (-4 - 2) / 2 + 0.75 * (-1 - 3) / 2) = 0.75 + 1.5
+    assert cross_entropy(log_p, torch.tensor([0.25, 0.75])).item() == pytest.approx(2.25)
 
 
 def test_dense_returns_by_hand():
@@ -31,23 +83,139 @@ def test_dense_returns_equal_a_slow_loop():
     torch.testing.assert_close(dense_returns(log_p, gamma), slow)
 
 
-def test_dense_returns_carry_no_gradient():
-    log_p = torch.rand(3, 2, requires_grad=True)
-    assert not dense_returns(log_p, 1.0).requires_grad
+def test_exact_dense_returns_by_hand():
+    log_p = torch.tensor([[-2.0], [-1.0], [-0.5]])
+    weights = torch.tensor([0.5, 0.25, 0.25])
+    # r_1 = 0.25 (-1 + 2) + 0.25 (-0.5 + 2) = 0.625; r_2 = 0.25 (-0.5 + 1) = 0.125
+    expected = torch.tensor([[0.625], [0.125]])
+    torch.testing.assert_close(exact_dense_returns(log_p, weights), expected)
 
 
-def test_the_policy_loss_by_hand():
-    returns = torch.tensor([[1.0, 3.0]])
-    baseline = torch.tensor([[0.0, 0.0]], requires_grad=True)
-    log_prob = torch.tensor([[0.0, 0.0]], requires_grad=True)
-    policy, value = dense_policy_loss(log_prob, baseline, returns)
-    (policy + value).backward()
-    # A = (1 - 2, 3 - 2) / sqrt(2) = (-0.707, 0.707); d policy / d log pi = -A / 2
-    expected = torch.tensor([[0.5 / math.sqrt(2), -0.5 / math.sqrt(2)]])
-    torch.testing.assert_close(log_prob.grad, expected)
-    # d (mean (b - r)^2) / d b = 2 (b - r) / 2 = (-1, -3): the policy adds nothing to it
-    torch.testing.assert_close(baseline.grad, torch.tensor([[-1.0, -3.0]]))
-    assert value.item() == pytest.approx((1 + 9) / 2)
+@pytest.mark.parametrize("returns", [dense_returns, exact_dense_returns])
+def test_returns_carry_no_gradient(returns):
+    log_p = torch.rand(2, 3, requires_grad=True)
+    second = 0.5 if returns is dense_returns else torch.tensor([0.5, 0.5])
+    assert not returns(log_p, second).requires_grad
+
+
+def test_normalised_advantages_have_mean_0_and_deviation_1():
+    advantage = normalise(torch.rand(5, 7) * 3 + 2)
+    assert advantage.mean().item() == pytest.approx(0, abs=1e-6)
+    assert advantage.std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_entropies_equal_those_of_the_distributions():
+    normal = torch.distributions.Normal(torch.zeros(2), 0.3)
+    assert gaussian_entropy(0.3).item() == pytest.approx(normal.entropy().sum().item())
+    logits = torch.tensor([[0.0, 1.0, -2.0]])
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(categorical_entropy(logits), expected)
+
+
+# The exact gradient of J_w, by enumeration: 2 images, 3 places, 4 glimpses.
+
+NUM_IMAGES, NUM_PLACES, NUM_STEPS = 2, 3, 4
+PATHS = list(itertools.product(range(NUM_PLACES), repeat=NUM_STEPS - 1))
+WEIGHTS = {
+    "even": torch.full((NUM_STEPS,), 0.25, dtype=torch.float64),
+    "last": torch.tensor([0.0, 0, 0, 1], dtype=torch.float64),
+    "uneven": torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64),
+}
+
+
+class Toy(nn.Module):
+    """A tiny agent: what it sees depends on image and place; its state is a rectifier core."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+
+        def matrix(rows, columns):
+            values = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+            return nn.Parameter(values)
+
+        self.glimpse = matrix(NUM_IMAGES * NUM_PLACES, 5)
+        self.recurrent, self.policy, self.classifier = matrix(5, 5), matrix(5, 3), matrix(5, 2)
+
+    def play(self, paths: Tensor, *, detach_core: bool = False):
+        """Walk all paths on all images.
+
+        Args:
+            paths: Places after the first, which is 0. Shape (P, T - 1).
+            detach_core: Stop the policy's gradient before the core.
+
+        Returns:
+            log p_t (T, N), log pi(l_t) (T - 1, N) and states (T, N, 5), for N = 2 P episodes.
+        """
+        image = torch.arange(NUM_IMAGES).repeat_interleave(len(paths))  # its label, too
+        places = torch.cat([torch.zeros(len(paths), 1, dtype=torch.long), paths], 1)
+        places = places.repeat(NUM_IMAGES, 1)  # (N, T)
+        state = torch.zeros(len(image), 5, dtype=torch.float64)
+        log_p, log_pi, states = [], [], []
+        for t in range(NUM_STEPS):
+            seen = self.glimpse[image * NUM_PLACES + places[:, t]]
+            state = torch.tanh(state @ self.recurrent + seen)
+            states.append(state)
+            log_p.append((state @ self.classifier).log_softmax(1).gather(1, image[:, None])[:, 0])
+            if t < NUM_STEPS - 1:
+                policy = (state.detach() if detach_core else state) @ self.policy
+                log_pi.append(policy.log_softmax(1).gather(1, places[:, t + 1, None])[:, 0])
+        return torch.stack(log_p), torch.stack(log_pi), torch.stack(states)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        parts = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True)
+        zeros = [torch.zeros_like(p) for p in self.parameters()]
+        return torch.cat(
+            [(z if g is None else g).flatten() for g, z in zip(parts, zeros, strict=True)]
+        )
+
+
+def exact_gradient(toy: Toy, weights: Tensor) -> Tensor:
+    """Differentiate J_w = mean over images, sum over paths of pi(path) sum_k w_k log p_k."""
+    log_p, log_pi, _ = toy.play(torch.tensor(PATHS))
+    probability = log_pi.sum(0).exp()  # (N,)
+    return toy.gradient((probability * (weights[:, None] * log_p).sum(0)).sum() / NUM_IMAGES)
+
+
+def expected_gradient(
+    toy, weights, *, use_baseline=False, late=False, weights_2=None, detach=False
+):
+    """Return minus the expectation of the estimator's gradient over all paths."""
+    log_p, log_pi, states = toy.play(torch.tensor(PATHS), detach_core=detach)
+    advantage = exact_dense_returns(log_p, weights if weights_2 is None else weights_2)
+    if use_baseline:  # anything of the state before l_t is drawn; one step late it knows l_t
+        values = 3 * states.detach().sum(2).sin()
+        advantage = advantage - (values[1:] if late else values[:-1])
+    probability = (log_pi.detach().sum(0)).exp()  # of each path, (N,)
+    # the losses are means over episodes: weigh each episode by its probability
+    scale = probability * len(probability) / NUM_IMAGES
+    loss = cross_entropy(log_p * scale, weights) + reinforce_loss(log_pi * scale, advantage)
+    return -toy.gradient(loss)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize("use_baseline", [False, True])
+def test_the_dense_estimator_is_the_exact_gradient(weights, use_baseline):
+    toy = Toy()
+    exact = exact_gradient(toy, weights)
+    estimate = expected_gradient(toy, weights, use_baseline=use_baseline)
+    assert ((estimate - exact).norm() / exact.norm()).item() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"use_baseline": True, "late": True},
+        {"weights_2": WEIGHTS["uneven"]},
+        {"detach": True},
+    ],
+    ids=["a baseline one step late", "unequal weights in the two terms", "a detached core"],
+)
+def test_the_enumeration_would_notice(mistake):
+    toy = Toy()
+    exact = exact_gradient(toy, WEIGHTS["even"])
+    estimate = expected_gradient(toy, WEIGHTS["even"], **mistake)
+    assert ((estimate - exact).norm() / exact.norm()).item() > 1e-2
 
 
 def test_the_policy_learns_the_best_of_three_arms():
@@ -57,27 +225,35 @@ def test_the_policy_learns_the_best_of_three_arms():
     gain = torch.tensor([0.0, 1.0, 0.5])
     for _ in range(100):
         arms = torch.distributions.Categorical(logits=logits).sample((1, 64))
-        log_prob = logits.log_softmax(0)[arms]
-        policy, _ = dense_policy_loss(log_prob, torch.zeros(1, 64), gain[arms])
+        loss = reinforce_loss(logits.log_softmax(0)[arms], normalise(gain[arms]))
         optimizer.zero_grad()
-        policy.backward()
+        loss.backward()
         optimizer.step()
     assert logits.softmax(0)[1] > 0.9
 
 
+EVEN = torch.tensor([0.5, 0.5])
+
+
 @pytest.mark.parametrize(
-    ("log_p", "discount", "named"),
+    ("call", "named"),
     [
-        (torch.zeros(1, 3), 0.5, "T >= 2"),
-        (torch.zeros(3), 0.5, "T >= 2"),
-        (torch.zeros(3, 3), 1.5, "discount"),
+        (lambda: dense_returns(torch.zeros(1, 3), 0.5), "T >= 2"),
+        (lambda: dense_returns(torch.zeros(3), 0.5), r"\(T, N\)"),
+        (lambda: dense_returns(torch.zeros(3, 3), 1.5), "discount"),
+        (lambda: reinforce_loss(torch.zeros(2, 3), torch.zeros(3, 3)), "advantage"),
+        (lambda: baseline_loss(torch.zeros(2, 3), torch.zeros(2)), "returns"),
+        (lambda: leave_one_out_baseline(torch.zeros(2, 4), 1), "num_rollouts"),
+        (lambda: leave_one_out_baseline(torch.zeros(2, 4), 3), "num_rollouts"),
+        (lambda: cross_entropy(torch.zeros(2, 3), torch.ones(2)), "sum to 1"),
+        (lambda: cross_entropy(torch.zeros(3, 2), EVEN), "weights"),
+        (lambda: exact_dense_returns(torch.zeros(3, 2), EVEN), "weights"),
     ],
 )
-def test_bad_arguments_are_refused(log_p, discount, named):
+def test_bad_arguments_are_refused(call, named):
     with pytest.raises(ValueError, match=named):
-        dense_returns(log_p, discount)
+        call()
 
 
-def test_shapes_that_differ_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
-        dense_policy_loss(torch.zeros(2, 3), torch.zeros(3, 3), torch.zeros(2, 3))
+def test_chance_is_the_log_of_the_classes():
+    assert categorical_entropy(torch.zeros(4, 10)).tolist() == pytest.approx([math.log(10)] * 4)

@@ -42,13 +42,34 @@ def test_the_papers_models_have_the_papers_sizes(glimpse_shape, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_the_output_has_the_shapes_it_says():
-    model = make_model()
-    output, state = model(torch.rand(7, 3, 4, 4), torch.zeros(7, 2), model.initial_state(7))
+@pytest.mark.parametrize("core", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("extras", [{}, {"location_hidden": 6, "conv_features": 2}])
+def test_the_output_has_the_shapes_it_says_and_every_weight_learns(core, extras):
+    model = make_model(core=core, **extras)
+    state = before = model.initial_state(7)
+    _, state = model(torch.rand(7, 3, 4, 4), torch.rand(7, 2), state)
+    output, state = model(torch.rand(7, 3, 4, 4), torch.rand(7, 2), state)
     assert output.location_mean.shape == (7, 2)
     assert output.logits.shape == (7, 5)
     assert output.baseline.shape == (7,)
-    assert state.shape == (7, 16)
+    assert state.shape == before.shape
+    (output.location_mean.sum() + output.logits.sum() + output.baseline.sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_what_one_episode_sees_does_not_reach_another():
+    model = make_model()
+    glimpses = torch.rand(2, 3, 4, 4)
+    both, _ = model(glimpses, torch.zeros(2, 2), model.initial_state(2))
+    alone, _ = model(glimpses[:1], torch.zeros(1, 2), model.initial_state(1))
+    torch.testing.assert_close(both.logits[:1], alone.logits)
+
+
+def test_the_policy_gradient_stops_before_the_core_where_the_paper_stops_it():
+    model = make_model(location_reaches_core=False)
+    look_twice(model)[2].sum().backward()
+    assert gradient_of(model.location_network) > 0
+    assert gradient_of(model.core) == gradient_of(model.glimpse_network) == 0
 
 
 def test_an_absolute_location_lies_inside_and_an_offset_starts_from_the_present_one():
@@ -114,6 +135,8 @@ def test_a_sampled_location_is_a_constant_with_the_log_prob_of_what_was_sampled(
     ("changes", "named"),
     [
         ({"location": "relative"}, "location"),
+        ({"core": "transformer"}, "core"),
+        ({"location_hidden": -1}, "location_hidden"),
         ({"num_classes": 0}, "num_classes"),
         ({"glimpse_shape": (4, 4)}, "glimpse_shape"),
     ],

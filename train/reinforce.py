@@ -20,12 +20,11 @@ import gymnasium
 import numpy as np
 import torch
 import tyro
-from torch.nn.functional import cross_entropy
 
 import ram_env
+from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import evaluate, to_env, to_tensors
 from agents.locations import sample_location
-from agents.losses import dense_policy_loss, dense_returns
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.run_log import RunLog, default_run_dir
 
@@ -50,24 +49,36 @@ class Config:
     """Where the run is written; by default a new folder below runs/."""
     final_split: Literal["test", "validation", "none"] = "test"
     """The split for the last line; test is looked at once, by the best model on validation."""
+    estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
+    """How the agent learns from an episode: see agents/estimators.py."""
+    num_rollouts: int = 1
+    """Times that each image is played, for the estimator leave_one_out; divides num_envs."""
     learning_rate: float = 1e-3
     """At the start; falls to 0 along half a cosine."""
     std: float = 0.2
     """Of the location policy at the start, in units of half an image."""
     final_std: float = 0.03
     """At the end; the std falls geometrically."""
+    core: Literal["rnn", "lstm", "gru"] = "rnn"
+    """The memory; rnn is the paper's."""
+    hidden_size: int = 256
+    """Units of the memory; 256 is the paper's."""
     location: Literal["offset", "absolute"] = "offset"
     """What the location network gives: an offset from the present location, or a place."""
+    location_hidden: int = 128
+    """Units of a hidden layer in the location network; 0 for none."""
     discount: float = 0.5
     """How much of a location's credit goes to the glimpses after the next one."""
     policy_coef: float = 0.2
-    """Weight of the location policy's loss beside the classifier's."""
+    """Weight of the location policy's loss beside the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
     """Weight of the baseline's loss."""
     max_grad_norm: float = 5.0
     """Gradients longer than this are shortened to it."""
     ema: float = 0.999
     """Decay of the running mean of the weights; that mean is validated and kept."""
+    bf16: bool = False
+    """Compute the networks in bfloat16 during training; faster where the CPU or GPU has it."""
     num_validations: int = 12
     """How often it is validated, the end included."""
     log_every: int = 100
@@ -82,6 +93,13 @@ class Config:
             raise ValueError(
                 f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
             )
+        if self.num_rollouts < 1 or self.num_envs % self.num_rollouts:
+            raise ValueError(
+                f"num_rollouts must be at least 1 and divide num_envs={self.num_envs}, "
+                f"got {self.num_rollouts}"
+            )
+        if ESTIMATORS[self.estimator].needs_rollouts and self.num_rollouts < 2:
+            raise ValueError(f"estimator {self.estimator} needs num_rollouts of at least 2")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
@@ -97,11 +115,15 @@ def main(config: Config) -> None:
     log = RunLog(config.run_dir or default_run_dir(config.env_id, config.seed), config)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
-    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
+    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs, config.num_rollouts)
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     num_glimpses = env.task.num_glimpses
+    estimator = ESTIMATORS[config.estimator]
+    weights = Weights(
+        config.policy_coef, config.baseline_coef, config.discount, config.num_rollouts
+    )
     model = make_model(config, env).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     mean_model = copy.deepcopy(model).requires_grad_(False)
@@ -125,28 +147,26 @@ def main(config: Config) -> None:
         state = model.initial_state(config.num_envs)
         steps: list[tuple[torch.Tensor, ...]] = []
         for _ in range(num_glimpses):
-            output, state = model(*to_tensors(obs, device), state)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                output, state = model(*to_tensors(obs, device), state)
             location, location_log_prob = sample_location(output.location_mean, std)
-            action = {"location": location, "label": output.logits.argmax(1)}
+            named, log_p = name_label(output.logits, sample=estimator.samples_label)
+            action = {"location": location, "label": named}
             obs, reward, _, _, infos = env.step(to_env(action, obs))
-            label_log_prob = -cross_entropy(output.logits, label, reduction="none")  # (N,)
-            reward = torch.as_tensor(reward)
-            steps.append((label_log_prob, location_log_prob, output.baseline, reward))
+            steps.append(
+                (
+                    log_p.gather(1, label[:, None])[:, 0],
+                    location_log_prob,
+                    log_p.gather(1, named[:, None])[:, 0],
+                    output.baseline,
+                    torch.as_tensor(reward, dtype=torch.float32),
+                )
+            )
 
-        # Loss: the classifier learns at every glimpse, a location by what it adds to log p
-        label_log_probs, location_log_probs, baselines, rewards = (
-            torch.stack(series) for series in zip(*steps, strict=True)
-        )  # (T, N) each
-        returns = dense_returns(label_log_probs, config.discount)  # (T - 1, N)
-        policy_loss, baseline_loss = dense_policy_loss(
-            location_log_probs[:-1], baselines[:-1], returns
-        )
-        classifier_loss = -label_log_probs.mean()
-        loss = (
-            classifier_loss
-            + config.policy_coef * policy_loss
-            + config.baseline_coef * baseline_loss
-        )
+        # Loss
+        rollout = Rollout(*(torch.stack(series) for series in zip(*steps, strict=True)))
+        terms = estimator.terms(rollout, weights)
+        loss = torch.stack(list(terms.values())).sum()
 
         # Update
         optimizer.zero_grad()
@@ -163,10 +183,8 @@ def main(config: Config) -> None:
             log.scalars(
                 env_steps,
                 {
-                    "rollout/ep_rew_mean": rewards.sum(0).mean().item(),
-                    "train/classifier_loss": classifier_loss.item(),
-                    "train/policy_loss": policy_loss.item(),
-                    "train/baseline_loss": baseline_loss.item(),
+                    "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
+                    **{f"train/{name}_loss": term.item() for name, term in terms.items()},
                     "train/grad_norm": grad_norm.item(),
                     "train/std": std,
                     "train/learning_rate": optimizer.param_groups[0]["lr"],
@@ -198,10 +216,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def spread_seed(seed: int, num_envs: int) -> tuple[list[int], int]:
-    """Return one seed a lane and one for torch; adjacent run seeds share nothing."""
+def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[int], int]:
+    """Return one seed a lane and one for torch; adjacent run seeds share nothing.
+
+    ``num_rollouts`` neighbours have one seed: they play the same images.
+    """
     words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
-    return [int(word) for word in words[1:]], int(words[0] >> np.uint64(1))
+    lane_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
+    return [seed for seed in lane_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
+
+
+def name_label(logits: torch.Tensor, *, sample: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the likeliest label, or a sampled one, (N,), and all log-probabilities, (N, K)."""
+    log_p = logits.log_softmax(1)
+    named = torch.multinomial(log_p.exp(), 1)[:, 0] if sample else log_p.argmax(1)
+    return named, log_p
 
 
 def make_env(
@@ -225,8 +254,12 @@ def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttent
         RAMConfig(
             env.glimpse_shape,
             env.num_classes,
+            hidden_size=config.hidden_size,
+            core=config.core,
+            identity_core=config.core == "rnn",
             location=config.location,
-            identity_core=True,
+            location_hidden=config.location_hidden,
+            location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
         )
     )
 

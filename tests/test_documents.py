@@ -1,0 +1,41 @@
+"""What the documents say is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ram_env
+from ram_env.frozen import FROZEN_SHA256
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_results_list_the_digests_that_the_code_pins():
+    rows = re.findall(r"\| `(\S+-v\d+)` \| (\w+) \| `([0-9a-f]{64})` \|", read("RESULTS.md"))
+    listed = {(env_id, split): digest for env_id, split, digest in rows}
+    pinned = {
+        (env_id, split): digest
+        for env_id, splits in FROZEN_SHA256.items()
+        for split, digest in splits.items()
+    }
+    assert listed == pinned
+
+
+def test_the_readme_lists_every_id():
+    assert set(re.findall(r"`(\w+Glimpse-v\d+)`", read("README.md"))) == set(ram_env.TASKS)
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert len(re.findall("-m pytest", read("README.md"))) == 1
+    assert "grep -m 1 -- '-m pytest' README.md" in read(".ci/run")
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "RESULTS.md"])
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", read(document)):
+        assert (ROOT / target).exists(), target
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()

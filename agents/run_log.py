@@ -35,7 +35,8 @@ class RunLog:
     """A folder for one run, and what a person sees of it while it goes on.
 
     It holds ``config.json``, ``log.txt`` (every line that was printed), ``metrics.csv`` and
-    TensorBoard events (both count env steps), the best weights and ``result.json``.
+    TensorBoard events (both count env steps), ``model.json`` with ``best.safetensors``, and
+    ``result.json``.
 
     Args:
         folder: Made here; must not hold a run already.
@@ -93,6 +94,10 @@ class RunLog:
             self._csv.writerow([env_steps, tag, repr(float(value))])
             self._events.add_scalar(tag, value, env_steps)
         self._metrics.flush()
+
+    def save_model_config(self, config: Any) -> None:
+        """Write the model's sizes and choices, a dataclass, to ``model.json``."""
+        (self.folder / "model.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
 
     def save_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Write the best weights so far to ``best.safetensors``, all of them or none."""

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from train.reinforce import Config, main, spread_seed
+from agents.estimators import ESTIMATORS
+from train.reinforce import PRESETS, Config, main, parse, read_preset, spread_seed
 
 SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
@@ -64,9 +67,41 @@ def test_it_learns_the_signpost_task(tmp_path, capsys):
     assert error < 5  # chance: 75
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_trains(tmp_path, capsys, estimator):
+    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
+    lines = train(tmp_path / "run", capsys, estimator=estimator, **rollouts)
+    assert LAST_LINE.fullmatch(lines[-1])
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
+    train(tmp_path / "run", capsys, bf16=True)
+    weights = load_file(tmp_path / "run" / "best.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_rollouts_of_one_image_share_its_seed():
+    seeds, _ = spread_seed(0, 12, num_rollouts=4)
+    assert [seeds.count(seed) for seed in seeds] == [4] * 12
+    assert seeds[:4] == seeds[:1] * 4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_flags_come_before_them(preset):
+    assert parse(["--preset", preset]) == read_preset(preset)
+    assert parse(["--preset", preset, "--seed", "9"]).seed == 9
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="best-cluttered"):
+        parse(["--preset", "worst"])
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"estimator": "leave_one_out"}, "num_rollouts"),
+        ({"num_rollouts": 3}, "num_rollouts"),
         ({"total_episodes": 0}, "total_episodes"),
         ({"final_std": 0.5}, "final_std"),
         ({"ema": 1.0}, "ema"),

@@ -9,10 +9,13 @@ Dimension key:
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import os
-from dataclasses import dataclass
+import sys
+import tomllib
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +31,19 @@ from agents.locations import sample_location
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.run_log import RunLog, default_run_dir
 
+PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
+
 
 @dataclass(frozen=True)
 class Config:
     """Settings of a run; every one is a flag."""
 
+    preset: str | None = None
+    """Settings from train/presets/NAME.toml in place of the defaults; other flags go before."""
     env_id: str = "ClutteredMNISTGlimpse-v0"
     """A registered environment."""
-    total_episodes: int = 2_200_000
+    total_episodes: int = 2_750_000
     """Training episodes; the schedules below end with the last one."""
     num_envs: int = 128
     """Episodes played side by side, the batch of one update."""
@@ -125,6 +133,7 @@ def main(config: Config) -> None:
         config.policy_coef, config.baseline_coef, config.discount, config.num_rollouts
     )
     model = make_model(config, env).to(device)
+    log.save_model_config(model.config)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     mean_model = copy.deepcopy(model).requires_grad_(False)
     best_error, best_weights = math.inf, mean_model.state_dict()
@@ -271,5 +280,29 @@ def move_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float)
         mean.lerp_(weight, 1 - decay)
 
 
+def read_preset(name: str) -> Config:
+    """Return the settings of ``train/presets/<name>.toml``; what it leaves out is the default.
+
+    Raises:
+        ValueError: If there is no such file, or it holds an unknown setting or a bad value.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    settings = tomllib.loads((PRESET_FOLDER / f"{name}.toml").read_text())
+    unknown = set(settings) - {field.name for field in fields(Config)}
+    if unknown:
+        raise ValueError(f"preset {name} holds unknown settings: {sorted(unknown)}")
+    return Config(preset=name, **settings)
+
+
+def parse(arguments: list[str]) -> Config:
+    """Return the settings of a command line: a preset's, then the other flags."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    name = first.parse_known_args(arguments)[0].preset
+    default = Config() if name is None else read_preset(name)
+    return tyro.cli(Config, args=arguments, default=default, description=__doc__)
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(parse(sys.argv[1:]))

@@ -1,20 +1,24 @@
-"""Measuring a trained agent: every image once, and an interval around the error.
+"""Measuring a trained agent: every image in turn, and an interval around the error.
 
 Dimension key:
     N: lanes of the environment
     n: images in the split
+    M: passes over the split
     T: glimpses an episode
+    K: classes
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy.stats import binomtest
+from torch import Tensor
 
+from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
 
 
@@ -46,38 +50,158 @@ class Score:
         return f"error {self.error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {self.total} images)"
 
 
-@torch.no_grad()
+class Beliefs(NamedTuple):
+    """What a model looked at and believed, at every glimpse of every pass; on the CPU.
+
+    Attributes:
+        log_p: Log-probabilities of the classes. Shape (M, n, T, K), float32.
+        labels: True classes. Shape (n,), int64.
+        locations: Where the glimpses lay, as executed, in [-1, 1]. Shape (M, n, T, 2), float32.
+        positions: (x, y) of the objects' top left pixels. Shape (n, 2), int64.
+    """
+
+    log_p: Tensor
+    labels: Tensor
+    locations: Tensor
+    positions: Tensor
+
+
 def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
     """Show every image of a split once; look where the mean says, name the likeliest class.
 
     Args:
         model: In the mode it should be judged in.
-        env: A vector env with ``order="sequential"`` and ``action_format="dict"``, whose
-            lanes are in step with each other. Observations may be arrays or tensors.
+        env: As for :func:`play_split`.
         num_images: n, images in the split; visits beyond are not counted.
 
     Returns:
         Mistakes of the last label of each episode.
     """
-    device = next(model.parameters()).device
+    return score_by_glimpse(play_split(model, env, num_images))[-1]
+
+
+@torch.no_grad()
+def play_split(
+    model: RecurrentAttentionModel,
+    env: VectorEnv,
+    num_images: int,
+    *,
+    num_passes: int = 1,
+    std: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Beliefs:
+    """Show every image of a split ``num_passes`` times and record what the model believes.
+
+    Each pass begins with other first locations. With ``std`` 0 the number of lanes changes
+    nothing but rounding; a sampled location's noise also depends on it.
+
+    Args:
+        model: In the mode it should be judged in.
+        env: A vector env with ``order="sequential"`` and ``action_format="dict"``, in the
+            autoreset mode ``SAME_STEP``, whose lanes are in step with each other.
+            Observations may be arrays or tensors.
+        num_images: n, images in the split; visits beyond the last pass are dropped.
+        num_passes: M.
+        std: Of the location policy; 0 looks where its mean says.
+        generator: Source of the noise, on the model's device; None for torch's own.
+
+    Returns:
+        Beliefs of all passes.
+
+    Raises:
+        ValueError: If a number is out of range, or the env does not show image v mod n at
+            visit v.
+    """
+    if num_images < 1 or num_passes < 1:
+        raise ValueError(
+            f"num_images and num_passes must be at least 1, got {num_images} and {num_passes}"
+        )
+    if not std >= 0:
+        raise ValueError(f"std must be at least 0, got {std}")
+    mode = env.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.SAME_STEP:
+        raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
+    num_visits = num_passes * num_images
+    batches: list[tuple[Tensor, ...]] = []
     obs, infos = env.reset(seed=0)
-    wrong = visited = 0
-    while visited < num_images:
-        state = model.initial_state(env.num_envs)
-        over = False
-        while not over:
-            output, state = model(*to_tensors(obs, device), state)
-            action = {"location": output.location_mean, "label": output.logits.argmax(1)}
-            obs, _, terminated, _, infos = env.step(to_env(action, obs))
-            over = bool(terminated[0])
-        counted = min(env.num_envs, num_images - visited)  # visits go i, i + N, ... over the lanes
-        correct = torch.as_tensor(infos["final_info"]["correct"])
-        wrong += counted - int(correct[:counted].sum())
-        visited += counted
-    return Score(wrong, num_images)
+    for visit in range(0, num_visits, env.num_envs):  # of lane 0; lane i makes visit + i
+        expected = torch.arange(visit, min(visit + env.num_envs, num_visits)) % num_images
+        index, label, position = (
+            torch.as_tensor(infos[name]).cpu()[: len(expected)]
+            for name in ("index", "label", "position")
+        )
+        if not torch.equal(index, expected):
+            raise ValueError(
+                f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
+                f"num_images the split's), got {index.tolist()[:5]}... at visit {visit}"
+            )
+        log_p, location, obs, infos = _play_episodes(model, env, obs, std, generator)
+        batches.append((log_p[: len(index)], location[: len(index)], label, position))
+    log_p, location, label, position = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    by_pass = (num_passes, num_images)
+    return Beliefs(
+        log_p.unflatten(0, by_pass),  # (M, n, T, K)
+        label[:num_images],
+        location.unflatten(0, by_pass),  # (M, n, T, 2)
+        position[:num_images],
+    )
 
 
-def to_tensors(obs: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
+    """Judge the first pass after 1, 2, ..., T glimpses.
+
+    Only the first: an interval wants independent images, and passes show the same ones.
+
+    Returns:
+        T scores.
+    """
+    wrong = beliefs.log_p[0].argmax(-1) != beliefs.labels[:, None]  # (n, T)
+    return [Score(int(count), len(wrong)) for count in wrong.sum(0)]
+
+
+def score_mean_of_passes(beliefs: Beliefs) -> Score:
+    """Judge the mean over all M passes of the probabilities after the last glimpse.
+
+    The protocol "mean of M first glimpses": M times the cost of one pass, so its error is
+    not to be compared with a single pass's.
+    """
+    log_mean = beliefs.log_p[:, :, -1].logsumexp(0)  # (n, K), but for a constant
+    return Score(int((log_mean.argmax(1) != beliefs.labels).sum()), len(log_mean))
+
+
+def _play_episodes(
+    model: RecurrentAttentionModel,
+    env: VectorEnv,
+    obs: dict[str, Any],
+    std: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, dict[str, Any], dict[str, Any]]:
+    """Play one episode in every lane.
+
+    Returns:
+        Log-probabilities (N, T, K), locations (N, T, 2), and the next episodes' observations
+        and infos.
+    """
+    device = next(model.parameters()).device
+    state = model.initial_state(env.num_envs)
+    log_p, locations = [], []
+    infos: dict[str, Any] = {}
+    over = False
+    while not over:
+        glimpse, location = to_tensors(obs, device)
+        output, state = model(glimpse, location, state)
+        log_p.append(output.logits.log_softmax(1))
+        locations.append(location)
+        target = output.location_mean
+        if std:
+            target, _ = sample_location(target, std, generator)
+        action = {"location": target, "label": output.logits.argmax(1)}
+        obs, _, terminated, _, infos = env.step(to_env(action, obs))
+        over = bool(terminated[0])
+    return torch.stack(log_p, 1).cpu(), torch.stack(locations, 1).cpu(), obs, infos
+
+
+def to_tensors(obs: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return an observation's glimpse and location as tensors."""
     return (
         torch.as_tensor(obs["glimpse"], device=device),
@@ -85,8 +209,8 @@ def to_tensors(obs: dict[str, Any], device: torch.device) -> tuple[torch.Tensor,
     )
 
 
-def to_env(action: dict[str, torch.Tensor], obs: dict[str, Any]) -> dict[str, Any]:
+def to_env(action: dict[str, Tensor], obs: dict[str, Any]) -> dict[str, Any]:
     """Return an action in the library of the environment's observations."""
-    if isinstance(obs["location"], torch.Tensor):
+    if isinstance(obs["location"], Tensor):
         return action
     return {name: part.detach().cpu().numpy() for name, part in action.items()}

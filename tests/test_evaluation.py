@@ -1,13 +1,21 @@
 """Evaluation: every image once, whatever the number of lanes, and an honest interval."""
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import ram_env
-from agents.evaluation import Score, evaluate
-from agents.ram import Output
+from agents.evaluation import (
+    Beliefs,
+    Score,
+    evaluate,
+    play_split,
+    score_by_glimpse,
+    score_mean_of_passes,
+)
+from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 
 
 class ConstantModel(nn.Module):
@@ -53,3 +61,151 @@ def test_no_mistake_still_leaves_doubt():
     low, high = Score(0, 50).interval
     assert low == 0
     assert high > 5
+
+
+class Sampler(nn.Module):
+    """Believes what it has seen so far, by arithmetic that no batch size can round otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def initial_state(self, n):
+        return torch.zeros(n, 1)
+
+    def forward(self, glimpse, location, state):
+        state = state + glimpse[:, 0, 3:5, 4]  # (N, 2)
+        logits = torch.cat([state, location], 1) * self.weight
+        return Output(state - 1, logits, state[:, 0]), state
+
+
+def make_toy_env(num_envs, dataset="toy", **keywords):
+    """Make a vector env that passes through the 40 images of the toy dataset."""
+    keywords = {"order": "sequential", "action_format": "dict", **keywords}
+    return gymnasium.make_vec(
+        "MNISTGlimpse-v0",
+        num_envs=num_envs,
+        dataset=dataset,
+        split="validation",
+        canvas_size=40,
+        translate=True,
+        num_glimpses=3,
+        **keywords,
+    )
+
+
+def play(env, num_images=40, **keywords) -> Beliefs:
+    return play_split(Sampler(), env, num_images, **keywords)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("num_envs", [1, 7, 40, 64, 200])  # a batch may span passes, or all
+def test_beliefs_do_not_depend_on_the_number_of_lanes(toy_dataset, num_envs):
+    beliefs = play(make_toy_env(num_envs), num_passes=3)
+    for mine, expected in zip(beliefs, play(make_toy_env(24), num_passes=3), strict=True):
+        assert torch.equal(mine, expected)
+
+
+def test_beliefs_are_those_of_single_episodes(toy_dataset):
+    beliefs = play(make_toy_env(9), num_passes=2)
+    assert beliefs.log_p.shape == (2, 40, 3, 4)
+    assert beliefs.locations.shape == (2, 40, 3, 2)
+    env = make_toy_env(1, autoreset_mode="Disabled")
+    model, obs, infos = Sampler(), *env.reset(seed=5)
+    for visit in range(80):  # a slow loop
+        p, k, state = visit // 40, visit % 40, torch.zeros(1, 1)
+        assert beliefs.labels[k] == int(infos["label"][0])
+        assert torch.equal(beliefs.positions[k], torch.tensor(infos["position"][0]))
+        for t in range(3):
+            glimpse, location = torch.tensor(obs["glimpse"]), torch.tensor(obs["location"])
+            output, state = model(glimpse, location, state)
+            assert torch.equal(beliefs.locations[p, k, t], location[0])
+            assert torch.equal(beliefs.log_p[p, k, t], output.logits.log_softmax(1)[0])
+            action = {"location": output.location_mean.detach().numpy(), "label": np.zeros(1, int)}
+            obs, *_ = env.step(action)
+        obs, infos = env.reset()
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_each_pass_has_its_own_first_locations_and_the_first_is_evaluates(toy_dataset, device):
+    env = make_toy_env(16, device=device)
+    beliefs = play(env, num_passes=3)
+    first = beliefs.locations[:, :, 0].flatten(0, 1)  # (M n, 2)
+    assert len(first.unique(dim=0)) == 120
+    assert beliefs.log_p.device.type == "cpu"
+    score = evaluate(Sampler(), env, 40)  # pyright: ignore[reportArgumentType]
+    assert score_by_glimpse(beliefs)[-1] == score
+
+
+def test_a_sampled_location_scatters_around_the_mean_and_repeats_with_its_generator(toy_dataset):
+    env = make_toy_env(40)
+
+    def sample() -> Beliefs:
+        return play(env, std=0.1, generator=torch.Generator().manual_seed(3))
+
+    mean, sampled = play(env), sample()
+    off = sampled.locations - mean.locations
+    assert not off[:, :, 0].any()  # the first location is the env's
+    second = off[0, :, 1][mean.locations[0, :, 1].abs().lt(0.7).all(1)]  # what isn't clipped
+    assert 0.07 < second.std() < 0.13
+    assert torch.equal(sampled.locations, sample().locations)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "named"),
+    [
+        ({"order": "random"}, "in turn"),
+        ({"autoreset_mode": "NextStep"}, "SAME_STEP"),
+    ],
+)
+def test_an_env_that_does_not_show_the_split_in_turn_is_refused(toy_dataset, keywords, named):
+    with pytest.raises(ValueError, match=named):
+        play(make_toy_env(8, **keywords))
+
+
+def test_part_of_a_split_can_be_played_once_but_not_twice(toy_dataset):
+    env = make_toy_env(8)
+    whole, part = play(env), play(env, 10)
+    assert torch.equal(part.log_p, whole.log_p[:, :10])
+    with pytest.raises(ValueError, match="images 0 to 9 in turn"):
+        play(env, 10, num_passes=2)
+
+
+@pytest.mark.parametrize("changes", [{"num_images": 0}, {"num_passes": 0}, {"std": -0.1}])
+def test_a_number_out_of_range_is_named(toy_dataset, changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        play(make_toy_env(8), **changes)
+
+
+def beliefs_of(probabilities, labels) -> Beliefs:
+    """Make beliefs from probabilities (M, n, T, K)."""
+    log_p = torch.tensor(probabilities).log()
+    m, n, t, _ = log_p.shape
+    return Beliefs(log_p, torch.tensor(labels), torch.zeros(m, n, t, 2), torch.zeros(n, 2).long())
+
+
+def test_scores_by_hand():
+    # Image 0 is of class 0, image 1 of class 1; two passes, two glimpses.
+    beliefs = beliefs_of(
+        [
+            [[[0.4, 0.6], [0.9, 0.1]], [[0.8, 0.2], [0.6, 0.4]]],
+            [[[0.1, 0.9], [0.2, 0.8]], [[0.3, 0.7], [0.1, 0.9]]],
+        ],
+        [0, 1],
+    )
+    # pass 0: both wrong after one glimpse, image 1 after two
+    assert score_by_glimpse(beliefs) == [Score(2, 2), Score(1, 2)]
+    # mean after two glimpses: image 0 (0.55, 0.45), right; image 1 (0.35, 0.65), right
+    assert score_mean_of_passes(beliefs) == Score(0, 2)
+
+
+def test_the_mean_of_one_pass_is_that_pass(toy_dataset):
+    beliefs = play(make_toy_env(16))
+    assert score_mean_of_passes(beliefs) == score_by_glimpse(beliefs)[-1]
+
+
+def test_the_real_model_plays_too_and_keeps_no_graph(toy_dataset):
+    torch.manual_seed(0)
+    model = RecurrentAttentionModel(RAMConfig((1, 8, 8), 4, hidden_size=16))
+    beliefs = play_split(model, make_toy_env(16), 40, num_passes=2)
+    assert torch.allclose(beliefs.log_p.exp().sum(-1), torch.ones(2, 40, 3))
+    assert not beliefs.log_p.requires_grad

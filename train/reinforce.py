@@ -155,22 +155,22 @@ def main(config: Config) -> None:
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
         state = model.initial_state(config.num_envs)
         steps: list[tuple[torch.Tensor, ...]] = []
-        for _ in range(num_glimpses):
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            for _ in range(num_glimpses):
                 output, state = model(*to_tensors(obs, device), state)
-            location, location_log_prob = sample_location(output.location_mean, std)
-            named, log_p = name_label(output.logits, sample=estimator.samples_label)
-            action = {"location": location, "label": named}
-            obs, reward, _, _, infos = env.step(to_env(action, obs))
-            steps.append(
-                (
-                    log_p.gather(1, label[:, None])[:, 0],
-                    location_log_prob,
-                    log_p.gather(1, named[:, None])[:, 0],
-                    output.baseline,
-                    torch.as_tensor(reward, dtype=torch.float32),
+                location, location_log_prob = sample_location(output.location_mean, std)
+                named, log_p = name_label(output.logits, sample=estimator.samples_label)
+                action = {"location": location, "label": named}
+                obs, reward, _, _, infos = env.step(to_env(action, obs))
+                steps.append(
+                    (
+                        pick(log_p, label),
+                        location_log_prob,
+                        pick(log_p, named),
+                        output.baseline,
+                        torch.as_tensor(reward, dtype=torch.float32),
+                    )
                 )
-            )
 
         # Loss
         rollout = Rollout(*(torch.stack(series) for series in zip(*steps, strict=True)))
@@ -180,9 +180,7 @@ def main(config: Config) -> None:
         # Update
         optimizer.zero_grad()
         loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            model.parameters(), config.max_grad_norm, error_if_nonfinite=True
-        )
+        grad_norm = clip_gradients(model, config.max_grad_norm, update)
         optimizer.step()
         move_mean(mean_model, model, min(config.ema, (update + 1) / (update + 10)))
 
@@ -240,6 +238,28 @@ def name_label(logits: torch.Tensor, *, sample: bool) -> tuple[torch.Tensor, tor
     log_p = logits.log_softmax(1)
     named = torch.multinomial(log_p.exp(), 1)[:, 0] if sample else log_p.argmax(1)
     return named, log_p
+
+
+def pick(log_p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return each episode's entry of ``log_p`` (N, K) at its label (N,), (N,)."""
+    return log_p.gather(1, label[:, None])[:, 0]
+
+
+def clip_gradients(model: torch.nn.Module, max_norm: float, update: int) -> torch.Tensor:
+    """Shorten the gradient to ``max_norm`` if it is longer; return its norm before.
+
+    Raises:
+        FloatingPointError: If it is not finite, naming the update and the tensors.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    if not norm.isfinite():
+        broken = [
+            name
+            for name, weight in model.named_parameters()
+            if weight.grad is not None and not weight.grad.isfinite().all()
+        ]
+        raise FloatingPointError(f"update {update}: the gradient is not finite in {broken}")
+    return norm
 
 
 def make_env(

@@ -1,0 +1,83 @@
+"""Read a finished run back: its model and the settings it was trained with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from agents.ram import RAMConfig, RecurrentAttentionModel
+
+
+def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
+    """Rebuild a run's best model.
+
+    Nothing is unpickled: sizes and settings are JSON, weights are safetensors.
+
+    Args:
+        run_dir: A run folder with ``config.json`` (its ``"config"`` holds the trainer's
+            settings), ``model.json`` (exactly the fields of
+            :class:`~agents.ram.RAMConfig`) and ``best.safetensors``.
+
+    Returns:
+        The model, on the CPU and in evaluation mode, and the trainer's settings.
+
+    Raises:
+        ValueError: If a file is missing or damaged, or one does not fit another; the message
+            names it.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise ValueError(f"{run_dir} is not a run folder: there is no such folder")
+    settings = _read_json(run_dir / "config.json").get("config")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{run_dir / 'config.json'} holds no settings under the key 'config'")
+    model = _build_model(run_dir / "model.json")
+    _load_weights(model, run_dir / "best.safetensors")
+    return model.eval(), settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{path} is damaged, it is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _build_model(path: Path) -> RecurrentAttentionModel:
+    """Make an untrained model of the sizes that ``model.json`` tells."""
+    content = _read_json(path)
+    names = {field.name for field in fields(RAMConfig)}
+    missing, unknown = sorted(names - content.keys()), sorted(content.keys() - names)
+    if missing or unknown:
+        raise ValueError(
+            f"{path} must hold exactly RAMConfig's fields: missing {missing}, unknown {unknown}"
+        )
+    try:
+        shape = tuple(content.pop("glimpse_shape"))
+        return RecurrentAttentionModel(RAMConfig(shape, **content))
+    except (TypeError, ValueError, RuntimeError) as error:  # a wrong type or size
+        raise ValueError(f"{path} describes no model: {error}") from error
+
+
+def _load_weights(model: RecurrentAttentionModel, path: Path) -> None:
+    """Fill a model with the weights of a file, which must have its names and shapes."""
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model of model.json: {error}") from error

@@ -1,0 +1,106 @@
+"""Full-image baselines: their sizes, their work, and what they take."""
+
+import pytest
+import torch
+from torch import nn
+
+from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
+from agents.ram import RAMConfig, RecurrentAttentionModel
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "work"),
+    [
+        # 3600*64+64, 64*64+64, 64*10+10
+        ("fc64", 235_274, 3600 * 64 + 64 * 64 + 64 * 10),
+        # the paper's: 3600*256+256, 256*256+256, 256*10+10
+        ("fc256", 990_218, 3600 * 256 + 256 * 256 + 256 * 10),
+        # the paper's: 8*100+8, at (60-10)/5+1 = 11 places a side, 968*256+256, 256*10+10
+        ("conv", 251_442, 121 * 8 * 100 + 968 * 256 + 256 * 10),
+    ],
+)
+def test_the_papers_baselines_have_the_papers_sizes_at_60_px(name, parameters, work):
+    model = make_baseline(name, channels=1, side=60, num_classes=10)
+    assert count_parameters(model) == parameters
+    assert multiply_adds(model, (1, 60, 60)) == work
+
+
+def test_resnet18_is_torchvisions_but_for_its_first_and_last_layer():
+    model = make_baseline("resnet18", channels=1, side=28, num_classes=10)
+    # torchvision's 11,689,512; first convolution 64*1*3*3 for 64*3*7*7; 512*10+10 for 1000 classes
+    assert count_parameters(model) == 11_689_512 - (9_408 - 576) - (513_000 - 5_130)
+    # 28, 14, 7, 4 px a side: the first convolution, then four stages of four 3x3 convolutions,
+    # whose first halves the side and has a 1x1 shortcut beside it in all but the first stage
+    stages = (784, 64, 64), (196, 64, 128), (49, 128, 256), (16, 256, 512)
+    work = 784 * 64 * 9 + 512 * 10
+    for places, before, width in stages:
+        work += places * width * 9 * (before + 3 * width)
+        work += places * width * before * (before != width)
+    assert multiply_adds(model, (1, 28, 28)) == work
+
+
+def test_multiply_adds_count_strides_groups_and_a_layer_used_twice():
+    twice = nn.Linear(8, 8)
+    model = nn.Sequential(
+        nn.Conv2d(4, 2, 3, stride=2, groups=2),  # 7x6 to 3x2: 6 places, 2 filters of 2*9 weights
+        nn.Flatten(),
+        nn.Linear(12, 8),
+        twice,
+        twice,
+    )
+    assert multiply_adds(model, (4, 7, 6)) == 6 * 2 * 18 + 12 * 8 + 2 * 64
+
+
+def test_multiply_adds_of_one_glimpse_of_the_agent_are_counted_too():
+    model = RecurrentAttentionModel(RAMConfig((3, 12, 12), num_classes=10))
+    # what, where, joined, core, location, action, baseline
+    work = 432 * 128 + 2 * 128 + 2 * 128 * 256 + 2 * 256 * 256 + 256 * (2 + 10 + 1)
+    assert multiply_adds(model, (3, 12, 12), (2,), (256,)) == work
+
+
+def test_counting_leaves_the_module_as_it_was():
+    model = make_baseline("resnet18", channels=1, side=8, num_classes=3)
+    model.network.get_submodule("layer1").eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    multiply_adds(model, (1, 8, 8))
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_layers_that_would_not_be_counted_are_refused():
+    with pytest.raises(ValueError, match="'0' is another layer"):
+        multiply_adds(nn.Sequential(nn.LSTMCell(4, 4)), (4,))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
+def test_every_baseline_maps_canvases_to_logits_and_every_weight_learns(name, channels, side):
+    torch.manual_seed(0)
+    model = make_baseline(name, channels, side, num_classes=5)
+    logits = model(torch.rand(2, channels, side, side))
+    assert logits.shape == (2, 5)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": "fc128"}, "name must be one of fc64, fc256, conv, resnet18, got 'fc128'"),
+        ({"name": "conv", "side": 9}, "side must be at least 10, got 9"),
+        ({"channels": 0}, "channels"),
+        ({"num_classes": 0}, "num_classes"),
+    ],
+)
+def test_a_bad_setting_is_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        make_baseline(**{"name": "fc64", "channels": 1, "side": 28, "num_classes": 10, **changes})
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 3, 28, 28), (2, 1, 28, 27)])
+def test_canvases_of_a_wrong_shape_are_refused(shape):
+    model = make_baseline("fc64", channels=1, side=28, num_classes=10)
+    with pytest.raises(ValueError, match=r"canvases must have shape \(N, 1, 28, 28\)"):
+        model(torch.zeros(shape))

@@ -1,0 +1,152 @@
+"""The evaluation script: what it prints, writes and refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import train.reinforce
+from agents.evaluation import evaluate
+from agents.loading import load_run
+from agents.ram import RAMConfig, RecurrentAttentionModel
+from train.evaluate import Config, main
+
+SCRIPT = Path(__file__).parents[1] / "train" / "evaluate.py"
+LAST_LINE = r"error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, (5000|10000) images\)"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run folder with an untrained model of the signpost task."""
+    return write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
+
+
+def write_run(folder: Path, config: RAMConfig) -> Path:
+    folder.mkdir()
+    torch.manual_seed(0)
+    settings = {"env_id": "SignpostGlimpse-v0", "final_std": 0.25}
+    (folder / "config.json").write_text(json.dumps({"config": settings}))
+    (folder / "model.json").write_text(json.dumps(asdict(config)))
+    save_file(RecurrentAttentionModel(config).state_dict(), folder / "best.safetensors")
+    return folder
+
+
+def report(run_dir: Path, capsys, **changes) -> list[str]:
+    """Evaluate in this process; return the printed lines."""
+    main(Config(run_dir, **{"num_passes": 2, "threads": 1, "device": "cpu", **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(("split", "n"), [("validation", 5000), ("test", 10_000)])
+def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
+    run_dir, capsys, split, n
+):
+    lines = report(run_dir, capsys, split=split)
+    assert re.fullmatch(f"{split} {LAST_LINE}", lines[-1])
+    model, _ = load_run(run_dir)
+    env = gymnasium.make_vec(
+        "SignpostGlimpse-v0", 500, split=split, order="sequential", action_format="dict"
+    )
+    assert lines[-1] == f"{split} {evaluate(model, env, n)}"
+    protocols = [line.partition(":")[0] for line in lines if re.search(LAST_LINE, line)]
+    assert protocols == [
+        "mean location",
+        "sampled location, std 0.25",
+        "mean of 2 first glimpses",
+        lines[-1],
+    ]
+    assert [int(row.split()[0]) for row in lines if re.match(r" +\d", row)] == [1, 2, 3, 4]
+
+
+def test_the_numbers_are_also_written_down(run_dir, capsys, tmp_path):
+    path = tmp_path / "numbers.json"
+    lines = report(run_dir, capsys, json=path, std=0.5, hindsight=True)
+    numbers = json.loads(path.read_text())
+    assert numbers["split"] == "validation"
+    assert list(numbers["protocols"])[1] == "sampled location, std 0.5"
+    last = numbers["by_glimpse"][-1]
+    assert last == numbers["protocols"]["mean location"]
+    assert lines[-1].startswith(f"validation error {last['error']:.2f} %")
+    assert last["wrong"] / last["total"] == pytest.approx(last["error"] / 100)
+    for name, rows in (("by_glimpse", 4), ("centre_coverage", 4), ("bits_gained", 3)):
+        assert len(numbers[name]) == rows
+    assert numbers["centre_coverage"] <= numbers["object_coverage"]
+    hindsight = numbers["hindsight"]
+    assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
+    assert sum("hosen for" in line for line in lines) == 2
+
+
+def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
+    path = tmp_path / "episodes.gif"
+    lines = report(run_dir, capsys, gif=path, gif_episodes=3)
+    assert f"3 validation episodes: {path}" in lines
+    with Image.open(path) as animation:
+        assert getattr(animation, "n_frames", 1) == 3 * 4
+        durations = []
+        for frame in range(12):
+            animation.seek(frame)
+            durations.append(animation.info["duration"])
+    assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
+
+
+def test_it_repeats_what_training_ended_with(capsys, tmp_path):
+    train.reinforce.main(
+        train.reinforce.Config(
+            env_id="SignpostGlimpse-v0",
+            total_episodes=2560,
+            num_validations=1,
+            threads=1,
+            device="cpu",
+            final_split="validation",
+            run_dir=tmp_path / "run",
+        )
+    )
+    trained = capsys.readouterr().out.splitlines()
+    assert report(tmp_path / "run", capsys)[-1] == trained[-1]
+
+
+@pytest.mark.parametrize("config", [RAMConfig((1, 4, 4), 4), RAMConfig((3, 4, 4), 5)])
+def test_the_environment_must_fit_the_model(tmp_path, capsys, config):
+    folder = write_run(tmp_path / "other", config)
+    with pytest.raises(ValueError, match=r"takes glimpses \(.*SignpostGlimpse-v0 has"):
+        report(folder, capsys)
+
+
+def test_a_setting_that_the_run_lacks_must_be_said(run_dir, capsys):
+    (run_dir / "config.json").write_text('{"config": {"env_id": "SignpostGlimpse-v0"}}')
+    with pytest.raises(ValueError, match=r"config.json has no final_std"):
+        report(run_dir, capsys)
+    assert report(run_dir, capsys, std=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_passes": 0}, "num_passes"),
+        ({"gif_episodes": 0}, "gif_episodes"),
+        ({"std": 0.0}, "std"),
+        ({"gif": Path("picture.png")}, "gif"),
+        ({"json": Path("nowhere/numbers.json")}, "nowhere"),
+    ],
+)
+def test_a_bad_setting_fails_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(Path("run"), **changes)
+
+
+def test_it_runs_as_a_command(run_dir):
+    command = [sys.executable, SCRIPT, run_dir, "--num-passes", "1", "--threads", "1"]
+    run = subprocess.run([*command, "--no-hindsight"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert re.fullmatch(f"validation {LAST_LINE}", run.stdout.splitlines()[-1])
+    run = subprocess.run([*command, "--splt", "test"], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "splt" in run.stderr + run.stdout

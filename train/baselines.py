@@ -1,0 +1,249 @@
+"""Train a classifier that sees the whole canvas: `python train/baselines.py --model fc256`.
+
+What glimpses are compared with. The canvases are the agent's own: those that
+`train/reinforce.py` with the same seed and number of lanes shows its agent, in the same order,
+and the same frozen ones to validate and test. The paragraphs of `main` are the algorithm, in
+order: setup, batch, loss, update, log.
+
+Dimension key:
+    N: canvases of a batch, one a lane of the environment
+    C, H: colour planes, canvas side [px]
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from torch.nn import functional
+
+from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
+from agents.evaluation import Score
+from agents.run_log import RunLog, default_run_dir
+from ram_env import GlimpseVectorEnv
+from ram_env.tasks import ImageTask
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run; every one is a flag."""
+
+    model: Literal[tuple(BASELINES)] = "fc256"  # pyright: ignore[reportInvalidTypeForm]
+    """The classifier: see agents/baselines.py."""
+    env_id: str = "ClutteredMNISTGlimpse-v0"
+    """A registered environment of images."""
+    total_episodes: int = 2_200_000
+    """Training canvases; the schedule below ends with the last one."""
+    num_envs: int = 128
+    """Canvases in the batch of one update."""
+    seed: int = 0
+    """Of everything: weights, images and places."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network and the environment run; auto takes a GPU if there is one."""
+    threads: int = os.cpu_count() or 1
+    """CPU threads for the network."""
+    run_dir: Path | None = None
+    """Where the run is written; by default a new folder below runs/."""
+    final_split: Literal["test", "validation", "none"] = "test"
+    """The split for the last line; test is looked at once, by the best model on validation."""
+    learning_rate: float = 1e-3
+    """At the start; falls to 0 along half a cosine."""
+    ema: float = 0.999
+    """Decay of the running mean of the weights; that mean is validated and kept."""
+    num_validations: int = 12
+    """How often it is validated, the end included."""
+    log_every: int = 100
+    """Updates between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("total_episodes", "num_envs", "threads", "num_validations", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.model not in BASELINES:
+            raise ValueError(f"model must be one of {', '.join(BASELINES)}, got {self.model!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the weights: as many as the canvases fill."""
+        return math.ceil(self.total_episodes / self.num_envs)
+
+
+def main(config: Config) -> None:
+    """Train, validate on the way, and judge the best model once on the final split."""
+    # Setup
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
+    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
+    torch.manual_seed(torch_seed)
+    env = make_env(config, device, config.num_envs, split="train")
+    validation_env = make_env(config, device, 500, split="validation", order="sequential")
+    name = f"{config.env_id}_{config.model}"
+    log = RunLog(config.run_dir or default_run_dir(name, config.seed), config)
+    channels, side, _ = env.glimpse_shape
+    model = make_baseline(config.model, channels, side, env.num_classes).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    mean_model = copy.deepcopy(model).requires_grad_(False).eval()
+    best_error, best_weights = math.inf, mean_model.state_dict()
+    validations = {
+        round(config.num_updates * (k + 1) / config.num_validations)
+        for k in range(config.num_validations)
+    }
+    log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
+    log.say(env.data_source)
+    log.say(
+        f"{config.model}: {count_parameters(model)} parameters; a decision takes "
+        f"{multiply_adds(model, env.glimpse_shape)} multiply-adds and sees "
+        f"{math.prod(env.glimpse_shape)} pixels"
+    )
+
+    for update in log.progress(config.num_updates):
+        progress = update / config.num_updates  # from 0 to 1
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+        # Batch: every lane draws its next canvas
+        canvases, labels = draw(env, device, seed=lane_seeds if update == 0 else None)
+
+        # Loss
+        logits = model(canvases)  # (N, K)
+        loss = functional.cross_entropy(logits, labels)
+
+        # Update
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        move_mean(mean_model, model, min(config.ema, (update + 1) / (update + 10)))
+
+        # Log
+        seen = (update + 1) * config.num_envs
+        if (update + 1) % config.log_every == 0:
+            log.scalars(
+                seen,
+                {
+                    "rollout/ep_rew_mean": (logits.argmax(1) == labels).double().mean().item(),
+                    "train/classifier_loss": loss.item(),
+                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                },
+            )
+        if update + 1 in validations:
+            score = evaluate(mean_model, validation_env, device)
+            log.scalars(seen, {"eval/error": score.error})
+            log.say(f"{seen} canvases: validation {score}, {log.time_left}")
+            if score.error <= best_error:
+                best_error, best_weights = score.error, copy.deepcopy(mean_model.state_dict())
+                log.save_weights(best_weights)
+
+    # Result
+    if config.final_split != "none":
+        final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
+        mean_model.load_state_dict(best_weights)
+        log.result(config.final_split, evaluate(mean_model, final_env, device))
+    log.close()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; "auto" is a GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def spread_seed(seed: int, num_envs: int) -> tuple[list[int], int]:
+    """Return one seed a lane and one for torch, as train/reinforce.py does."""
+    words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
+    return [int(word) for word in words[1:]], int(words[0] >> np.uint64(1))
+
+
+def canvas_side(env_id: str) -> int:
+    """Return the side of an environment's canvases [px].
+
+    Raises:
+        ValueError: If it isn't a task of labelled images.
+    """
+    env = gymnasium.make_vec(env_id)
+    if not isinstance(env, GlimpseVectorEnv) or not isinstance(env.task, ImageTask):
+        raise ValueError(
+            f"env_id must name a task of labelled images, such as ClutteredMNISTGlimpse-v0, got "
+            f"{env_id!r}: elsewhere the whole image need not tell the label (a signpost board "
+            "doesn't show where its path starts)"
+        )
+    return env.task.canvas_size
+
+
+def make_env(
+    config: Config, device: torch.device, num_envs: int, **keywords: Any
+) -> GlimpseVectorEnv:
+    """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
+    env = gymnasium.make_vec(
+        config.env_id,
+        num_envs=num_envs,
+        glimpse_size=canvas_side(config.env_id),
+        num_scales=1,
+        num_glimpses=1,
+        device=None if device.type == "cpu" else str(device),
+        **keywords,
+    )
+    assert isinstance(env, GlimpseVectorEnv)
+    return env
+
+
+def draw(
+    env: GlimpseVectorEnv, device: torch.device, seed: list[int] | int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Begin every lane's next episode and look at the whole canvas from its middle.
+
+    Args:
+        env: From :func:`make_env`. A canvas doesn't depend on what is seen of it, so these
+            are the canvases of the same lanes' episodes in the agent's environment.
+        device: Of the results.
+        seed: As the environment's; None goes on.
+
+    Returns:
+        Canvases in [0, 1], shape (N, C, H, H), float32, and labels, shape (N,), int64.
+    """
+    obs, infos = env.reset(seed=seed, options={"location": (0.0, 0.0)})
+    canvases = torch.as_tensor(obs["glimpse"], device=device)
+    return canvases, torch.as_tensor(infos["label"], device=device)
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, env: GlimpseVectorEnv, device: torch.device) -> Score:
+    """Show every canvas of a split once, in an env with ``order="sequential"``."""
+    wrong, total = 0, env.num_images
+    for visited in range(0, total, env.num_envs):
+        canvases, labels = draw(env, device, seed=None if visited else 0)
+        right = model(canvases).argmax(1) == labels  # (N,)
+        wrong += int((~right[: total - visited]).sum())
+    return Score(wrong, total)
+
+
+@torch.no_grad()
+def move_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Move the running mean of the weights towards the weights, in place.
+
+    The means and variances of batch normalisation move along; its integer counters are copied.
+    """
+    weights = model.state_dict()
+    for name, mean in mean_model.state_dict().items():
+        if mean.is_floating_point():
+            mean.lerp_(weights[name], 1 - decay)
+        else:
+            mean.copy_(weights[name])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,298 @@
+"""Judge a trained agent: `python train/evaluate.py RUN_DIR`.
+
+Three protocols, kept apart because papers report different ones, what the agent does with its
+glimpses, and on request an animation and what hindsight could do. The last line is the error
+of the first protocol: mean locations, every image once.
+
+Dimension key:
+    n: images in the split
+    M: passes over them
+    T: glimpses an episode
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import tyro
+
+import ram_env
+from agents import diagnostics
+from agents.evaluation import (
+    Beliefs,
+    Score,
+    play_split,
+    score_by_glimpse,
+    score_mean_of_passes,
+    to_tensors,
+)
+from agents.loading import load_run
+from agents.ram import RecurrentAttentionModel
+from ram_env.signpost import CELL
+from ram_env.tasks import ImageTask, Task
+
+NUM_ENVS = 500
+NUM_HINDSIGHT = 1000  # images; 225 candidates a glimpse make more of them slow
+FRAME_MS, LAST_FRAME_MS = 600, 2000  # of the animation
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to judge and how."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Run folder: config.json, model.json and best.safetensors."""
+    split: Literal["validation", "test"] = "validation"
+    """The images; choose models on validation, look at test once."""
+    env_id: str | None = None
+    """The environment; by default the one of the run."""
+    num_passes: int = 8
+    """M of the protocol "mean of M first glimpses"."""
+    std: float | None = None
+    """Of sampled locations; by default the run's final_std."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks and the environment run; auto takes a GPU if there is one."""
+    threads: int = os.cpu_count() or 1
+    """CPU threads for the networks."""
+    gif: Path | None = None
+    """Animate some validation episodes and write them to this file."""
+    gif_episodes: int = 6
+    """How many, from the first image on."""
+    hindsight: bool = False
+    """Also choose locations knowing the label, on the first 1,000 images; takes a minute."""
+    json: Path | None = None
+    """Also write all numbers to this file."""
+
+    def __post_init__(self) -> None:
+        """Check what would fail late."""
+        for name in ("num_passes", "threads", "gif_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.std is not None and not 0 < self.std < float("inf"):
+            raise ValueError(f"std must be positive and finite, got {self.std}")
+        if self.gif and self.gif.suffix != ".gif":
+            raise ValueError(f"gif must end in .gif, got {self.gif}")
+        for path in (self.gif, self.json):
+            if path and not path.parent.is_dir():
+                raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def main(config: Config) -> None:
+    """Play the split under each protocol and report."""
+    # Setup
+    model, settings = load_run(config.run_dir)
+    env_id = config.env_id or find(settings, "env_id", config.run_dir)
+    std = config.std or find(settings, "final_std", config.run_dir)
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads)
+    model.to(device)
+    env = make_env(env_id, device, split=config.split)
+    check_fit(model, env, env_id)
+    n = env.num_images
+    print(f"run {config.run_dir}, {env_id}, device {device}")
+    print(f"{config.split}, {n} images: {env.data_source}\n")
+
+    # Protocols
+    beliefs = play_split(model, env, n, num_passes=config.num_passes)
+    generator = torch.Generator(device).manual_seed(0)
+    sampled = play_split(model, env, n, std=std, generator=generator)
+    by_glimpse = score_by_glimpse(beliefs)
+    protocols = {
+        "mean location": by_glimpse[-1],
+        f"sampled location, std {std:g}": score_by_glimpse(sampled)[-1],
+        f"mean of {config.num_passes} first glimpses": score_mean_of_passes(beliefs),
+    }
+    hindsight = score_in_hindsight(model, beliefs, env, env_id) if config.hindsight else {}
+
+    # Report
+    diagnosis = diagnose(beliefs, env.task)
+    print(
+        f"Mean location: the error of one pass; the other columns over {config.num_passes} passes"
+    )
+    print(table(by_glimpse, diagnosis), end="\n\n")
+    for name, score in protocols.items():
+        print(f"{name + ':':36}{score}")
+    if hindsight:
+        true, wrong = hindsight["true_label"], hindsight["wrong_label"]
+        print(f"\nLocations chosen for the true label: {true}")
+        print(f"Chosen for a wrong one, the model names that one in {100 - wrong.error:.2f} %: the")
+        print("higher this is, the less the line above says about looking better")
+    if config.gif:
+        animate(model, env_id, config.gif, config.gif_episodes)
+        print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
+    if config.json:
+        report = {
+            "command": shlex.join(["python", *sys.argv]),
+            "run_dir": str(config.run_dir),
+            "env_id": env_id,
+            "split": config.split,
+            "data": env.data_source,
+            "protocols": {name: describe(score) for name, score in protocols.items()},
+            "hindsight": {name: describe(score) for name, score in hindsight.items()},
+            "by_glimpse": [describe(score) for score in by_glimpse],
+            **{name: values.tolist() for name, values in diagnosis.items()},
+        }
+        config.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{config.split} {by_glimpse[-1]}")
+
+
+# Setup
+
+
+def find(settings: dict[str, Any], name: str, run_dir: Path) -> Any:
+    """Return one of the trainer's settings; ValueError if it had none of that name."""
+    if name not in settings:
+        raise ValueError(f"{run_dir / 'config.json'} has no {name}: say it with a flag")
+    return settings[name]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; "auto" is a GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def make_env(
+    env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
+) -> ram_env.GlimpseVectorEnv:
+    """Make the environment that passes through a split in order."""
+    keywords = {"order": "sequential", "action_format": "dict", **keywords}
+    where = None if device.type == "cpu" else str(device)
+    env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
+    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    return env
+
+
+def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env_id: str) -> None:
+    """Raise ValueError if the model was made for other glimpses or classes."""
+    made_for = (model.config.glimpse_shape, model.config.num_classes)
+    offered = (env.glimpse_shape, env.num_classes)
+    if made_for != offered:
+        raise ValueError(
+            f"the run's model takes glimpses {made_for[0]} and names {made_for[1]} classes, "
+            f"{env_id} has glimpses {offered[0]} and {offered[1]} classes"
+        )
+
+
+# Protocols
+
+
+def score_in_hindsight(
+    model: RecurrentAttentionModel, beliefs: Beliefs, env: ram_env.GlimpseVectorEnv, env_id: str
+) -> dict[str, Score]:
+    """Judge the first images with locations chosen for the true label, and for a wrong one.
+
+    The wrong one is the control: where it can be had as easily, the chooser talks the
+    classifier into an answer and does not find what there is to see.
+    """
+    task, device = env.task, next(model.parameters()).device
+    canvases, _ = ram_env.frozen_canvases(env_id.rpartition(":")[2], task.split)
+    first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(device)
+
+    def sense(images: torch.Tensor, locations: torch.Tensor) -> torch.Tensor:
+        sizes = {"size": task.glimpse_size, "num_scales": task.num_scales}
+        return torch.as_tensor(ram_env.extract_glimpses(images, locations, **sizes))
+
+    wrong = beliefs._replace(labels=(beliefs.labels + 1) % env.num_classes)
+    return {
+        name: score_by_glimpse(diagnostics.play_in_hindsight(model, start, first, sense))[-1]
+        for name, start in {"true_label": beliefs, "wrong_label": wrong}.items()
+    }
+
+
+def diagnose(beliefs: Beliefs, task: Task) -> dict[str, torch.Tensor]:
+    """Return what the agent does with its glimpses, by name."""
+    sizes = {
+        "canvas_side": task.side,
+        "object_side": object_side(task),
+        "glimpse_size": task.glimpse_size,
+    }
+    return {
+        "centre_coverage": diagnostics.centre_coverage(beliefs, **sizes),
+        "object_coverage": diagnostics.object_coverage(beliefs, **sizes),
+        "location_spread": diagnostics.location_spread(beliefs),
+        "bits_gained": diagnostics.bits_gained(beliefs),
+    }
+
+
+def object_side(task: Task) -> int:
+    """Return the side of the square that ``info["position"]`` is a corner of [px]."""
+    if not isinstance(task, ImageTask):
+        return CELL
+    images, _ = ram_env.load_digits(task.dataset, task.split, task.data_dir)
+    return images.shape[1]
+
+
+# Report
+
+
+def table(scores: list[Score], diagnosis: dict[str, torch.Tensor]) -> str:
+    """Return one row a glimpse."""
+    lines = [
+        "glimpse    error         95 %    fovea on    fovea on    spread of       bits",
+        "                %     interval    middle %    object %         x, y     gained",
+    ]
+    gained = ["-", *(f"{bits:+.3f}" for bits in diagnosis["bits_gained"].tolist())]
+    for t, score in enumerate(scores):
+        low, high = score.interval
+        middle, whole = (
+            f"{100 * float(diagnosis[f'{part}_coverage'][t]):.1f}" for part in ("centre", "object")
+        )
+        x, y = diagnosis["location_spread"][t].tolist()
+        lines.append(
+            f"{t + 1:7}{score.error:10.2f}{low:8.2f}-{high:5.2f}{middle:>11}{whole:>12}"
+            f"{x:8.2f}, {y:.2f}{gained[t]:>11}"
+        )
+    return "\n".join(lines)
+
+
+def describe(score: Score) -> dict[str, Any]:
+    """Return a score ready for JSON."""
+    return {"error": score.error, "interval": list(score.interval), **asdict(score)}
+
+
+@torch.no_grad()
+def animate(model: RecurrentAttentionModel, env_id: str, path: Path, num_episodes: int) -> None:
+    """Write validation episodes one after another, one frame a glimpse.
+
+    The frame of glimpse t shows the belief that led there; the last one shows the final
+    belief and whether it is right.
+    """
+    device = next(model.parameters()).device
+    env = make_env(
+        env_id,
+        device,
+        num_episodes,
+        split="validation",
+        action_format="box",  # its class scores are drawn as bars
+        autoreset_mode="Disabled",
+        render_mode="rgb_array",
+    )
+    obs, _ = env.reset(seed=0)
+    state, over = model.initial_state(num_episodes), False
+    frames = []
+    while not over:
+        frames.append(env.render())
+        output, state = model(*to_tensors(obs, device), state)
+        action = torch.cat([output.location_mean, output.logits], 1).cpu().numpy()
+        obs, _, terminated, _, _ = env.step(action)
+        over = bool(terminated[0])
+    frames[-1] = env.render()  # with the last belief and the verdict
+    by_episode = np.array(frames).swapaxes(0, 1)  # (episodes, T, H, W, 3)
+    durations = [*[FRAME_MS] * (len(frames) - 1), LAST_FRAME_MS] * num_episodes
+    imageio.imwrite(path, by_episode.reshape(-1, *by_episode.shape[2:]), duration=durations, loop=0)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
-import numpy as np
 import torch
 import tyro
 from torch.nn import functional
@@ -28,6 +27,7 @@ from torch.nn import functional
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.evaluation import Score
 from agents.run_log import RunLog, default_run_dir
+from agents.training import choose_device, move_mean, spaced, spread_seed
 from ram_env import GlimpseVectorEnv
 from ram_env.tasks import ImageTask
 
@@ -98,10 +98,7 @@ def main(config: Config) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     mean_model = copy.deepcopy(model).requires_grad_(False).eval()
     best_error, best_weights = math.inf, mean_model.state_dict()
-    validations = {
-        round(config.num_updates * (k + 1) / config.num_validations)
-        for k in range(config.num_validations)
-    }
+    validations = spaced(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(
@@ -153,19 +150,6 @@ def main(config: Config) -> None:
         mean_model.load_state_dict(best_weights)
         log.result(config.final_split, evaluate(mean_model, final_env, device))
     log.close()
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def spread_seed(seed: int, num_envs: int) -> tuple[list[int], int]:
-    """Return one seed a lane and one for torch, as train/reinforce.py does."""
-    words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
-    return [int(word) for word in words[1:]], int(words[0] >> np.uint64(1))
 
 
 def canvas_side(env_id: str) -> int:
@@ -229,20 +213,6 @@ def evaluate(model: torch.nn.Module, env: GlimpseVectorEnv, device: torch.device
         right = model(canvases).argmax(1) == labels  # (N,)
         wrong += int((~right[: total - visited]).sum())
     return Score(wrong, total)
-
-
-@torch.no_grad()
-def move_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Move the running mean of the weights towards the weights, in place.
-
-    The means and variances of batch normalisation move along; its integer counters are copied.
-    """
-    weights = model.state_dict()
-    for name, mean in mean_model.state_dict().items():
-        if mean.is_floating_point():
-            mean.lerp_(weights[name], 1 - decay)
-        else:
-            mean.copy_(weights[name])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
-import numpy as np
 import torch
 import tyro
 
@@ -30,6 +29,7 @@ from agents.evaluation import evaluate, to_env, to_tensors
 from agents.locations import sample_location
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.run_log import RunLog, default_run_dir
+from agents.training import choose_device, clip_gradients, move_mean, spaced, spread_seed
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
@@ -120,9 +120,9 @@ class Config:
 def main(config: Config) -> None:
     """Train, validate on the way, and judge the best model once on the final split."""
     # Setup
+    torch.set_num_threads(config.threads)
     log = RunLog(config.run_dir or default_run_dir(config.env_id, config.seed), config)
     device = choose_device(config.device)
-    torch.set_num_threads(config.threads)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs, config.num_rollouts)
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
@@ -137,10 +137,7 @@ def main(config: Config) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     mean_model = copy.deepcopy(model).requires_grad_(False)
     best_error, best_weights = math.inf, mean_model.state_dict()
-    validations = {
-        round(config.num_updates * (k + 1) / config.num_validations)
-        for k in range(config.num_validations)
-    }
+    validations = spaced(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     obs, infos = env.reset(seed=lane_seeds)
@@ -216,23 +213,6 @@ def main(config: Config) -> None:
     log.close()
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[int], int]:
-    """Return one seed a lane and one for torch; adjacent run seeds share nothing.
-
-    ``num_rollouts`` neighbours have one seed: they play the same images.
-    """
-    words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
-    lane_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
-    return [seed for seed in lane_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
-
-
 def name_label(logits: torch.Tensor, *, sample: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the likeliest label, or a sampled one, (N,), and all log-probabilities, (N, K)."""
     log_p = logits.log_softmax(1)
@@ -243,23 +223,6 @@ def name_label(logits: torch.Tensor, *, sample: bool) -> tuple[torch.Tensor, tor
 def pick(log_p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Return each episode's entry of ``log_p`` (N, K) at its label (N,), (N,)."""
     return log_p.gather(1, label[:, None])[:, 0]
-
-
-def clip_gradients(model: torch.nn.Module, max_norm: float, update: int) -> torch.Tensor:
-    """Shorten the gradient to ``max_norm`` if it is longer; return its norm before.
-
-    Raises:
-        FloatingPointError: If it is not finite, naming the update and the tensors.
-    """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    if not norm.isfinite():
-        broken = [
-            name
-            for name, weight in model.named_parameters()
-            if weight.grad is not None and not weight.grad.isfinite().all()
-        ]
-        raise FloatingPointError(f"update {update}: the gradient is not finite in {broken}")
-    return norm
 
 
 def make_env(
@@ -291,13 +254,6 @@ def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttent
             location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
         )
     )
-
-
-@torch.no_grad()
-def move_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Move the running mean of the weights towards the weights, in place."""
-    for mean, weight in zip(mean_model.parameters(), model.parameters(), strict=True):
-        mean.lerp_(weight, 1 - decay)
 
 
 def read_preset(name: str) -> Config:

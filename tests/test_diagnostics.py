@@ -124,6 +124,7 @@ def test_a_model_that_ignores_its_glimpses_gains_nothing():
     assert bits_gained(beliefs).tolist() == [0, 0, 0]
 
 
+@torch.no_grad()
 def test_hindsight_is_the_slow_loop():
     model = make_model()
     start, canvases = play(model, 5)

@@ -187,14 +187,15 @@ def test_scores_by_hand():
     # Image 0 is of class 0, image 1 of class 1; two passes, two glimpses.
     beliefs = beliefs_of(
         [
-            [[[0.4, 0.6], [0.9, 0.1]], [[0.8, 0.2], [0.6, 0.4]]],
-            [[[0.1, 0.9], [0.2, 0.8]], [[0.3, 0.7], [0.1, 0.9]]],
+            [[[0.4, 0.6, 0], [0.7, 0.2, 0.1]], [[0.8, 0.2, 0], [0.6, 0.4, 0]]],
+            [[[0.1, 0.9, 0], [0.01, 0.5, 0.49]], [[0.3, 0.7, 0], [0.1, 0.9, 0]]],
         ],
         [0, 1],
     )
     # pass 0: both wrong after one glimpse, image 1 after two
     assert score_by_glimpse(beliefs) == [Score(2, 2), Score(1, 2)]
-    # mean after two glimpses: image 0 (0.55, 0.45), right; image 1 (0.35, 0.65), right
+    # mean after two glimpses: image 0 (0.355, 0.35, 0.295), right (a geometric mean would
+    # name 1: 0.08, 0.32, 0.22); image 1 (0.35, 0.65, 0), right
     assert score_mean_of_passes(beliefs) == Score(0, 2)
 
 

@@ -69,7 +69,7 @@ class Config:
     gif_episodes: int = 6
     """How many, from the first image on."""
     hindsight: bool = False
-    """Also choose locations knowing the label, on the first 1,000 images; takes a minute."""
+    """Also choose locations knowing the label, on the first 1000 images; takes a minute."""
     json: Path | None = None
     """Also write all numbers to this file."""
 

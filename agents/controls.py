@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Control = Callable[[int, Tensor, Tensor], Tensor]
+Control = Callable[[int, Tensor, Tensor], Tensor]  # step, learned, oracle -> executed location
+Placer = Callable[[int, Tensor, Tensor], Tensor]  # step, learned, position -> executed location
 
 CONTROLS = ("learned", "random", "centre", "raster", "oracle")
 
@@ -133,6 +134,38 @@ def oracle_location(position: Tensor, object_side: int, canvas_side: int) -> Ten
             f"positions go from {position.min().item()} to {position.max().item()}"
         )
     return (2 * position + object_side).to(torch.float32) / canvas_side - 1
+
+
+def make_placer(
+    name: str,
+    num_glimpses: int,
+    *,
+    object_side: int,
+    canvas_side: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Placer | None:
+    """Return a control that takes info["position"] in place of the oracle's location.
+
+    Args:
+        name: See :func:`make_control`.
+        num_glimpses: T.
+        object_side: Side of the objects' square images [px].
+        canvas_side: Side of the canvas [px].
+        device: Of the locations.
+        seed: Of the random ones.
+
+    Returns:
+        The control; None for ``"learned"``, which changes nothing.
+    """
+    if name == "learned":
+        return None
+    control = make_control(name, num_glimpses, torch.Generator(device).manual_seed(seed))
+
+    def place(step: int, learned: Tensor, position: Tensor) -> Tensor:
+        return control(step, learned, oracle_location(position, object_side, canvas_side))
+
+    return place
 
 
 def normalised_score(accuracy: float, random_accuracy: float, oracle_accuracy: float) -> float:

@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy.stats import binomtest
 from torch import Tensor
 
+from agents.controls import Placer
 from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
 
@@ -66,18 +67,24 @@ class Beliefs(NamedTuple):
     positions: Tensor
 
 
-def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
+def evaluate(
+    model: RecurrentAttentionModel,
+    env: VectorEnv,
+    num_images: int,
+    placer: Placer | None = None,
+) -> Score:
     """Show every image of a split once; look where the mean says, name the likeliest class.
 
     Args:
         model: In the mode it should be judged in.
         env: As for :func:`play_split`.
         num_images: n, images in the split; visits beyond are not counted.
+        placer: A control that looks elsewhere, from :func:`agents.controls.make_placer`.
 
     Returns:
         Mistakes of the last label of each episode.
     """
-    return score_by_glimpse(play_split(model, env, num_images))[-1]
+    return score_by_glimpse(play_split(model, env, num_images, placer=placer))[-1]
 
 
 @torch.no_grad()
@@ -89,6 +96,7 @@ def play_split(
     num_passes: int = 1,
     std: float = 0.0,
     generator: torch.Generator | None = None,
+    placer: Placer | None = None,
 ) -> Beliefs:
     """Show every image of a split ``num_passes`` times and record what the model believes.
 
@@ -104,6 +112,7 @@ def play_split(
         num_passes: M.
         std: Of the location policy; 0 looks where its mean says.
         generator: Source of the noise, on the model's device; None for torch's own.
+        placer: A control that looks elsewhere than the policy wants.
 
     Returns:
         Beliefs of all passes.
@@ -135,7 +144,9 @@ def play_split(
                 f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
                 f"num_images the split's), got {index.tolist()[:5]}... at visit {visit}"
             )
-        log_p, location, obs, infos = _play_episodes(model, env, obs, std, generator)
+        log_p, location, obs, infos = _play_episodes(
+            model, env, obs, infos["position"], std, generator, placer
+        )
         batches.append((log_p[: len(index)], location[: len(index)], label, position))
     log_p, location, label, position = (torch.cat(parts) for parts in zip(*batches, strict=True))
     by_pass = (num_passes, num_images)
@@ -173,8 +184,10 @@ def _play_episodes(
     model: RecurrentAttentionModel,
     env: VectorEnv,
     obs: dict[str, Any],
+    position: Any,
     std: float,
     generator: torch.Generator | None,
+    placer: Placer | None,
 ) -> tuple[Tensor, Tensor, dict[str, Any], dict[str, Any]]:
     """Play one episode in every lane.
 
@@ -195,6 +208,9 @@ def _play_episodes(
         target = output.location_mean
         if std:
             target, _ = sample_location(target, std, generator)
+        if placer is not None:
+            step = len(locations) - 1
+            target = placer(step, target, torch.as_tensor(position, device=device))
         action = {"location": target, "label": output.logits.argmax(1)}
         obs, _, terminated, _, infos = env.step(to_env(action, obs))
         over = bool(terminated[0])

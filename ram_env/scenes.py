@@ -31,6 +31,7 @@ class Scenes(Protocol):
 
     Attributes:
         side: Canvas side [px].
+        object_side: Side of the square whose corner is an object's position [px].
         channels: C, 1 for grey scenes and 3 for colour.
         num_classes: Labels are 0 .. num_classes - 1.
         num_scenes: Length of the list.
@@ -41,6 +42,7 @@ class Scenes(Protocol):
     """
 
     side: int
+    object_side: int
     channels: int
     num_classes: int
     num_scenes: int

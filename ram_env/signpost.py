@@ -46,6 +46,7 @@ class SignpostScenes:
         split: Name of the list; the training list is practically endless (2^31 boards).
     """
 
+    object_side = CELL
     channels = 3
     frozen = True
 

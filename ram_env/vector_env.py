@@ -116,6 +116,11 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         return self._episodes.glimpse_shape
 
     @property
+    def object_side(self) -> int:
+        """Side of the square whose top left corner is ``info["position"]`` [px]."""
+        return self._episodes.scenes.object_side
+
+    @property
     def num_classes(self) -> int:
         """Labels are 0 .. num_classes - 1."""
         return self._episodes.scenes.num_classes

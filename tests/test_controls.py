@@ -1,11 +1,14 @@
 """Location controls: where they look, and what the oracle and the score mean."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from agents.controls import (
     CONTROLS,
     make_control,
+    make_placer,
     normalised_score,
     oracle_location,
     raster_places,
@@ -85,6 +88,22 @@ def test_the_oracle_has_x_before_y():
     # 60 px, an object of 28 px at x = 32, y = 0: its centre is (46, 14) px
     location = oracle_location(torch.tensor([[32, 0]]), 28, 60)
     torch.testing.assert_close(location, torch.tensor([[2 * 46 / 60 - 1, 2 * 14 / 60 - 1]]))
+
+
+def test_a_placer_finds_the_oracle_by_itself_and_repeats_with_its_seed():
+    position = torch.tensor([[32, 0], [0, 8], [16, 16]])
+    sides: dict[str, Any] = {"object_side": 28, "canvas_side": 60}
+    oracle = make_placer("oracle", 8, **sides)
+    assert oracle is not None
+    assert torch.equal(oracle(0, LEARNED, position), oracle_location(position, 28, 60))
+    draws = []
+    for seed in (0, 0, 1):
+        random = make_placer("random", 8, **sides, seed=seed)
+        assert random is not None
+        draws.append(random(0, LEARNED, position))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert make_placer("learned", 8, **sides) is None
 
 
 def test_the_score_is_0_at_random_1_at_the_oracle_and_straight_between():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agents.controls import CONTROLS
 from agents.estimators import ESTIMATORS
 from train.reinforce import PRESETS, Config, main, parse, read_preset
 
@@ -67,6 +68,13 @@ def test_every_estimator_trains(tmp_path, capsys, estimator):
     rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
     lines = train(tmp_path / "run", capsys, estimator=estimator, **rollouts)
     assert LAST_LINE.fullmatch(lines[-1])
+
+
+@pytest.mark.parametrize("locations", CONTROLS)
+def test_every_control_trains_a_classifier_and_leaves_the_policy_alone(tmp_path, capsys, locations):
+    train(tmp_path / "run", capsys, locations=locations)
+    columns = (tmp_path / "run" / "metrics.csv").read_text()
+    assert ("train/policy_loss" in columns) == (locations == "learned")
 
 
 def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):

@@ -28,6 +28,7 @@ import tyro
 
 import ram_env
 from agents import diagnostics
+from agents.controls import Placer, make_placer
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -38,8 +39,7 @@ from agents.evaluation import (
 )
 from agents.loading import load_run
 from agents.ram import RecurrentAttentionModel
-from ram_env.signpost import CELL
-from ram_env.tasks import ImageTask, Task
+from agents.training import choose_device
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; 225 candidates a glimpse make more of them slow
@@ -103,9 +103,10 @@ def main(config: Config) -> None:
     print(f"{config.split}, {n} images: {env.data_source}\n")
 
     # Protocols
-    beliefs = play_split(model, env, n, num_passes=config.num_passes)
+    places = [control(settings.get("locations", "learned"), env, device) for _ in range(2)]
+    beliefs = play_split(model, env, n, num_passes=config.num_passes, placer=places[0])
     generator = torch.Generator(device).manual_seed(0)
-    sampled = play_split(model, env, n, std=std, generator=generator)
+    sampled = play_split(model, env, n, std=std, generator=generator, placer=places[1])
     by_glimpse = score_by_glimpse(beliefs)
     protocols = {
         "mean location": by_glimpse[-1],
@@ -115,7 +116,7 @@ def main(config: Config) -> None:
     hindsight = score_in_hindsight(model, beliefs, env, env_id) if config.hindsight else {}
 
     # Report
-    diagnosis = diagnose(beliefs, env.task)
+    diagnosis = diagnose(beliefs, env)
     print(
         f"Mean location: the error of one pass; the other columns over {config.num_passes} passes"
     )
@@ -156,13 +157,6 @@ def find(settings: dict[str, Any], name: str, run_dir: Path) -> Any:
     return settings[name]
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> ram_env.GlimpseVectorEnv:
@@ -172,6 +166,17 @@ def make_env(
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     return env
+
+
+def control(locations: str, env: ram_env.GlimpseVectorEnv, device: torch.device) -> Placer | None:
+    """Return the control that the run was trained with, if any, as the trainer judges it."""
+    return make_placer(
+        locations,
+        env.task.num_glimpses,
+        object_side=env.object_side,
+        canvas_side=env.task.side,
+        device=device,
+    )
 
 
 def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env_id: str) -> None:
@@ -211,12 +216,12 @@ def score_in_hindsight(
     }
 
 
-def diagnose(beliefs: Beliefs, task: Task) -> dict[str, torch.Tensor]:
+def diagnose(beliefs: Beliefs, env: ram_env.GlimpseVectorEnv) -> dict[str, torch.Tensor]:
     """Return what the agent does with its glimpses, by name."""
     sizes = {
-        "canvas_side": task.side,
-        "object_side": object_side(task),
-        "glimpse_size": task.glimpse_size,
+        "canvas_side": env.task.side,
+        "object_side": env.object_side,
+        "glimpse_size": env.task.glimpse_size,
     }
     return {
         "centre_coverage": diagnostics.centre_coverage(beliefs, **sizes),
@@ -224,14 +229,6 @@ def diagnose(beliefs: Beliefs, task: Task) -> dict[str, torch.Tensor]:
         "location_spread": diagnostics.location_spread(beliefs),
         "bits_gained": diagnostics.bits_gained(beliefs),
     }
-
-
-def object_side(task: Task) -> int:
-    """Return the side of the square that ``info["position"]`` is a corner of [px]."""
-    if not isinstance(task, ImageTask):
-        return CELL
-    images, _ = ram_env.load_digits(task.dataset, task.split, task.data_dir)
-    return images.shape[1]
 
 
 # Report

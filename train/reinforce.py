@@ -24,8 +24,9 @@ import torch
 import tyro
 
 import ram_env
+from agents.controls import CONTROLS, Placer, make_placer
 from agents.estimators import ESTIMATORS, Rollout, Weights
-from agents.evaluation import evaluate, to_env, to_tensors
+from agents.evaluation import Score, evaluate, to_env, to_tensors
 from agents.locations import sample_location
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.run_log import RunLog, default_run_dir
@@ -75,6 +76,8 @@ class Config:
     """What the location network gives: an offset from the present location, or a place."""
     location_hidden: int = 128
     """Units of a hidden layer in the location network; 0 for none."""
+    locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
+    """Where the agent looks: where it wants to, or a control with a classifier of its own."""
     discount: float = 0.5
     """How much of a location's credit goes to the glimpses after the next one."""
     policy_coef: float = 0.2
@@ -134,6 +137,7 @@ def main(config: Config) -> None:
     )
     model = make_model(config, env).to(device)
     log.save_model_config(model.config)
+    placer = control(config, env, device, torch_seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     mean_model = copy.deepcopy(model).requires_grad_(False)
     best_error, best_weights = math.inf, mean_model.state_dict()
@@ -141,6 +145,9 @@ def main(config: Config) -> None:
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     obs, infos = env.reset(seed=lane_seeds)
+
+    def judge(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv) -> Score:
+        return evaluate(model, env, env.num_images, control(config, env, device, seed=0))
 
     for update in log.progress(config.num_updates):
         progress = update / config.num_updates  # from 0 to 1
@@ -150,12 +157,15 @@ def main(config: Config) -> None:
 
         # Episode: all lanes are in step, since every episode takes T glimpses
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
+        position = torch.as_tensor(infos["position"], device=device)  # (N, 2), for the oracle
         state = model.initial_state(config.num_envs)
         steps: list[tuple[torch.Tensor, ...]] = []
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            for _ in range(num_glimpses):
+            for step in range(num_glimpses):
                 output, state = model(*to_tensors(obs, device), state)
                 location, location_log_prob = sample_location(output.location_mean, std)
+                if placer is not None:
+                    location = placer(step, location, position)
                 named, log_p = name_label(output.logits, sample=estimator.samples_label)
                 action = {"location": location, "label": named}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
@@ -172,6 +182,8 @@ def main(config: Config) -> None:
         # Loss
         rollout = Rollout(*(torch.stack(series) for series in zip(*steps, strict=True)))
         terms = estimator.terms(rollout, weights)
+        if placer is not None:  # the agent didn't choose where to look: nothing to learn from it
+            terms = {"classifier": terms["classifier"]}
         loss = torch.stack(list(terms.values())).sum()
 
         # Update
@@ -195,7 +207,7 @@ def main(config: Config) -> None:
                 },
             )
         if update + 1 in validations:
-            score = evaluate(mean_model, validation_env, validation_env.num_images)
+            score = judge(mean_model, validation_env)
             log.scalars(env_steps, {"eval/error": score.error})
             log.say(
                 f"{(update + 1) * config.num_envs} episodes: validation {score}, {log.time_left}"
@@ -208,7 +220,7 @@ def main(config: Config) -> None:
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         mean_model.load_state_dict(best_weights)
-        score = evaluate(mean_model, final_env, final_env.num_images)
+        score = judge(mean_model, final_env)
         log.result(config.final_split, score)
     log.close()
 
@@ -238,6 +250,20 @@ def make_env(
     )
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     return env
+
+
+def control(
+    config: Config, env: ram_env.GlimpseVectorEnv, device: torch.device, seed: int
+) -> Placer | None:
+    """Return the control that chooses locations in the agent's place, if there is one."""
+    return make_placer(
+        config.locations,
+        env.task.num_glimpses,
+        object_side=env.object_side,
+        canvas_side=env.task.side,
+        device=device,
+        seed=seed,
+    )
 
 
 def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttentionModel:

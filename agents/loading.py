@@ -1,7 +1,8 @@
-"""Read a finished run back: its model and the settings it was trained with."""
+"""Read a finished run back, one's own or a published one: the model and its settings."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from agents.ram import RAMConfig, RecurrentAttentionModel
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Folder of the published runs, with ``manifest.json``: the SHA-256 of each of their files."""
+
+
+def pretrained_dir(name: str) -> Path:
+    """Return the folder of a published run, its files checked against the manifest.
+
+    Args:
+        name: Of a published run, such as ``"cluttered"``.
+
+    Raises:
+        ValueError: If there is no run of that name, or a file is missing or not the published
+            one.
+    """
+    manifest = _read_json(PRETRAINED / "manifest.json")
+    if name not in manifest:
+        raise ValueError(f"name must be one of {', '.join(sorted(manifest))}, got {name!r}")
+    for file, expected in manifest[name].items():
+        path = PRETRAINED / name / file
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise ValueError(f"{path} is not the published file: install the package again")
+    return PRETRAINED / name
+
+
+def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
+    """Return a published model, on the CPU and in evaluation mode, and its settings.
+
+    Args:
+        name: Of a published run, such as ``"cluttered"``.
+
+    Raises:
+        ValueError: See :func:`pretrained_dir` and :func:`load_run`.
+    """
+    return load_run(pretrained_dir(name))
 
 
 def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Draw the README's picture: an episode of a trained agent, on a validation image.
 
-python docs/picture.py RUN_DIR/best.safetensors --index 3
+python docs/picture.py RUN_DIR --index 3
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import gymnasium
 import torch
 import tyro
 from PIL import Image
-from safetensors.torch import load_file
 
 from agents.evaluation import to_tensors
-from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.loading import load_run
 
 
 @dataclass(frozen=True)
 class Config:
     """What to draw and where to write it."""
 
-    weights: tyro.conf.Positional[Path]
-    """best.safetensors of a run of train/reinforce.py with its default model."""
+    run_dir: tyro.conf.Positional[Path]
+    """A run of train/reinforce.py."""
     env_id: str = "ram_env:ClutteredMNISTGlimpse-v0"
     """The environment of that run."""
     index: int = 0
@@ -43,12 +42,7 @@ def main(config: Config) -> None:
         render_mode="rgb_array",
     )
     obs, _ = env.reset(seed=0, options={"index": config.index})
-    planes, height, width = obs["glimpse"].shape[1:]
-    num_classes = env.action_space.shape[1] - 2
-    model = RecurrentAttentionModel(
-        RAMConfig((planes, height, width), num_classes, location="offset")
-    )
-    model.load_state_dict(load_file(config.weights))
+    model, _ = load_run(config.run_dir)
     state, terminated = model.initial_state(1), [False]
     while not terminated[0]:
         output, state = model(*to_tensors(obs, torch.device("cpu")), state)

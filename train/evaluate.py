@@ -1,4 +1,4 @@
-"""Judge a trained agent: `python train/evaluate.py RUN_DIR`.
+"""Judge a trained agent: `python train/evaluate.py RUN_DIR`, or `--pretrained NAME`.
 
 Three protocols, kept apart because papers report different ones, what the agent does with its
 glimpses, and on request an animation and what hindsight could do. The last line is the error
@@ -37,7 +37,7 @@ from agents.evaluation import (
     score_mean_of_passes,
     to_tensors,
 )
-from agents.loading import load_run
+from agents.loading import load_run, pretrained_dir
 from agents.ram import RecurrentAttentionModel
 from agents.training import choose_device
 
@@ -50,8 +50,10 @@ FRAME_MS, LAST_FRAME_MS = 600, 2000  # of the animation
 class Config:
     """What to judge and how."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: tyro.conf.Positional[Path | None] = None
     """Run folder: config.json, model.json and best.safetensors."""
+    pretrained: str | None = None
+    """A published run in place of a folder, such as cluttered."""
     split: Literal["validation", "test"] = "validation"
     """The images; choose models on validation, look at test once."""
     env_id: str | None = None
@@ -75,6 +77,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what would fail late."""
+        if (self.run_dir is None) == (self.pretrained is None):
+            raise ValueError("say either a run folder or --pretrained NAME")
         for name in ("num_passes", "threads", "gif_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -90,16 +94,17 @@ class Config:
 def main(config: Config) -> None:
     """Play the split under each protocol and report."""
     # Setup
-    model, settings = load_run(config.run_dir)
-    env_id = config.env_id or find(settings, "env_id", config.run_dir)
-    std = config.std or find(settings, "final_std", config.run_dir)
+    run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
+    model, settings = load_run(run_dir)
+    env_id = config.env_id or find(settings, "env_id", run_dir)
+    std = config.std or find(settings, "final_std", run_dir)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
     env = make_env(env_id, device, split=config.split)
     check_fit(model, env, env_id)
     n = env.num_images
-    print(f"run {config.run_dir}, {env_id}, device {device}")
+    print(f"run {config.pretrained or run_dir}, {env_id}, device {device}")
     print(f"{config.split}, {n} images: {env.data_source}\n")
 
     # Protocols
@@ -134,7 +139,7 @@ def main(config: Config) -> None:
     if config.json:
         report = {
             "command": shlex.join(["python", *sys.argv]),
-            "run_dir": str(config.run_dir),
+            "run": config.pretrained or str(run_dir),
             "env_id": env_id,
             "split": config.split,
             "data": env.data_source,

@@ -1,0 +1,55 @@
+"""Ship a run's best model with the package: `python train/publish.py RUN_DIR NAME`.
+
+Copies what :func:`agents.loading.load_run` reads, and the result, to ``agents/pretrained/NAME``,
+without the paths of the machine it was made on, and enters their SHA-256 into the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from agents.loading import PRETRAINED, load_run
+
+COPIED = ("model.json", "best.safetensors", "result.json")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to publish."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """A finished run of train/reinforce.py."""
+    name: tyro.conf.Positional[str]
+    """What load_pretrained will call it; replaces what had that name."""
+
+
+def main(config: Config) -> None:
+    """Copy the run and enter it into the manifest."""
+    load_run(config.run_dir)  # refuses what could not be read back
+    folder = PRETRAINED / config.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        shutil.copyfile(config.run_dir / name, folder / name)
+    settings = json.loads((config.run_dir / "config.json").read_text())
+    settings["config"]["run_dir"] = None
+    settings["command"] = settings["command"].replace(str(config.run_dir), "RUN_DIR")
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    path = PRETRAINED / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    manifest[config.name] = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.iterdir())
+    }
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    print(folder)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -84,7 +84,7 @@ class Config:
     """Weight of the location policy's loss beside the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
     """Weight of the baseline's loss."""
-    max_grad_norm: float = 5.0
+    max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     ema: float = 0.999
     """Decay of the running mean of the weights; that mean is validated and kept."""

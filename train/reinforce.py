@@ -166,21 +166,24 @@ def main(config: Config) -> None:
                 location, location_log_prob = sample_location(output.location_mean, std)
                 if placer is not None:
                     location = placer(step, location, position)
-                named, log_p = name_label(output.logits, sample=estimator.samples_label)
+                named = name_label(output.logits, sample=estimator.samples_label)
                 action = {"location": location, "label": named}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
-                steps.append(
-                    (
-                        pick(log_p, label),
-                        location_log_prob,
-                        pick(log_p, named),
-                        output.baseline,
-                        torch.as_tensor(reward, dtype=torch.float32),
-                    )
-                )
+                reward = torch.as_tensor(reward, dtype=torch.float32)
+                steps.append((output.logits, named, location_log_prob, output.baseline, reward))
 
         # Loss
-        rollout = Rollout(*(torch.stack(series) for series in zip(*steps, strict=True)))
+        logits, named, location_log_prob, baseline, reward = (
+            torch.stack(series) for series in zip(*steps, strict=True)
+        )  # (T, N, K), then (T, N) each
+        log_p = logits.log_softmax(2)
+        rollout = Rollout(
+            pick(log_p, label.expand_as(named)),
+            location_log_prob,
+            pick(log_p, named),
+            baseline,
+            reward,
+        )
         terms = estimator.terms(rollout, weights)
         if placer is not None:  # the agent didn't choose where to look: nothing to learn from it
             terms = {"classifier": terms["classifier"]}
@@ -225,16 +228,16 @@ def main(config: Config) -> None:
     log.close()
 
 
-def name_label(logits: torch.Tensor, *, sample: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the likeliest label, or a sampled one, (N,), and all log-probabilities, (N, K)."""
-    log_p = logits.log_softmax(1)
-    named = torch.multinomial(log_p.exp(), 1)[:, 0] if sample else log_p.argmax(1)
-    return named, log_p
+def name_label(logits: torch.Tensor, *, sample: bool) -> torch.Tensor:
+    """Return the likeliest label of ``logits`` (N, K), or a sampled one, (N,)."""
+    if sample:
+        return torch.multinomial(logits.softmax(1), 1)[:, 0]
+    return logits.argmax(1)
 
 
 def pick(log_p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Return each episode's entry of ``log_p`` (N, K) at its label (N,), (N,)."""
-    return log_p.gather(1, label[:, None])[:, 0]
+    """Return the entries of ``log_p`` (T, N, K) at the labels (T, N), (T, N)."""
+    return log_p.gather(2, label[..., None])[..., 0]
 
 
 def make_env(

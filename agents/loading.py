@@ -17,6 +17,11 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """Folder of the published runs, with ``manifest.json``: the SHA-256 of each of their files."""
 
 
+def published_names() -> list[str]:
+    """Return what :func:`load_pretrained` can load."""
+    return sorted(_read_json(PRETRAINED / "manifest.json"))
+
+
 def pretrained_dir(name: str) -> Path:
     """Return the folder of a published run, its files checked against the manifest.
 
@@ -27,10 +32,9 @@ def pretrained_dir(name: str) -> Path:
         ValueError: If there is no run of that name, or a file is missing or not the published
             one.
     """
-    manifest = _read_json(PRETRAINED / "manifest.json")
-    if name not in manifest:
-        raise ValueError(f"name must be one of {', '.join(sorted(manifest))}, got {name!r}")
-    for file, expected in manifest[name].items():
+    if name not in published_names():
+        raise ValueError(f"name must be one of {', '.join(published_names())}, got {name!r}")
+    for file, expected in _read_json(PRETRAINED / "manifest.json")[name].items():
         path = PRETRAINED / name / file
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise ValueError(f"{path} is not the published file: install the package again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -25,7 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.evaluation import Score
@@ -41,17 +42,18 @@ class RunLog:
     Args:
         folder: Made here; must not hold a run already.
         config: A dataclass of settings, stored as JSON.
+        facts: What else belongs in ``config.json``: the device, where the data came from.
 
     Raises:
         FileExistsError: If the folder exists and is not empty: no run is ever overwritten.
     """
 
-    def __init__(self, folder: Path, config: Any):
+    def __init__(self, folder: Path, config: Any, facts: dict[str, Any] | None = None):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"{folder} holds a run already: name another with --run-dir")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        settings = {"config": asdict(config), **_describe_machine()}
+        settings = {"config": asdict(config), **(facts or {}), **_describe_machine()}
         (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
         self._console = Console(highlight=False, soft_wrap=True)
         self._lines = (folder / "log.txt").open("w")
@@ -95,6 +97,11 @@ class RunLog:
             self._events.add_scalar(tag, value, env_steps)
         self._metrics.flush()
 
+    def speed(self, env_steps: int) -> None:
+        """Tell TensorBoard the mean steps a second so far; ``metrics.csv`` has no clock times."""
+        seconds = time.monotonic() - self._started
+        self._events.add_scalar("time/fps", env_steps / max(seconds, 1e-9), env_steps)
+
     def save_model_config(self, config: Any) -> None:
         """Write the model's sizes and choices, a dataclass, to ``model.json``."""
         (self.folder / "model.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
@@ -102,13 +109,21 @@ class RunLog:
     def save_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Write the best weights so far to ``best.safetensors``, all of them or none."""
         new = self.folder / "best.safetensors.new"
-        save_file(weights, new)
+        new.write_bytes(save(weights))
         new.replace(self.folder / "best.safetensors")
 
-    def result(self, split: str, score: Score) -> None:
-        """Write what the run ended with to ``result.json`` and print it as a line of its own."""
+    def result(self, split: str, score: Score, data: str) -> None:
+        """Write what the run ended with to ``result.json`` and print it as a line of its own.
+
+        Args:
+            split: What was judged.
+            score: How.
+            data: Where the split's images came from; printed before, in a line of its own.
+        """
+        self.say(data)
         low, high = score.interval
-        values = {"split": split, "error": score.error, "interval": [low, high], **asdict(score)}
+        values = {"split": split, "error": score.error, "interval": [low, high]}
+        values |= {**asdict(score), "data": data}
         (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n")
         self.say(f"{split} {score}")
 
@@ -134,9 +149,19 @@ def _describe_machine() -> dict[str, Any]:
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "machine": f"{platform.machine()} {platform.system()}",
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """Return the CPU's name, and the GPU's if there is one."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if "model name" in line), name)
+    return f"{name} and {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
 
 
 def _commit() -> str | None:
@@ -148,6 +173,7 @@ def _commit() -> str | None:
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else another project's folder
         return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -245,6 +245,7 @@ class ImageScenes:
         self.frozen = split.split in ("validation", "test")
         self.num_words = style.num_words
         self.source = split.source
+        self.is_sample = split.is_sample
 
     def draw(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,9 @@ class Display:
         return self._frames() if self._mode == "rgb_array" else None
 
     def close(self) -> None:
-        """Close the window."""
+        """Close the window; the next :meth:`update` opens a new one."""
         self._window.close()
+        self._window = copy.copy(self._window)
 
     def _frames(self) -> tuple[np.ndarray, ...]:
         glimpses = to_host(self._episodes.observe()["glimpse"])

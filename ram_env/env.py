@@ -92,11 +92,11 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
 
     - ``dataset`` ("MNIST"): "MNIST", "FashionMNIST", "KMNIST", "CIFAR10" or a name given to
       :func:`ram_env.register_dataset`.
-    - ``data_dir`` (None): folder with the files; else ``$RAM_ENV_DATA``, the user's cache
+    - ``data_dir`` (None): folder with the files, a text; else ``$RAM_ENV_DATA``, the user's cache
       folder, a download.
     - ``split`` ("train"): "train", "validation", "test" or "train+validation".
     - ``order`` ("random"): with replacement, or "sequential": image v mod n at visit v,
-      whatever the seed.
+      whatever the seed; a seeded reset begins again at visit 0.
     - ``canvas_size`` (28): side [px].
     - ``translate`` (False): put the object anywhere wholly inside, else in the middle.
     - ``num_clutter`` (0), ``clutter_size`` (8): squares cut from other images of the split,
@@ -256,7 +256,7 @@ class SignpostEnv(GlimpseEnv):
     all others have blue 0. The label is the marks read as a number, last cell first:
     sum_k v_k num_marks^k. Colours are rounded down. No data is needed.
 
-    Known: the optimum is 1 once T covers the path (T > chain); chance is 1/K; looking at
+    Known: the optimum is 1 if T covers the path (T > chain), and not below; chance is 1/K; looking at
     random cells with chain 1 and parts 1 reaches q + (1 - q)/K, q = 1 - (1 - 1/m^2)^(T-1);
     without memory, with parts >= 2, no policy on cell centres beats num_marks^-(parts-1).
 

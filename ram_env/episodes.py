@@ -228,30 +228,40 @@ class Episodes:
             ValueError: If the state is of another version, task, number of lanes or dataset;
                 nothing has changed then.
         """
-        for name, mine in (("version", 1), ("task", _describe_task(self.task))):
-            if state.get(name) != mine:
-                raise ValueError(f"state[{name!r}] must be {mine!r}, got {state.get(name)!r}")
-        if len(state["key"]) != self.num_lanes:
-            raise ValueError(f"state must be of {self.num_lanes} lanes, got {len(state['key'])}")
-        index = np.array(state["index"], np.int64)
-        if index.max() >= self.scenes.num_scenes:
-            raise ValueError(
-                f"state shows image {index.max()}, the split has {self.scenes.num_scenes}: "
-                "it was saved with other data"
-            )
-        self.keyed = np.array(state["keyed"], bool)
-        self._keys = np.array(state["key"], np.uint64)
-        self._episodes = np.array(state["episode"], np.int64)
-        self.seen = np.array(state["seen"], np.int64)
-        self.running = np.array(state["running"], bool)
+        read = self._read_state(state)
+        self.keyed, self._keys, self._episodes = read["keyed"], read["key"], read["episode"]
+        self.seen, self.running = read["seen"], read["running"]
         self.decided[:] = False
         begun = np.flatnonzero(self._episodes >= 0)
         if len(begun):
-            self._show(begun, index[begun])
-        location = np.array(state["location"], np.float32).reshape(-1, 2)
-        self._go(np.arange(self.num_lanes), location)
+            self._show(begun, read["index"][begun])
+        self._go(np.arange(self.num_lanes), read["location"])
         if self.path is not None:  # unrecorded steps are shown where the lane is now
-            self.path[:] = state.get("path", location[:, None])
+            self.path[:] = read.get("path", read["location"][:, None])
+
+    def _read_state(self, state: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Check a state and return its entries as arrays with a leading N."""
+        if not isinstance(state, dict):
+            raise ValueError(f"state must be a dict from get_state(), got {type(state).__name__}")
+        for name, mine in (("version", 1), ("task", _describe_task(self.task))):
+            if state.get(name) != mine:
+                raise ValueError(f"state[{name!r}] must be {mine!r}, got {state.get(name)!r}")
+        last_scene, num_glimpses = self.scenes.num_scenes - 1, self.task.num_glimpses
+        entries = {  # shape behind N, dtype, lowest and highest value
+            "keyed": ((), np.bool_, 0, 1),
+            "key": ((), np.uint64, 0, 2**64 - 1),
+            "episode": ((), np.int64, -1, 2**62),
+            "index": ((), np.int64, 0, last_scene),
+            "seen": ((), np.int64, 0, num_glimpses),
+            "running": ((), np.bool_, 0, 1),
+            "location": ((2,), np.float32, -1, 1),
+            "path": ((num_glimpses, 2), np.float32, -1, 1),
+        }
+        return {
+            name: _read_entry(name, state.get(name), (self.num_lanes, *shape), *rest)
+            for name, (shape, *rest) in entries.items()
+            if name != "path" or (self.path is not None and "path" in state)
+        }
 
     def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> np.ndarray:
         """Paint the present episode of some lanes; return the first locations, (n, 2)."""
@@ -317,6 +327,21 @@ class Episodes:
         self.prediction = to_host(copy(move.label))
         self.scores = None if move.scores is None else to_host(copy(move.scores))
         self.decided = np.ones(self.num_lanes, bool) if active is None else active.copy()
+
+
+def _read_entry(
+    name: str, value: Any, shape: tuple[int, ...], dtype: Any, low: int, high: int
+) -> np.ndarray:
+    """Return one entry of a state as an array, or raise ValueError saying what is wrong."""
+    try:
+        array = np.array(value, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"state[{name!r}] can't be read: {error}") from error
+    if array.shape != shape:
+        raise ValueError(f"state[{name!r}] must have shape {shape}, got {array.shape}")
+    if not ((array >= low) & (array <= high)).all():
+        raise ValueError(f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
+    return array
 
 
 def _describe_task(task: Task) -> dict[str, Any]:

@@ -38,6 +38,9 @@ def frozen_canvases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return all canvases of a frozen split, as the environment shows them.
 
+    They are made of the data at hand: of full MNIST, they have the digests of
+    :data:`FROZEN_SHA256`; of the sample of 5,000 digits, they are others, and fewer.
+
     Args:
         env_id: A registered id, such as "ClutteredMNISTGlimpse-v0".
         split: "validation" or "test".
@@ -49,6 +52,7 @@ def frozen_canvases(
     Raises:
         ValueError: If the id is unknown or the split is not a frozen one.
         DatasetError: If the data are damaged.
+        FileNotFoundError: If they can be neither found nor downloaded.
     """
     if env_id not in TASKS:
         raise ValueError(f"env_id must be one of {sorted(TASKS)}, got {env_id!r}")

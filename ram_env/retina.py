@@ -186,19 +186,21 @@ def _check_arguments(images: Array, locations: Array, size: int, num_scales: int
         )
     if not bool((abs(locations) <= 1).all()):  # also false for NaN
         raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
-    check_sizes(size, num_scales, min(images.shape[1:3]))
+    check_sizes("size", size, num_scales, min(images.shape[1:3]))
 
 
-def check_sizes(size: int, num_scales: int, side: int) -> None:
+def check_sizes(name: str, size: int, num_scales: int, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
     if not (_is_int(size) and size % 2 == 0 and 2 <= size <= side):
-        raise ValueError(f"the glimpse's size must be even and in 2..{side} [px], got {size!r}")
+        raise ValueError(
+            f"{name} must be even and in 2..{side}, the image's side [px], got {size!r}"
+        )
     if not (_is_int(num_scales) and 1 <= num_scales <= 8):
         raise ValueError(f"num_scales must be in 1..8, got {num_scales!r}")
     if size * 2 ** (num_scales - 1) > 2 * side:
         raise ValueError(
             f"num_scales={num_scales} makes the coarsest patch {size * 2 ** (num_scales - 1)} px "
-            f"wide, more than twice the image ({side} px): use fewer scales"
+            f"wide, more than twice the image ({side} px): use fewer scales or a larger image"
         )
 
 

@@ -39,6 +39,7 @@ class Scenes(Protocol):
             afresh (the object stays, its place and the clutter change).
         num_words: Random words that one scene takes.
         source: A sentence for logs: where the images came from.
+        is_sample: Whether they are the sample that no published result may use.
     """
 
     side: int
@@ -49,6 +50,7 @@ class Scenes(Protocol):
     frozen: bool
     num_words: int
     source: str
+    is_sample: bool
 
     def draw(
         self,

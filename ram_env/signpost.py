@@ -49,6 +49,7 @@ class SignpostScenes:
     object_side = CELL
     channels = 3
     frozen = True
+    is_sample = False
 
     def __init__(self, style: SignpostStyle, split: str):
         self._style = style

@@ -60,9 +60,8 @@ class Task(ABC):
                 raise ValueError(f"grid_size must be (columns, rows), got {self.grid_size!r}")
             for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):
                 check_int(f"grid_size {name}", cells, 1, 1_000)
-        check_int("glimpse_size", self.glimpse_size, 2, self.side)
         check_int("num_scales", self.num_scales, 1, 8)
-        check_sizes(self.glimpse_size, self.num_scales, self.side)
+        check_sizes("glimpse_size", self.glimpse_size, self.num_scales, self.side)
 
     @classmethod
     def from_keywords(cls, keywords: dict[str, Any]) -> Self:
@@ -203,9 +202,12 @@ TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless ``value`` is an integer in low..high."""
+    """Raise ValueError unless ``value`` is an integer in low..high.
+
+    Python's int only: a specification with NumPy's can't be written as JSON.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be an integer in {low}..{high}, got {value!r}")
+        raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

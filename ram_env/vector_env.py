@@ -68,7 +68,10 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
       were valid.
 
     With ``order="sequential"`` lane i of N makes visits i, i + N, i + 2 N, ..., so that N
-    lanes pass through a split together.
+    lanes pass through a split together; a seeded reset begins again at visit i.
+
+    The vector wrapper ``RecordVideo`` misses each episode's last frame in ``SAME_STEP`` mode,
+    as Gymnasium says; make the environment with ``autoreset_mode="NextStep"`` for videos.
 
     Version History:
     v0: first release.
@@ -109,6 +112,11 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
     def data_source(self) -> str:
         """Where the images came from, a sentence for logs."""
         return self._episodes.scenes.source
+
+    @property
+    def data_is_sample(self) -> bool:
+        """Whether the images are the sample that no published result may use."""
+        return self._episodes.scenes.is_sample
 
     @property
     def glimpse_shape(self) -> tuple[int, int, int]:
@@ -315,7 +323,30 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
 class SignpostVectorEnv(GlimpseVectorEnv):
     """N lanes of :class:`~ram_env.env.SignpostEnv`, computed together.
 
-    Its page is :class:`GlimpseVectorEnv`'s, for the task of :class:`~ram_env.env.SignpostEnv`.
+    Description:
+    The task of :class:`~ram_env.env.SignpostEnv`, as :class:`GlimpseVectorEnv` plays any.
+
+    Action Space:
+    As :class:`GlimpseVectorEnv`'s, with K = num_marks^parts.
+
+    Observation Space:
+    As :class:`GlimpseVectorEnv`'s, in colour.
+
+    Rewards:
+    As :class:`GlimpseVectorEnv`'s.
+
+    Starting State:
+    As :class:`~ram_env.env.SignpostEnv`'s, for every lane.
+
+    Episode End:
+    As :class:`GlimpseVectorEnv`'s.
+
+    Arguments:
+    Those of :class:`~ram_env.env.SignpostEnv`, and ``num_envs``, ``autoreset_mode`` and
+    ``device``.
+
+    Version History:
+    v0: first release.
     """
 
     task_class = SignpostTask

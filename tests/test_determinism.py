@@ -443,3 +443,31 @@ def _assert_shows(obs: Any, infos: Any, canvases: np.ndarray, labels: np.ndarray
     assert_same(obs["glimpse"], planes * np.float32(1 / 255))
     assert_same(infos["label"], labels)
     assert_same(infos["index"], np.arange(len(labels)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("version", 2),
+        ("key", [1]),
+        ("key", [-1, 0, 0]),
+        ("key", ["a", "b", "c"]),
+        ("episode", [0.5, None, 1]),
+        ("index", [-5, 0, 0]),
+        ("index", [2**40, 0, 0]),
+        ("seen", [99, 1, 1]),
+        ("running", None),
+        ("location", [[5, 5], [0, 0], [0, 0]]),
+        ("location", [[float("nan"), 0], [0, 0], [0, 0]]),
+        ("keyed", []),
+    ],
+)
+def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
+    env = ram_env.SignpostVectorEnv(3)
+    env.reset(seed=0)
+    before = env.get_state()
+    with pytest.raises(ValueError, match=entry):
+        env.set_state({**before, entry: value})
+    with pytest.raises(ValueError, match="state must be a dict"):
+        env.set_state(None)  # pyright: ignore[reportArgumentType]
+    assert env.get_state() == before

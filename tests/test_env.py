@@ -18,7 +18,15 @@ from test_canvas import slow_canvas
 from test_draws import slow_below, slow_words
 
 import ram_env
-from ram_env import TASKS, GlimpseEnv, SignpostEnv, extract_glimpses, load_digits
+from ram_env import (
+    TASKS,
+    GlimpseEnv,
+    GlimpseVectorEnv,
+    SignpostEnv,
+    SignpostVectorEnv,
+    extract_glimpses,
+    load_digits,
+)
 from ram_env.draws import lane_key, named_key, uniform_locations
 from ram_env.tasks import ImageTask
 
@@ -211,7 +219,7 @@ def test_images_smaller_than_a_clutter_piece_need_no_room_for_one(make):
     env = make(dataset="small", canvas_size=6, glimpse_size=6)
     obs, _ = env.reset(seed=0, options={"location": (0, 0)})
     assert (obs["glimpse"] == 1).all()
-    with pytest.raises(ValueError, match=r"clutter_size must be an integer in 1\.\.6, got 8"):
+    with pytest.raises(ValueError, match=r"clutter_size must be a Python int in 1\.\.6, got 8"):
         make(dataset="small", canvas_size=6, glimpse_size=6, num_clutter=1)
 
 
@@ -432,20 +440,20 @@ def test_a_refused_action_changes_nothing(make):
         ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
         ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
         ({"split": "train+validation", "dataset": "no-validation"}, "split"),
-        ({"num_glimpses": 0}, "num_glimpses must be an integer in 1..10000, got 0"),
+        ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
         ({"num_glimpses": 7.0}, "num_glimpses"),
-        ({"glimpse_size": 7}, "size must be even and in 2..28 .* got 7"),
+        ({"glimpse_size": 7}, "glimpse_size must be even and in 2..28.* got 7"),
         ({"glimpse_size": 0}, "glimpse.size"),
-        ({"glimpse_size": 30}, "glimpse_size must be an integer in 2..28, got 30"),
+        ({"glimpse_size": 30}, "glimpse_size must be even and in 2..28.* got 30"),
         ({"glimpse_size": "8"}, "glimpse.size"),
-        ({"num_scales": 0}, "num_scales must be an integer in 1..8, got 0"),
+        ({"num_scales": 0}, "num_scales must be a Python int in 1..8, got 0"),
         ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
         ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
         ({"canvas_size": 60.0}, "canvas_size"),
         ({"num_clutter": -1}, "num_clutter"),
         (
             {"num_clutter": 1, "clutter_size": 29},
-            "clutter_size must be an integer in 1..28, got 29",
+            "clutter_size must be a Python int in 1..28, got 29",
         ),
         (
             {"num_clutter": 1, "clutter_size": 29, "canvas_size": 60},
@@ -458,7 +466,7 @@ def test_a_refused_action_changes_nothing(make):
         ({"glimpse_cost": math.nan}, "glimpse_cost"),
         ({"glimpse_cost": "0"}, "glimpse_cost"),
         ({"grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
-        ({"grid_size": (9, 0)}, "grid_size rows must be an integer in 1..1000, got 0"),
+        ({"grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
         ({"data_dir": "/nowhere", "dataset": "MNIST"}, "data_dir must be an existing folder"),
     ],
     ids=str,
@@ -553,7 +561,7 @@ def test_the_page_has_gymnasiums_headings():
         "Arguments",
         "Version History",
     )
-    for env in (GlimpseEnv, SignpostEnv):
+    for env in (GlimpseEnv, SignpostEnv, GlimpseVectorEnv, SignpostVectorEnv):
         page = env.__doc__ or ""
         places = [page.find(f"    {heading}:\n") for heading in headings]
         assert min(places) >= 0, headings[places.index(min(places))]

@@ -1,6 +1,8 @@
 """Publishing a run: it comes back equal, checked, and tells nothing of the machine's folders."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
@@ -67,3 +69,40 @@ def test_a_file_that_is_not_the_published_one_is_named(published, file):
 def test_an_unknown_name_lists_the_known_ones(published):
     with pytest.raises(ValueError, match="one of board, got 'boat'"):
         load_pretrained("boat")
+
+
+@pytest.mark.parametrize("name", ["/tmp/elsewhere", ".", "..", "a/b", "", "A"])
+def test_a_name_that_is_no_plain_folder_is_refused(run_dir, name):
+    with pytest.raises(ValueError, match="name must be"):
+        train.publish.Config(run_dir, name)
+
+
+@pytest.mark.parametrize("missing", ["result.json", "best.safetensors"])
+def test_an_unfinished_run_is_refused_and_what_was_published_stays(
+    run_dir, published, tmp_path, missing
+):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run_dir, unfinished)
+    (unfinished / missing).unlink()
+    with pytest.raises(ValueError, match=missing):
+        train.publish.main(train.publish.Config(unfinished, "board"))
+    load_pretrained("board")
+
+
+def test_a_run_on_the_sample_is_refused(run_dir, published, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(run_dir, copied)
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**settings, "sample": True}))
+    with pytest.raises(ValueError, match="not trained on the full data"):
+        train.publish.main(train.publish.Config(copied, "board"))
+
+
+@pytest.mark.parametrize("name", sorted(agents.loading.published_names()))
+def test_every_published_model_loads_and_names_its_data_and_commit(name):
+    model, settings = load_pretrained(name)
+    facts = json.loads((agents.loading.PRETRAINED / name / "config.json").read_text())
+    assert settings["env_id"]
+    assert model.config.num_classes == 10
+    assert facts["sample"] is False
+    assert re.fullmatch("[0-9a-f]{40}", facts["commit"])  # of a clean tree

@@ -274,9 +274,9 @@ def test_frozen_boards_are_those_of_the_environment(split):
         ({"board_size": 33}, "board_size"),
         ({"board_size": 3.0}, "board_size"),
         ({"chain": 0}, "chain"),
-        ({"chain": 9}, "chain must be an integer in 1..8, got 9"),  # 9 cells, 8 steps
+        ({"chain": 9}, "chain must be a Python int in 1..8, got 9"),  # 9 cells, 8 steps
         ({"parts": 0}, "parts"),
-        ({"parts": 3}, "parts must be an integer in 1..2, got 3"),  # two cells on the path
+        ({"parts": 3}, "parts must be a Python int in 1..2, got 3"),  # two cells on the path
         ({"num_marks": 1}, "num_marks"),
         ({"num_marks": 256}, "num_marks"),
         ({"num_marks": True}, "num_marks"),

@@ -72,6 +72,8 @@ class Config:
             raise ValueError(f"model must be one of {', '.join(BASELINES)}, got {self.model!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
@@ -92,7 +94,8 @@ def main(config: Config) -> None:
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     name = f"{config.env_id}_{config.model}"
-    log = RunLog(config.run_dir or default_run_dir(name, config.seed), config)
+    data = {"data": env.data_source, "sample": env.data_is_sample, "device": str(device)}
+    log = RunLog(config.run_dir or default_run_dir(name, config.seed), config, data)
     channels, side, _ = env.glimpse_shape
     model = make_baseline(config.model, channels, side, env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
@@ -127,7 +130,7 @@ def main(config: Config) -> None:
 
         # Log
         seen = (update + 1) * config.num_envs
-        if (update + 1) % config.log_every == 0:
+        if (update + 1) % config.log_every == 0 or update + 1 == config.num_updates:
             log.scalars(
                 seen,
                 {
@@ -148,7 +151,8 @@ def main(config: Config) -> None:
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         mean_model.load_state_dict(best_weights)
-        log.result(config.final_split, evaluate(mean_model, final_env, device))
+        score = evaluate(mean_model, final_env, device)
+        log.result(config.final_split, score, final_env.data_source)
     log.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +29,37 @@ class Config:
     name: tyro.conf.Positional[str]
     """What load_pretrained will call it; replaces what had that name."""
 
+    def __post_init__(self) -> None:
+        """Check the name: it becomes a folder's, which is replaced."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
+            raise ValueError(f"name must be of a-z, 0-9 and -, got {self.name!r}")
+
 
 def main(config: Config) -> None:
-    """Copy the run and enter it into the manifest."""
+    """Copy the run and enter it into the manifest.
+
+    Raises:
+        ValueError: If the run is incomplete or was trained on the sample of digits.
+    """
     load_run(config.run_dir)  # refuses what could not be read back
-    folder = PRETRAINED / config.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in COPIED:
-        shutil.copyfile(config.run_dir / name, folder / name)
     settings = json.loads((config.run_dir / "config.json").read_text())
+    if settings.get("sample") is not False:
+        raise ValueError(f"{config.run_dir} was not trained on the full data: not published")
+    missing = [name for name in COPIED if not (config.run_dir / name).is_file()]
+    if missing:
+        raise ValueError(f"{config.run_dir} lacks {missing}: publish a finished run")
     settings["config"]["run_dir"] = None
     settings["command"] = settings["command"].replace(str(config.run_dir), "RUN_DIR")
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    folder, new = PRETRAINED / config.name, PRETRAINED / f"{config.name}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name in COPIED:
+        shutil.copyfile(config.run_dir / name, new / name)
+    (new / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
     path = PRETRAINED / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {}
     manifest[config.name] = {

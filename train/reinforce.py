@@ -41,7 +41,7 @@ class Config:
     """Settings of a run; every one is a flag."""
 
     preset: str | None = None
-    """Settings from train/presets/NAME.toml in place of the defaults; other flags go before."""
+    """Settings from train/presets/NAME.toml in place of the defaults; other flags override them."""
     env_id: str = "ClutteredMNISTGlimpse-v0"
     """A registered environment."""
     total_episodes: int = 2_750_000
@@ -100,7 +100,15 @@ class Config:
         for name in ("total_episodes", "num_envs", "threads", "num_validations", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.final_std <= self.std:
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("policy_coef", "baseline_coef"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+        if not 0 < self.final_std <= self.std < math.inf:
             raise ValueError(
                 f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
             )
@@ -111,6 +119,8 @@ class Config:
             )
         if ESTIMATORS[self.estimator].needs_rollouts and self.num_rollouts < 2:
             raise ValueError(f"estimator {self.estimator} needs num_rollouts of at least 2")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
@@ -124,7 +134,6 @@ def main(config: Config) -> None:
     """Train, validate on the way, and judge the best model once on the final split."""
     # Setup
     torch.set_num_threads(config.threads)
-    log = RunLog(config.run_dir or default_run_dir(config.env_id, config.seed), config)
     device = choose_device(config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs, config.num_rollouts)
     torch.manual_seed(torch_seed)
@@ -136,11 +145,13 @@ def main(config: Config) -> None:
         config.policy_coef, config.baseline_coef, config.discount, config.num_rollouts
     )
     model = make_model(config, env).to(device)
-    log.save_model_config(model.config)
     placer = control(config, env, device, torch_seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     mean_model = copy.deepcopy(model).requires_grad_(False)
     best_error, best_weights = math.inf, mean_model.state_dict()
+    data = {"data": env.data_source, "sample": env.data_is_sample, "device": str(device)}
+    log = RunLog(config.run_dir or default_run_dir(config.env_id, config.seed), config, data)
+    log.save_model_config(model.config)
     validations = spaced(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
@@ -198,17 +209,19 @@ def main(config: Config) -> None:
 
         # Log
         env_steps = (update + 1) * config.num_envs * num_glimpses
-        if (update + 1) % config.log_every == 0:
+        if (update + 1) % config.log_every == 0 or update + 1 == config.num_updates:
             log.scalars(
                 env_steps,
                 {
                     "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
+                    "rollout/ep_len_mean": num_glimpses,
                     **{f"train/{name}_loss": term.item() for name, term in terms.items()},
                     "train/grad_norm": grad_norm.item(),
                     "train/std": std,
                     "train/learning_rate": optimizer.param_groups[0]["lr"],
                 },
             )
+            log.speed(env_steps)
         if update + 1 in validations:
             score = judge(mean_model, validation_env)
             log.scalars(env_steps, {"eval/error": score.error})
@@ -224,7 +237,7 @@ def main(config: Config) -> None:
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         mean_model.load_state_dict(best_weights)
         score = judge(mean_model, final_env)
-        log.result(config.final_split, score)
+        log.result(config.final_split, score, final_env.data_source)
     log.close()
 
 

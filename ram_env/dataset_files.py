@@ -8,6 +8,9 @@ Dimension key:
 A dataset's members are what torchvision reads: four idx files, or CIFAR10's folder of batches.
 A member is downloaded as its archive (``.gz`` or ``.tar.gz``), and a folder may hold that in
 place of it. It enters the cache checked and in one step.
+
+Longer than 300 lines because every way a file comes in, be it found, unpacked or downloaded,
+goes through the same checks and words for damage.
 """
 
 import gzip
@@ -24,7 +27,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +50,19 @@ class DatasetError(RuntimeError):
 
 class _Damage(Exception):  # noqa: N818
     """What is wrong with a file; whoever knows the file's origin names it."""
+
+
+class Place(NamedTuple):
+    """Where the files of a part are.
+
+    Attributes:
+        root: The folder to read them from.
+        found: The folder they were found in: another one if they lie archived there and were
+            unpacked into the cache.
+    """
+
+    root: Path
+    found: Path
 
 
 # Finding
@@ -96,8 +112,42 @@ def _find(folder: Path, member: str) -> Path | None:
     return next((p for p in (folder / member, folder / archive_of(member)) if _exists(p)), None)
 
 
-def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
-    """Return the first folder with the part's files; archives are unpacked into the cache.
+def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
+    """Return all files of a dataset, of either part and archived or not, in the folders.
+
+    Args:
+        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
+        folders: The folders to look in.
+
+    Returns:
+        Their paths, in the order of the folders.
+
+    Raises:
+        DatasetError: If a path cannot be looked at.
+    """
+    members = members_of(dataset, *_NUM_IMAGES)
+    return [path for folder in folders for m in members if (path := _find(folder, m))]
+
+
+def missing_members(dataset: str, part: str, folder: Path) -> list[str]:
+    """Return the members of a part that a folder does not hold, not even archived.
+
+    Args:
+        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
+        part: "train" or "t10k".
+        folder: The folder to look in.
+
+    Returns:
+        Some of `members_of`.
+
+    Raises:
+        DatasetError: If a path cannot be looked at.
+    """
+    return [m for m in members_of(dataset, part) if _find(folder, m) is None]
+
+
+def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Place | None:
+    """Find the first folder with the part's files; archives are unpacked into the cache.
 
     Args:
         dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
@@ -105,8 +155,8 @@ def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
         folders: Absolute paths of the folders to look in, the cache last.
 
     Returns:
-        A folder with all members of the part, none of them an archive, still to be checked
-        by `read_part`; None where no folder holds them all.
+        The place of all members of the part, none of them an archive in its ``root``, still
+        to be checked by `read_part`; None where no folder holds them all.
 
     Raises:
         DatasetError: If a folder other than the cache holds images without their labels or
@@ -116,7 +166,7 @@ def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
     """
     cache, members = folders[-1], members_of(dataset, part)
     for folder in folders:
-        absent = [member for member in members if _find(folder, member) is None]
+        absent = missing_members(dataset, part, folder)
         if absent and len(absent) < len(members) and folder != cache:
             raise DatasetError(f"{folder / absent[0]} is missing beside its counterpart: add it")
         if absent:  # half a dataset in the cache is an interrupted download, to be completed
@@ -124,8 +174,8 @@ def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
         if not all(_exists(folder / member) for member in members):
             if not all(_exists(cache / member) for member in members):
                 _unpack_folder(dataset, folder, cache)
-            return cache
-        return folder
+            return Place(cache, folder)
+        return Place(folder, folder)
     return None
 
 
@@ -138,7 +188,7 @@ def read_part(dataset: str, part: str, root: Path) -> Pair:
     Args:
         dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
         part: "train" or "t10k".
-        root: A folder that holds the part's members, see `locate`.
+        root: The folder that holds the part's members, see `Place`.
 
     Returns:
         Images, uint8, shape (n, H, W) or, of CIFAR10, (n, H, W, C), contiguous, and labels
@@ -221,7 +271,10 @@ def _read_idx(dataset: str, path: Path) -> bytes:
     with _reading(path) as file:
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         content = stream.read(size + 1)  # a gzip bomb is not unpacked any further
-    _expect("content [B]", f"over {size}" if len(content) > size else len(content), size)
+    if len(content) > size:
+        verb = "unpacks to" if path.suffix == ".gz" else "holds"
+        raise _Damage(f"it {verb} more than the expected {size} bytes")
+    _expect("content [B]", len(content), size)
     _expect("header", content[: len(header)].hex(), header.hex())
     if dataset == "MNIST":
         _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
@@ -288,13 +341,14 @@ def _unpack(dataset: str, source: Path, staging: Path, target: Path) -> None:
     os.replace(staging / target.name, target)
 
 
-def download(dataset: str, cache: Path) -> None:
+def download(dataset: str, part: str, cache: Path) -> None:
     """Bring all of a dataset into the cache, checked and unpacked; what is there is kept.
 
     Processes that ask at the same time wait for the first, and then find its files.
 
     Args:
         dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
+        part: "train" or "t10k", the part to begin with.
         cache: The cache folder; it is made if need be.
 
     Raises:
@@ -305,7 +359,7 @@ def download(dataset: str, cache: Path) -> None:
     """
     try:
         with _staging(dataset, cache) as staging:
-            for member in members_of(dataset, *_NUM_IMAGES):
+            for member in members_of(dataset, *dict.fromkeys((part, *_NUM_IMAGES))):
                 if not _exists(cache / member):  # else another process was quicker
                     _download_member(dataset, member, staging, cache)
     except ConnectionError:

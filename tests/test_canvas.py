@@ -167,6 +167,7 @@ GOOD: dict[str, Any] = {
         ("seed", None),
         ("canvas_size", 7),
         ("canvas_size", 12.0),
+        ("translate", "no"),
         ("num_clutter", -1),
         ("num_clutter", 1.5),
         ("clutter_size", 0),

@@ -86,6 +86,8 @@ def test_presets_are_valid_and_flags_come_before_them(preset):
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="best-cluttered"):
+        read_preset("worst")
+    with pytest.raises(SystemExit):
         parse(["--preset", "worst"])
 
 

@@ -40,7 +40,7 @@ PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 class Config:
     """Settings of a run; every one is a flag."""
 
-    preset: str | None = None
+    preset: Literal[PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
     """Settings from train/presets/NAME.toml in place of the defaults; other flags override them."""
     env_id: str = "ClutteredMNISTGlimpse-v0"
     """A registered environment."""
@@ -316,7 +316,7 @@ def read_preset(name: str) -> Config:
 def parse(arguments: list[str]) -> Config:
     """Return the settings of a command line: a preset's, then the other flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
+    first.add_argument("--preset", choices=PRESETS)
     name = first.parse_known_args(arguments)[0].preset
     default = Config() if name is None else read_preset(name)
     return tyro.cli(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import logger
+from gymnasium.error import ResetNeeded
 
 from ram_env.arrays import to_host
 from ram_env.episodes import Episodes
@@ -38,6 +39,8 @@ class Display:
         Raises:
             ResetNeeded: Before the first reset.
         """
+        if not self._episodes.seen.all():
+            raise ResetNeeded("call reset() before render()")
         if self._mode is None:
             logger.warn("render() shows nothing: make the environment with a render_mode")
         return self._frames() if self._mode == "rgb_array" else None

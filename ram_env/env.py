@@ -197,8 +197,6 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a frame (H, W, 3), uint8 (``"rgb_array"``); ``"human"`` shows by itself."""
         self._check_open("render")
-        if not self._episodes.seen[0]:
-            raise ResetNeeded("call reset() before render()")
         frames = self._display.render()
         return None if frames is None else frames[0]
 

@@ -63,9 +63,10 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
       ``"Disabled"``; the value survives ``env.spec.to_json()``).
     - ``device``: None for NumPy, or a torch device such as ``"cuda"``: canvases, glimpses,
       rewards, flags and infos are then tensors there, bit-identical to NumPy's (rewards of
-      ``"log_score"`` but for rounding), and ``final_obs`` is one batched dict. Only the
-      draws of new episodes cross the bus, and one flag a step tells whether the actions
-      were valid.
+      ``"log_score"`` but for rounding), and ``final_obs`` is one batched dict. While the
+      lanes are in step with each other and actions come as ``"box"`` or ``"dict"`` tensors,
+      only the draws of new episodes cross the bus, and one flag a step tells whether the
+      actions were valid.
 
     With ``order="sequential"`` lane i of N makes visits i, i + N, i + 2 N, ..., so that N
     lanes pass through a split together; a seeded reset begins again at visit i.
@@ -211,8 +212,6 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame a lane (``"rgb_array"``); ``"human"`` shows them by itself."""
         self._check_open("render")
-        if not self._episodes.seen.all():
-            raise ResetNeeded("call reset() before render()")
         return self._display.render()
 
     def close_extras(self, **kwargs: Any) -> None:

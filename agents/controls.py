@@ -142,8 +142,7 @@ def make_placer(
     *,
     object_side: int,
     canvas_side: int,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Placer | None:
     """Return a control that takes info["position"] in place of the oracle's location.
 
@@ -152,15 +151,14 @@ def make_placer(
         num_glimpses: T.
         object_side: Side of the objects' square images [px].
         canvas_side: Side of the canvas [px].
-        device: Of the locations.
-        seed: Of the random ones.
+        generator: Source of the random locations, on their device; None for torch's own.
 
     Returns:
         The control; None for ``"learned"``, which changes nothing.
     """
     if name == "learned":
         return None
-    control = make_control(name, num_glimpses, torch.Generator(device).manual_seed(seed))
+    control = make_control(name, num_glimpses, generator)
 
     def place(step: int, learned: Tensor, position: Tensor) -> Tensor:
         return control(step, learned, oracle_location(position, object_side, canvas_side))

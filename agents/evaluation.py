@@ -10,6 +10,7 @@ Dimension key:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ def evaluate(
     env: VectorEnv,
     num_images: int,
     placer: Placer | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> Score:
     """Show every image of a split once; look where the mean says, name the likeliest class.
 
@@ -80,11 +82,13 @@ def evaluate(
         env: As for :func:`play_split`.
         num_images: n, images in the split; visits beyond are not counted.
         placer: A control that looks elsewhere, from :func:`agents.controls.make_placer`.
+        on_batch: Called after every batch of episodes; may raise to end it early.
 
     Returns:
         Mistakes of the last label of each episode.
     """
-    return score_by_glimpse(play_split(model, env, num_images, placer=placer))[-1]
+    beliefs = play_split(model, env, num_images, placer=placer, on_batch=on_batch)
+    return score_by_glimpse(beliefs)[-1]
 
 
 @torch.no_grad()
@@ -97,6 +101,7 @@ def play_split(
     std: float = 0.0,
     generator: torch.Generator | None = None,
     placer: Placer | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> Beliefs:
     """Show every image of a split ``num_passes`` times and record what the model believes.
 
@@ -113,6 +118,7 @@ def play_split(
         std: Of the location policy; 0 looks where its mean says.
         generator: Source of the noise, on the model's device; None for torch's own.
         placer: A control that looks elsewhere than the policy wants.
+        on_batch: Called after every batch of episodes; may raise to end it early.
 
     Returns:
         Beliefs of all passes.
@@ -148,6 +154,8 @@ def play_split(
             model, env, obs, infos["position"], std, generator, placer
         )
         batches.append((log_p[: len(index)], location[: len(index)], label, position))
+        if on_batch is not None:
+            on_batch()
     log_p, location, label, position = (torch.cat(parts) for parts in zip(*batches, strict=True))
     by_pass = (num_passes, num_images)
     return Beliefs(

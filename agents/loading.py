@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from agents.files import read_json
 from agents.ram import RAMConfig, RecurrentAttentionModel
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -19,7 +19,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 def published_names() -> list[str]:
     """Return what :func:`load_pretrained` can load."""
-    return sorted(_read_json(PRETRAINED / "manifest.json"))
+    return sorted(read_json(PRETRAINED / "manifest.json"))
 
 
 def pretrained_dir(name: str) -> Path:
@@ -34,7 +34,7 @@ def pretrained_dir(name: str) -> Path:
     """
     if name not in published_names():
         raise ValueError(f"name must be one of {', '.join(published_names())}, got {name!r}")
-    for file, expected in _read_json(PRETRAINED / "manifest.json")[name].items():
+    for file, expected in read_json(PRETRAINED / "manifest.json")[name].items():
         path = PRETRAINED / name / file
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise ValueError(f"{path} is not the published file: install the package again")
@@ -60,8 +60,8 @@ def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
 
     Args:
         run_dir: A run folder with ``config.json`` (its ``"config"`` holds the trainer's
-            settings), ``model.json`` (exactly the fields of
-            :class:`~agents.ram.RAMConfig`) and ``best.safetensors``.
+            settings), ``model.json`` (fields of :class:`~agents.ram.RAMConfig`; one that is newer
+            than the run has its default) and ``best.safetensors``.
 
     Returns:
         The model, on the CPU and in evaluation mode, and the trainer's settings.
@@ -73,7 +73,7 @@ def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise ValueError(f"{run_dir} is not a run folder: there is no such folder")
-    settings = _read_json(run_dir / "config.json").get("config")
+    settings = read_json(run_dir / "config.json").get("config")
     if not isinstance(settings, dict):
         raise ValueError(f"{run_dir / 'config.json'} holds no settings under the key 'config'")
     model = _build_model(run_dir / "model.json")
@@ -81,27 +81,15 @@ def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
     return model.eval(), settings
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
 def _build_model(path: Path) -> RecurrentAttentionModel:
     """Make an untrained model of the sizes that ``model.json`` tells."""
-    content = _read_json(path)
-    names = {field.name for field in fields(RAMConfig)}
-    missing, unknown = sorted(names - content.keys()), sorted(content.keys() - names)
+    content = read_json(path)
+    known = {field.name: field.default is MISSING for field in fields(RAMConfig)}  # name: needed
+    missing = sorted(name for name, needed in known.items() if needed and name not in content)
+    unknown = sorted(content.keys() - known.keys())
     if missing or unknown:
         raise ValueError(
-            f"{path} must hold exactly RAMConfig's fields: missing {missing}, unknown {unknown}"
+            f"{path} must hold RAMConfig's fields: missing {missing}, unknown {unknown}"
         )
     try:
         shape = tuple(content.pop("glimpse_shape"))

@@ -1,23 +1,21 @@
-"""The run folder: what was run, and what came of it."""
+"""The run folder: what was run, what came of it, and what it takes to go on."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,39 +27,98 @@ from rich.progress import (
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Tensors,
+    latest_checkpoint,
+    save_checkpoint,
+)
+from agents.commands import Stopped
 from agents.evaluation import Score
+from agents.files import read_json, to_json, write_whole
+from agents.machine import command_line, commit, describe_machine, versions
+
+_METRICS = "env_steps,tag,value\n"
+_TIMING = "env_steps,seconds,env_steps_per_second\n"
 
 
 class RunLog:
     """A folder for one run, and what a person sees of it while it goes on.
 
-    It holds ``config.json``, ``log.txt`` (every line that was printed), ``metrics.csv`` and
-    TensorBoard events (both count env steps), ``model.json`` with ``best.safetensors``, and
-    ``result.json``.
+    It holds ``config.json`` (settings, command, commit, machine; written first), ``log.txt``
+    (every line that was printed), ``metrics.csv``, ``timing.csv`` (whatever depends on the
+    clock), TensorBoard events, ``checkpoints/``, ``model.json`` with ``best.safetensors``, and
+    in the end ``result.json``. All metrics count env steps.
+
+    As a context manager it says how to go on with a run that was stopped or failed.
 
     Args:
-        folder: Made here; must not hold a run already.
+        folder: Made here; must not hold a run already, unless ``resume``.
         config: A dataclass of settings, stored as JSON.
-        facts: What else belongs in ``config.json``: the device, where the data came from.
+        resume: Go on with the run that the folder holds: from :attr:`checkpoint`, or from the
+            start where that is None. Metrics from after the checkpoint are dropped.
+
+    Attributes:
+        folder: The run folder.
+        checkpoint: The newest valid one, to go on from, or None.
 
     Raises:
-        FileExistsError: If the folder exists and is not empty: no run is ever overwritten.
+        FileExistsError: If the folder holds a run: none is ever overwritten.
+        CheckpointError: If the checkpoint is of a run with other settings.
+        ValueError: If another process is writing to the folder.
     """
 
-    def __init__(self, folder: Path, config: Any, facts: dict[str, Any] | None = None):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder} holds a run already: name another with --run-dir")
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, config: Any, *, resume: bool = False):
         self.folder = folder
-        settings = {"config": asdict(config), **(facts or {}), **_describe_machine()}
-        (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
+        self.checkpoint: Checkpoint | None = None
+        self._settings, self._commit = _portable(config), commit()
         self._console = Console(highlight=False, soft_wrap=True)
-        self._lines = (folder / "log.txt").open("w")
-        self._metrics = (folder / "metrics.csv").open("w", newline="")
-        self._csv = csv.writer(self._metrics)
-        self._csv.writerow(["env_steps", "tag", "value"])
-        self._events = SummaryWriter(str(folder))
-        self._started, self._share = time.monotonic(), 1.0
+        self._started, self._share, self._seconds_before = time.monotonic(), 0.0, 0.0
+        self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
+        with ExitStack() as opened:
+            opened.callback(_claim(folder, resume).release)
+            if not resume:
+                settings = {"config": _plain(asdict(config)), **describe_machine(self._commit)}
+                write_whole(folder / "config.json", to_json(settings))
+            self._lines = opened.enter_context((folder / "log.txt").open("a"))
+            steps = self._find_checkpoint() if resume else 0
+            timing = _cut(folder / "timing.csv", _TIMING, steps + 1)
+            if timing:
+                self._seconds_before = float(timing[-1].split(",")[1])
+            _cut(folder / "metrics.csv", _METRICS, steps)
+            self._timing = opened.enter_context((folder / "timing.csv").open("a"))
+            self._metrics = opened.enter_context((folder / "metrics.csv").open("a"))
+            self._events = _open_events(folder, purge_step=steps if resume else None)
+            opened.callback(self._events.close)
+            if self.checkpoint is not None:
+                self.scalars(steps, self.checkpoint.state["metrics"])
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with suppress(OSError):  # a full disk, say, which is what ended the run
+            if not isinstance(error, Stopped):
+                traceback.print_exception(error, file=self._lines)
+        with suppress(OSError):
+            self.say(f"the run has ended early; to go on with it: {self.resume_command}")
+        with suppress(OSError):
+            self.close()
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return shlex.join(["python", sys.argv[0], "--resume", str(self.folder)])
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""
@@ -69,69 +126,138 @@ class RunLog:
         print(line, file=self._lines, flush=True)
 
     def progress(self, num_updates: int) -> Iterator[int]:
-        """Count updates from 0, with a bar and the time left on a terminal."""
+        """Count updates, from 0 or from the checkpoint on, with a bar on a terminal."""
+        first = 0 if self.checkpoint is None else self.checkpoint.step
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(
             *columns, console=self._console, disable=not self._console.is_terminal
         ) as bar:
             self._started = time.monotonic()
-            for update in bar.track(range(num_updates)):
-                self._share = (update + 1) / num_updates
+            task = bar.add_task("", total=num_updates, completed=first)
+            for update in range(first, num_updates):
+                self._share = (update + 1 - first) / (num_updates - first)
                 yield update
+                bar.advance(task)
 
     @property
     def time_left(self) -> str:
         """How long the updates to come will take at the mean speed so far, as minutes:seconds."""
+        if not self._share:
+            return "going on"
         seconds = (time.monotonic() - self._started) * (1 / self._share - 1)
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
-    def scalars(self, env_steps: int, values: dict[str, float]) -> None:
-        """Write one line a value, and the same to TensorBoard.
+    def scalars(self, env_steps: int, values: Mapping[str, float]) -> None:
+        """Write one line a value to ``metrics.csv``, and the same to TensorBoard.
 
         Args:
             env_steps: Steps so far, of all lanes together.
             values: By tag, such as ``train/policy_loss`` or ``eval/error``.
         """
+        if env_steps != self._newest[0]:
+            self._newest = (env_steps, {})
         for tag, value in values.items():
-            self._csv.writerow([env_steps, tag, repr(float(value))])
+            self._newest[1][tag] = float(value)
+            self._metrics.write(f"{env_steps},{tag},{float(value)!r}\n")
             self._events.add_scalar(tag, value, env_steps)
         self._metrics.flush()
 
     def speed(self, env_steps: int) -> None:
-        """Tell TensorBoard the mean steps a second so far; ``metrics.csv`` has no clock times."""
-        seconds = time.monotonic() - self._started
-        self._events.add_scalar("time/fps", env_steps / max(seconds, 1e-9), env_steps)
+        """Write how long the run has taken, pauses left out, to ``timing.csv``."""
+        seconds = self._seconds_before + time.monotonic() - self._started
+        speed = env_steps / max(seconds, 1e-9)
+        self._timing.write(f"{env_steps},{seconds:.3f},{speed:.1f}\n")
+        self._timing.flush()
+        self._events.add_scalar("time/fps", speed, env_steps)
 
     def save_model_config(self, config: Any) -> None:
         """Write the model's sizes and choices, a dataclass, to ``model.json``."""
-        (self.folder / "model.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        write_whole(self.folder / "model.json", to_json(asdict(config)))
 
-    def save_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Write the best weights so far to ``best.safetensors``, all of them or none."""
-        new = self.folder / "best.safetensors.new"
-        new.write_bytes(save(weights))
-        new.replace(self.folder / "best.safetensors")
+    def save_weights(self, weights: Tensors) -> None:
+        """Write the best weights so far to ``best.safetensors``."""
+        write_whole(self.folder / "best.safetensors", save(weights))
 
-    def result(self, split: str, score: Score, data: str) -> None:
+    def save_checkpoint(
+        self, update: int, env_steps: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]
+    ) -> None:
+        """Save what the run goes on from, metrics first.
+
+        Args:
+            update: Updates done.
+            env_steps: Steps so far, of all lanes together.
+            tensors: By group.
+            state: Everything else that the script needs, ready for JSON.
+        """
+        os.fsync(self._metrics.fileno())
+        self._events.flush()
+        steps, metrics = self._newest
+        everything = {
+            "update": update,
+            "env_steps": env_steps,
+            "metrics": metrics if steps == env_steps else {},
+            "config": self._settings,
+            "commit": self._commit,
+            "versions": versions(),
+            **state,
+        }
+        save_checkpoint(self.folder / "checkpoints", Checkpoint(update, tensors, everything))
+
+    def note_facts(self, facts: Mapping[str, Any]) -> None:
+        """Add to ``config.json`` what is known once the data are open: device, where they lay.
+
+        A resumed run leaves them as they were, and warns where they are others now.
+        """
+        path = self.folder / "config.json"
+        settings = read_json(path)
+        for name, value in facts.items():
+            if settings.setdefault(name, value) != value:
+                self.say(f"warning: {name} was {settings[name]!r} and is {value!r}")
+        write_whole(path, to_json(settings))
+
+    def result(self, split: str, score: Score | None, data: str) -> None:
         """Write what the run ended with to ``result.json`` and print it as a line of its own.
 
         Args:
-            split: What was judged.
-            score: How.
-            data: Where the split's images came from; printed before, in a line of its own.
+            split: What was judged, or ``"none"``.
+            score: How, or None.
+            data: Where the split's images came from.
         """
-        self.say(data)
-        low, high = score.interval
-        values = {"split": split, "error": score.error, "interval": [low, high]}
-        values |= {**asdict(score), "data": data}
-        (self.folder / "result.json").write_text(json.dumps(values, indent=2) + "\n")
-        self.say(f"{split} {score}")
+        values: dict[str, Any] = {"split": split, "data": data}
+        line = "finished; no final split was judged"
+        if score is not None:
+            values |= {"error": score.error, "interval": list(score.interval), **asdict(score)}
+            line = f"{split} {score}"
+        write_whole(self.folder / "result.json", to_json({**values, "line": line}))
+        self.say(line)
 
     def close(self) -> None:
-        """Close the files."""
-        self._lines.close()
-        self._metrics.close()
-        self._events.close()
+        """Close the files, and let others have the folder."""
+        self._opened.close()
+
+    def _find_checkpoint(self) -> int:
+        """Find what to go on from, check that it is of this run, and return its env steps."""
+        self.checkpoint = latest_checkpoint(self.folder / "checkpoints", self.say)
+        if self.checkpoint is None:
+            self.say(f"no checkpoint yet, starting over: {command_line()}")
+            return 0
+        state = self.checkpoint.state
+        for name, kind in (("env_steps", int), ("metrics", dict), ("config", dict)):
+            if not isinstance(state.get(name), kind):
+                raise CheckpointError(f"checkpoint {self.checkpoint.step} has no {name}")
+        if state["config"] != self._settings:
+            raise CheckpointError(
+                f"{self.folder / 'config.json'} was changed: its settings are not those of the "
+                "checkpoints; put it back, or start a new run"
+            )
+        self.say(f"going on after update {self.checkpoint.step}: {command_line()}")
+        for name, mine in (("versions", versions()), ("commit", self._commit)):
+            if state.get(name) != mine:
+                self.say(
+                    f"warning: {name} were {state.get(name)}, are {mine}: the run may not end as "
+                    "it would have"
+                )
+        return state["env_steps"]
 
 
 def default_run_dir(env_id: str, seed: int) -> Path:
@@ -140,40 +266,62 @@ def default_run_dir(env_id: str, seed: int) -> Path:
     return Path("runs") / f"{env_id.replace(':', '_')}_seed{seed}_{now}"
 
 
-def _describe_machine() -> dict[str, Any]:
-    """Return what a published number needs beside it: command, commit, versions, machine."""
-    packages = ("gymnasium", "numpy", "torch", "torchvision")
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "threads": torch.get_num_threads(),
-    }
+def finished_line(folder: Path) -> str | None:
+    """Return the line that a finished run ended with, or None if it isn't finished."""
+    path = folder / "result.json"
+    return str(read_json(path)["line"]) if path.exists() else None
 
 
-def _processor() -> str:
-    """Return the CPU's name, and the GPU's if there is one."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((line.split(": ")[1] for line in lines if "model name" in line), name)
-    return f"{name} and {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
-
-
-def _commit() -> str | None:
-    """Return the project's git commit, with "+" where files were changed, or None."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        run = ["git", "-C", str(here), *arguments]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
-
+def _claim(folder: Path, resume: bool) -> FileLock:
+    """Make the folder this process's own."""
+    if not resume and folder.exists():
+        unclaimed = {"run.lock", "config.json.new"}  # of a start that was cut off
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} - unclaimed:
+            raise FileExistsError(
+                f"{folder} holds a run already: name another with --run-dir, or go on with it "
+                f"with --resume {shlex.quote(str(folder))}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "run.lock")
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # else another project's folder
-        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use: another process writes to it") from error
+    return lock
+
+
+def _cut(path: Path, header: str, env_steps: int) -> list[str]:
+    """Keep a CSV file's whole lines from before ``env_steps``; make it if it isn't there.
+
+    Returns:
+        The lines that stay, without the header.
+    """
+    lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]  # but for one that was cut off
+    try:
+        kept = [line for line in whole if int(line.split(",", 1)[0]) < env_steps]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    write_whole(path, "".join([header, *kept]).encode())
+    return kept
+
+
+def _open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
+    """Open a new file of TensorBoard events; readers drop older ones from ``purge_step`` on."""
+    stamps = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    while int(time.time()) == max(stamps, default=0):  # files are read in the order of seconds
+        time.sleep(0.05)
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _portable(config: Any) -> dict[str, Any]:
+    """Return a run's settings but for where it lies, which does not change it."""
+    settings = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "resume")}
+    return _plain(settings)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: paths as text."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return str(value) if isinstance(value, Path) else value

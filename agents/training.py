@@ -1,10 +1,149 @@
-"""What training scripts share beside their loops: devices, seeds, gradients, running means."""
+"""What training scripts share beside their loops: seeds, gradients, means, all that is saved."""
 
 from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from agents.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Tensors,
+    check_like,
+    pack_generators,
+    pack_optimizer,
+    unpack_generators,
+    unpack_optimizer,
+)
+
+
+class Resumable(Protocol):
+    """An environment that can go on where another one was."""
+
+    def get_state(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def set_state(self, state: dict[str, Any]) -> Any: ...  # noqa: D102
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Training(Generic[ModelT]):
+    """All that the rest of a run depends on, but for how many updates were done.
+
+    Args:
+        model: What learns.
+        optimizer: Of its parameters.
+        env: Where it learns.
+        generators: By name, whatever draws random numbers beside torch itself.
+
+    Attributes:
+        mean_model: The running mean of the model's weights, which is what gets judged.
+        best: The running mean that had the lowest validation error, or the first one.
+        best_error: That error [%], or infinity.
+    """
+
+    def __init__(
+        self,
+        model: ModelT,
+        optimizer: torch.optim.Optimizer,
+        env: Resumable,
+        generators: Mapping[str, torch.Generator] | None = None,
+    ):
+        self.model, self.optimizer, self.env = model, optimizer, env
+        self.generators = generators or {}
+        self.mean_model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.best: Tensors = copy.deepcopy(self.mean_model.state_dict())
+        self.best_error = math.inf
+
+    @torch.no_grad()
+    def move_mean(self, decay: float) -> None:
+        """Move the running mean of the weights towards the weights.
+
+        The means and variances of batch normalisation move along; its counters are copied.
+
+        Args:
+            decay: Share of the mean that stays, 0 to 1.
+        """
+        weights = self.model.state_dict()
+        for name, mean in self.mean_model.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(weights[name], 1 - decay)
+            else:
+                mean.copy_(weights[name])
+
+    def is_best(self, error: float) -> bool:
+        """Keep the running mean if its validation error is the lowest so far, and say so."""
+        better = error <= self.best_error
+        if better:
+            self.best_error, self.best = error, copy.deepcopy(self.mean_model.state_dict())
+        return better
+
+    def pack(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
+        """Return tensors by group, and everything else, ready for JSON."""
+        tensors = {
+            "model": self.model.state_dict(),
+            "mean_model": self.mean_model.state_dict(),
+            "best_model": self.best,
+            "optimizer": pack_optimizer(self.optimizer),
+            "generators": pack_generators(self.generators),
+        }
+        best_error = self.best_error if math.isfinite(self.best_error) else None
+        return tensors, {"best_error": best_error, "env": self.env.get_state()}
+
+    def unpack(self, checkpoint: Checkpoint) -> Any:
+        """Go on from what :meth:`pack` returned.
+
+        Returns:
+            What the environment shows there: observations and infos.
+
+        Raises:
+            CheckpointError: If it is of another model, environment or device.
+        """
+        tensors, expected = checkpoint.tensors, self.pack()[0]
+        if tensors.keys() != expected.keys():
+            raise CheckpointError(f"checkpoint must hold {sorted(expected)}, got {sorted(tensors)}")
+        for group in ("model", "mean_model", "best_model"):
+            check_like(group, tensors[group], expected[group])
+        best_error = checkpoint.state.get("best_error", math.nan)
+        if best_error is not None and not (isinstance(best_error, float) and best_error >= 0):
+            raise CheckpointError(f"best_error must be a percentage or null, got {best_error!r}")
+        try:
+            shown = self.env.set_state(checkpoint.state["env"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the environment cannot go on from it: {error}") from error
+        unpack_optimizer(self.optimizer, tensors["optimizer"])
+        unpack_generators(self.generators, tensors["generators"])
+        self.model.load_state_dict(tensors["model"])
+        self.mean_model.load_state_dict(tensors["mean_model"])
+        device = next(self.model.parameters()).device
+        self.best = {name: part.to(device) for name, part in tensors["best_model"].items()}
+        self.best_error = math.inf if best_error is None else best_error
+        return shown
+
+
+def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
+    """Stop a run whose numbers are no numbers any more.
+
+    Args:
+        update: Which update it is.
+        values: By name.
+
+    Raises:
+        FloatingPointError: If one is not finite, naming the update and what it is.
+    """
+    finite = torch.stack([value.isfinite().all() for value in values.values()])
+    if not finite.all():
+        broken = [name for name, fine in zip(values, finite.tolist(), strict=True) if not fine]
+        raise FloatingPointError(
+            f"update {update}: {', '.join(broken)} not finite; the learning rate may be too high"
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -49,22 +188,3 @@ def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
         raise FloatingPointError(f"update {update}: the gradient is not finite in {broken}")
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm
-
-
-@torch.no_grad()
-def move_mean(mean_model: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the running mean of the weights towards the weights, in place.
-
-    The means and variances of batch normalisation move along; its counters are copied.
-
-    Args:
-        mean_model: Changed in place.
-        model: Of the same kind.
-        decay: Share of the mean that stays, 0 to 1.
-    """
-    weights = model.state_dict()
-    for name, mean in mean_model.state_dict().items():
-        if mean.is_floating_point():
-            mean.lerp_(weights[name], 1 - decay)
-        else:
-            mean.copy_(weights[name])

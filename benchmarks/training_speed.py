@@ -25,6 +25,7 @@ from torch import nn
 import ram_env
 from agents.evaluation import Score
 from agents.ram import RecurrentAttentionModel
+from agents.training import Training
 from train import reinforce
 
 
@@ -52,7 +53,8 @@ def main(config: Config) -> None:
     time_calls(torch.Tensor, "backward", clocks, "backward")
     time_calls(reinforce, "clip_gradients", clocks, "optimiser")
     time_calls(torch.optim.Adam, "step", clocks, "optimiser")
-    time_calls(reinforce, "move_mean", clocks, "optimiser")
+    time_calls(Training, "move_mean", clocks, "optimiser")
+    time_calls(reinforce, "check_finite", clocks, "optimiser")
     with tempfile.TemporaryDirectory() as folder:
         settings = reinforce.Config(
             env_id=config.env_id,

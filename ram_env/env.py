@@ -213,18 +213,21 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
         """
         return self._episodes.get_state()
 
-    def set_state(self, state: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    def set_state(
+        self, state: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Continue exactly where :meth:`get_state` was called.
 
         Returns:
-            The observation there, or None if it had not been reset yet.
+            The observation and info there, as from ``reset``, or None if it had not been reset
+            yet.
 
         Raises:
             ValueError: If the state is of another version or task.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)
-        return self._observe() if self._episodes.seen[0] else None
+        return (self._observe(), self._describe()) if self._episodes.seen[0] else None
 
     def _check_open(self, call: str) -> None:
         if self._closed:

@@ -226,18 +226,21 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         """
         return self._episodes.get_state()
 
-    def set_state(self, state: dict[str, Any]) -> dict[str, Array] | None:
+    def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Continue exactly where :meth:`get_state` was called.
 
         Returns:
-            The observations there, or None if the lanes had not been reset yet.
+            The observations and infos there, as from ``reset``, or None if the lanes had not
+            been reset yet.
 
         Raises:
             ValueError: If the state is of another version, task or number of lanes.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)
-        return self._episodes.observe() if self._episodes.seen.all() else None
+        if not self._episodes.seen.all():
+            return None
+        return self._episodes.observe(), self._describe(np.arange(self.num_envs))
 
     def _check_open(self, call: str) -> None:
         if self.closed:

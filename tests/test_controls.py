@@ -98,7 +98,8 @@ def test_a_placer_finds_the_oracle_by_itself_and_repeats_with_its_seed():
     assert torch.equal(oracle(0, LEARNED, position), oracle_location(position, 28, 60))
     draws = []
     for seed in (0, 0, 1):
-        random = make_placer("random", 8, **sides, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        random = make_placer("random", 8, **sides, generator=generator)
         assert random is not None
         draws.append(random(0, LEARNED, position))
     assert torch.equal(draws[0], draws[1])

@@ -295,17 +295,18 @@ def test_a_saved_env_continues_exactly(task, way, kind, steps):
     env, sample = make(), sampler(make_vector(task, 3, allow_stop=True), 1)
     actions = [sample()[0] if kind == "single" else sample() for _ in range(steps + 10)]
     env.reset(seed=6)
-    obs, _ = env.reset(options={"index": 3, "location": (0.5, 0)})  # a state holds these, too
+    obs, info = env.reset(options={"index": 3, "location": (0.5, 0)})  # a state holds these, too
     for action in actions[:steps]:
         if not env._episodes.running.any():
             env.reset()
-        obs = env.step(action)[0]
+        obs, *_, info = env.step(action)
     again = COPIES[way](env)
     if again is None:
         again = make()
         again.reset(seed=99)  # whatever it was before
         shown = again.set_state(json.loads(json.dumps(env.get_state())))
-        assert_same(shown, obs)
+        described = {name: info[name] for name in shown[1]}  # the end of an episode tells more
+        assert_same(shown, (obs, described))
     assert again.get_state() == env.get_state()
     assert_same(future(again, actions[steps:]), future(env, actions[steps:]))
 

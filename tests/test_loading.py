@@ -81,7 +81,7 @@ def test_a_config_without_settings_is_refused(run_dir):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"core": None}, r"missing \['core'\]"),
+        ({"num_classes": None}, r"missing \['num_classes'\]"),
         ({"depth": 3}, r"unknown \['depth'\]"),
         ({"core": "transformer"}, "core must be one of"),
         ({"hidden_size": "8"}, "describes no model"),

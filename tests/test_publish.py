@@ -22,7 +22,6 @@ def run_dir(tmp_path_factory):
             total_episodes=256,
             threads=1,
             num_validations=1,
-            final_split="validation",
             run_dir=folder,
         )
     )
@@ -107,6 +106,14 @@ def test_a_run_on_the_sample_is_refused(run_dir, published, tmp_path):
     settings = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**settings, "sample": True}))
     with pytest.raises(ValueError, match="not trained on the full data"):
+        train.publish.main(train.publish.Config(copied, "board"))
+
+
+def test_a_run_that_was_not_judged_on_test_is_refused(run_dir, published, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(run_dir, copied)
+    (copied / "result.json").write_text(json.dumps({"split": "none", "data": "", "line": ""}))
+    with pytest.raises(ValueError, match="not judged on the test split"):
         train.publish.main(train.publish.Config(copied, "board"))
 
 

@@ -4,14 +4,17 @@ import csv
 import json
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import run_log
+from agents import machine, run_log
+from agents.checkpoints import CheckpointError
 from agents.evaluation import Score
-from agents.run_log import RunLog
+from agents.run_log import RunLog, finished_line
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,20 @@ class Settings:
 
 @pytest.fixture
 def log(tmp_path):
-    log = RunLog(tmp_path / "run", Settings(), {"sample": False})
-    yield log
-    log.close()
+    with RunLog(tmp_path / "run", Settings()) as log:
+        yield log
 
 
 def test_the_config_holds_settings_command_versions_and_machine(log):
     stored = json.loads((log.folder / "config.json").read_text())
     assert stored["config"] == {"seed": 3}
-    assert stored["sample"] is False
     assert {"command", "commit", "python", "versions", "machine", "threads"} <= set(stored)
 
 
 def test_a_folder_that_holds_a_run_is_never_touched(log):
     before = (log.folder / "config.json").read_text()
     with pytest.raises(FileExistsError, match="--run-dir"):
-        RunLog(log.folder, Settings(seed=4), {"sample": False})
+        RunLog(log.folder, Settings(seed=4))
     assert (log.folder / "config.json").read_text() == before
 
 
@@ -68,13 +69,106 @@ def test_progress_counts_every_update_and_knows_the_time_left(log):
 
 
 def test_the_result_is_stored_and_said(log, capsys):
+    assert finished_line(log.folder) is None
     log.result("test", Score(761, 10_000), "MNIST test: 10000 images from a folder")
-    assert capsys.readouterr().out == (
-        "MNIST test: 10000 images from a folder\n"
-        "test error 7.61 % (95 % interval 7.11-8.15, 10000 images)\n"
-    )
+    line = "test error 7.61 % (95 % interval 7.11-8.15, 10000 images)"
+    assert capsys.readouterr().out == f"{line}\n"
+    assert finished_line(log.folder) == line
     stored = json.loads((log.folder / "result.json").read_text())
     assert (stored["split"], stored["wrong"], stored["total"]) == ("test", 761, 10_000)
+
+
+def test_what_is_known_once_the_data_are_open_joins_the_config(log, capsys):
+    log.note_facts({"data": "here", "sample": False})
+    log.note_facts({"data": "there", "sample": False})  # a resumed run, on another machine
+    stored = json.loads((log.folder / "config.json").read_text())
+    assert (stored["config"], stored["data"], stored["sample"]) == ({"seed": 3}, "here", False)
+    assert "'here' and is 'there'" in capsys.readouterr().out
+
+
+def test_two_processes_never_write_to_one_folder(log):
+    with pytest.raises(ValueError, match="in use"):
+        RunLog(log.folder, Settings(), resume=True)
+
+
+def write_some(folder: Path, until: int) -> None:
+    """Log every step, save after step 2."""
+    with RunLog(folder, Settings()) as log:
+        for step in range(1, until + 1):
+            log.scalars(10 * step, {"train/loss": 0.1 * step, "train/grad_norm": 1.0})
+            log.speed(10 * step)
+            if step == 2:
+                log.save_checkpoint(2, 20, {}, {"best_error": None})
+                log.scalars(20, {"eval/error": 5.0})
+
+
+def read_events(folder: Path) -> list[tuple[str, int, float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return sorted(
+        (tag, event.step, event.value)
+        for tag in events.Tags()["scalars"]
+        for event in events.Scalars(tag)
+        if not tag.startswith("time/")
+    )
+
+
+def test_a_resumed_run_has_every_metric_once(tmp_path):
+    write_some(tmp_path / "whole", until=4)
+    write_some(tmp_path / "run", until=3)
+    with (tmp_path / "run" / "metrics.csv").open("a") as file:
+        file.write("40,train/lo")  # cut off by a kill
+    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
+        assert log.checkpoint is not None
+        assert (log.checkpoint.step, log.checkpoint.state["env_steps"]) == (2, 20)
+        assert list(log.progress(4)) == [2, 3]
+        log.scalars(20, {"eval/error": 5.0})
+        for step in (3, 4):
+            log.scalars(10 * step, {"train/loss": 0.1 * step, "train/grad_norm": 1.0})
+            log.speed(10 * step)
+    whole = (tmp_path / "whole" / "metrics.csv").read_text()
+    assert (tmp_path / "run" / "metrics.csv").read_text() == whole
+    assert read_events(tmp_path / "run") == read_events(tmp_path / "whole")
+    timing = (tmp_path / "run" / "timing.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in timing] == ["env_steps", "10", "20", "30", "40"]
+    seconds = [float(line.split(",")[1]) for line in timing[1:]]
+    assert seconds == sorted(seconds)
+
+
+def test_a_run_without_a_checkpoint_starts_over(tmp_path):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log.scalars(10, {"train/loss": 1.0})
+    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
+        assert log.checkpoint is None
+        assert list(log.progress(2)) == [0, 1]
+        log.scalars(10, {"train/loss": 2.0})
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:] == ["10,train/loss,2.0"]
+    assert read_events(tmp_path / "run") == [("train/loss", 10, 2.0)]
+
+
+def test_settings_that_were_changed_are_refused(tmp_path):
+    write_some(tmp_path / "run", until=3)
+    with pytest.raises(CheckpointError, match="was changed"):
+        RunLog(tmp_path / "run", Settings(seed=4), resume=True)
+    RunLog(tmp_path / "run", Settings(), resume=True).close()  # the refusal left nothing locked
+
+
+def test_a_change_of_versions_is_warned_of(tmp_path, monkeypatch, capsys):
+    write_some(tmp_path / "run", until=3)
+    monkeypatch.setattr(run_log, "versions", lambda: {"torch": "0.1"})
+    RunLog(tmp_path / "run", Settings(), resume=True).close()
+    assert "warning: versions were" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_says_how_to_go_on_and_keeps_the_traceback(tmp_path, capsys):
+    def fail() -> None:
+        with RunLog(tmp_path / "run", Settings()) as log:
+            log.say("begun")
+            raise FloatingPointError("update 3: loss not finite")
+
+    with pytest.raises(FloatingPointError):
+        fail()
+    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_another_projects_commit_is_never_taken_for_ours(tmp_path, monkeypatch):
@@ -83,5 +177,5 @@ def test_another_projects_commit_is_never_taken_for_ours(tmp_path, monkeypatch):
     git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
-    monkeypatch.setattr(run_log, "__file__", str(project / "run_log.py"))
-    assert run_log._commit() is None
+    monkeypatch.setattr(machine, "__file__", str(project / "machine.py"))
+    assert machine.commit() is None

@@ -2,7 +2,7 @@
 
 What glimpses are compared with. The canvases are the agent's own: those that
 `train/reinforce.py` with the same seed and number of lanes shows its agent, in the same order,
-and the same frozen ones to validate and test. The paragraphs of `main` are the algorithm, in
+and the same frozen ones to validate and test. The paragraphs of `train` are the algorithm, in
 order: setup, batch, loss, update, log.
 
 Dimension key:
@@ -12,9 +12,9 @@ Dimension key:
 
 from __future__ import annotations
 
-import copy
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,11 @@ import tyro
 from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
+from agents.commands import Stop, read_resumed, run
 from agents.evaluation import Score
-from agents.run_log import RunLog, default_run_dir
-from agents.training import choose_device, move_mean, spaced, spread_seed
-from ram_env import GlimpseVectorEnv
+from agents.run_log import RunLog, default_run_dir, finished_line
+from agents.training import Training, check_finite, choose_device, spaced, spread_seed
+from ram_env import TASKS, GlimpseVectorEnv
 from ram_env.tasks import ImageTask
 
 
@@ -52,6 +53,8 @@ class Config:
     """CPU threads for the network."""
     run_dir: Path | None = None
     """Where the run is written; by default a new folder below runs/."""
+    resume: Path | None = None
+    """Folder of a run to go on with, with its own settings; takes no other flag."""
     final_split: Literal["test", "validation", "none"] = "test"
     """The split for the last line; test is looked at once, by the best model on validation."""
     learning_rate: float = 1e-3
@@ -62,14 +65,20 @@ class Config:
     """How often it is validated, the end included."""
     log_every: int = 100
     """Updates between two lines of metrics."""
+    checkpoint_every: int = 1000
+    """Updates between two checkpoints; there is one before each validation, too."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("total_episodes", "num_envs", "threads", "num_validations", "log_every"):
+        for name in (
+            *("total_episodes", "num_envs", "threads"),
+            *("num_validations", "log_every", "checkpoint_every"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.model not in BASELINES:
             raise ValueError(f"model must be one of {', '.join(BASELINES)}, got {self.model!r}")
+        canvas_side(self.env_id)  # refuses other tasks
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.seed < 0:
@@ -84,6 +93,17 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Train, or go on training, in the run folder; stop in good order when asked to."""
+    if config.resume is not None and (line := finished_line(config.resume)) is not None:
+        print(line)
+        return
+    name = f"{config.env_id}_{config.model}"
+    folder = config.resume or config.run_dir or default_run_dir(name, config.seed)
+    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
+        train(config, log, stop)
+
+
+def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and judge the best model once on the final split."""
     # Setup
     device = choose_device(config.device)
@@ -93,14 +113,11 @@ def main(config: Config) -> None:
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
-    name = f"{config.env_id}_{config.model}"
-    data = {"data": env.data_source, "sample": env.data_is_sample, "device": str(device)}
-    log = RunLog(config.run_dir or default_run_dir(name, config.seed), config, data)
     channels, side, _ = env.glimpse_shape
     model = make_baseline(config.model, channels, side, env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    mean_model = copy.deepcopy(model).requires_grad_(False).eval()
-    best_error, best_weights = math.inf, mean_model.state_dict()
+    training = Training(model, optimizer, env)
+    log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
     validations = spaced(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
@@ -109,6 +126,18 @@ def main(config: Config) -> None:
         f"{multiply_adds(model, env.glimpse_shape)} multiply-adds and sees "
         f"{math.prod(env.glimpse_shape)} pixels"
     )
+
+    def validate(seen: int) -> None:
+        score = evaluate(training.mean_model, validation_env, device, on_batch=stop.check)
+        log.scalars(seen, {"eval/error": score.error})
+        log.say(f"{seen} canvases: validation {score}, {log.time_left}")
+        if training.is_best(score.error):
+            log.save_weights(training.best)
+
+    if log.checkpoint is not None:
+        training.unpack(log.checkpoint)
+        if log.checkpoint.step in validations:
+            validate(log.checkpoint.step * config.num_envs)
 
     for update in log.progress(config.num_updates):
         progress = update / config.num_updates  # from 0 to 1
@@ -121,16 +150,19 @@ def main(config: Config) -> None:
         # Loss
         logits = model(canvases)  # (N, K)
         loss = functional.cross_entropy(logits, labels)
+        check_finite(update, {"loss": loss})
 
         # Update
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        move_mean(mean_model, model, min(config.ema, (update + 1) / (update + 10)))
+        check_finite(update, dict(model.named_parameters()))
+        training.move_mean(min(config.ema, (update + 1) / (update + 10)))
 
         # Log
-        seen = (update + 1) * config.num_envs
-        if (update + 1) % config.log_every == 0 or update + 1 == config.num_updates:
+        done = update + 1
+        seen = done * config.num_envs
+        if done % config.log_every == 0 or done == config.num_updates:
             log.scalars(
                 seen,
                 {
@@ -139,37 +171,39 @@ def main(config: Config) -> None:
                     "train/learning_rate": optimizer.param_groups[0]["lr"],
                 },
             )
-        if update + 1 in validations:
-            score = evaluate(mean_model, validation_env, device)
-            log.scalars(seen, {"eval/error": score.error})
-            log.say(f"{seen} canvases: validation {score}, {log.time_left}")
-            if score.error <= best_error:
-                best_error, best_weights = score.error, copy.deepcopy(mean_model.state_dict())
-                log.save_weights(best_weights)
+            log.speed(seen)
+        if done % config.checkpoint_every == 0 or done in validations or stop.requested:
+            log.save_checkpoint(done, seen, *training.pack())
+        stop.check()
+        if done in validations:
+            validate(seen)
 
     # Result
+    score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
-        mean_model.load_state_dict(best_weights)
-        score = evaluate(mean_model, final_env, device)
-        log.result(config.final_split, score, final_env.data_source)
-    log.close()
+        training.mean_model.load_state_dict(training.best)
+        score = evaluate(training.mean_model, final_env, device, on_batch=stop.check)
+        data = final_env.data_source
+        log.say(data)
+    log.result(config.final_split, score, data)
 
 
 def canvas_side(env_id: str) -> int:
-    """Return the side of an environment's canvases [px].
+    """Return the side of an environment's canvases [px], without opening its data.
 
     Raises:
         ValueError: If it isn't a task of labelled images.
     """
-    env = gymnasium.make_vec(env_id)
-    if not isinstance(env, GlimpseVectorEnv) or not isinstance(env.task, ImageTask):
+    kind, keywords = TASKS.get(env_id.removeprefix("ram_env:"), (None, {}))
+    task = None if kind is None else kind.from_keywords(keywords)
+    if not isinstance(task, ImageTask):
         raise ValueError(
             f"env_id must name a task of labelled images, such as ClutteredMNISTGlimpse-v0, got "
             f"{env_id!r}: elsewhere the whole image need not tell the label (a signpost board "
             "doesn't show where its path starts)"
         )
-    return env.task.canvas_size
+    return task.canvas_size
 
 
 def make_env(
@@ -209,15 +243,28 @@ def draw(
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, env: GlimpseVectorEnv, device: torch.device) -> Score:
+def evaluate(
+    model: torch.nn.Module,
+    env: GlimpseVectorEnv,
+    device: torch.device,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Score:
     """Show every canvas of a split once, in an env with ``order="sequential"``."""
     wrong, total = 0, env.num_images
     for visited in range(0, total, env.num_envs):
         canvases, labels = draw(env, device, seed=None if visited else 0)
         right = model(canvases).argmax(1) == labels  # (N,)
         wrong += int((~right[: total - visited]).sum())
+        on_batch()
     return Score(wrong, total)
 
 
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line, or of the run that it resumes."""
+    return read_resumed(Config, arguments) or tyro.cli(
+        Config, args=arguments, description=(__doc__ or "").splitlines()[0]
+    )
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run(main, parse)

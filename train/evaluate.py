@@ -180,7 +180,7 @@ def control(locations: str, env: ram_env.GlimpseVectorEnv, device: torch.device)
         env.task.num_glimpses,
         object_side=env.object_side,
         canvas_side=env.task.side,
-        device=device,
+        generator=torch.Generator(device).manual_seed(0),
     )
 
 

@@ -48,6 +48,8 @@ def main(config: Config) -> None:
     if not (config.run_dir / "result.json").is_file():
         raise ValueError(f"{config.run_dir} has no result.json: publish a finished run")
     result = json.loads((config.run_dir / "result.json").read_text())
+    if result["split"] != "test":
+        raise ValueError(f"{config.run_dir} was not judged on the test split: not published")
     settings["config"]["run_dir"] = None
     settings["command"] = settings["command"].replace(str(config.run_dir), "RUN_DIR")
     for facts in (settings, result):  # how many images, not the folders they lay in

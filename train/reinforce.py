@@ -1,6 +1,6 @@
 """Train the recurrent attention model with REINFORCE: `python train/reinforce.py`.
 
-The paragraphs of `main` are the algorithm, in order: setup, episode, loss, update, log.
+The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log.
 
 Dimension key:
     N: lanes of the environment, which play one episode each per update
@@ -10,11 +10,10 @@ Dimension key:
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import os
-import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +23,21 @@ import torch
 import tyro
 
 import ram_env
+from agents.commands import Stop, read_resumed, run
 from agents.controls import CONTROLS, Placer, make_placer
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import Score, evaluate, to_env, to_tensors
 from agents.locations import sample_location
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.run_log import RunLog, default_run_dir
-from agents.training import choose_device, clip_gradients, move_mean, spaced, spread_seed
+from agents.run_log import RunLog, default_run_dir, finished_line
+from agents.training import (
+    Training,
+    check_finite,
+    choose_device,
+    clip_gradients,
+    spaced,
+    spread_seed,
+)
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
@@ -56,6 +63,8 @@ class Config:
     """CPU threads for the networks."""
     run_dir: Path | None = None
     """Where the run is written; by default a new folder below runs/."""
+    resume: Path | None = None
+    """Folder of a run to go on with, with its own settings; takes no other flag."""
     final_split: Literal["test", "validation", "none"] = "test"
     """The split for the last line; test is looked at once, by the best model on validation."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
@@ -94,10 +103,15 @@ class Config:
     """How often it is validated, the end included."""
     log_every: int = 100
     """Updates between two lines of metrics."""
+    checkpoint_every: int = 1000
+    """Updates between two checkpoints; there is one before each validation, too."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("total_episodes", "num_envs", "threads", "num_validations", "log_every"):
+        for name in (
+            *("total_episodes", "num_envs", "threads"),
+            *("num_validations", "log_every", "checkpoint_every"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm"):
@@ -131,6 +145,16 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Train, or go on training, in the run folder; stop in good order when asked to."""
+    if config.resume is not None and (line := finished_line(config.resume)) is not None:
+        print(line)
+        return
+    folder = config.resume or config.run_dir or default_run_dir(config.env_id, config.seed)
+    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
+        train(config, log, stop)
+
+
+def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and judge the best model once on the final split."""
     # Setup
     torch.set_num_threads(config.threads)
@@ -145,20 +169,34 @@ def main(config: Config) -> None:
         config.policy_coef, config.baseline_coef, config.discount, config.num_rollouts
     )
     model = make_model(config, env).to(device)
-    placer = control(config, env, device, torch_seed)
+    generator = torch.Generator(device).manual_seed(torch_seed)
+    placer = control(config, env, generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    mean_model = copy.deepcopy(model).requires_grad_(False)
-    best_error, best_weights = math.inf, mean_model.state_dict()
-    data = {"data": env.data_source, "sample": env.data_is_sample, "device": str(device)}
-    log = RunLog(config.run_dir or default_run_dir(config.env_id, config.seed), config, data)
+    training = Training(model, optimizer, env, {"locations": generator})
     log.save_model_config(model.config)
-    validations = spaced(config.num_updates, config.num_validations)
+    log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
-    obs, infos = env.reset(seed=lane_seeds)
+    validations = spaced(config.num_updates, config.num_validations)
 
     def judge(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv) -> Score:
-        return evaluate(model, env, env.num_images, control(config, env, device, seed=0))
+        placer = control(config, env, torch.Generator(device).manual_seed(0))
+        return evaluate(model, env, env.num_images, placer, on_batch=stop.check)
+
+    def validate(env_steps: int) -> None:
+        score = judge(training.mean_model, validation_env)
+        log.scalars(env_steps, {"eval/error": score.error})
+        episodes = env_steps // num_glimpses
+        log.say(f"{episodes} episodes: validation {score}, {log.time_left}")
+        if training.is_best(score.error):
+            log.save_weights(training.best)
+
+    if log.checkpoint is None:
+        obs, infos = env.reset(seed=lane_seeds)
+    else:
+        obs, infos = training.unpack(log.checkpoint)
+        if log.checkpoint.step in validations:
+            validate(log.checkpoint.step * config.num_envs * num_glimpses)
 
     for update in log.progress(config.num_updates):
         progress = update / config.num_updates  # from 0 to 1
@@ -199,17 +237,20 @@ def main(config: Config) -> None:
         if placer is not None:  # the agent didn't choose where to look: nothing to learn from it
             terms = {"classifier": terms["classifier"]}
         loss = torch.stack(list(terms.values())).sum()
+        check_finite(update, {"reward": reward, **{f"{k} loss": v for k, v in terms.items()}})
 
         # Update
         optimizer.zero_grad()
         loss.backward()
         grad_norm = clip_gradients(model, config.max_grad_norm, update)
         optimizer.step()
-        move_mean(mean_model, model, min(config.ema, (update + 1) / (update + 10)))
+        check_finite(update, dict(model.named_parameters()))
+        training.move_mean(min(config.ema, (update + 1) / (update + 10)))
 
         # Log
-        env_steps = (update + 1) * config.num_envs * num_glimpses
-        if (update + 1) % config.log_every == 0 or update + 1 == config.num_updates:
+        done = update + 1
+        env_steps = done * config.num_envs * num_glimpses
+        if done % config.log_every == 0 or done == config.num_updates:
             log.scalars(
                 env_steps,
                 {
@@ -222,23 +263,20 @@ def main(config: Config) -> None:
                 },
             )
             log.speed(env_steps)
-        if update + 1 in validations:
-            score = judge(mean_model, validation_env)
-            log.scalars(env_steps, {"eval/error": score.error})
-            log.say(
-                f"{(update + 1) * config.num_envs} episodes: validation {score}, {log.time_left}"
-            )
-            if score.error <= best_error:
-                best_error, best_weights = score.error, copy.deepcopy(mean_model.state_dict())
-                log.save_weights(best_weights)
+        if done % config.checkpoint_every == 0 or done in validations or stop.requested:
+            log.save_checkpoint(done, env_steps, *training.pack())
+        stop.check()
+        if done in validations:
+            validate(env_steps)
 
     # Result
+    score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
-        mean_model.load_state_dict(best_weights)
-        score = judge(mean_model, final_env)
-        log.result(config.final_split, score, final_env.data_source)
-    log.close()
+        training.mean_model.load_state_dict(training.best)
+        score, data = judge(training.mean_model, final_env), final_env.data_source
+        log.say(data)
+    log.result(config.final_split, score, data)
 
 
 def name_label(logits: torch.Tensor, *, sample: bool) -> torch.Tensor:
@@ -269,7 +307,7 @@ def make_env(
 
 
 def control(
-    config: Config, env: ram_env.GlimpseVectorEnv, device: torch.device, seed: int
+    config: Config, env: ram_env.GlimpseVectorEnv, generator: torch.Generator
 ) -> Placer | None:
     """Return the control that chooses locations in the agent's place, if there is one."""
     return make_placer(
@@ -277,8 +315,7 @@ def control(
         env.task.num_glimpses,
         object_side=env.object_side,
         canvas_side=env.task.side,
-        device=device,
-        seed=seed,
+        generator=generator,
     )
 
 
@@ -313,8 +350,10 @@ def read_preset(name: str) -> Config:
     return Config(preset=name, **settings)
 
 
-def parse(arguments: list[str]) -> Config:
-    """Return the settings of a command line: a preset's, then the other flags."""
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line: a run's, or a preset's and then the other flags."""
+    if (resumed := read_resumed(Config, arguments)) is not None:
+        return resumed
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS)
     name = first.parse_known_args(arguments)[0].preset
@@ -325,4 +364,4 @@ def parse(arguments: list[str]) -> Config:
 
 
 if __name__ == "__main__":
-    main(parse(sys.argv[1:]))
+    run(main, parse)

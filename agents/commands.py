@@ -1,0 +1,107 @@
+"""What training scripts share as commands: ``--resume``, signals, errors in plain words."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import gymnasium
+
+from agents.files import read_json
+
+ConfigT = TypeVar("ConfigT")
+
+
+class Stopped(SystemExit):
+    """A signal ended the run in good order; the exit status is 128 + the signal's number."""
+
+
+class Stop:
+    """Lets SIGINT (Ctrl-C) and SIGTERM end a run in good order, where the run asks for it.
+
+    As a context manager, in the main thread, it takes the signals over. The first one is
+    remembered until :meth:`check`; a second one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, signal.Handlers] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self._signal is not None
+
+    def check(self) -> None:
+        """End the run here if a signal has come.
+
+        Raises:
+            Stopped: If so.
+        """
+        if self._signal is not None:
+            raise Stopped(128 + self._signal)
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._remember)  # pyright: ignore[reportArgumentType]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
+        self._signal = signal.Signals(number)
+        line = f"{self._signal.name}: stopping when this update is saved; again to stop at once\n"
+        os.write(2, line.encode())  # print() may not be called from a signal's handler
+
+
+def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
+    """Return the settings of the run that ``--resume RUN_DIR`` names, or None without it.
+
+    Args:
+        config_class: The script's settings, with the fields ``run_dir`` and ``resume``.
+        arguments: The command line.
+
+    Raises:
+        ValueError: If there are other flags, or the folder holds no run of this script.
+    """
+    joined = [argument.split("=", 1) for argument in arguments]
+    words = [word for parts in joined for word in parts]
+    if "--resume" not in words:
+        return None
+    if len(words) != 2 or words[0] != "--resume":
+        raise ValueError(f"--resume RUN_DIR takes no other flag, got: {shlex.join(arguments)}")
+    folder = Path(words[1])
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no config.json: no run has begun there to go on with")
+    settings = read_json(folder / "config.json").get("config")
+    names = {field.name for field in fields(config_class)}  # pyright: ignore[reportArgumentType]
+    if not isinstance(settings, dict) or settings.keys() != names:
+        differing = sorted(names ^ settings.keys()) if isinstance(settings, dict) else "all"
+        raise ValueError(
+            f"{folder} was made by another script or version: settings {differing} differ"
+        )
+    try:
+        return config_class(**{**settings, "run_dir": folder, "resume": folder})
+    except TypeError as error:  # a number where a text should be, say
+        raise ValueError(f"{folder / 'config.json'} holds a bad setting: {error}") from error
+
+
+def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
+    """Read the command line and run; what a user can get wrong ends in one plain line."""
+    try:
+        main(read(sys.argv[1:]))
+    except (ValueError, OSError, FloatingPointError, gymnasium.error.Error) as error:
+        sys.exit(f"error: {error}")

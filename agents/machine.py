@@ -1,0 +1,63 @@
+"""What a published number needs beside it: command, commit, versions, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_machine(commit: str | None) -> dict[str, Any]:
+    """Return all that, and when it was, ready for JSON; ``commit`` is from :func:`commit`."""
+    return {
+        "command": command_line(),
+        "commit": commit,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def command_line() -> str:
+    """Return the command that this process was started with."""
+    return shlex.join(["python", *sys.argv])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on."""
+    return {name: version(name) for name in ("gymnasium", "numpy", "torch", "torchvision")}
+
+
+def _processor() -> str:
+    """Return the CPU's name, and the GPU's if there is one."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(": ")[1] for line in lines if "model name" in line), name)
+    return f"{name} and {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
+
+
+def commit() -> str | None:
+    """Return the project's git commit, with "+" where files were changed, or None."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        run = ["git", "-C", str(here), *arguments]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else another project's folder
+        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
+    except (OSError, subprocess.CalledProcessError):
+        return None

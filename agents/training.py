@@ -138,9 +138,10 @@ def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
     Raises:
         FloatingPointError: If one is not finite, naming the update and what it is.
     """
-    finite = torch.stack([value.isfinite().all() for value in values.values()])
-    if not finite.all():
-        broken = [name for name, fine in zip(values, finite.tolist(), strict=True) if not fine]
+    if nn.utils.get_total_norm(values.values()).isfinite():  # quick, and nearly always so
+        return
+    broken = [name for name, value in values.items() if not value.isfinite().all()]
+    if broken:
         raise FloatingPointError(
             f"update {update}: {', '.join(broken)} not finite; the learning rate may be too high"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def sample_location(
-    mean: Tensor, std: float, generator: torch.Generator | None = None
+    mean: Tensor, std: float | Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Draw l_t ~ N(mean, std^2 I) and return it with its log-probability.
 
@@ -23,7 +23,8 @@ def sample_location(
 
     Args:
         mean: Shape (N, 2).
-        std: Of each coordinate, > 0.
+        std: Of each coordinate, > 0: one number, or one each of x and y, shape (2,). A learned
+            one gets its gradient from the log-probability.
         generator: Source of the noise; None for torch's own.
 
     Returns:
@@ -33,14 +34,15 @@ def sample_location(
     Raises:
         ValueError: If ``std`` is not positive.
     """
-    if not std > 0:
+    if not isinstance(std, Tensor) and not std > 0:
         raise ValueError(f"std must be positive, got {std}")
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     location = (mean + std * noise).detach()  # (N, 2)
     return location, gaussian_log_prob(location, mean, std)
 
 
-def gaussian_log_prob(location: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Return log N(location; mean, std^2 I), summed over the last axis."""
+def gaussian_log_prob(location: Tensor, mean: Tensor, std: float | Tensor) -> Tensor:
+    """Return log N(location; mean, diag(std^2)), summed over the last axis (x and y)."""
     squares = ((location - mean) / std).square().sum(-1)
-    return -0.5 * squares - location.shape[-1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    log_std = std.log().mean() if isinstance(std, Tensor) else math.log(std)  # of x and y
+    return -0.5 * squares - location.shape[-1] * (log_std + 0.5 * math.log(2 * math.pi))

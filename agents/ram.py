@@ -9,6 +9,7 @@ Dimension key:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -41,6 +42,8 @@ class RAMConfig:
             glimpse network (the exact policy gradient) or stops before (the paper).
         conv_features: Channels of two 3x3 convolutions over the glimpse; 0 for none (the
             paper).
+        initial_std: Where the std of the next location's Gaussian, one number for x and one
+            for y, starts to be learned from; 0 for none: the std is the trainer's (the paper).
     """
 
     glimpse_shape: tuple[int, int, int]
@@ -54,6 +57,7 @@ class RAMConfig:
     location_hidden: int = 0
     location_reaches_core: bool = True
     conv_features: int = 0
+    initial_std: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -64,8 +68,8 @@ class RAMConfig:
         for name in ("num_classes", "what_size", "where_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("location_hidden", "conv_features"):
-            if getattr(self, name) < 0:
+        for name in ("location_hidden", "conv_features", "initial_std"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if len(self.glimpse_shape) != 3 or min(self.glimpse_shape) < 1:
             raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")
@@ -163,13 +167,14 @@ class LSTMCore(nn.Module):
 
 
 class LocationNetwork(nn.Module):
-    """Where to look next: the mean of a Gaussian whose std is the trainer's.
+    """Where to look next: the mean of a Gaussian, and its std if that is learned.
 
     ``"absolute"``: tanh(f(h_t)). ``"offset"``: the present location plus f(h_t); what lies
     outside the image is clipped by the environment. f is linear, or has one hidden layer.
 
     Source:
-        Mnih et al. (2014), f_l(h_t; theta_l). Offset and hidden layer are our choices.
+        Mnih et al. (2014), f_l(h_t; theta_l). Offset, hidden layer and a learned std are our
+        choices.
     """
 
     def __init__(self, config: RAMConfig):
@@ -178,6 +183,9 @@ class LocationNetwork(nn.Module):
         width = config.location_hidden or config.hidden_size
         self.hidden = nn.Linear(config.hidden_size, width) if config.location_hidden else None
         self.mean = nn.Linear(width, 2)
+        self.log_std = None
+        if config.initial_std:
+            self.log_std = nn.Parameter(torch.full((2,), math.log(config.initial_std)))
 
     def forward(self, h: Tensor, location: Tensor) -> Tensor:
         """Map h_t (N, D) and the present location (N, 2) to the next one's mean, (N, 2)."""
@@ -213,6 +221,12 @@ class RecurrentAttentionModel(nn.Module):
     def initial_state(self, n: int) -> State:
         """Return the state before the first glimpse of ``n`` episodes: zeros, (n, D or 2 D)."""
         return self.baseline_network.weight.new_zeros(n, self._state_size)
+
+    @property
+    def location_std(self) -> Tensor | None:
+        """The learned std of the next location's x and y, (2,); None if it is the trainer's."""
+        log_std = self.location_network.log_std
+        return None if log_std is None else log_std.exp()
 
     @property
     def _state_size(self) -> int:

@@ -131,10 +131,29 @@ def test_a_sampled_location_is_a_constant_with_the_log_prob_of_what_was_sampled(
     torch.testing.assert_close(mean.grad, location / 0.25)
 
 
+def test_a_learned_std_gets_its_gradient_from_the_log_prob_alone():
+    model = make_model(initial_std=0.5)
+    log_std = model.location_network.log_std
+    assert model.location_std is not None
+    assert log_std is not None
+    torch.testing.assert_close(model.location_std, torch.tensor([0.5, 0.5]))
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.zeros(4, 2)
+    location, log_prob = sample_location(mean, model.location_std, generator)
+    assert not location.requires_grad
+    expected = torch.distributions.Normal(mean, model.location_std).log_prob(location).sum(1)
+    torch.testing.assert_close(log_prob, expected)
+    log_prob.sum().backward()
+    # d log N(l; 0, s^2) / d log s = l^2 / s^2 - 1
+    torch.testing.assert_close(log_std.grad, (location.square() / 0.25 - 1).sum(0))
+    assert make_model().location_std is None
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"location": "relative"}, "location"),
+        ({"initial_std": -0.1}, "initial_std"),
         ({"core": "transformer"}, "core"),
         ({"location_hidden": -1}, "location_hidden"),
         ({"num_classes": 0}, "num_classes"),

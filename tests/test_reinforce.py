@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from agents.controls import CONTROLS
 from agents.estimators import ESTIMATORS
-from train.reinforce import PRESETS, Config, main, parse, read_preset
+from agents.loading import load_run
+from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
+from train.reinforce import PRESETS, Config, draw_shift, main, parse, read_preset
 
 SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
@@ -78,6 +82,40 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+def test_a_learned_std_moves_and_is_evaluated(tmp_path, capsys):
+    train(tmp_path / "run", capsys, learned_std=True)
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    stds = [float(row.split(",")[2]) for row in rows if ",train/std," in row]
+    assert stds[0] == pytest.approx(0.2, rel=0.05)
+    assert stds[-1] != stds[0]
+    model, _ = load_run(tmp_path / "run")
+    assert model.location_std is not None
+
+
+def test_shifting_locations_shifts_the_image(toy_dataset):
+    config = Config(env_id="MNISTGlimpse-v0", shift=2, num_envs=200)
+    env = gymnasium.make_vec(config.env_id, num_envs=1, dataset=toy_dataset)
+    assert isinstance(env, GlimpseVectorEnv)
+    shift = draw_shift(config, env, torch.device("cpu"))
+    pixels = torch.as_tensor(shift) * 14  # of 28 px, locations in -1..1
+    assert torch.equal(pixels.unique(), torch.arange(-2.0, 3.0))
+    images, _ = load_digits(toy_dataset, "train")
+    for row, (x, y) in enumerate(pixels[:20].int().tolist()):
+        moved = np.roll(images[:1], (y, x), (1, 2))  # a glimpse in the middle sees no border
+        seen = torch.tensor([[0.1, -0.2]])
+        asked = seen - torch.as_tensor(shift)[row]
+        glimpses = [
+            extract_glimpses(image, at.numpy(), size=8)
+            for image, at in ((moved, seen), (images[:1], asked))
+        ]
+        np.testing.assert_array_equal(*glimpses)
+
+
+def test_a_run_with_shifted_images_trains(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, shift=1)
+    assert LAST_LINE.fullmatch(lines[-1])
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_flags_come_before_them(preset):
     assert parse(["--preset", preset]) == read_preset(preset)
@@ -99,6 +137,8 @@ def test_an_unknown_preset_is_refused():
         ({"total_episodes": 0}, "total_episodes"),
         ({"final_std": 0.5}, "final_std"),
         ({"ema": 1.0}, "ema"),
+        ({"shift": -1}, "shift"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
     ],
 )
 def test_a_bad_setting_fails_at_once(changes, named):

@@ -61,7 +61,7 @@ class Config:
     num_passes: int = 8
     """M of the protocol "mean of M first glimpses"."""
     std: float | None = None
-    """Of sampled locations; by default the run's final_std."""
+    """Of sampled locations; by default the run's final_std, or the mean of what it learned."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks and the environment run; auto takes a GPU if there is one."""
     threads: int = os.cpu_count() or 1
@@ -97,7 +97,8 @@ def main(config: Config) -> None:
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     model, settings = load_run(run_dir)
     env_id = config.env_id or find(settings, "env_id", run_dir)
-    std = config.std or find(settings, "final_std", run_dir)
+    learned_std = None if model.location_std is None else model.location_std.mean().item()
+    std = config.std or learned_std or find(settings, "final_std", run_dir)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)

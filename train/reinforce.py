@@ -77,6 +77,8 @@ class Config:
     """Of the location policy at the start, in units of half an image."""
     final_std: float = 0.03
     """At the end; the std falls geometrically."""
+    learned_std: bool = False
+    """Learn the std of x and of y from its start on, in place of that schedule."""
     core: Literal["rnn", "lstm", "gru"] = "rnn"
     """The memory; rnn is the paper's."""
     hidden_size: int = 256
@@ -85,6 +87,8 @@ class Config:
     """What the location network gives: an offset from the present location, or a place."""
     location_hidden: int = 128
     """Units of a hidden layer in the location network; 0 for none."""
+    shift: int = 0
+    """Pixels by which each training image is shifted at most, to the sides and up or down."""
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
     """Where the agent looks: where it wants to, or a control with a classifier of its own."""
     discount: float = 0.5
@@ -122,6 +126,8 @@ class Config:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+        if self.shift < 0:
+            raise ValueError(f"shift must be at least 0, got {self.shift}")
         if not 0 < self.final_std <= self.std < math.inf:
             raise ValueError(
                 f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
@@ -200,23 +206,26 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
     for update in log.progress(config.num_updates):
         progress = update / config.num_updates  # from 0 to 1
-        std = config.std * (config.final_std / config.std) ** progress
+        scheduled_std = config.std * (config.final_std / config.std) ** progress
+        std = scheduled_std if model.location_std is None else model.location_std
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
         # Episode: all lanes are in step, since every episode takes T glimpses
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
         position = torch.as_tensor(infos["position"], device=device)  # (N, 2), for the oracle
+        shift = draw_shift(config, env, device)
         state = model.initial_state(config.num_envs)
         steps: list[tuple[torch.Tensor, ...]] = []
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             for step in range(num_glimpses):
-                output, state = model(*to_tensors(obs, device), state)
+                glimpse, seen = to_tensors(obs, device)
+                output, state = model(glimpse, seen + shift, state)
                 location, location_log_prob = sample_location(output.location_mean, std)
                 if placer is not None:
                     location = placer(step, location, position)
                 named = name_label(output.logits, sample=estimator.samples_label)
-                action = {"location": location, "label": named}
+                action = {"location": location - shift, "label": named}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
                 reward = torch.as_tensor(reward, dtype=torch.float32)
                 steps.append((output.logits, named, location_log_prob, output.baseline, reward))
@@ -258,7 +267,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                     "rollout/ep_len_mean": num_glimpses,
                     **{f"train/{name}_loss": term.item() for name, term in terms.items()},
                     "train/grad_norm": grad_norm.item(),
-                    "train/std": std,
+                    "train/std": std if isinstance(std, float) else std.detach().mean().item(),
                     "train/learning_rate": optimizer.param_groups[0]["lr"],
                 },
             )
@@ -284,6 +293,21 @@ def name_label(logits: torch.Tensor, *, sample: bool) -> torch.Tensor:
     if sample:
         return torch.multinomial(logits.softmax(1), 1)[:, 0]
     return logits.argmax(1)
+
+
+def draw_shift(
+    config: Config, env: ram_env.GlimpseVectorEnv, device: torch.device
+) -> torch.Tensor | float:
+    """Draw by how much each lane's image is shifted in this episode, (N, 2), in locations.
+
+    Seen from an image that is shifted by d, what lies at l is what lay at l - d before. So the
+    image itself can stay where it is: the agent's locations are shifted on their way to the
+    environment and back.
+    """
+    if not config.shift:
+        return 0.0
+    pixels = torch.randint(-config.shift, config.shift + 1, (config.num_envs, 2), device=device)
+    return pixels * (2 / env.task.side)
 
 
 def pick(log_p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -331,6 +355,7 @@ def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttent
             location=config.location,
             location_hidden=config.location_hidden,
             location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
+            initial_std=config.std if config.learned_std else 0.0,
         )
     )
 

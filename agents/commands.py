@@ -77,10 +77,9 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     Raises:
         ValueError: If there are other flags, or the folder holds no run of this script.
     """
-    joined = [argument.split("=", 1) for argument in arguments]
-    words = [word for parts in joined for word in parts]
-    if "--resume" not in words:
+    if not any(argument.split("=")[0] == "--resume" for argument in arguments):
         return None
+    words = arguments[0].split("=", 1) + list(arguments[1:])
     if len(words) != 2 or words[0] != "--resume":
         raise ValueError(f"--resume RUN_DIR takes no other flag, got: {shlex.join(arguments)}")
     folder = Path(words[1])
@@ -93,10 +92,29 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         raise ValueError(
             f"{folder} was made by another script or version: settings {differing} differ"
         )
+    check_env_id(settings["env_id"], folder)
     try:
         return config_class(**{**settings, "run_dir": folder, "resume": folder})
     except TypeError as error:  # a number where a text should be, say
         raise ValueError(f"{folder / 'config.json'} holds a bad setting: {error}") from error
+
+
+def check_env_id(env_id: str, run_dir: Path) -> None:
+    """Refuse to import a module because a run folder says so.
+
+    Args:
+        env_id: As the run folder has it; Gymnasium imports the module before a colon.
+        run_dir: The run folder.
+
+    Raises:
+        ValueError: If there is such a module, other than ours and those that are imported already.
+    """
+    module, colon, _ = str(env_id).rpartition(":")
+    if colon and module != "ram_env" and module not in sys.modules:
+        raise ValueError(
+            f"{run_dir / 'config.json'} wants the module {module!r} imported, which would run it: "
+            "only a process that has imported it already goes on"
+        )
 
 
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:

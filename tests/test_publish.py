@@ -44,6 +44,15 @@ def test_a_published_model_is_the_runs(run_dir, published):
         assert torch.equal(weight, model.state_dict()[name])
 
 
+def test_the_validation_errors_on_the_way_are_published(run_dir, published):
+    rows = (published / "validation.csv").read_text().splitlines()
+    assert rows[0] == "env_steps,tag,value"
+    assert rows[1:] == [
+        row for row in (run_dir / "metrics.csv").read_text().splitlines() if "eval/error" in row
+    ]
+    assert len(rows) == 2
+
+
 def test_no_path_of_the_machine_is_published(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(train.publish, "PRETRAINED", tmp_path)
     copied = tmp_path / "copied"
@@ -69,7 +78,9 @@ def test_publishing_again_replaces_and_keeps_the_others(run_dir, published):
     load_pretrained("board")
 
 
-@pytest.mark.parametrize("file", ["best.safetensors", "model.json", "config.json", "result.json"])
+@pytest.mark.parametrize(
+    "file", ["best.safetensors", "model.json", "config.json", "result.json", "validation.csv"]
+)
 def test_a_file_that_is_not_the_published_one_is_named(published, file):
     content = (published / file).read_bytes()
     (published / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -28,6 +28,7 @@ import tyro
 
 import ram_env
 from agents import diagnostics
+from agents.commands import check_env_id
 from agents.controls import Placer, make_placer
 from agents.evaluation import (
     Beliefs,
@@ -97,6 +98,8 @@ def main(config: Config) -> None:
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     model, settings = load_run(run_dir)
     env_id = config.env_id or find(settings, "env_id", run_dir)
+    if config.env_id is None:
+        check_env_id(env_id, run_dir)
     learned_std = None if model.location_std is None else model.location_std.mean().item()
     std = config.std or learned_std or find(settings, "final_std", run_dir)
     device = choose_device(config.device)

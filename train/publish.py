@@ -1,7 +1,8 @@
 """Ship a run's best model with the package: `python train/publish.py RUN_DIR NAME`.
 
-Copies what :func:`agents.loading.load_run` reads, and the result, to ``agents/pretrained/NAME``,
-without the paths of the machine it was made on, and enters their SHA-256 into the manifest.
+Copies what :func:`agents.loading.load_run` reads, the result and the validation error on the way
+to ``agents/pretrained/NAME``, without the paths of the machine it was made on, and enters their
+SHA-256 into the manifest.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def main(config: Config) -> None:
         shutil.copyfile(config.run_dir / name, new / name)
     for name, content in {"config.json": settings, "result.json": result}.items():
         (new / name).write_text(json.dumps(content, indent=2) + "\n")
+    header, *rows = (config.run_dir / "metrics.csv").read_text().splitlines()
+    validation = [header, *(row for row in rows if row.split(",")[1] == "eval/error")]
+    (new / "validation.csv").write_text("\n".join(validation) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 

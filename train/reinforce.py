@@ -99,6 +99,10 @@ class Config:
     """Weight of the baseline's loss."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
+    weight_decay: float = 0.0
+    """Share of the weights that decays per update and unit of learning rate (AdamW)."""
+    beta2: float = 0.999
+    """Adam's decay of the mean squared gradient; lower takes smaller steps at sudden gradients."""
     ema: float = 0.999
     """Decay of the running mean of the weights; that mean is validated and kept."""
     bf16: bool = False
@@ -121,7 +125,7 @@ class Config:
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("policy_coef", "baseline_coef"):
+        for name in ("policy_coef", "baseline_coef", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.discount <= 1:
@@ -141,8 +145,9 @@ class Config:
             raise ValueError(f"estimator {self.estimator} needs num_rollouts of at least 2")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for name in ("ema", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     @property
     def num_updates(self) -> int:
@@ -177,7 +182,13 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     model = make_model(config, env).to(device)
     generator = torch.Generator(device).manual_seed(torch_seed)
     placer = control(config, env, generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
     training = Training(model, optimizer, env, {"locations": generator})
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})

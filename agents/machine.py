@@ -53,7 +53,7 @@ def commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        run = ["git", "-C", str(here), *arguments]
+        run = ["git", "--no-optional-locks", "-C", str(here), *arguments]
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

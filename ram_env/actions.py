@@ -8,6 +8,7 @@ Dimension key:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,8 +164,8 @@ class DictFormat(ActionFormat):
         self._keys = set(parts)
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
-        if not hasattr(action, "keys") or set(action.keys()) != self._keys:
-            got = sorted(map(str, action)) if hasattr(action, "keys") else type(action).__name__
+        if not isinstance(action, Mapping) or {*action} != self._keys:
+            got = sorted(map(str, action)) if isinstance(action, Mapping) else type(action).__name__
             raise ValueError(f"action must be a dict of {sorted(self._keys)}, got {got}")
         parts = {
             name: _to_integers(f"action[{name!r}]", action[name], batch, device).reshape(-1)

@@ -19,6 +19,7 @@ import http.client
 import io
 import os
 import shutil
+import stat
 import struct
 import tarfile
 import urllib.request
@@ -103,12 +104,17 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise DatasetError(f"{path} cannot be looked at: {error}") from error
+        message = f"{path} cannot be looked at: {error}. Make it readable, or replace it."
+        raise DatasetError(message) from error
     return True
 
 
 def _find(folder: Path, member: str) -> Path | None:
     """Return a member's path in the folder, else its archive's, else None."""
+    for above in [folder / parent for parent in Path(member).parents][-2::-1]:  # outermost first
+        if _exists(above) and not os.path.isdir(above):  # a file, or a link that leads nowhere
+            with _blaming(above):
+                raise _Damage("it is no folder")
     return next((p for p in (folder / member, folder / archive_of(member)) if _exists(p)), None)
 
 
@@ -123,7 +129,7 @@ def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
         Their paths, in the order of the folders.
 
     Raises:
-        DatasetError: If a path cannot be looked at.
+        DatasetError: If a path cannot be looked at, or what should be a folder is none.
     """
     members = members_of(dataset, *_NUM_IMAGES)
     return [path for folder in folders for m in members if (path := _find(folder, m))]
@@ -141,7 +147,7 @@ def missing_members(dataset: str, part: str, folder: Path) -> list[str]:
         Some of `members_of`.
 
     Raises:
-        DatasetError: If a path cannot be looked at.
+        DatasetError: If a path cannot be looked at, or what should be a folder is none.
     """
     return [m for m in members_of(dataset, part) if _find(folder, m) is None]
 
@@ -160,8 +166,8 @@ def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Place | None:
 
     Raises:
         DatasetError: If a folder other than the cache holds images without their labels or
-            labels without their images, if an archive is damaged, or if a path cannot be
-            looked at.
+            labels without their images, if an archive is damaged, if a path cannot be looked
+            at, or if what should be a folder is none.
         OSError: If an archive has to be unpacked and the cache cannot be written.
     """
     cache, members = folders[-1], members_of(dataset, part)
@@ -236,6 +242,9 @@ def _blaming(path: Path) -> Iterator[None]:
 @contextmanager
 def _reading(path: Path) -> Iterator[io.BufferedReader]:
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # it may never begin or never end
+            raise _Damage("it is no regular file")
         with path.open("rb") as file:
             if file.read(1) == b"<":
                 raise _Damage("it looks like an HTML page")

@@ -232,7 +232,7 @@ def test_box_refuses_what_is_not_finite(value, place):
         make("box", True).parse(action)
 
 
-@pytest.mark.parametrize("junk", [*JUNK, np.zeros(6)], ids=lambda junk: str(junk)[:30])
+@pytest.mark.parametrize("junk", [*JUNK, np.zeros(6), dict], ids=lambda junk: str(junk)[:30])
 def test_dict_refuses_junk(junk):
     with pytest.raises(ValueError, match="action must be a dict of"):
         make("dict").parse(junk)

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -88,9 +89,12 @@ def put_a_folder(path: Path, tiny: dict[str, bytes]) -> None:
     path.mkdir()
 
 
-def break_the_link(path: Path, tiny: dict[str, bytes]) -> None:
-    path.unlink()
-    path.symlink_to("nowhere")
+def link_to(place: str) -> Spoil:
+    def apply(path: Path, tiny: dict[str, bytes]) -> None:
+        path.unlink()
+        path.symlink_to(place)
+
+    return apply
 
 
 FAULTS: dict[str, tuple[Spoil, str]] = {
@@ -102,7 +106,8 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
     "bit_flip": (spoil(lambda c, _: flip(c)), "SHA-256.*got .* expected|cannot be read"),
     "html": (spoil(lambda c, _: b"<!DOCTYPE html><html>"), "looks like an HTML page"),
     "folder": (put_a_folder, "cannot be read .*[Dd]irectory"),
-    "broken_link": (break_the_link, "cannot be read .*No such file"),
+    "broken_link": (link_to("nowhere"), "cannot be read .*No such file"),
+    "device": (link_to("/dev/zero"), "it is no regular file"),
 }
 CONTENT_FAULTS: dict[str, tuple[Spoil, str]] = {
     "labels": (spoil(lambda c, t: t[TRAIN_LABELS]), "got 68, expected 47056"),
@@ -150,6 +155,47 @@ def test_a_damaged_archive_is_named_and_leaves_nothing_behind(
     path = folder / "MNIST" / "raw" / f"{TRAIN_IMAGES}.gz"
     check_fault(fault, path, tiny, dataset="MNIST", data_dir=folder)
     assert file_names(cache) == set()
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(
+    tiny: dict[str, bytes], tmp_path: Path
+):
+    folder = write(tmp_path / "digits", tiny)
+    path = folder / "MNIST" / "raw" / TRAIN_IMAGES
+    path.unlink()
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    os.write(writer, b"<")  # so that whoever reads it gets something else to complain of
+    with pytest.raises(DatasetError, match=f"{path} is damaged: it is no regular file"):
+        load_digits("MNIST", "train", folder)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "MNIST/raw"])
+@pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("not mounted")])
+def test_what_should_be_a_folder_and_is_none_is_never_replaced_by_the_sample(
+    put: Callable[[Path], None], name: str, cache: Path, tmp_path: Path
+):
+    folder = tmp_path / "digits"
+    (folder / name).parent.mkdir(parents=True)
+    put(folder / name)
+    with pytest.raises(DatasetError, match=f"{folder / name} is damaged: it is no folder.*eplace"):
+        load_digits("MNIST", "train", folder)
+
+
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_says_what_to_do(
+    tiny: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = write(tmp_path / "digits", tiny)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(
+        DatasetError, match=r"MNIST cannot be looked at: .*denied.* Make it readable"
+    ):
+        load_digits("MNIST", "train", folder)
 
 
 def test_a_gzip_bomb_is_not_unpacked(tiny: dict[str, bytes], tmp_path: Path):

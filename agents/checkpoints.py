@@ -21,10 +21,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from agents.files import parse_json, read_json, replace, sync_folder, to_json, write_file
+from agents.files import (
+    MAX_JSON,
+    first_line,
+    make_folder,
+    parse_json,
+    read_file,
+    read_json,
+    replace,
+    sync_folder,
+    to_json,
+    write_file,
+)
 
 SCHEMA = 1
 """Version of what a checkpoint holds; another one is refused."""
+
+MAX_BYTES = 4 * 2**30
+"""A checkpoint with a file of more bytes is refused."""
 
 Tensors = dict[str, Tensor]
 
@@ -49,7 +63,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
-    """Write a checkpoint, then delete the oldest.
+    """Write a checkpoint, then delete the oldest of those up to it.
 
     Files are written and synchronised under a temporary name, which one rename makes final:
     whenever the process or the machine dies, the checkpoints before are as they were.
@@ -57,7 +71,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     Args:
         folder: Of all checkpoints of a run; made if it isn't there.
         checkpoint: What to write.
-        keep: So many of the newest stay.
+        keep: So many stay; those of later steps, which were passed over, don't count.
 
     Returns:
         The checkpoint's own folder.
@@ -65,9 +79,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     Raises:
         OSError: If the disk is full or read-only; the checkpoints before are as they were.
     """
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".step_*"):  # of a save that was cut off
-        shutil.rmtree(leftover)
+    make_folder(folder)
+    _remove_leftovers(folder)
     final = folder / f"step_{checkpoint.step:08d}"
     new = folder / f".{final.name}.new"
     os.mkdir(new)
@@ -85,12 +98,24 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     for name, content in files.items():
         write_file(new / name, content)
     sync_folder(new)
-    if final.exists():  # a damaged one, which the resumed run has passed over
+    if os.path.lexists(final):  # a damaged one, which the resumed run has passed over
         _delete(final)
     replace(new, final)
-    for old in list_checkpoints(folder)[:-keep]:
-        _delete(old)
+    prune_checkpoints(folder, checkpoint.step, keep=keep)
     return final
+
+
+def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
+    """Delete the oldest checkpoints up to a step, and what a save that was cut off has left.
+
+    Args:
+        folder: Of all checkpoints of a run.
+        step: Of the newest that counts.
+        keep: So many stay.
+    """
+    _remove_leftovers(folder)
+    for old in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
+        _delete(old)
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -104,16 +129,21 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
-            warn(f"warning: {error}; passed over for an older one")
+            warn(f"warning: {error}; passed over")
     return None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first."""
-    if not folder.is_dir():
+    """Return the folders of a run's checkpoints, oldest first.
+
+    Raises:
+        OSError: If ``folder`` is no folder.
+    """
+    if not os.path.lexists(folder):
         return []
-    paths = [path for path in folder.iterdir() if re.fullmatch(r"step_\d{8,}", path.name)]
-    return sorted(paths, key=lambda path: int(path.name[5:]))
+    return sorted(
+        (p for p in folder.iterdir() if re.fullmatch("step_[0-9]{8,}", p.name)), key=_step
+    )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -128,10 +158,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         contents = {name: _read(path, name, facts) for name, facts in _manifest(path).items()}
         state = parse_json(contents.pop("state.json"), path / "state.json")
-        tensors = {name.removesuffix(".safetensors"): load(part) for name, part in contents.items()}
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = {
+            name.removesuffix(".safetensors"): _load(name, contents[name]) for name in contents
+        }
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    step = int(path.name[5:])
+    step = _step(path)
     if state.get("update") != step:
         raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')}")
     return Checkpoint(step, tensors, state)
@@ -175,7 +207,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
     state: dict[int, Tensors] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        if not number.isdigit() or int(number) >= len(params):
+        if not number.isdecimal() or int(number) >= len(params):
             raise CheckpointError(f"optimizer.safetensors is of another model: {key!r}")
         if tensor.ndim and tensor.shape != params[int(number)].shape:
             raise CheckpointError(
@@ -211,7 +243,7 @@ def unpack_generators(generators: Mapping[str, torch.Generator], states: Tensors
 
 def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest's entries by file name, once schema and names are in order."""
-    manifest = read_json(path / "manifest.json")
+    manifest = read_json(_plain(path, "manifest.json"))
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError(
             f"manifest.json has schema {manifest.get('schema')!r}, this version reads {SCHEMA}"
@@ -230,21 +262,55 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read(path: Path, name: str, facts: dict[str, Any]) -> bytes:
     """Return a file's content, once it is what the manifest says."""
-    file = path / name
-    if file.is_symlink() or not file.is_file():
-        raise CheckpointError(f"{name} is missing or no plain file")
+    file = _plain(path, name)
     if file.stat().st_size != facts.get("bytes"):
         raise CheckpointError(
             f"{name} has {file.stat().st_size} bytes, the manifest says {facts.get('bytes')}"
         )
-    content = file.read_bytes()
+    content = read_file(file, MAX_JSON if name == "state.json" else MAX_BYTES)
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         raise CheckpointError(f"{name} was changed: its SHA-256 is not the manifest's")
     return content
+
+
+def _plain(path: Path, name: str) -> Path:
+    """Return the path of a file in a checkpoint, once it is a file and no link to one."""
+    file = path / name
+    if file.is_symlink() or not file.is_file():
+        raise CheckpointError(f"{name} is missing or no plain file")
+    return file
+
+
+def _load(name: str, content: bytes) -> Tensors:
+    """Return the tensors of a file's content."""
+    try:
+        return load(content)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"{name} holds no tensors that can be read: {reason}") from error
+
+
+def _step(path: Path) -> int:
+    """Return the step that a checkpoint's name tells."""
+    return int(path.name.removeprefix("step_"))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a save that was cut off has left."""
+    for leftover in folder.glob(".step_*"):
+        _remove(leftover)
 
 
 def _delete(path: Path) -> None:
     """Delete a checkpoint under another name, so that none is ever there in part."""
     old = path.with_name(f".{path.name}.old")
     replace(path, old)
-    shutil.rmtree(old)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or whatever is in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

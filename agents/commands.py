@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import gymnasium
 
@@ -92,11 +92,21 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         raise ValueError(
             f"{folder} was made by another script or version: settings {differing} differ"
         )
+    hints = get_type_hints(config_class)
+    for name, value in settings.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{folder / 'config.json'} holds a bad setting: {name} is {value!r}")
     check_env_id(settings["env_id"], folder)
-    try:
-        return config_class(**{**settings, "run_dir": folder, "resume": folder})
-    except TypeError as error:  # a number where a text should be, say
-        raise ValueError(f"{folder / 'config.json'} holds a bad setting: {error}") from error
+    return config_class(**{**settings, "run_dir": folder, "resume": folder})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Say whether a value from a JSON file is one that a field's annotation allows."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_args(kind):  # of a union
+        return any(_fits(value, part) for part in get_args(kind))
+    return type(value) in {float: (float, int), Path: (str,)}.get(kind, (kind,))
 
 
 def check_env_id(env_id: str, run_dir: Path) -> None:
@@ -119,7 +129,14 @@ def check_env_id(env_id: str, run_dir: Path) -> None:
 
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
     """Read the command line and run; what a user can get wrong ends in one plain line."""
+    threading.excepthook = _report_thread
     try:
         main(read(sys.argv[1:]))
     except (ValueError, OSError, FloatingPointError, gymnasium.error.Error) as error:
         sys.exit(f"error: {error}")
+
+
+def _report_thread(error: threading.ExceptHookArgs) -> None:
+    """Say that a thread has failed, but for what the main thread will say: no room to write."""
+    if not issubclass(error.exc_type, OSError):  # TensorBoard's writer raises it again there
+        threading.__excepthook__(error)

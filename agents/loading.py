@@ -7,10 +7,11 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from agents.files import read_json
+from agents.files import first_line, read_json
 from agents.ram import RAMConfig, RecurrentAttentionModel
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -82,7 +83,7 @@ def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
 
 
 def _build_model(path: Path) -> RecurrentAttentionModel:
-    """Make an untrained model of the sizes that ``model.json`` tells."""
+    """Make a model of the sizes that ``model.json`` tells, as yet without weights or memory."""
     content = read_json(path)
     known = {field.name: field.default is MISSING for field in fields(RAMConfig)}  # name: needed
     missing = sorted(name for name, needed in known.items() if needed and name not in content)
@@ -93,19 +94,28 @@ def _build_model(path: Path) -> RecurrentAttentionModel:
         )
     try:
         shape = tuple(content.pop("glimpse_shape"))
-        return RecurrentAttentionModel(RAMConfig(shape, **content))
-    except (TypeError, ValueError, RuntimeError) as error:  # a wrong type or size
-        raise ValueError(f"{path} describes no model: {error}") from error
+        with torch.device("meta"):
+            return RecurrentAttentionModel(RAMConfig(shape, **content))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # a wrong type or size
+        raise ValueError(f"{path} describes no model: {first_line(error)}") from error
 
 
 def _load_weights(model: RecurrentAttentionModel, path: Path) -> None:
-    """Fill a model with the weights of a file, which must have its names and shapes."""
+    """Fill a model with the weights of a file, which must have its names, shapes and types."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} cannot be read: it is no plain file")
         weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"{path} cannot be read: {reason}") from error
+    except (OSError, SafetensorError, TypeError, RuntimeError, MemoryError) as error:
+        strerror = error.strerror if isinstance(error, OSError) else None
+        raise ValueError(f"{path} cannot be read: {strerror or first_line(error)}") from error
+    for name, expected in model.state_dict().items():
+        if name in weights and weights[name].dtype != expected.dtype:
+            raise ValueError(
+                f"{path} does not fit the model of model.json: {name} must be {expected.dtype}, "
+                f"got {weights[name].dtype}"
+            )
     try:
-        model.load_state_dict(weights)
+        model.to_empty(device="cpu").load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model of model.json: {error}") from error

@@ -32,15 +32,18 @@ from agents.checkpoints import (
     CheckpointError,
     Tensors,
     latest_checkpoint,
+    list_checkpoints,
+    prune_checkpoints,
     save_checkpoint,
 )
 from agents.commands import Stopped
 from agents.evaluation import Score
-from agents.files import read_json, to_json, write_whole
+from agents.files import make_folder, read_file, read_json, to_json, write_whole
 from agents.machine import command_line, commit, describe_machine, versions
 
 _METRICS = "env_steps,tag,value\n"
 _TIMING = "env_steps,seconds,env_steps_per_second\n"
+_MAX_CSV = 2**30  # [B]
 
 
 class RunLog:
@@ -65,15 +68,16 @@ class RunLog:
 
     Raises:
         FileExistsError: If the folder holds a run: none is ever overwritten.
-        CheckpointError: If the checkpoint is of a run with other settings.
-        ValueError: If another process is writing to the folder.
+        CheckpointError: If the checkpoint is of a run with other settings, or all are damaged.
+        ValueError: If another process is writing to the folder, or a file in it is damaged or
+            a link.
     """
 
     def __init__(self, folder: Path, config: Any, *, resume: bool = False):
         self.folder = folder
         self.checkpoint: Checkpoint | None = None
         self._settings, self._commit = _portable(config), commit()
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, emoji=False)
         self._started, self._share, self._seconds_before = time.monotonic(), 0.0, 0.0
         self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
         with ExitStack() as opened:
@@ -85,7 +89,7 @@ class RunLog:
             steps = self._find_checkpoint() if resume else 0
             timing = _cut(folder / "timing.csv", _TIMING, steps + 1)
             if timing:
-                self._seconds_before = float(timing[-1].split(",")[1])
+                self._seconds_before = _seconds(timing[-1], folder / "timing.csv")
             _cut(folder / "metrics.csv", _METRICS, steps)
             self._timing = opened.enter_context((folder / "timing.csv").open("a"))
             self._metrics = opened.enter_context((folder / "metrics.csv").open("a"))
@@ -189,8 +193,7 @@ class RunLog:
             tensors: By group.
             state: Everything else that the script needs, ready for JSON.
         """
-        os.fsync(self._metrics.fileno())
-        self._events.flush()
+        self._sync()
         steps, metrics = self._newest
         everything = {
             "update": update,
@@ -228,6 +231,7 @@ class RunLog:
         if score is not None:
             values |= {"error": score.error, "interval": list(score.interval), **asdict(score)}
             line = f"{split} {score}"
+        self._sync()  # a finished run is not gone on with: nothing may be missing then
         write_whole(self.folder / "result.json", to_json({**values, "line": line}))
         self.say(line)
 
@@ -235,28 +239,39 @@ class RunLog:
         """Close the files, and let others have the folder."""
         self._opened.close()
 
+    def _sync(self) -> None:
+        """Wait until all metrics are on the disk."""
+        os.fsync(self._metrics.fileno())
+        self._events.flush()
+
     def _find_checkpoint(self) -> int:
         """Find what to go on from, check that it is of this run, and return its env steps."""
-        self.checkpoint = latest_checkpoint(self.folder / "checkpoints", self.say)
+        folder = self.folder / "checkpoints"
+        self.checkpoint = latest_checkpoint(folder, self.say)
         if self.checkpoint is None:
+            if list_checkpoints(folder):
+                raise CheckpointError(f"{folder} holds none that can be used: start a new run")
             self.say(f"no checkpoint yet, starting over: {command_line()}")
             return 0
         state = self.checkpoint.state
         for name, kind in (("env_steps", int), ("metrics", dict), ("config", dict)):
             if not isinstance(state.get(name), kind):
                 raise CheckpointError(f"checkpoint {self.checkpoint.step} has no {name}")
+        if not all(isinstance(value, float) for value in state["metrics"].values()):
+            raise CheckpointError(f"checkpoint {self.checkpoint.step} has metrics without number")
         if state["config"] != self._settings:
             raise CheckpointError(
-                f"{self.folder / 'config.json'} was changed: its settings are not those of the "
-                "checkpoints; put it back, or start a new run"
+                f"{self.folder / 'config.json'} was changed: its settings are not those of "
+                f"checkpoint {self.checkpoint.step}; put it back, or start a new run"
             )
         self.say(f"going on after update {self.checkpoint.step}: {command_line()}")
         for name, mine in (("versions", versions()), ("commit", self._commit)):
             if state.get(name) != mine:
                 self.say(
-                    f"warning: {name} were {state.get(name)}, are {mine}: the run may not end as "
-                    "it would have"
+                    f"warning: {name} were {state.get(name)!r}, are {mine!r}: the run may not end "
+                    "as it would have"
                 )
+        prune_checkpoints(folder, self.checkpoint.step)  # had its save been cut off there
         return state["env_steps"]
 
 
@@ -269,7 +284,12 @@ def default_run_dir(env_id: str, seed: int) -> Path:
 def finished_line(folder: Path) -> str | None:
     """Return the line that a finished run ended with, or None if it isn't finished."""
     path = folder / "result.json"
-    return str(read_json(path)["line"]) if path.exists() else None
+    if not path.exists():
+        return None
+    line = read_json(path).get("line")
+    if not isinstance(line, str) or not line.isprintable():
+        raise ValueError(f"{path} is damaged: it does not hold a line to print")
+    return line
 
 
 def _claim(folder: Path, resume: bool) -> FileLock:
@@ -281,7 +301,10 @@ def _claim(folder: Path, resume: bool) -> FileLock:
                 f"{folder} holds a run already: name another with --run-dir, or go on with it "
                 f"with --resume {shlex.quote(str(folder))}"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    for path in folder.iterdir():
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is no plain file: a run would write to what it stands for")
     lock = FileLock(folder / "run.lock")
     try:
         lock.acquire(timeout=0)
@@ -296,9 +319,10 @@ def _cut(path: Path, header: str, env_steps: int) -> list[str]:
     Returns:
         The lines that stay, without the header.
     """
-    lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]  # but for one that was cut off
     try:
+        text = read_file(path, _MAX_CSV).decode() if path.exists() else ""
+        lines = text.splitlines(keepends=True)[1:]
+        whole = [line for line in lines if line.endswith("\n")]  # but for one that was cut off
         kept = [line for line in whole if int(line.split(",", 1)[0]) < env_steps]
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -306,9 +330,18 @@ def _cut(path: Path, header: str, env_steps: int) -> list[str]:
     return kept
 
 
+def _seconds(line: str, path: Path) -> float:
+    """Return how long the run had taken, off a line of ``timing.csv``."""
+    try:
+        return float(line.split(",")[1])
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {line!r} has no seconds") from error
+
+
 def _open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
     """Open a new file of TensorBoard events; readers drop older ones from ``purge_step`` on."""
-    stamps = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    words = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    stamps = [int(word) for word in words if word.isdecimal()]
     while int(time.time()) == max(stamps, default=0):  # files are read in the order of seconds
         time.sleep(0.05)
     return SummaryWriter(str(folder), purge_step=purge_step)

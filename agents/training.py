@@ -186,6 +186,7 @@ def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
     norm = nn.utils.get_total_norm(grads.values())
     if not norm.isfinite():
         broken = [name for name, grad in grads.items() if not grad.isfinite().all()]
-        raise FloatingPointError(f"update {update}: the gradient is not finite in {broken}")
+        where = broken or "its norm"
+        raise FloatingPointError(f"update {update}: the gradient is not finite in {where}")
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm

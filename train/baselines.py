@@ -28,7 +28,14 @@ from agents.baselines import BASELINES, count_parameters, make_baseline, multipl
 from agents.commands import Stop, read_resumed, run
 from agents.evaluation import Score
 from agents.run_log import RunLog, default_run_dir, finished_line
-from agents.training import Training, check_finite, choose_device, spaced, spread_seed
+from agents.training import (
+    Training,
+    check_finite,
+    choose_device,
+    clip_gradients,
+    spaced,
+    spread_seed,
+)
 from ram_env import TASKS, GlimpseVectorEnv
 from ram_env.tasks import ImageTask
 
@@ -155,6 +162,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Update
         optimizer.zero_grad()
         loss.backward()
+        clip_gradients(model, math.inf, update)  # which only checks that it is finite
         optimizer.step()
         check_finite(update, dict(model.named_parameters()))
         training.move_mean(min(config.ema, (update + 1) / (update + 10)))

@@ -93,6 +93,8 @@ class _Bench:
 
     def cases(self) -> Iterator[tuple[str, Case]]:
         """Return all cases, by name."""
+        for leaving in self._leavings:
+            yield f"power cut {leaving.name}", partial(self._cut_power, leaving)
         last = len(self._calls) - 1
         for number, called in enumerate(self._calls):
             where = f"call {number} ({called})"
@@ -107,8 +109,6 @@ class _Bench:
                 yield f"{errno.errorcode[code]} at {where}", partial(self._fail, number, code)
             if called == "write":
                 yield f"half written at {where}", partial(self._write, short_at(number))
-        for leaving in self._leavings:
-            yield f"power cut {leaving.name}", partial(self._cut_power, leaving)
 
     def _kill(self, handler: Handler) -> str | None:
         here = self._fresh()
@@ -139,13 +139,13 @@ class _Bench:
             if problem := self._look(here, done=raised is None):
                 return problem
             write()  # the process goes on
-        return self._look(here, done=True) or self._save.go_on(here)
+        return self._look(here, done=True) or self._save.find_leftovers(here)
 
     def _write(self, handler: Handler) -> str | None:
         here = self._fresh()
         with self._save.start(here) as write, handled_by(handler):
             write()
-        return self._look(here, done=True) or self._save.go_on(here)
+        return self._look(here, done=True) or self._save.find_leftovers(here)
 
     def _cut_power(self, leaving: Leaving) -> str | None:
         shutil.rmtree(self._here, ignore_errors=True)

@@ -60,7 +60,16 @@ class Grounds:
         (self.sound / "presets").mkdir()
         (self.sound / "presets" / "some.toml").write_text("num_envs = 16\n")
         self._before = _digest(self.outside)
-        self._open_all()
+
+    def open_all(self) -> None:
+        """Open all sound files, so that nothing is left to be imported."""
+        shutil.copytree(self.sound, self.here)
+        for opener in (go_on, load, load_published, read_preset):
+            opener(self.here)
+        for module in ("platformdirs", "filelock", "torchvision.datasets", "ram_env.data"):
+            pkgutil.resolve_name(module)
+        for encoding in ("utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
+            "".encode(encoding)  # JSON may be in one of them
 
     def restore(self, place: str) -> None:
         """Let the part of ``here`` that holds a place be as it was: run, presets or data."""
@@ -82,16 +91,6 @@ class Grounds:
             shutil.copyfile(self.sound / "run" / name, published / name)
         digests = {n: hashlib.sha256((published / n).read_bytes()).hexdigest() for n in names}
         (published.parent / "manifest.json").write_text(json.dumps({"some": digests}))
-
-    def _open_all(self) -> None:
-        """Open all sound files, so that nothing is left to be imported."""
-        shutil.copytree(self.sound, self.here)
-        for opener in (go_on, load, load_published, read_preset):
-            opener(self.here)
-        for module in ("platformdirs", "filelock", "torchvision.datasets", "ram_env.data"):
-            pkgutil.resolve_name(module)
-        for encoding in ("utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
-            "".encode(encoding)  # JSON may be in one of them
 
 
 def go_on(folder: Path) -> None:

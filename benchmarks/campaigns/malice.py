@@ -33,22 +33,33 @@ def hostile_files(rounds: int, folder: Path) -> Iterator[tuple[str, str | None]]
         A case's name, and None or what went wrong.
     """
     folder = folder.resolve()
-    payloads = Payloads(folder)
-    grounds = Grounds(folder)
+    payloads, grounds = Payloads(folder), Grounds(folder)
     cases = make_cases(payloads, grounds)
-    harmless = next(filter(None, (_check_payload(payloads, form) for form in payloads.forms)), None)
+    unfit = _check_grounds(grounds) or _check_payloads(payloads)
     for number in range(rounds):
         case = cases[number % len(cases)]
-        yield f"{number}: {case.name}", harmless or _run(case, payloads, grounds)
+        yield f"{number}: {case.name}", unfit or _run(case, payloads, grounds)
 
 
-def _check_payload(payloads: Payloads, form: str) -> str | None:
+def _check_grounds(grounds: Grounds) -> str | None:
+    """Say so if sound files can't be opened."""
+    try:
+        grounds.open_all()
+    except Exception as error:
+        return f"sound files cannot be opened: {error!r}"
+    return None
+
+
+def _check_payloads(payloads: Payloads) -> str | None:
     """Say what is wrong with a payload, or with the hook: opened, it runs, and that is seen."""
-    outcome = _watch(lambda folder: payloads.open(form), payloads, payloads.folder)
-    if not payloads.marker.exists():
-        return f"{form} does nothing even if it is opened: {outcome}"
-    payloads.marker.unlink()
-    return None if outcome.events else f"the audit hook did not see {form} being opened"
+    for form in payloads.forms:
+        outcome = _watch(lambda _, form=form: payloads.open(form), payloads, payloads.folder)
+        if not payloads.marker.exists():
+            return f"{form} does nothing even if it is opened: {outcome}"
+        payloads.marker.unlink()
+        if not outcome.events:
+            return f"the audit hook did not see {form} being opened"
+    return None
 
 
 def _run(case: Case, payloads: Payloads, grounds: Grounds) -> str | None:

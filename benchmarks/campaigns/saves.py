@@ -52,6 +52,10 @@ class Save(ABC):
         """
 
     @abstractmethod
+    def find_leftovers(self, folder: Path) -> str | None:
+        """Say what is left over after a write that was not cut off."""
+
+    @abstractmethod
     def go_on(self, folder: Path) -> str | None:
         """Write what comes next; say what is wrong with that, leftovers among it."""
 
@@ -107,12 +111,16 @@ class CheckpointSave(Save):
                 return f"{path.name} is damaged"
         return None
 
+    def find_leftovers(self, folder: Path) -> str | None:
+        """Say what is there beside checkpoints."""
+        odd = {*(folder / "checkpoints").iterdir()} - {*list_checkpoints(folder / "checkpoints")}
+        return f"{min(odd).name} was left over" if odd else None
+
     def go_on(self, folder: Path) -> str | None:
         """Save the next checkpoint after the newest."""
-        folder = folder / "checkpoints"
-        step = max(valid_checkpoints(folder), default=self._step - 1) + 1
-        save_checkpoint(folder, made_up(step), keep=_KEEP)
-        return find_leftovers(folder, step)
+        step = max(valid_checkpoints(folder / "checkpoints"), default=self._step - 1) + 1
+        save_checkpoint(folder / "checkpoints", made_up(step), keep=_KEEP)
+        return _judge_newest(folder / "checkpoints", step) or self.find_leftovers(folder)
 
 
 class LoggedSave(CheckpointSave):
@@ -147,7 +155,7 @@ class LoggedSave(CheckpointSave):
             _log_and_save(log, step)
         if left := [path.name for path in folder.iterdir() if path.suffix in (".new", ".old")]:
             return f"{left[0]} was left over"
-        return find_leftovers(folder / "checkpoints", step)
+        return _judge_newest(folder / "checkpoints", step) or super().find_leftovers(folder)
 
 
 class FirstSave(LoggedSave):
@@ -171,6 +179,10 @@ class FirstSave(LoggedSave):
     def look(self, folder: Path, before: Path, after: Path, done: bool) -> str | None:
         """Say what is wrong with checkpoints or metrics."""
         return super().look(folder / "run", before / "run", after / "run", done)
+
+    def find_leftovers(self, folder: Path) -> str | None:
+        """Say what is there beside checkpoints."""
+        return super().find_leftovers(folder / "run")
 
     def go_on(self, folder: Path) -> str | None:
         """Begin or resume the run and save the next checkpoint."""
@@ -209,12 +221,16 @@ class FileSave(Save):
             return f"{self._file} holds neither its old content nor the new"
         return None
 
+    def find_leftovers(self, folder: Path) -> str | None:
+        """Say whether the file lies there under another name, too."""
+        left = folder / f"{self._file}.new"
+        return f"{left.name} was left over" if left.exists() else None
+
     def go_on(self, folder: Path) -> str | None:
         """Write the file once more."""
         with self.start(folder) as write:
             write()
-        left = folder / f"{self._file}.new"
-        return f"{left.name} was left over" if left.exists() else None
+        return self.find_leftovers(folder)
 
 
 def made_up(step: int) -> Checkpoint:
@@ -224,14 +240,13 @@ def made_up(step: int) -> Checkpoint:
     return Checkpoint(step, {"model": tensors}, {"update": step, "best_error": math.pi / step})
 
 
-def find_leftovers(folder: Path, step: int) -> str | None:
-    """Say what is wrong after a save of ``step``: it is there and valid, and nothing odd is."""
+def _judge_newest(folder: Path, step: int) -> str | None:
+    """Say what is wrong after a save of ``step``: it is the newest valid one, of a few."""
     valid = valid_checkpoints(folder)
     if max(valid, default=None) != step:
         return f"checkpoint {step} is not there after the save"
-    expected = {f"step_{each:08d}" for each in sorted(valid)[-_KEEP:]}
-    if odd := {path.name for path in folder.iterdir()} ^ expected:
-        return f"{min(odd)} was left over, or pruned too early"
+    if len(list_checkpoints(folder)) > _KEEP:
+        return "the oldest was not pruned"
     return None
 
 

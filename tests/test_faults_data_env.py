@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import mmap
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -227,7 +228,7 @@ def test_of_the_drawn_actions_many_are_valid_and_many_are_not(action_format, bat
     assert 75 < sum(is_valid(action, rules) for action in drawn) < 225
 
 
-LEAKED: list[bytes] = []
+LEAKED: list[mmap.mmap] = []
 COUNT = itertools.count()
 
 
@@ -240,7 +241,9 @@ def with_another_label(info: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def leak(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    LEAKED.append(b"x" * 2**16)
+    pages = mmap.mmap(-1, 2**16)  # not from the heap, which may have room left by other tests
+    pages.write(b"x" * len(pages))
+    LEAKED.append(pages)
     return obs
 
 

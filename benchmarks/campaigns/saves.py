@@ -37,7 +37,7 @@ class Save(ABC):
         """Make what is there before."""
 
     @abstractmethod
-    def start(self, folder: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    def start(self, folder: Path) -> contextlib.AbstractContextManager[Callable[[], object]]:
         """Get ready to write; gives the function that writes, which can be called again."""
 
     @abstractmethod
@@ -86,10 +86,10 @@ class CheckpointSave(Save):
         self._disturb(folder / "checkpoints")
 
     @contextmanager
-    def start(self, folder: Path) -> Iterator[Callable[[], None]]:
+    def start(self, folder: Path) -> Iterator[Callable[[], object]]:
         """Give what saves the checkpoint."""
         checkpoint = made_up(self._step)
-        yield lambda: void(save_checkpoint(folder / "checkpoints", checkpoint, keep=_KEEP))
+        yield lambda: save_checkpoint(folder / "checkpoints", checkpoint, keep=_KEEP)
 
     def look(self, folder: Path, before: Path, after: Path, done: bool) -> str | None:
         """Say what is wrong with the checkpoints: the newest is the old or the new one."""
@@ -106,9 +106,12 @@ class CheckpointSave(Save):
         latest = latest_checkpoint(ours[0], lambda line: None)
         if (latest.step if latest else None) != max(now, default=None):
             return "the newest valid checkpoint is not the one that is used"
-        for path in set(list_checkpoints(ours[0])) - {ours[0] / f"step_{s:08d}" for s in now}:
-            if not (ours[1] / path.name).exists():  # it was not damaged before
-                return f"{path.name} is damaged"
+        damaged, was_damaged = (
+            {path.name for path in list_checkpoints(each)} - {f"step_{step:08d}" for step in valid}
+            for each, valid in ((ours[0], now), (ours[1], old))
+        )
+        if damaged - was_damaged:
+            return f"{min(damaged - was_damaged)} is damaged"
         return None
 
     def find_leftovers(self, folder: Path) -> str | None:
@@ -133,7 +136,7 @@ class LoggedSave(CheckpointSave):
                 _log_and_save(log, step)
 
     @contextmanager
-    def start(self, folder: Path) -> Iterator[Callable[[], None]]:
+    def start(self, folder: Path) -> Iterator[Callable[[], object]]:
         """Give what logs, once, and saves."""
         with opened_log(folder, resume=True) as log:
             yield lambda: _log_and_save(log, 3)
@@ -165,7 +168,7 @@ class FirstSave(LoggedSave):
         """Make nothing: the run's folder is new, too."""
 
     @contextmanager
-    def start(self, folder: Path) -> Iterator[Callable[[], None]]:
+    def start(self, folder: Path) -> Iterator[Callable[[], object]]:
         """Give what begins the run and saves a checkpoint."""
 
         def begin() -> None:
@@ -209,7 +212,7 @@ class FileSave(Save):
             write_whole(folder / self._file, b"what was there before")
 
     @contextmanager
-    def start(self, folder: Path) -> Iterator[Callable[[], None]]:
+    def start(self, folder: Path) -> Iterator[Callable[[], object]]:
         """Give what writes the file."""
         with opened_log(folder, resume=True) as log:
             yield lambda: self._write(log)
@@ -255,10 +258,6 @@ def opened_log(folder: Path, *, resume: bool) -> Iterator[RunLog]:
     """Open a run folder quietly."""
     with quiet(), RunLog(folder, Settings(), resume=resume) as log:
         yield log
-
-
-def void(result: object) -> None:
-    """Forget a result."""
 
 
 def _log_and_save(log: RunLog, step: int) -> None:

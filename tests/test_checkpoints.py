@@ -31,6 +31,8 @@ from agents.files import (
     write_whole,
 )
 
+posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 
 
@@ -140,6 +142,7 @@ def test_nothing_else_is_taken_for_a_checkpoint(tmp_path):
     assert latest_checkpoint(tmp_path / "nowhere", pytest.fail) is None
 
 
+@posix
 @pytest.mark.parametrize(
     "put", [lambda p: p.write_bytes(b"file"), lambda p: p.symlink_to("nowhere"), Path.mkdir]
 )
@@ -341,12 +344,13 @@ def test_what_could_not_be_read_back_is_not_written():
         to_json({"a": torch.nan})
 
 
+@posix
 @pytest.mark.parametrize(
     ("put", "said"),
     [
         (lambda path: None, "cannot be read: No such file"),
         (Path.mkdir, "no plain file"),
-        (os.mkfifo, "no plain file"),
+        (lambda path: os.mkfifo(path), "no plain file"),
         (lambda path: path.symlink_to("/dev/zero"), "no plain file"),
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
         (lambda path: path.write_bytes(b"12345"), "has 5 bytes, more than 4"),

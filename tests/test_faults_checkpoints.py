@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from benchmarks.campaigns.hostile_content import Payloads
 from benchmarks.campaigns.malice import hostile_files
 from benchmarks.campaigns.saves import SAVES
 from benchmarks.campaigns.small_runs import Settings
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and fork()")
 
 Cases = Iterator[tuple[str, str | None]]
 

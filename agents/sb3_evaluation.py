@@ -1,0 +1,92 @@
+"""Measuring an agent of Stable-Baselines3 as our own are: every image in turn.
+
+The protocol of :func:`agents.evaluation.evaluate`: the mean location and the likeliest label.
+
+Dimension key:
+    N: lanes of the environment
+    n: images in the split
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.evaluation import Score
+
+
+class Predictor(Protocol):
+    """What acts: an algorithm or a policy of Stable-Baselines3, with memory or without."""
+
+    def predict(  # noqa: D102
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]: ...
+
+
+def evaluate_sb3(
+    model: Predictor,
+    env: VecEnv,
+    num_images: int,
+    *,
+    deterministic: bool = True,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Score:
+    """Show every image of a split once and count mistakes of the last label of each episode.
+
+    Args:
+        model: An algorithm or a policy; its state, if it has any, goes in and comes out.
+        env: Of an environment with ``order="sequential"`` whose lanes are in step, as
+            :class:`agents.sb3_vec_env.GlimpseVecEnv`, with the observations that the model
+            was trained on.
+        num_images: n, images in the split; visits beyond are not counted.
+        deterministic: Take the policy's mode; else sample.
+        on_batch: Called after every batch of episodes; may raise to end it early.
+
+    Returns:
+        Mistakes among the n images.
+
+    Raises:
+        ValueError: If n is less than 1, or the env does not show image v mod n at visit v.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images must be at least 1, got {num_images}")
+    env.seed(0)
+    obs: Any = env.reset()
+    wrong = 0
+    for visit in range(0, num_images, env.num_envs):  # of lane 0; lane i makes visit + i
+        obs, infos = _play_episodes(model, env, obs, deterministic)
+        expected = list(range(visit, min(visit + env.num_envs, num_images)))
+        counted = infos[: len(expected)]
+        shown = [info["index"] for info in counted]
+        if shown != expected:
+            raise ValueError(
+                f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
+                f"num_images the split's), got {shown[:5]}... at visit {visit}"
+            )
+        wrong += sum(not info["correct"] for info in counted)
+        on_batch()
+    return Score(wrong, num_images)
+
+
+def _play_episodes(
+    model: Predictor, env: VecEnv, obs: Any, deterministic: bool
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Play one episode in every lane.
+
+    Returns:
+        Observations of the next episodes, and infos of these at their end, N.
+    """
+    state, starts, over = None, np.ones(env.num_envs, bool), False
+    infos: list[dict[str, Any]] = []
+    while not over:
+        actions, state = model.predict(obs, state, starts, deterministic)
+        obs, _, ended, infos = env.step(actions)
+        starts, over = np.zeros(env.num_envs, bool), bool(ended[0])
+    return obs, infos

@@ -31,6 +31,14 @@ Cases = Iterator[tuple[str, str | None]]
 save_checkpoint = checkpoints.save_checkpoint  # as it is where the tests replace it
 
 
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one: nothing here needs a disk, and disks are slow."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
+
+
 def run(cases: Cases) -> list[str]:
     """Run all cases, none of which may fail, and return their names."""
     done = list(cases)
@@ -45,8 +53,8 @@ def first_problem(cases: Cases) -> str:
 # They hold
 
 
-def test_a_crash_at_any_system_call_of_a_save_leaves_a_valid_checkpoint(tmp_path):
-    names = run(crashed_saves(1, tmp_path))
+def test_a_crash_at_any_system_call_of_a_save_leaves_a_valid_checkpoint(scratch):
+    names = run(crashed_saves(1, scratch))
     kinds = ("killed before", "killed in", "ENOSPC", "EROFS", "EIO", "half written", "power cut")
     counts = {kind: sum(f", {kind}" in name for name in names) for kind in kinds}
     assert counts["killed before"] == counts["ENOSPC"] == counts["EROFS"] == counts["EIO"] > 150
@@ -55,16 +63,16 @@ def test_a_crash_at_any_system_call_of_a_save_leaves_a_valid_checkpoint(tmp_path
     assert sum(counts.values()) + len(SAVES) == len(names)  # and once each after the last call
 
 
-def test_a_damaged_checkpoint_is_named_and_an_older_one_used(tmp_path):
-    assert len(run(damaged_checkpoints(60, tmp_path))) == 60
+def test_a_damaged_checkpoint_is_named_and_an_older_one_used(scratch):
+    assert len(run(damaged_checkpoints(60, scratch))) == 60
 
 
-def test_a_hostile_file_is_refused_and_runs_no_code(tmp_path):
-    assert len(run(hostile_files(15, tmp_path))) == 15
+def test_a_hostile_file_is_refused_and_runs_no_code(scratch):
+    assert len(run(hostile_files(15, scratch))) == 15
 
 
-def test_a_case_is_the_same_however_many_there_are(tmp_path):
-    few, more = (list(damaged_checkpoints(n, tmp_path / str(n))) for n in (2, 4))
+def test_a_case_is_the_same_however_many_there_are(scratch):
+    few, more = (list(damaged_checkpoints(n, scratch / str(n))) for n in (2, 4))
     assert few == more[:2]
 
 
@@ -136,19 +144,19 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("name", CRASHES)
-def test_a_save_that_a_crash_can_spoil_is_noticed(tmp_path, monkeypatch, name):
+def test_a_save_that_a_crash_can_spoil_is_noticed(scratch, monkeypatch, name):
     which, owner, attribute, sabotage, said = CRASHES[name]
     monkeypatch.setattr(owner, attribute, sabotage)
     save = next(save for save in SAVES if save.name == which)
-    assert said in first_problem(crashed_save(save, tmp_path))
+    assert said in first_problem(crashed_save(save, scratch))
 
 
-def test_a_checkpoint_that_is_not_checked_is_noticed(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_not_checked_is_noticed(scratch, monkeypatch):
     def read(path: Path, name: str, facts: object) -> bytes:
         return (path / name).read_bytes()
 
     monkeypatch.setattr(checkpoints, "_read", read)
-    assert "warnings" in first_problem(damaged_checkpoints(20, tmp_path))
+    assert "warnings" in first_problem(damaged_checkpoints(20, scratch))
 
 
 def load_anything(file: Path | bytes) -> dict[str, torch.Tensor]:
@@ -160,13 +168,13 @@ def load_anything(file: Path | bytes) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("module", "function"), [(checkpoints, "load"), (loading, "load_file")])
-def test_a_file_that_is_unpickled_is_noticed(tmp_path, monkeypatch, module, function):
+def test_a_file_that_is_unpickled_is_noticed(scratch, monkeypatch, module, function):
     monkeypatch.setattr(module, function, load_anything)
-    problem = first_problem(hostile_files(2, tmp_path))
+    problem = first_problem(hostile_files(2, scratch))
     assert "its code was run" in problem
     assert "pickle.find_class" in problem
 
 
-def test_a_payload_that_does_nothing_is_noticed(tmp_path, monkeypatch):
+def test_a_payload_that_does_nothing_is_noticed(scratch, monkeypatch):
     monkeypatch.setattr(Payloads, "open", lambda payloads, form: None)
-    assert "does nothing" in first_problem(hostile_files(1, tmp_path))
+    assert "does nothing" in first_problem(hostile_files(1, scratch))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 MODULE = "hostile_marker"
-"""Name of a module in the folder of :func:`make_payloads` that makes the marker, too."""
+"""Name of a module that makes the marker, too, in the folder of :class:`Payloads`."""
 
 
 class _Calls:

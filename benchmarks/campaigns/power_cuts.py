@@ -110,7 +110,7 @@ class Disk:
         contents: dict[Content, str] = {}
         for choice in itertools.product((False, True), repeat=len(folders) + bool(files)):
             lost = {node for node, gone in zip(folders, choice, strict=False) if gone}
-            said = [f"names in {unsafe[node]}" for node in lost]
+            said = sorted(f"names in {unsafe[node]}" for node in lost)
             if files and choice[-1]:
                 lost.update(files)
                 said.append("bytes")

@@ -24,7 +24,8 @@ from train import sb3
 from train.sb3 import ALGORITHMS, Config, main, parse
 
 SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
-SHORT |= {"hidden_size": 16, "num_validations": 2, "log_every": 2, "threads": 1, "device": "cpu"}
+SHORT |= {"rollout_episodes": 1, "learning_rate": 1e-3, "hidden_size": 16}
+SHORT |= {"num_validations": 2, "log_every": 2, "threads": 1, "device": "cpu"}
 LAST_LINE = re.compile(
     r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, 40 images\)"
 )
@@ -219,10 +220,11 @@ def test_a_folder_of_another_algorithm_or_script_is_refused(tmp_path, capsys):
     [
         ({"algorithm": "dqn"}, "algorithm must be one of .'ppo', 'a2c'"),
         ({"total_steps": 0}, "total_steps"),
-        ({"batch_episodes": 48}, "batch_episodes must divide the 128 episodes"),
+        ({"batch_episodes": 48}, "batch_episodes must divide the 1024 episodes"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"entropy_coef": -0.1}, "entropy_coef"),
         ({"final_std": 0.5}, "final_std"),
+        ({"rollout_episodes": 0}, "rollout_episodes"),
         ({"gae_lambda": 1.5}, "gae_lambda"),
         ({"seed": -1}, "seed"),
     ],
@@ -232,8 +234,10 @@ def test_a_bad_setting_fails_at_once(changes, named):
         Config(**changes)
 
 
-def test_batches_are_no_matter_of_a2c():
-    assert Config(algorithm="a2c", batch_episodes=48).batch_episodes == 48
+def test_a2c_updates_after_each_episode_and_knows_no_batches():
+    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 1
+    assert Config(algorithm="ppo").lane_episodes == 8
+    assert Config(algorithm="a2c", rollout_episodes=3).lane_episodes == 3
 
 
 @pytest.mark.parametrize("arguments", [["--algorithm", "dqn"], ["--total-stesp", "3"]])

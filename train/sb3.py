@@ -74,13 +74,13 @@ class Config:
     reward: Literal["final", "dense", "log_score"] = "final"
     """Of the environment. All but final pay every label, and so make every label count. A sampled
     label has no class scores but +1 and -1: log_score then only is dense on another scale."""
-    rollout_episodes: int = 1
-    """Episodes that each lane plays for one update."""
+    rollout_episodes: int | None = None
+    """Episodes that each lane plays for one update; by default 8, for A2C 1."""
     batch_episodes: int = 64
     """Episodes' worth of steps in a minibatch; whole ones for recurrent_ppo. Not for A2C."""
     n_epochs: int = 4
     """Times that an update passes over its rollout. Not for A2C."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """At the start."""
     decay: bool = True
     """Let the learning rate fall to 0 along half a cosine; else it stays."""
@@ -96,13 +96,11 @@ class Config:
     """Weight of the entropy: of the location's, and of the label's where it counts."""
     gae_lambda: float = 0.95
     """Of the advantages; 1 takes the whole return, lower ones lean on the value."""
-    max_grad_norm: float = 0.5
-    """Gradients longer than this are shortened to it."""
     num_validations: int = 12
     """How often it is validated, the end included."""
-    log_every: int = 20
+    log_every: int = 10
     """Updates between two lines of metrics."""
-    checkpoint_every: int = 200
+    checkpoint_every: int = 50
     """Updates between two checkpoints; there is one before each validation, too."""
 
     def __post_init__(self) -> None:
@@ -114,11 +112,10 @@ class Config:
             *("total_steps", "num_envs", "threads", "rollout_episodes", "batch_episodes"),
             *("n_epochs", "hidden_size", "num_validations", "log_every", "checkpoint_every"),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.entropy_coef < math.inf:
             raise ValueError(f"entropy_coef must be at least 0, got {self.entropy_coef}")
         if not 0 <= self.gae_lambda <= 1:
@@ -129,12 +126,17 @@ class Config:
             )
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        episodes = self.num_envs * self.rollout_episodes
+        episodes = self.num_envs * self.lane_episodes
         if not self.algorithm.startswith("a2c") and episodes % self.batch_episodes:
             raise ValueError(
                 f"batch_episodes must divide the {episodes} episodes of an update "
                 f"(num_envs x rollout_episodes), got {self.batch_episodes}"
             )
+
+    @property
+    def lane_episodes(self) -> int:
+        """Episodes that each lane plays for one update."""
+        return self.rollout_episodes or (1 if self.algorithm.startswith("a2c") else 8)
 
 
 def main(config: Config) -> None:
@@ -156,7 +158,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     env = make_env(config, config.num_envs, split="train")
     validation_env = make_env(config, 500, split="validation", order="sequential")
-    steps = config.num_envs * config.rollout_episodes * env.task.num_glimpses  # of an update
+    steps = config.num_envs * config.lane_episodes * env.task.num_glimpses  # of an update
     num_updates = math.ceil(config.total_steps / steps)
     validations = spaced(num_updates, config.num_validations)
 
@@ -265,13 +267,12 @@ def make_model(
     rate = config.learning_rate
     settings: dict[str, Any] = {
         "learning_rate": cosine(rate) if config.decay else rate,
-        "n_steps": config.rollout_episodes * num_glimpses,
+        "n_steps": config.lane_episodes * num_glimpses,
         "gamma": 1.0,
         "gae_lambda": config.gae_lambda,
         "ent_coef": config.entropy_coef,
-        "max_grad_norm": config.max_grad_norm,
         "normalize_advantage": True,
-        "stats_window_size": config.num_envs * config.rollout_episodes,  # the newest rollout's
+        "stats_window_size": config.num_envs * config.lane_episodes,  # the newest rollout's
         "policy_kwargs": policy,
         "seed": seed % 2**32,  # more is too much for NumPy's global generator
         "device": device,

@@ -234,8 +234,8 @@ def test_a_bad_setting_fails_at_once(changes, named):
         Config(**changes)
 
 
-def test_a2c_updates_after_each_episode_and_knows_no_batches():
-    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 1
+def test_a2c_has_shorter_rollouts_and_knows_no_batches():
+    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
     assert Config(algorithm="ppo").lane_episodes == 8
     assert Config(algorithm="a2c", rollout_episodes=3).lane_episodes == 3
 

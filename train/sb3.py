@@ -75,7 +75,7 @@ class Config:
     """Of the environment. All but final pay every label, and so make every label count. A sampled
     label has no class scores but +1 and -1: log_score then only is dense on another scale."""
     rollout_episodes: int | None = None
-    """Episodes that each lane plays for one update; by default 8, for A2C 1."""
+    """Episodes that each lane plays for one update; by default 8, for A2C 4. Few learn slowly."""
     batch_episodes: int = 64
     """Episodes' worth of steps in a minibatch; whole ones for recurrent_ppo. Not for A2C."""
     n_epochs: int = 4
@@ -92,8 +92,8 @@ class Config:
     """Learn the std of x and of y from its start on, in place of that schedule."""
     hidden_size: int = 256
     """Units of the LSTM, or of the layer over the episode's glimpses."""
-    entropy_coef: float = 0.01
-    """Weight of the entropy: of the location's, and of the label's where it counts."""
+    entropy_coef: float = 0.05
+    """Weight of the entropy, of the label's where it counts and of the location's elsewhere."""
     gae_lambda: float = 0.95
     """Of the advantages; 1 takes the whole return, lower ones lean on the value."""
     num_validations: int = 12
@@ -136,7 +136,7 @@ class Config:
     @property
     def lane_episodes(self) -> int:
         """Episodes that each lane plays for one update."""
-        return self.rollout_episodes or (1 if self.algorithm.startswith("a2c") else 8)
+        return self.rollout_episodes or (4 if self.algorithm.startswith("a2c") else 8)
 
 
 def main(config: Config) -> None:

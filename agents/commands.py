@@ -19,6 +19,9 @@ from agents.files import read_json
 
 ConfigT = TypeVar("ConfigT")
 
+DIVERGED = 3
+"""Exit status of a run whose numbers are no numbers any more."""
+
 
 class Stopped(SystemExit):
     """A signal ended the run in good order; the exit status is 128 + the signal's number."""
@@ -128,11 +131,17 @@ def check_env_id(env_id: str, run_dir: Path) -> None:
 
 
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
-    """Read the command line and run; what a user can get wrong ends in one plain line."""
+    """Read the command line and run; what a user can get wrong ends in one plain line.
+
+    The exit status is then 1, and :data:`DIVERGED` where numbers were no numbers any more.
+    """
     threading.excepthook = _report_thread
     try:
         main(read(sys.argv[1:]))
-    except (ValueError, OSError, FloatingPointError, gymnasium.error.Error) as error:
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(DIVERGED)
+    except (ValueError, OSError, gymnasium.error.Error) as error:
         sys.exit(f"error: {error}")
 
 

@@ -151,14 +151,15 @@ def dense_exact(rollout: Rollout, weights: Weights) -> Terms:
 def reward_only(rollout: Rollout, weights: Weights) -> Terms:
     """REINFORCE on the reward alone: locations and the scored label are both sampled actions."""
     returns = reward_to_go(rollout.reward)
-    advantage = returns - rollout.baseline
-    location = reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
-    label = reinforce_loss(rollout.named_log_prob[-1:], advantage[-1:])  # scored at the last step
     return {
-        "classifier": label,
-        "policy": weights.policy_coef * location,
+        **_reward_only(rollout, returns - rollout.baseline, weights),
         "baseline": weights.baseline_coef * baseline_loss(rollout.baseline, returns),
     }
+
+
+def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
+    """Williams's (1992) REINFORCE as it stands, on the reward alone."""
+    return _reward_only(rollout, reward_to_go(rollout.reward), weights)
 
 
 ESTIMATORS = {
@@ -168,8 +169,18 @@ ESTIMATORS = {
     "dense": Estimator(dense),
     "dense_exact": Estimator(dense_exact),
     "reward_only": Estimator(reward_only, samples_label=True, sees_label=False),
+    "reward_only_no_baseline": Estimator(
+        reward_only_no_baseline, samples_label=True, sees_label=False
+    ),
 }
 """All estimators by name, from the paper's on."""
+
+
+def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms:
+    """Return the losses of both actions, the label's at the step that is scored."""
+    location = reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
+    label = reinforce_loss(rollout.named_log_prob[-1:], advantage[-1:])
+    return {"classifier": label, "policy": weights.policy_coef * location}
 
 
 def _even(rollout: Rollout) -> Tensor:

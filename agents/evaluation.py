@@ -74,6 +74,10 @@ def evaluate(
     num_images: int,
     placer: Placer | None = None,
     on_batch: Callable[[], None] | None = None,
+    *,
+    std: float | Tensor = 0.0,
+    sample_label: bool = False,
+    generator: torch.Generator | None = None,
 ) -> Score:
     """Show every image of a split once; look where the mean says, name the likeliest class.
 
@@ -83,12 +87,20 @@ def evaluate(
         num_images: n, images in the split; visits beyond are not counted.
         placer: A control that looks elsewhere, from :func:`agents.controls.make_placer`.
         on_batch: Called after every batch of episodes; may raise to end it early.
+        std: Of the location policy, if it should sample.
+        sample_label: Draw the label from the model's belief.
+        generator: Source of the noise, on the model's device; None for torch's own.
 
     Returns:
         Mistakes of the last label of each episode.
     """
-    beliefs = play_split(model, env, num_images, placer=placer, on_batch=on_batch)
-    return score_by_glimpse(beliefs)[-1]
+    sampling: Any = {"std": std, "generator": generator}
+    beliefs = play_split(model, env, num_images, placer=placer, on_batch=on_batch, **sampling)
+    if not sample_label:
+        return score_by_glimpse(beliefs)[-1]
+    p = beliefs.log_p[0, :, -1].exp()  # (n, K)
+    named = p.to(next(model.parameters()).device).multinomial(1, generator=generator).cpu()
+    return Score(int((named[:, 0] != beliefs.labels).sum()), num_images)
 
 
 @torch.no_grad()
@@ -98,7 +110,7 @@ def play_split(
     num_images: int,
     *,
     num_passes: int = 1,
-    std: float = 0.0,
+    std: float | Tensor = 0.0,
     generator: torch.Generator | None = None,
     placer: Placer | None = None,
     on_batch: Callable[[], None] | None = None,
@@ -131,7 +143,7 @@ def play_split(
         raise ValueError(
             f"num_images and num_passes must be at least 1, got {num_images} and {num_passes}"
         )
-    if not std >= 0:
+    if not torch.as_tensor(std >= 0).all():
         raise ValueError(f"std must be at least 0, got {std}")
     mode = env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.SAME_STEP:
@@ -193,7 +205,7 @@ def _play_episodes(
     env: VectorEnv,
     obs: dict[str, Any],
     position: Any,
-    std: float,
+    std: float | Tensor,
     generator: torch.Generator | None,
     placer: Placer | None,
 ) -> tuple[Tensor, Tensor, dict[str, Any], dict[str, Any]]:
@@ -214,7 +226,7 @@ def _play_episodes(
         log_p.append(output.logits.log_softmax(1))
         locations.append(location)
         target = output.location_mean
-        if std:
+        if torch.as_tensor(std > 0).any():
             target, _ = sample_location(target, std, generator)
         if placer is not None:
             step = len(locations) - 1

@@ -36,6 +36,8 @@ class RAMConfig:
         identity_core: Start the rectifier core's recurrent weights as the identity (Le et al.
             2015, arXiv:1504.00941), so that at first the state is a sum over glimpses; our
             choice.
+        state_cap: Greatest value of a rectifier core's units, min(max(0, z), cap) as in Hannun et
+            al. (2014, arXiv:1412.5567); 0 for none (the paper).
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
         location_hidden: Units of a hidden layer in the location network; 0 for none.
         location_reaches_core: Whether the location network's gradient flows on into core and
@@ -53,6 +55,7 @@ class RAMConfig:
     hidden_size: int = 256
     core: Literal["rnn", "lstm", "gru"] = "rnn"
     identity_core: bool = False
+    state_cap: float = 0.0
     location: Literal["absolute", "offset"] = "absolute"
     location_hidden: int = 0
     location_reaches_core: bool = True
@@ -68,7 +71,7 @@ class RAMConfig:
         for name in ("num_classes", "what_size", "where_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("location_hidden", "conv_features", "initial_std"):
+        for name in ("location_hidden", "conv_features", "initial_std", "state_cap"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if len(self.glimpse_shape) != 3 or min(self.glimpse_shape) < 1:
@@ -134,13 +137,14 @@ class RectifierCore(nn.Module):
         super().__init__()
         self.recurrent = nn.Linear(config.hidden_size, config.hidden_size)
         self.input = nn.Linear(config.hidden_size, config.hidden_size)
+        self.cap = config.state_cap or math.inf
         if config.identity_core:
             nn.init.eye_(self.recurrent.weight)
             nn.init.zeros_(self.recurrent.bias)
 
     def forward(self, g: Tensor, state: State) -> State:
         """Map g_t and h_{t-1}, both (N, D), to h_t, (N, D)."""
-        return functional.relu(self.recurrent(state) + self.input(g))
+        return functional.hardtanh(self.recurrent(state) + self.input(g), 0, self.cap)
 
 
 class GRUCore(nn.GRUCell):

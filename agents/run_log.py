@@ -7,15 +7,13 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,7 +23,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from safetensors.torch import save
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.checkpoints import (
     Checkpoint,
@@ -36,14 +33,21 @@ from agents.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from agents.commands import Stopped
+from agents.commands import Stop, Stopped
 from agents.evaluation import Score
-from agents.files import make_folder, read_file, read_json, to_json, write_whole
+from agents.files import read_json, to_json, write_whole
 from agents.machine import command_line, commit, describe_machine, versions
+from agents.run_files import (
+    TIMING,
+    Stopwatch,
+    claim,
+    cut_csv,
+    default_run_dir,
+    finished_line,
+    open_events,
+)
 
 _METRICS = "env_steps,tag,value\n"
-_TIMING = "env_steps,seconds,env_steps_per_second\n"
-_MAX_CSV = 2**30  # [B]
 
 
 class RunLog:
@@ -78,22 +82,22 @@ class RunLog:
         self.checkpoint: Checkpoint | None = None
         self._settings, self._commit = _portable(config), commit()
         self._console = Console(highlight=False, soft_wrap=True, emoji=False)
-        self._started, self._share, self._seconds_before = time.monotonic(), 0.0, 0.0
+        self._started, self._share, self._watch = time.monotonic(), 0.0, Stopwatch()
         self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
         with ExitStack() as opened:
-            opened.callback(_claim(folder, resume).release)
+            opened.callback(claim(folder, resume).release)
             if not resume:
                 settings = {"config": _plain(asdict(config)), **describe_machine(self._commit)}
                 write_whole(folder / "config.json", to_json(settings))
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
-            timing = _cut(folder / "timing.csv", _TIMING, steps + 1)
+            timing = cut_csv(folder / "timing.csv", ",".join(TIMING) + "\n", steps + 1)
             if timing:
-                self._seconds_before = _seconds(timing[-1], folder / "timing.csv")
-            _cut(folder / "metrics.csv", _METRICS, steps)
+                self._watch.go_on(timing[-1], folder / "timing.csv")
+            cut_csv(folder / "metrics.csv", _METRICS, steps)
             self._timing = opened.enter_context((folder / "timing.csv").open("a"))
             self._metrics = opened.enter_context((folder / "metrics.csv").open("a"))
-            self._events = _open_events(folder, purge_step=steps if resume else None)
+            self._events = open_events(folder, purge_step=steps if resume else None)
             opened.callback(self._events.close)
             if self.checkpoint is not None:
                 self.scalars(steps, self.checkpoint.state["metrics"])
@@ -137,6 +141,7 @@ class RunLog:
             *columns, console=self._console, disable=not self._console.is_terminal
         ) as bar:
             self._started = time.monotonic()
+            self._watch.start()
             task = bar.add_task("", total=num_updates, completed=first)
             for update in range(first, num_updates):
                 self._share = (update + 1 - first) / (num_updates - first)
@@ -167,12 +172,16 @@ class RunLog:
         self._metrics.flush()
 
     def speed(self, env_steps: int) -> None:
-        """Write how long the run has taken, pauses left out, to ``timing.csv``."""
-        seconds = self._seconds_before + time.monotonic() - self._started
+        """Write to ``timing.csv`` how long the run has taken, while a process was at it."""
+        seconds, cpu_seconds = self._watch.read()
         speed = env_steps / max(seconds, 1e-9)
-        self._timing.write(f"{env_steps},{seconds:.3f},{speed:.1f}\n")
+        self._timing.write(f"{env_steps},{seconds:.3f},{cpu_seconds:.3f},{speed:.1f}\n")
         self._timing.flush()
         self._events.add_scalar("time/fps", speed, env_steps)
+
+    def judging(self) -> AbstractContextManager[None]:
+        """Return a context whose CPU seconds are not the training's."""
+        return self._watch.paused()
 
     def save_model_config(self, config: Any) -> None:
         """Write the model's sizes and choices, a dataclass, to ``model.json``."""
@@ -275,76 +284,21 @@ class RunLog:
         return state["env_steps"]
 
 
-def default_run_dir(env_id: str, seed: int) -> Path:
-    """Return a folder of its own below ``runs/`` for a run that starts now."""
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{env_id.replace(':', '_')}_seed{seed}_{now}"
+def run_in_folder(config: Any, name: str, train: Callable[[Any, RunLog, Stop], None]) -> None:
+    """Train, or go on training, in the run folder; stop in good order when asked to.
 
-
-def finished_line(folder: Path) -> str | None:
-    """Return the line that a finished run ended with, or None if it isn't finished."""
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    line = read_json(path).get("line")
-    if not isinstance(line, str) or not line.isprintable():
-        raise ValueError(f"{path} is damaged: it does not hold a line to print")
-    return line
-
-
-def _claim(folder: Path, resume: bool) -> FileLock:
-    """Make the folder this process's own."""
-    if not resume and folder.exists():
-        unclaimed = {"run.lock", "config.json.new"}  # of a start that was cut off
-        if not folder.is_dir() or {path.name for path in folder.iterdir()} - unclaimed:
-            raise FileExistsError(
-                f"{folder} holds a run already: name another with --run-dir, or go on with it "
-                f"with --resume {shlex.quote(str(folder))}"
-            )
-    make_folder(folder)
-    for path in folder.iterdir():
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path} is no plain file: a run would write to what it stands for")
-    lock = FileLock(folder / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"{folder} is in use: another process writes to it") from error
-    return lock
-
-
-def _cut(path: Path, header: str, env_steps: int) -> list[str]:
-    """Keep a CSV file's whole lines from before ``env_steps``; make it if it isn't there.
-
-    Returns:
-        The lines that stay, without the header.
+    Args:
+        config: The settings, with ``run_dir``, ``resume`` and ``seed``. Of a run to go on with
+            that has finished, only the last line is printed.
+        name: What a new folder below ``runs/`` is called by.
+        train: What to do.
     """
-    try:
-        text = read_file(path, _MAX_CSV).decode() if path.exists() else ""
-        lines = text.splitlines(keepends=True)[1:]
-        whole = [line for line in lines if line.endswith("\n")]  # but for one that was cut off
-        kept = [line for line in whole if int(line.split(",", 1)[0]) < env_steps]
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    write_whole(path, "".join([header, *kept]).encode())
-    return kept
-
-
-def _seconds(line: str, path: Path) -> float:
-    """Return how long the run had taken, off a line of ``timing.csv``."""
-    try:
-        return float(line.split(",")[1])
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {line!r} has no seconds") from error
-
-
-def _open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
-    """Open a new file of TensorBoard events; readers drop older ones from ``purge_step`` on."""
-    words = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-    stamps = [int(word) for word in words if word.isdecimal()]
-    while int(time.time()) == max(stamps, default=0):  # files are read in the order of seconds
-        time.sleep(0.05)
-    return SummaryWriter(str(folder), purge_step=purge_step)
+    if config.resume is not None and (line := finished_line(config.resume)) is not None:
+        print(line)
+        return
+    folder = config.resume or config.run_dir or default_run_dir(name, config.seed)
+    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
+        train(config, log, stop)
 
 
 def _portable(config: Any) -> dict[str, Any]:

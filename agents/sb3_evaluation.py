@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.evaluation import Score
@@ -46,7 +47,8 @@ def evaluate_sb3(
             :class:`agents.sb3_vec_env.GlimpseVecEnv`, with the observations that the model
             was trained on.
         num_images: n, images in the split; visits beyond are not counted.
-        deterministic: Take the policy's mode; else sample.
+        deterministic: Take the policy's mode; else sample, with noise of its own that is the
+            same every time and leaves torch's generators as they were.
         on_batch: Called after every batch of episodes; may raise to end it early.
 
     Returns:
@@ -57,6 +59,19 @@ def evaluate_sb3(
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _evaluate(model, env, num_images, deterministic, on_batch)
+
+
+def _evaluate(
+    model: Predictor,
+    env: VecEnv,
+    num_images: int,
+    deterministic: bool,
+    on_batch: Callable[[], None],
+) -> Score:
+    """Show every image once, with torch's own noise."""
     env.seed(0)
     obs: Any = env.reset()
     wrong = 0

@@ -45,7 +45,7 @@ class Training(Generic[ModelT]):
 
     Attributes:
         mean_model: The running mean of the model's weights, which is what gets judged.
-        best: The running mean that had the lowest validation error, or the first one.
+        best: The running mean that was kept by :meth:`is_best` last, or the first one.
         best_error: That error [%], or infinity.
     """
 
@@ -78,9 +78,14 @@ class Training(Generic[ModelT]):
             else:
                 mean.copy_(weights[name])
 
-    def is_best(self, error: float) -> bool:
-        """Keep the running mean if its validation error is the lowest so far, and say so."""
-        better = error <= self.best_error
+    def is_best(self, error: float, *, always: bool = False) -> bool:
+        """Keep the running mean if its validation error is the lowest so far, and say so.
+
+        Args:
+            error: On validation [%].
+            always: Keep the newest, whatever its error.
+        """
+        better = always or error <= self.best_error
         if better:
             self.best_error, self.best = error, copy.deepcopy(self.mean_model.state_dict())
         return better

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gymnasium
 import pytest
 
-from agents.commands import Stop, Stopped, read_resumed, run
+from agents.commands import DIVERGED, Stop, Stopped, read_resumed, run
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -206,7 +206,6 @@ def _own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ValueError("seed must be at least 0, got -1"),
         OSError(28, "No space left on device"),
-        FloatingPointError("update 3: loss not finite"),
         gymnasium.error.NameNotFound("Environment `Nothing` doesn't exist."),
     ],
 )
@@ -218,6 +217,17 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_exit_status_1(error):
     with pytest.raises(SystemExit) as ended:
         run(fail, list)
     assert ended.value.code == f"error: {error}"  # Python prints it to stderr and exits with 1
+
+
+@pytest.mark.usefixtures("_own_excepthook")
+def test_a_run_that_diverged_says_so_by_its_exit_status(capsys):
+    def fail(config: list[str]) -> None:
+        raise FloatingPointError("update 3: loss not finite")
+
+    with pytest.raises(SystemExit) as ended:
+        run(fail, list)
+    assert ended.value.code == DIVERGED == 3
+    assert capsys.readouterr().err == "error: update 3: loss not finite\n"
 
 
 @pytest.mark.usefixtures("_own_excepthook")

@@ -51,6 +51,31 @@ def test_every_image_of_the_split_is_judged_once(num_envs, device):
     assert again == score
 
 
+def test_a_sampled_label_is_drawn_from_the_belief():
+    env = gymnasium.make_vec(
+        "SignpostGlimpse-v0",
+        num_envs=500,
+        split="validation",
+        order="sequential",
+        action_format="dict",
+    )
+    _, labels = ram_env.frozen_canvases("SignpostGlimpse-v0", "validation")
+    scores = [
+        evaluate(
+            ConstantModel(2, 4),  # pyright: ignore[reportArgumentType]
+            env,
+            5000,
+            sample_label=True,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for seed in (0, 0, 1)
+    ]
+    assert scores[0] == scores[1] != scores[2]
+    p = torch.tensor([0.0, 0, 1, 0]).softmax(0)[labels]  # of the true class
+    expected, std = (1 - p).sum().item(), (p * (1 - p)).sum().sqrt().item()
+    assert abs(scores[0].wrong - expected) < 4 * std
+
+
 def test_a_score_reads_as_the_readme_says():
     # Wilson for 5 of 100: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),
     # z = 1.96: (0.05 + 0.0192 +- 0.0469...) / 1.0384 = 2.15 % and 11.18 %

@@ -28,7 +28,7 @@ def test_every_disturbed_run_ends_as_if_nothing_had_happened(campaign, rounds, t
     [
         (killed_runs, "agents.training.unpack_generators", skip),
         (killed_runs, "agents.training.unpack_optimizer", skip),
-        (killed_runs, "agents.run_log._cut", skip),
+        (killed_runs, "agents.run_log.cut_csv", skip),
         (signalled_runs, "agents.commands.Stop.check", skip),
         (signalled_runs, "agents.run_log.save_checkpoint", skip),
         (full_disks, "agents.checkpoints.write_file", hide_errors),

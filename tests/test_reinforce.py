@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agents.checkpoints import latest_checkpoint
 from agents.controls import CONTROLS
 from agents.estimators import ESTIMATORS
+from agents.evaluation import evaluate
 from agents.loading import load_run
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
+from train import reinforce
 from train.reinforce import PRESETS, Config, draw_shift, main, parse, read_preset
 
 SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
@@ -116,6 +119,68 @@ def test_a_run_with_shifted_images_trains(tmp_path, capsys):
     assert LAST_LINE.fullmatch(lines[-1])
 
 
+def read_errors(run_dir: Path, tag: str) -> list[float]:
+    """Return what a run was validated at, in order."""
+    rows = [row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()]
+    return [float(value) for _, name, value in rows if name == tag]
+
+
+def test_the_last_weights_are_kept_where_asked_for(tmp_path, capsys):
+    train(tmp_path / "run", capsys, keep="last", num_validations=8, learning_rate=0.05)
+    checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
+    assert checkpoint is not None
+    kept = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(kept[k], v) for k, v in checkpoint.tensors["mean_model"].items())
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    train(tmp_path / "again", capsys, keep="last", num_validations=1, learning_rate=0.05)
+    assert json.loads((tmp_path / "again" / "result.json").read_text()) == result
+
+
+def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(tmp_path, capsys):
+    for name, sampled in (("plain", False), ("sampled", True)):
+        train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
+    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("plain", "sampled")]
+    assert weights[0] == weights[1]
+    errors = read_errors(tmp_path / "sampled", "eval/error_sampled")
+    assert len(errors) == 2
+    assert errors != read_errors(tmp_path / "sampled", "eval/error")
+    assert not read_errors(tmp_path / "plain", "eval/error_sampled")
+
+
+def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        reinforce,
+        "evaluate",
+        lambda model, env, images, *rest, **more: (
+            seen.append(images) or evaluate(model, env, images, *rest, **more)
+        ),
+    )
+    train(tmp_path / "run", capsys, validation_images=700)
+    assert seen == [700, 700, 10_000]  # the test split is judged as a whole
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_only_estimators_that_may_see_the_label_learn_from_it(
+    tmp_path, capsys, monkeypatch, estimator
+):
+    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
+    options = {"estimator": estimator, "final_split": "none", "keep": "last", **rollouts}
+    train(tmp_path / "told", capsys, **options)
+    step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
+
+    def hide(answer):
+        answer[-1]["label"] = np.zeros_like(answer[-1]["label"])
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
+        patch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
+        train(tmp_path / "untold", capsys, **options)
+    told, untold = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("told", "untold"))
+    assert (told == untold) != ESTIMATORS[estimator].sees_label
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_flags_come_before_them(preset):
     assert parse(["--preset", preset]) == read_preset(preset)
@@ -139,6 +204,8 @@ def test_an_unknown_preset_is_refused():
         ({"ema": 1.0}, "ema"),
         ({"shift": -1}, "shift"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"validation_images": 0}, "validation_images"),
+        ({"state_cap": -1.0}, "state_cap"),
     ],
 )
 def test_a_bad_setting_fails_at_once(changes, named):

@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import machine, run_log
 from agents.checkpoints import CheckpointError
 from agents.evaluation import Score
-from agents.run_log import RunLog, finished_line
+from agents.run_files import Stopwatch, finished_line
+from agents.run_log import RunLog
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ def test_saved_weights_come_back_equal(log):
 def test_progress_counts_every_update_and_knows_the_time_left(log):
     assert list(log.progress(3)) == [0, 1, 2]
     assert log.time_left == "0:00 left"
+
+
+def test_the_stopwatch_leaves_out_the_cpu_time_of_validation():
+    def work() -> None:
+        begun = time.process_time()
+        while time.process_time() < begun + 0.05:
+            pass
+
+    watch = Stopwatch()
+    with watch.paused():
+        work()
+    seconds, cpu_seconds = watch.read()
+    assert cpu_seconds < 0.05 <= seconds
+    work()
+    assert watch.read()[1] >= 0.05
+    watch.go_on("320,7.5,5.25,42.7", Path("timing.csv"))
+    assert watch.read()[0] > 7.5
+    assert 5.3 <= watch.read()[1] < 5.5
 
 
 def test_the_result_is_stored_and_said(log, capsys):

@@ -17,9 +17,10 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 
 from agents.commands import Stopped
+from agents.evaluation import Score
 from agents.sb3_checkpoints import load_sb3
 from agents.sb3_training import weights_of
-from ram_env import register_dataset
+from ram_env import GlimpseVectorEnv, register_dataset
 from train import sb3
 from train.sb3 import ALGORITHMS, Config, main, parse
 
@@ -123,6 +124,35 @@ def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(tm
     assert [line.split(",")[0] for line in timing] == ["env_steps", "96", "192", "288", "336"]
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {"data", "device", "stable-baselines3", "sb3-contrib"} <= settings.keys()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algorithm):
+    options = {"algorithm": algorithm, "final_split": "none", "keep": "last"}
+    train(tmp_path / "told", capsys, **options)
+    step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
+
+    def hide(answer):
+        for name in {"label", "index", "position"} & answer[-1].keys():
+            answer[-1][name] = np.zeros_like(answer[-1][name])
+        return answer
+
+    monkeypatch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
+    monkeypatch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
+    monkeypatch.setattr(sb3, "evaluate_sb3", lambda *a, **k: Score(1, 2))  # it counts by infos
+    train(tmp_path / "untold", capsys, **options)
+    told, untold = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("told", "untold"))
+    assert told == untold
+
+
+def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(tmp_path, capsys):
+    for name, sampled in (("plain", False), ("sampled", True)):
+        train(tmp_path / name, capsys, validate_sampled=sampled, validation_images=30)
+    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("plain", "sampled")]
+    assert weights[0] == weights[1]
+    metrics = read_metrics(tmp_path / "sampled")
+    assert metrics["eval/error_sampled"].keys() == metrics["eval/error"].keys()
+    assert metrics["eval/error_sampled"] != metrics["eval/error"]
 
 
 @pytest.mark.parametrize("split", ["validation", "none"])

@@ -27,7 +27,7 @@ from torch.nn import functional
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.commands import Stop, read_resumed, run
 from agents.evaluation import Score
-from agents.run_log import RunLog, default_run_dir, finished_line
+from agents.run_log import RunLog, run_in_folder
 from agents.training import (
     Training,
     check_finite,
@@ -100,14 +100,8 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Train, or go on training, in the run folder; stop in good order when asked to."""
-    if config.resume is not None and (line := finished_line(config.resume)) is not None:
-        print(line)
-        return
-    name = f"{config.env_id}_{config.model}"
-    folder = config.resume or config.run_dir or default_run_dir(name, config.seed)
-    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
-        train(config, log, stop)
+    """Train, or go on training, in the run folder."""
+    run_in_folder(config, f"{config.env_id}_{config.model}", train)
 
 
 def train(config: Config, log: RunLog, stop: Stop) -> None:
@@ -125,6 +119,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     training = Training(model, optimizer, env)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
+    log.note_facts({"parameters": count_parameters(model)})
     validations = spaced(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
@@ -135,7 +130,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     )
 
     def validate(seen: int) -> None:
-        score = evaluate(training.mean_model, validation_env, device, on_batch=stop.check)
+        with log.judging():
+            score = evaluate(training.mean_model, validation_env, device, on_batch=stop.check)
         log.scalars(seen, {"eval/error": score.error})
         log.say(f"{seen} canvases: validation {score}, {log.time_left}")
         if training.is_best(score.error):

@@ -23,13 +23,14 @@ import torch
 import tyro
 
 import ram_env
+from agents.baselines import count_parameters
 from agents.commands import Stop, read_resumed, run
 from agents.controls import CONTROLS, Placer, make_placer
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import Score, evaluate, to_env, to_tensors
 from agents.locations import sample_location
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.run_log import RunLog, default_run_dir, finished_line
+from agents.run_log import RunLog, run_in_folder
 from agents.training import (
     Training,
     check_finite,
@@ -83,6 +84,8 @@ class Config:
     """The memory; rnn is the paper's."""
     hidden_size: int = 256
     """Units of the memory; 256 is the paper's."""
+    state_cap: float = 0.0
+    """Greatest value of a unit of the rnn, which keeps it from running away; 0 for none."""
     location: Literal["offset", "absolute"] = "offset"
     """What the location network gives: an offset from the present location, or a place."""
     location_hidden: int = 128
@@ -109,6 +112,12 @@ class Config:
     """Compute the networks in bfloat16 during training; faster where the CPU or GPU has it."""
     num_validations: int = 12
     """How often it is validated, the end included."""
+    validation_images: int | None = None
+    """Validate on so many images, the first of the split; by default on all."""
+    validate_sampled: bool = False
+    """Validate the policy that samples, too."""
+    keep: Literal["best", "last"] = "best"
+    """The weights that are stored and judged in the end: the best on validation, or the last."""
     log_every: int = 100
     """Updates between two lines of metrics."""
     checkpoint_every: int = 1000
@@ -118,14 +127,14 @@ class Config:
         """Check every value."""
         for name in (
             *("total_episodes", "num_envs", "threads"),
-            *("num_validations", "log_every", "checkpoint_every"),
+            *("num_validations", "validation_images", "log_every", "checkpoint_every"),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("policy_coef", "baseline_coef", "weight_decay"):
+        for name in ("policy_coef", "baseline_coef", "weight_decay", "state_cap"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.discount <= 1:
@@ -154,15 +163,14 @@ class Config:
         """Updates of the weights: as many as the episodes fill."""
         return math.ceil(self.total_episodes / self.num_envs)
 
+    def scheduled_std(self, update: int) -> float:
+        """Return the std of the location policy in an update."""
+        return self.std * (self.final_std / self.std) ** (update / self.num_updates)
+
 
 def main(config: Config) -> None:
-    """Train, or go on training, in the run folder; stop in good order when asked to."""
-    if config.resume is not None and (line := finished_line(config.resume)) is not None:
-        print(line)
-        return
-    folder = config.resume or config.run_dir or default_run_dir(config.env_id, config.seed)
-    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
-        train(config, log, stop)
+    """Train, or go on training, in the run folder."""
+    run_in_folder(config, config.env_id, train)
 
 
 def train(config: Config, log: RunLog, stop: Stop) -> None:
@@ -175,6 +183,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     num_glimpses = env.task.num_glimpses
+    steps_per_update = config.num_envs * num_glimpses
     estimator = ESTIMATORS[config.estimator]
     weights = Weights(
         config.policy_coef, config.baseline_coef, config.discount, config.num_rollouts
@@ -192,20 +201,35 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     training = Training(model, optimizer, env, {"locations": generator})
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
+    log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     validations = spaced(config.num_updates, config.num_validations)
 
-    def judge(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv) -> Score:
-        placer = control(config, env, torch.Generator(device).manual_seed(0))
-        return evaluate(model, env, env.num_images, placer, on_batch=stop.check)
+    def judge(
+        env: ram_env.GlimpseVectorEnv, num_images: int | None = None, **sampling: Any
+    ) -> Score:
+        generator = torch.Generator(device).manual_seed(0)
+        placer = control(config, env, generator)
+        images = num_images or env.num_images
+        return evaluate(
+            training.mean_model, env, images, placer, stop.check, generator=generator, **sampling
+        )
 
-    def validate(env_steps: int) -> None:
-        score = judge(training.mean_model, validation_env)
-        log.scalars(env_steps, {"eval/error": score.error})
-        episodes = env_steps // num_glimpses
+    def validate(updates: int) -> None:
+        with log.judging():
+            score = judge(validation_env, config.validation_images)
+            errors = {"eval/error": score.error}
+            if config.validate_sampled:
+                learned = training.mean_model.location_std
+                std = config.scheduled_std(updates - 1) if learned is None else learned
+                named = {"sample_label": estimator.samples_label}
+                sampled = judge(validation_env, config.validation_images, std=std, **named)
+                errors["eval/error_sampled"] = sampled.error
+        log.scalars(updates * steps_per_update, errors)
+        episodes = updates * config.num_envs
         log.say(f"{episodes} episodes: validation {score}, {log.time_left}")
-        if training.is_best(score.error):
+        if training.is_best(score.error, always=config.keep == "last"):
             log.save_weights(training.best)
 
     if log.checkpoint is None:
@@ -213,12 +237,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     else:
         obs, infos = training.unpack(log.checkpoint)
         if log.checkpoint.step in validations:
-            validate(log.checkpoint.step * config.num_envs * num_glimpses)
+            validate(log.checkpoint.step)
 
     for update in log.progress(config.num_updates):
         progress = update / config.num_updates  # from 0 to 1
-        scheduled_std = config.std * (config.final_std / config.std) ** progress
-        std = scheduled_std if model.location_std is None else model.location_std
+        std = config.scheduled_std(update) if model.location_std is None else model.location_std
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
@@ -269,7 +292,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
         # Log
         done = update + 1
-        env_steps = done * config.num_envs * num_glimpses
+        env_steps = done * steps_per_update
         if done % config.log_every == 0 or done == config.num_updates:
             log.scalars(
                 env_steps,
@@ -278,7 +301,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                     "rollout/ep_len_mean": num_glimpses,
                     **{f"train/{name}_loss": term.item() for name, term in terms.items()},
                     "train/grad_norm": grad_norm.item(),
-                    "train/std": std if isinstance(std, float) else std.detach().mean().item(),
+                    "train/std": torch.as_tensor(std).mean().item(),
                     "train/learning_rate": optimizer.param_groups[0]["lr"],
                 },
             )
@@ -287,14 +310,14 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             log.save_checkpoint(done, env_steps, *training.pack())
         stop.check()
         if done in validations:
-            validate(env_steps)
+            validate(done)
 
     # Result
     score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         training.mean_model.load_state_dict(training.best)
-        score, data = judge(training.mean_model, final_env), final_env.data_source
+        score, data = judge(final_env), final_env.data_source
         log.say(data)
     log.result(config.final_split, score, data)
 
@@ -363,6 +386,7 @@ def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttent
             hidden_size=config.hidden_size,
             core=config.core,
             identity_core=config.core == "rnn",
+            state_cap=config.state_cap,
             location=config.location,
             location_hidden=config.location_hidden,
             location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,

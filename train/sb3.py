@@ -33,7 +33,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from agents.baselines import count_parameters
 from agents.commands import Stop, read_resumed, run
 from agents.evaluation import Score
-from agents.run_log import RunLog, default_run_dir, finished_line
+from agents.run_log import RunLog, run_in_folder
 from agents.sb3 import HybridPolicy, RecurrentHybridPolicy
 from agents.sb3_checkpoints import save_sb3
 from agents.sb3_evaluation import evaluate_sb3
@@ -98,6 +98,12 @@ class Config:
     """Of the advantages; 1 takes the whole return, lower ones lean on the value."""
     num_validations: int = 12
     """How often it is validated, the end included."""
+    validation_images: int | None = None
+    """Validate on so many images, the first of the split; by default on all."""
+    validate_sampled: bool = False
+    """Validate the policy that samples, too."""
+    keep: Literal["best", "last"] = "best"
+    """The weights that are stored and judged in the end: the best on validation, or the last."""
     log_every: int = 10
     """Updates between two lines of metrics."""
     checkpoint_every: int = 50
@@ -110,7 +116,8 @@ class Config:
         check_env(self.env_id)
         for name in (
             *("total_steps", "num_envs", "threads", "rollout_episodes", "batch_episodes"),
-            *("n_epochs", "hidden_size", "num_validations", "log_every", "checkpoint_every"),
+            *("n_epochs", "hidden_size", "num_validations", "validation_images"),
+            *("log_every", "checkpoint_every"),
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -140,14 +147,8 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Train, or go on training, in the run folder; stop in good order when asked to."""
-    if config.resume is not None and (line := finished_line(config.resume)) is not None:
-        print(line)
-        return
-    name = f"{config.env_id}_{config.algorithm}"
-    folder = config.resume or config.run_dir or default_run_dir(name, config.seed)
-    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
-        train(config, log, stop)
+    """Train, or go on training, in the run folder."""
+    run_in_folder(config, f"{config.env_id}_{config.algorithm}", train)
 
 
 def train(config: Config, log: RunLog, stop: Stop) -> None:
@@ -174,20 +175,29 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     weights = weights_of(policy)
     training = Training(weights, policy.optimizer, env)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
+    log.note_facts({"parameters": count_parameters(weights)})
     log.note_facts({name: version(name) for name in ("stable-baselines3", "sb3-contrib")})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(f"{config.algorithm}: {count_parameters(weights)} parameters, {steps} steps an update")
 
-    def judge(env: GlimpseVectorEnv) -> Score:
+    def judge(
+        env: GlimpseVectorEnv, num_images: int | None = None, *, sample: bool = False
+    ) -> Score:
         lanes = to_sb3(config, env, env.task.num_glimpses)
-        return evaluate_sb3(model, lanes, env.num_images, on_batch=stop.check)
+        images = num_images or env.num_images
+        return evaluate_sb3(model, lanes, images, deterministic=not sample, on_batch=stop.check)
 
     def validate(env_steps: int) -> None:
-        score = judge(validation_env)
-        log.scalars(env_steps, {"eval/error": score.error})
+        with log.judging():
+            score = judge(validation_env, config.validation_images)
+            errors = {"eval/error": score.error}
+            if config.validate_sampled:
+                sampled = judge(validation_env, config.validation_images, sample=True)
+                errors["eval/error_sampled"] = sampled.error
+        log.scalars(env_steps, errors)
         log.say(f"{env_steps} env steps: validation {score}, {log.time_left}")
-        if training.is_best(score.error):
+        if training.is_best(score.error, always=config.keep == "last"):
             log.save_weights(training.best)
 
     if log.checkpoint is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.commands import DIVERGED
 from benchmarks.campaigns.process_faults import (
     Fault,
     arm,
@@ -130,9 +131,9 @@ def _refused(run: Run, outcome: Outcome, saved: int, number: int) -> str | None:
     return _ended(outcome, reason) or _left(run, saved)
 
 
-def _ended(outcome: Outcome, reason: str) -> str | None:
-    if outcome.status != 1:
-        return f"the exit status should be 1: {outcome.told}"
+def _ended(outcome: Outcome, reason: str, status: int = 1) -> str | None:
+    if outcome.status != status:
+        return f"the exit status should be {status}: {outcome.told}"
     lines = outcome.errors.splitlines()
     if len(lines) != 1 or not lines[0].startswith("error: ") or reason not in lines[0]:
         return f"stderr should hold one line with {reason!r}: {outcome.errors[:500]!r}"
@@ -173,8 +174,8 @@ def broken_numbers(rounds: int, folder: Path) -> Iterator[tuple[str, str | None]
         run = Run(variant, folder / f"broken {number}")
         outcome = run.go([make(update, value, rng)])
         problem = (
-            _ended(outcome, f"update {update}: ")
-            or _ended(outcome, reason)
+            _ended(outcome, f"update {update}: ", DIVERGED)
+            or _ended(outcome, reason, DIVERGED)
             or _left(run, _last_save(update))
             or find_broken_number(run.folder)
             or run.finish()

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from agents import loading
 from agents.checkpoints import read_checkpoint
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.run_log import finished_line
+from agents.run_files import finished_line
 from benchmarks.campaigns.made_up import MadeUp, write
 from benchmarks.campaigns.small_runs import STEPS, checkpoint_path, make_run, resume
 

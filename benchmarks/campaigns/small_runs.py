@@ -174,6 +174,6 @@ def quiet() -> Iterator[io.StringIO]:
         patch("agents.run_log.commit", return_value=None),
         patch("agents.run_log.versions", return_value={}),
         patch("agents.run_log.describe_machine", return_value={}),
-        patch("agents.run_log._open_events"),
+        patch("agents.run_log.open_events"),
     ):
         yield printed

@@ -1,0 +1,1 @@
+"""A fair comparison of algorithms: the protocol, its runs, its statistics and its report."""

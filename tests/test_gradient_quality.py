@@ -1,0 +1,262 @@
+"""Gradient quality: estimates that noise doesn't bend, and biases that show."""
+
+import csv
+import json
+import math
+import runpy
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from agents.estimators import ESTIMATORS
+from agents.losses import exact_dense_returns
+from agents.ram import RAMConfig, RecurrentAttentionModel
+from benchmarks import gradient_quality as benchmark
+from benchmarks.gradient_quality import (
+    GROUPS,
+    OBJECTIVE_OF,
+    OBJECTIVES,
+    Config,
+    Learner,
+    Stored,
+    collect,
+    groups_of,
+    halves_cosine,
+    quality,
+    squared_norm,
+    standard_errors,
+)
+
+ENV_ID = "SignpostGlimpse-v0"
+MODEL = RAMConfig((3, 4, 4), 4, what_size=8, where_size=8, hidden_size=8)
+
+
+@pytest.fixture(autouse=True)
+def _quick_fits(monkeypatch):
+    monkeypatch.setattr(benchmark, "FIT_EPISODES", 512)
+
+
+def make_config(*run_dirs: Path, **changes: Any) -> Config:
+    settings = {"num_envs": 64, "std": 0.5, "num_batches": 3, "reference_episodes": 1}
+    return Config(run_dirs or (Path("run"),), **{**settings, **changes})
+
+
+@pytest.fixture
+def stored() -> Stored:
+    """A model that has learned nothing but is sure of itself: its weights are large."""
+    torch.manual_seed(0)
+    model = RecurrentAttentionModel(MODEL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 3
+    return Stored(model, ENV_ID)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, stored: Stored) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"env_id": ENV_ID}}))
+    (tmp_path / "model.json").write_text(json.dumps(asdict(MODEL)))
+    save_file(stored.model.state_dict(), tmp_path / "best.safetensors")
+    return tmp_path
+
+
+# Statistics
+
+
+def products(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return g @ g.T, g @ r.T, r @ r.T
+
+
+def noisy(seed: int, noise: float = 0.4) -> tuple[Tensor, Tensor]:
+    """Draw 40 batches around (1, 0, ...) and 20 blocks around (0.6, 0.8, 0, ...)."""
+    generator = torch.Generator().manual_seed(seed)
+    g, r = (noise * torch.randn(n, 500, generator=generator, dtype=torch.float64) for n in (40, 20))
+    g[:, 0] += 1
+    r[:, 0] += 0.6
+    r[:, 1] += 0.8
+    return g, r
+
+
+def test_the_cosine_is_right_where_the_plain_one_of_noisy_means_is_not():
+    # |mean of g|^2 is 1 + 0.16 * 500 / 40 = 3, that of r 1 + 0.16 * 500 / 20 = 5:
+    # the plain cosine is about 0.6 / sqrt(3 * 5) = 0.15
+    draws = [noisy(seed) for seed in range(20)]
+    plain = [torch.cosine_similarity(g.mean(0), r.mean(0), dim=0).item() for g, r in draws]
+    found = [quality(*products(g, r))[1].item() for g, r in draws]
+    assert sum(plain) / 20 == pytest.approx(0.155, abs=0.03)
+    assert sum(found) / 20 == pytest.approx(0.6, abs=0.1)
+
+
+def test_numbers_without_noise_by_hand():
+    g = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0]], dtype=torch.float64)
+    r = torch.tensor([[0.6, 0.8]] * 4, dtype=torch.float64)
+    assert quality(*products(g, r)).tolist() == pytest.approx([0.6, 0.6, 0])
+    assert standard_errors(*products(g, r)).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert halves_cosine(r @ r.T) == pytest.approx(1)
+
+
+def test_numbers_with_noise_by_hand():
+    g = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    r = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    # products of different batches: 1 - 1 = 0, 1, 1, so |G|^2 = 2 / 3;
+    # variance ((1 + 1 + 0) / 2) / (2 / 3) = 1.5; a batch: (2 / sqrt(2) + 1) / 3
+    expected = [(math.sqrt(2) + 1) / 3, 1 / math.sqrt(2 / 3), 1.5]
+    assert quality(*products(g, r)).tolist() == pytest.approx(expected)
+
+
+def test_a_gradient_that_is_not_told_from_zero_has_no_cosine():
+    g = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    assert squared_norm(g @ g.T).isnan()
+    assert quality(*products(g, g + 1))[1].isnan()
+
+
+def test_standard_errors_equal_the_scatter_over_repetitions():
+    draws = [products(*noisy(seed, noise=0.2)) for seed in range(60)]
+    scatter = torch.stack([quality(*draw) for draw in draws]).std(0)
+    told = torch.stack([standard_errors(*draw) for draw in draws[:20]]).mean(0)
+    assert (told / scatter).tolist() == pytest.approx([1, 1, 1], abs=0.35)
+
+
+# Gradients
+
+
+def test_groups_partition_all_parameters(stored):
+    flat = torch.cat([parameter.flatten() for parameter in stored.model.parameters()])
+    covered = torch.zeros_like(flat)
+    for name, part in groups_of(stored.model).items():
+        own = torch.cat([p.flatten() for p in getattr(stored.model, name).parameters()])
+        assert torch.equal(flat[part], own)
+        covered[part] += 1
+    assert (covered == 1).all()
+    assert {*GROUPS, "baseline_network"} == set(groups_of(stored.model))
+
+
+def test_every_estimator_has_an_objective_of_its_way_to_name_labels():
+    assert OBJECTIVE_OF.keys() == ESTIMATORS.keys()
+    for name, objective in OBJECTIVE_OF.items():
+        assert OBJECTIVES[objective].location_reaches_core
+        assert OBJECTIVES[objective].samples_label == ESTIMATORS[name].samples_label
+
+
+def test_the_objective_of_the_paper_tells_the_core_of_locations_and_the_paper_does_not(stored):
+    groups = groups_of(stored.model)
+    for how, reached in ((ESTIMATORS["paper"], False), (OBJECTIVES[OBJECTIVE_OF["paper"]], True)):
+        light, heavy = (
+            Learner(stored, how, make_config(policy_coef=weight), seed=0).gradient()
+            for weight in (0.25, 1.0)
+        )
+        torch.testing.assert_close(
+            4 * light[groups["location_network"]], heavy[groups["location_network"]]
+        )
+        assert torch.equal(light[groups["core"]], heavy[groups["core"]]) != reached
+
+
+def test_the_exact_estimator_agrees_with_the_reference_and_a_detached_core_does_not(stored):
+    exact = ESTIMATORS["dense_exact"]
+    detached = replace(exact, location_reaches_core=False)
+    config, groups = make_config(), groups_of(stored.model)
+    reference = {"all": Learner(stored, OBJECTIVES["log-likelihood"], config, seed=0)}
+    r = collect(reference, 20, 8)[0]["all"].double()
+    learners = {
+        name: Learner(stored, how, config, seed=1)
+        for name, how in (("exact", exact), ("detached", detached))
+    }
+    gradients = collect(learners, 60)[0]
+    cosines: dict[str, tuple[float, float]] = {}
+    for name, g in gradients.items():
+        core = products(g[:, groups["core"]].double(), r[:, groups["core"]])
+        cosines[name] = quality(*core)[1].item(), standard_errors(*core)[1].item()
+    assert cosines["exact"][0] == pytest.approx(1, abs=4 * cosines["exact"][1])
+    assert cosines["exact"][1] < 0.05
+    assert cosines["detached"][0] < 1 - 4 * cosines["detached"][1]
+
+
+def test_the_variance_of_a_mean_over_twice_the_episodes_halves(stored):
+    classifier = groups_of(stored.model)["action_network"]
+
+    def variance(num_envs: int) -> float:
+        learner = Learner(stored, ESTIMATORS["dense_exact"], make_config(num_envs=num_envs), seed=0)
+        g = collect({"": learner}, 120)[0][""][:, classifier].double()
+        return quality(*products(g, g[:2]))[2].item()
+
+    assert variance(16) / variance(32) == pytest.approx(2, rel=0.3)
+
+
+def test_neighbours_play_one_image_where_rollouts_are_needed(stored):
+    learner = Learner(stored, ESTIMATORS["leave_one_out"], make_config(num_rollouts=4), seed=0)
+    rollout, _ = next(learner.batches)
+    first, last = (rollout.label_log_prob[t].unflatten(0, (16, 4)) for t in (0, -1))
+    torch.testing.assert_close(first, first[:, :1].expand_as(first))
+    assert first.detach().std(0).min() > 0
+    assert (last != last[:, :1]).any()  # their locations are their own
+
+
+def test_the_baseline_is_fitted_to_the_returns_of_the_estimator(stored):
+    rollout, _ = next(Learner(stored, ESTIMATORS["dense_exact"], make_config(), seed=0).batches)
+    steps = len(rollout.reward)
+    returns = exact_dense_returns(rollout.label_log_prob, torch.full((steps,), 1 / steps))
+    rest = returns - rollout.baseline[:-1]
+    assert rest.square().mean() < 0.9 * returns.square().mean()
+    assert abs(rest.mean()) < 4 * rest.std() / math.sqrt(rest.numel())
+
+
+# The command
+
+
+def test_the_command_reports_every_estimator_and_group(run_dir, tmp_path, capsys):
+    path = tmp_path / "numbers.csv"
+    benchmark.main(make_config(run_dir, run_dir, csv=path))
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(ESTIMATORS) * len(GROUPS)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == len(rows) + 2 * 2  # two tables, each with a head of two lines
+    assert len({line.count("|") for line in lines}) == 1
+    assert all(float(row["CPU ms an episode"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"reference_episodes": 0}, "reference_episodes must be at least 1, got 0"),
+        ({"num_batches": 2}, "num_batches must be at least 3"),
+        ({"num_rollouts": 3}, "num_rollouts must divide num_envs=64, got 3"),
+        ({"std": 0.0}, "std must be positive"),
+        ({"csv": Path("nowhere/numbers.csv")}, "numbers.csv cannot be written"),
+    ],
+)
+def test_a_setting_that_would_fail_late_is_refused_at_once(setting, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**setting)
+
+
+def test_the_command_refuses_a_folder_that_is_no_run_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gradient_quality.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"^error: .*config.json cannot be read"):
+        runpy.run_path(str(Path(benchmark.__file__)), run_name="__main__")
+
+
+def test_the_command_refuses_zero_episodes(tmp_path, monkeypatch, capsys):
+    flags = [str(tmp_path), "--reference-episodes", "0"]
+    monkeypatch.setattr(sys, "argv", ["gradient_quality.py", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(Path(benchmark.__file__)), run_name="__main__")
+    assert "reference_episodes must be at least 1" in capsys.readouterr().err
+
+
+def test_no_run_folder_is_refused():
+    with pytest.raises(ValueError, match="at least one run folder"):
+        Config(())
+
+
+def test_a_run_whose_locations_were_a_controls_is_refused(run_dir):
+    settings = {"env_id": ENV_ID, "locations": "random"}
+    (run_dir / "config.json").write_text(json.dumps({"config": settings}))
+    with pytest.raises(ValueError, match="learned where to look"):
+        benchmark.load(run_dir)

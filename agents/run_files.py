@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
@@ -120,3 +121,18 @@ def open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
     while int(time.time()) == max(stamps, default=0):  # files are read in the order of seconds
         time.sleep(0.05)
     return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def portable(settings: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return what ``config.json`` holds without the paths of the machine that it ran on.
+
+    Args:
+        settings: Of the file.
+        run_dir: The run folder, which is called RUN_DIR.
+    """
+    told = {**settings, "command": settings.get("command", "").replace(str(run_dir), "RUN_DIR")}
+    if "data" in told:  # how many images, not the folder they lay in
+        told["data"] = told["data"].partition(" from ")[0]
+    if "config" in told:
+        told["config"] = {**told["config"], "run_dir": None}
+    return told

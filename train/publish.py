@@ -17,6 +17,7 @@ from pathlib import Path
 import tyro
 
 from agents.loading import PRETRAINED, load_run
+from agents.run_files import portable
 
 COPIED = ("model.json", "best.safetensors")
 
@@ -51,10 +52,8 @@ def main(config: Config) -> None:
     result = json.loads((config.run_dir / "result.json").read_text())
     if result["split"] != "test":
         raise ValueError(f"{config.run_dir} was not judged on the test split: not published")
-    settings["config"]["run_dir"] = None
-    settings["command"] = settings["command"].replace(str(config.run_dir), "RUN_DIR")
-    for facts in (settings, result):  # how many images, not the folders they lay in
-        facts["data"] = facts["data"].partition(" from ")[0]
+    settings = portable(settings, config.run_dir)
+    result["data"] = result["data"].partition(" from ")[0]
 
     folder, new = PRETRAINED / config.name, PRETRAINED / f"{config.name}.new"
     shutil.rmtree(new, ignore_errors=True)

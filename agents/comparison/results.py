@@ -52,7 +52,7 @@ class Result:
         wrong: Images named wrongly there; None if it diverged.
         total: Images of the final split; None if it diverged.
         split: The final split.
-        env_steps: Of the run, of all lanes together.
+        env_steps: Of the run until its last mark, of all lanes together.
         cpu_seconds: Of the whole process, start and validation included [s].
         reason: Why it diverged, or nothing.
     """

@@ -1,0 +1,115 @@
+"""What a newcomer tries first: Stable-Baselines3's PPO as it comes, `python train/stock_ppo.py`.
+
+`PPO("MultiInputPolicy", "ram_env:MNISTGlimpse-v0")`, every setting its default, one lane, no
+memory, an action that is one Gaussian of 2 + K numbers. A row of `train/compare.py`, and an
+example of how any program joins it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium
+import torch
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.evaluation import Score
+from agents.machine import commit, describe_machine
+from agents.sb3_evaluation import evaluate_sb3
+from agents.sb3_vec_env import GlimpseVecEnv
+from agents.training import spaced
+from ram_env import GlimpseVectorEnv
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to run."""
+
+    run_dir: Path
+    """Made here; where the files are written."""
+    env_id: str = "MNISTGlimpse-v0"
+    """A registered environment."""
+    seed: int = 0
+    """Of everything."""
+    env_steps: int = 1_500_000
+    """Env steps."""
+    marks: int = 10
+    """How often it is validated, on the first 2,000 images, the end included."""
+    final_split: Literal["test", "validation"] = "test"
+    """The split that the last weights are judged on."""
+
+
+class Marks(BaseCallback):
+    """Validates at the marks, and writes down how much CPU time the training took until then."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self._env_id, self._folder = config.env_id, config.run_dir
+        self._marks = spaced(config.env_steps, config.marks)
+        self._begun, self._judging = time.process_time(), 0.0
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps in self._marks:
+            self._validate()
+        return True
+
+    def _validate(self) -> None:
+        begun = time.process_time()
+        trained = begun - self._begun - self._judging
+        for tag, mode in (("eval/error", True), ("eval/error_sampled", False)):
+            score = judge(self.model, self._env_id, "validation", 2000, deterministic=mode)
+            append(self._folder / "metrics.csv", [self.num_timesteps, tag, score.error])
+        append(self._folder / "timing.csv", [self.num_timesteps, trained])
+        self._judging += time.process_time() - begun
+
+
+def main(config: Config) -> None:
+    """Train, validate at the marks, and judge the last weights once."""
+    torch.set_num_threads(1)
+    config.run_dir.mkdir(parents=True)
+    append(config.run_dir / "metrics.csv", ["env_steps", "tag", "value"])
+    append(config.run_dir / "timing.csv", ["env_steps", "cpu_seconds"])
+
+    model = PPO("MultiInputPolicy", f"ram_env:{config.env_id}", seed=config.seed, device="cpu")
+    parameters = sum(parameter.numel() for parameter in model.policy.parameters())
+    settings = {**describe_machine(commit()), "parameters": parameters}
+    (config.run_dir / "config.json").write_text(json.dumps(settings))
+    model.learn(config.env_steps, Marks(config))
+
+    score = judge(model, config.env_id, config.final_split)
+    result = {"split": config.final_split, "wrong": score.wrong, "total": score.total}
+    (config.run_dir / "result.json").write_text(json.dumps(result))
+    print(f"{config.final_split} {score}")
+
+
+def judge(
+    model: BaseAlgorithm,
+    env_id: str,
+    split: str,
+    images: int | None = None,
+    *,
+    deterministic: bool = True,
+) -> Score:
+    """Show images of a split in turn, by default all of it."""
+    env = gymnasium.make_vec(f"ram_env:{env_id}", num_envs=500, split=split, order="sequential")
+    assert isinstance(env, GlimpseVectorEnv)
+    count = images or env.num_images
+    return evaluate_sb3(model, GlimpseVecEnv(env), count, deterministic=deterministic)
+
+
+def append(path: Path, row: list[object]) -> None:
+    """Write a line to the end of a CSV file."""
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerow(row)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=(__doc__ or "").splitlines()[0]))

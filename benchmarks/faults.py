@@ -18,12 +18,12 @@ import tyro
 from rich.progress import track
 
 from agents.machine import describe_machine
-from benchmarks.campaigns.crashes import crashed_saves
-from benchmarks.campaigns.damage import damaged_checkpoints
-from benchmarks.campaigns.datasets import damaged_datasets, racing_downloads
-from benchmarks.campaigns.environments import fuzzed_actions, long_run
-from benchmarks.campaigns.kills import broken_numbers, full_disks, killed_runs, signalled_runs
-from benchmarks.campaigns.malice import hostile_files
+from benchmarks.campaigns.checkpoints.crashes import crashed_saves
+from benchmarks.campaigns.checkpoints.damage import damaged_checkpoints
+from benchmarks.campaigns.data.datasets import damaged_datasets, racing_downloads
+from benchmarks.campaigns.environment.environments import fuzzed_actions, long_run
+from benchmarks.campaigns.hostile.malice import hostile_files
+from benchmarks.campaigns.runs.kills import broken_numbers, full_disks, killed_runs, signalled_runs
 
 
 class Campaign(NamedTuple):

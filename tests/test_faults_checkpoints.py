@@ -16,13 +16,13 @@ from safetensors.torch import load
 from agents import checkpoints, files, loading, run_log
 from agents.checkpoints import Checkpoint
 from agents.run_log import RunLog
-from benchmarks.campaigns import saves
-from benchmarks.campaigns.crashes import crashed_save, crashed_saves
-from benchmarks.campaigns.damage import damaged_checkpoints
-from benchmarks.campaigns.hostile_content import Payloads
-from benchmarks.campaigns.malice import hostile_files
-from benchmarks.campaigns.saves import SAVES
-from benchmarks.campaigns.small_runs import Settings
+from benchmarks.campaigns.checkpoints import saves
+from benchmarks.campaigns.checkpoints.crashes import crashed_save, crashed_saves
+from benchmarks.campaigns.checkpoints.damage import damaged_checkpoints
+from benchmarks.campaigns.checkpoints.saves import SAVES
+from benchmarks.campaigns.checkpoints.small_runs import Settings
+from benchmarks.campaigns.hostile.hostile_content import Payloads
+from benchmarks.campaigns.hostile.malice import hostile_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and fork()")
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.campaigns import datasets, environments
-from benchmarks.campaigns.datasets import damaged_datasets, racing_downloads
-from benchmarks.campaigns.environments import fuzzed_actions, long_run
-from benchmarks.campaigns.made_up import MadeUp
-from benchmarks.campaigns.openers import Openers, Opening, Outcome
-from benchmarks.campaigns.wild_actions import Rules, draw_action, is_valid
+from benchmarks.campaigns.data import datasets
+from benchmarks.campaigns.data.datasets import damaged_datasets, racing_downloads
+from benchmarks.campaigns.data.made_up import MadeUp
+from benchmarks.campaigns.data.openers import Openers, Opening, Outcome
+from benchmarks.campaigns.environment import environments
+from benchmarks.campaigns.environment.environments import fuzzed_actions, long_run
+from benchmarks.campaigns.environment.wild_actions import Rules, draw_action, is_valid
 from ram_env import SignpostEnv, actions, episodes
 from ram_env.actions import BoxFormat
 from ram_env.env import GlimpseEnv

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("resource", reason="needs fork and resource limits")
 
-from benchmarks.campaigns import kills, runs
-from benchmarks.campaigns.kills import broken_numbers, full_disks, killed_runs, signalled_runs
-from benchmarks.campaigns.process_faults import Fault, hide_errors, skip
-from benchmarks.campaigns.processes import Outcome
-from benchmarks.campaigns.runs import Run, undisturbed
+from benchmarks.campaigns.runs import kills, runs
+from benchmarks.campaigns.runs.kills import broken_numbers, full_disks, killed_runs, signalled_runs
+from benchmarks.campaigns.runs.process_faults import Fault, hide_errors, skip
+from benchmarks.campaigns.runs.processes import Outcome
+from benchmarks.campaigns.runs.runs import Run, undisturbed
 
 
 @pytest.mark.parametrize(

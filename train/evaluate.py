@@ -16,6 +16,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ import tyro
 
 import ram_env
 from agents import diagnostics
-from agents.commands import check_env_id
+from agents.commands import check_env_id, run
 from agents.controls import Placer, make_placer
 from agents.evaluation import (
     Beliefs,
@@ -300,5 +301,10 @@ def animate(model: RecurrentAttentionModel, env_id: str, path: Path, num_episode
     imageio.imwrite(path, by_episode.reshape(-1, *by_episode.shape[2:]), duration=durations, loop=0)
 
 
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line."""
+    return tyro.cli(Config, args=arguments, description=(__doc__ or "").splitlines()[0])
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run(main, parse)

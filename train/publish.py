@@ -11,11 +11,14 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from agents.commands import run
+from agents.files import read_json
 from agents.loading import PRETRAINED, load_run
 from agents.run_files import portable
 
@@ -44,12 +47,12 @@ def main(config: Config) -> None:
         ValueError: If the run is incomplete or was trained on the sample of digits.
     """
     load_run(config.run_dir)  # refuses what could not be read back
-    settings = json.loads((config.run_dir / "config.json").read_text())
+    settings = read_json(config.run_dir / "config.json")
     if settings.get("sample") is not False:
         raise ValueError(f"{config.run_dir} was not trained on the full data: not published")
     if not (config.run_dir / "result.json").is_file():
         raise ValueError(f"{config.run_dir} has no result.json: publish a finished run")
-    result = json.loads((config.run_dir / "result.json").read_text())
+    result = read_json(config.run_dir / "result.json")
     if result["split"] != "test":
         raise ValueError(f"{config.run_dir} was not judged on the test split: not published")
     settings = portable(settings, config.run_dir)
@@ -78,5 +81,10 @@ def main(config: Config) -> None:
     print(folder)
 
 
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line."""
+    return tyro.cli(Config, args=arguments, description=(__doc__ or "").splitlines()[0])
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run(main, parse)

@@ -399,15 +399,20 @@ def read_preset(name: str) -> Config:
     """Return the settings of ``train/presets/<name>.toml``; what it leaves out is the default.
 
     Raises:
-        ValueError: If there is no such file, or it holds an unknown setting or a bad value.
+        ValueError: If there is no such file, or it is no TOML or holds an unknown setting or a bad
+            value; the message names it.
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    settings = tomllib.loads((PRESET_FOLDER / f"{name}.toml").read_text())
-    unknown = set(settings) - {field.name for field in fields(Config)}
-    if unknown:
-        raise ValueError(f"preset {name} holds unknown settings: {sorted(unknown)}")
-    return Config(preset=name, **settings)
+    path = PRESET_FOLDER / f"{name}.toml"
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        unknown = set(settings) - {field.name for field in fields(Config)}
+        if unknown:
+            raise ValueError(f"unknown settings: {sorted(unknown)}")
+        return Config(preset=name, **settings)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def parse(arguments: Sequence[str]) -> Config:

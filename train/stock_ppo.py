@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.commands import run
 from agents.evaluation import Score
 from agents.machine import commit, describe_machine
 from agents.sb3_evaluation import evaluate_sb3
@@ -111,5 +113,10 @@ def append(path: Path, row: list[object]) -> None:
         csv.writer(file).writerow(row)
 
 
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line."""
+    return tyro.cli(Config, args=arguments, description=(__doc__ or "").splitlines()[0])
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=(__doc__ or "").splitlines()[0]))
+    run(main, parse)

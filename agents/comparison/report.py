@@ -129,7 +129,8 @@ def _introduction(rows: Sequence[Row], task: Task) -> list[str]:
     splits = sorted({seed.result.split for row in rows for seed in row.finished})
     spread = "In brackets: 95 % intervals of Student's t over the seeds, cut at 0 and 100."
     if task.seeds <= FEW:
-        spread = f"**Only {task.seeds} seed{'s' * (task.seeds > 1)}: points, without ranking, intervals or tests.**"
+        seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
+        spread = f"**Only {seeds}: points, without ranking, intervals or tests.**"
     return [
         f"Every run has {task.env_steps:,} env steps, {task.num_glimpses} an episode; the protocol "
         f"wants {task.seeds} seeds of each algorithm. {spread}",

@@ -3,7 +3,7 @@
 Whoever writes files in Python that must survive a crash calls the functions of :mod:`os`, so
 they are what gets replaced, and ``open`` where it is for writing. `shutil.rmtree` calls them,
 too. ``os.fsync`` is counted but does nothing: a killed process loses nothing that it wrote, and
-what a power cut takes is the business of :mod:`benchmarks.campaigns.power_cuts`.
+what a power cut takes is the business of :mod:`benchmarks.campaigns.checkpoints.power_cuts`.
 """
 
 import builtins

@@ -1,6 +1,6 @@
 """A campaign that plants hostile files wherever something is loaded: none may run any code.
 
-What is planted where is listed in :mod:`benchmarks.campaigns.malice_cases`.
+What is planted where is listed in :mod:`benchmarks.campaigns.hostile.malice_cases`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.campaigns.hostile_content import Payloads
-from benchmarks.campaigns.malice_cases import Case, Grounds, make_cases
-from benchmarks.campaigns.watched import Outcome, watch
+from benchmarks.campaigns.hostile.hostile_content import Payloads
+from benchmarks.campaigns.hostile.malice_cases import Case, Grounds, make_cases
+from benchmarks.campaigns.hostile.watched import Outcome, watch
 
 _MEMORY = 500.0  # [MB] that a process may take to find out
 _REFUSALS = {"ValueError", "OSError", "DatasetError"}

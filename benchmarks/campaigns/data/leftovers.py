@@ -5,7 +5,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from benchmarks.campaigns.made_up import MadeUp
+from benchmarks.campaigns.data.made_up import MadeUp
 
 Entry = tuple[Path, int, int]  # path, mode and size
 

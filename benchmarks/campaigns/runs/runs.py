@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.campaigns.process_faults import Fault
-from benchmarks.campaigns.processes import Command, Outcome, Signal, run_forked, run_real
-from benchmarks.campaigns.run_ends import End, compare, read_end
+from benchmarks.campaigns.runs.process_faults import Fault
+from benchmarks.campaigns.runs.processes import Command, Outcome, Signal, run_forked, run_real
+from benchmarks.campaigns.runs.run_ends import End, compare, read_end
 
 UPDATES = 24
 VALIDATIONS = (8, 16, 24)

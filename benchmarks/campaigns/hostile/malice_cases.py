@@ -1,7 +1,7 @@
-"""What :mod:`benchmarks.campaigns.malice` plants, where, and what must be said of it.
+"""What :mod:`benchmarks.campaigns.hostile.malice` plants, where, and what must be said of it.
 
-To add a kind of file, put a sound one into :class:`benchmarks.campaigns.grounds.Grounds`, write
-an opener there, and add a :class:`Case` here.
+To add a kind of file, put a sound one into ``Grounds`` of :mod:`benchmarks.campaigns.hostile.grounds`,
+write an opener there, and add a :class:`Case` here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaigns import hostile_content as hostile
-from benchmarks.campaigns.grounds import (
+from benchmarks.campaigns.data.made_up import CIFAR_ARCHIVE, CIFAR_FOLDER, compress
+from benchmarks.campaigns.hostile import hostile_content as hostile
+from benchmarks.campaigns.hostile.grounds import (
     CHECKPOINT,
     Grounds,
     go_on,
@@ -27,9 +28,18 @@ from benchmarks.campaigns.grounds import (
     open_data,
     read_preset,
 )
-from benchmarks.campaigns.hostile_content import MODULE, Payloads
-from benchmarks.campaigns.made_up import CIFAR_ARCHIVE, CIFAR_FOLDER, compress
-from benchmarks.campaigns.plants import HUGE, Change, Plant, edit, holes, links, pipes, put, updates
+from benchmarks.campaigns.hostile.hostile_content import MODULE, Payloads
+from benchmarks.campaigns.hostile.plants import (
+    HUGE,
+    Change,
+    Plant,
+    edit,
+    holes,
+    links,
+    pipes,
+    put,
+    updates,
+)
 
 _BOMB = gzip.compress(bytes(2**25), 1) * 32  # unpacks to 1 GiB
 _TENSORS, _STATE, _MANIFEST = (

@@ -1,7 +1,7 @@
 """Campaigns about the files of datasets: damaged ones, and downloads that race.
 
-Each case runs in fresh processes on made-up datasets (see :mod:`benchmarks.campaigns.made_up`),
-so that the full data is not needed, and nothing but what a case did can be seen in its folder.
+Each case runs in fresh processes on made-up datasets (:mod:`benchmarks.campaigns.data.made_up`), so
+that the full data is not needed, and nothing but what a case did can be seen in its folder.
 """
 
 import re
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaigns.file_damage import Fault, Target, choose, target_of
-from benchmarks.campaigns.leftovers import find_leftovers, listing
-from benchmarks.campaigns.made_up import MadeUp, write
-from benchmarks.campaigns.openers import Openers, Opening, Outcome
-from benchmarks.campaigns.races import KINDS, Race
+from benchmarks.campaigns.data.file_damage import Fault, Target, choose, target_of
+from benchmarks.campaigns.data.leftovers import find_leftovers, listing
+from benchmarks.campaigns.data.made_up import MadeUp, write
+from benchmarks.campaigns.data.openers import Openers, Opening, Outcome
+from benchmarks.campaigns.data.races import KINDS, Race
 
 _NO_MIRROR = "http://127.0.0.1:9/"  # the discard port: refused
 _MEMORY = 50.0  # [MB] that a refusal may take; torch's first arrays are 11, a bomb is 200

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.campaigns.checkpoint_damage import Fault, Target, edit_state
-from benchmarks.campaigns.small_runs import checkpoint_path, edit_json, make_run, seal
+from benchmarks.campaigns.checkpoints.checkpoint_damage import Fault, Target, edit_state
+from benchmarks.campaigns.checkpoints.small_runs import checkpoint_path, edit_json, make_run, seal
 
 _CHANGED = r"config.json was changed.*checkpoint 3"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaigns.made_up import CIFAR_FOLDER, IDX_DATASETS, MadeUp, compress
+from benchmarks.campaigns.data.made_up import CIFAR_FOLDER, IDX_DATASETS, MadeUp, compress
 
 _BOMB_SIZE = 200 * 2**20  # [B] that a bomb unpacks to
 _HUGE_SIZE = 2**32  # [B] of a file that is one long hole

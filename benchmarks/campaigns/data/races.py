@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaigns.leftovers import find_leftovers, listing
-from benchmarks.campaigns.made_up import MadeUp, compress
-from benchmarks.campaigns.mirrors import Answer, Mirror
-from benchmarks.campaigns.openers import Openers, Opening, Outcome
+from benchmarks.campaigns.data.leftovers import find_leftovers, listing
+from benchmarks.campaigns.data.made_up import MadeUp, compress
+from benchmarks.campaigns.data.mirrors import Answer, Mirror
+from benchmarks.campaigns.data.openers import Openers, Opening, Outcome
 
 _Reply = Callable[[bytes, np.random.Generator], Answer]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.commands import DIVERGED
-from benchmarks.campaigns.process_faults import (
+from benchmarks.campaigns.runs.process_faults import (
     Fault,
     arm,
     fill_disk,
@@ -24,9 +24,9 @@ from benchmarks.campaigns.process_faults import (
     spoil_reward,
     spoil_weights,
 )
-from benchmarks.campaigns.processes import Outcome
-from benchmarks.campaigns.run_ends import check_checkpoints, find_broken_number, newest
-from benchmarks.campaigns.runs import SAVES, UPDATES, VALIDATIONS, VARIANTS, Run, undisturbed
+from benchmarks.campaigns.runs.processes import Outcome
+from benchmarks.campaigns.runs.run_ends import check_checkpoints, find_broken_number, newest
+from benchmarks.campaigns.runs.runs import SAVES, UPDATES, VALIDATIONS, VARIANTS, Run, undisturbed
 
 _UPDATE = "agents.training.Training.move_mean"  # once an update
 _SAVE = "agents.run_log.RunLog.save_checkpoint"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.campaigns.long_runs import LongRun
-from benchmarks.campaigns.wild_actions import Rules, draw_action, draw_valid, is_valid
+from benchmarks.campaigns.environment.long_runs import LongRun
+from benchmarks.campaigns.environment.wild_actions import Rules, draw_action, draw_valid, is_valid
 from ram_env import SignpostEnv, SignpostVectorEnv, register_dataset
 
 _FORMATS = ("box", "dict", "multidiscrete")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaigns.checkpoint_damage import PASSED_OVER, Fault, Target
-from benchmarks.campaigns.checkpoint_mixups import REFUSED
-from benchmarks.campaigns.small_runs import (
+from benchmarks.campaigns.checkpoints.checkpoint_damage import PASSED_OVER, Fault, Target
+from benchmarks.campaigns.checkpoints.checkpoint_mixups import REFUSED
+from benchmarks.campaigns.checkpoints.small_runs import (
     STEPS,
     Resumed,
     checkpoint_path,

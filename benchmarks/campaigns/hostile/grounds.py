@@ -19,8 +19,8 @@ from agents import loading
 from agents.checkpoints import read_checkpoint
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.run_files import finished_line
-from benchmarks.campaigns.made_up import MadeUp, write
-from benchmarks.campaigns.small_runs import STEPS, checkpoint_path, make_run, resume
+from benchmarks.campaigns.checkpoints.small_runs import STEPS, checkpoint_path, make_run, resume
+from benchmarks.campaigns.data.made_up import MadeUp, write
 
 CHECKPOINT = "run/checkpoints/step_00000003"
 DATA = {"idx": ("MNIST", False), "gz": ("MNIST", True), "batches": ("CIFAR10", False)}

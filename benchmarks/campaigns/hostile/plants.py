@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaigns.grounds import CHECKPOINT
-from benchmarks.campaigns.small_runs import edit_json, seal
+from benchmarks.campaigns.checkpoints.small_runs import edit_json, seal
+from benchmarks.campaigns.hostile.grounds import CHECKPOINT
 
 HUGE = 2**36  # [B] of a file that is one long hole
 
@@ -24,7 +24,7 @@ class Plant:
 
     Attributes:
         what: What it is.
-        place: Where it is put, below :attr:`benchmarks.campaigns.grounds.Grounds.here`.
+        place: Where it is put, below :attr:`benchmarks.campaigns.hostile.grounds.Grounds.here`.
         make: Puts it at a path.
     """
 

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from benchmarks.campaigns.process_faults import Fault, install
+from benchmarks.campaigns.runs.process_faults import Fault, install
 
 _DEADLINE = 120.0  # [s] after which a process counts as hanging
 _ENVIRONMENT = {
     **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
     "GIT_DIR": os.devnull,  # runs save the commit, which may change while a campaign goes on
 }
-_HERE = Path(__file__).resolve().parents[2]
+_HERE = Path(__file__).resolve().parents[3]
 _HURRY = 100  # seconds of a forked process's clock in one of ours
 
 
@@ -181,7 +181,7 @@ def _import_what_scripts_need() -> None:
     import agents.run_log
     import agents.training
     import ram_env
-    from benchmarks.campaigns import tiny_task
+    from benchmarks.campaigns.runs import tiny_task
 
     del tyro, agents, ram_env, tiny_task
     torch.set_num_threads(1)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaigns.breakdowns import broken_numbers, full_disks
-from benchmarks.campaigns.process_faults import (
+from benchmarks.campaigns.runs.breakdowns import broken_numbers, full_disks
+from benchmarks.campaigns.runs.process_faults import (
     Act,
     Fault,
     arm,
@@ -29,9 +29,9 @@ from benchmarks.campaigns.process_faults import (
     kill_half_way,
     send,
 )
-from benchmarks.campaigns.processes import Outcome, Signal
-from benchmarks.campaigns.run_ends import newest
-from benchmarks.campaigns.runs import SAVES, UPDATES, VALIDATIONS, VARIANTS, Run, undisturbed
+from benchmarks.campaigns.runs.processes import Outcome, Signal
+from benchmarks.campaigns.runs.run_ends import newest
+from benchmarks.campaigns.runs.runs import SAVES, UPDATES, VALIDATIONS, VARIANTS, Run, undisturbed
 
 __all__ = ["broken_numbers", "full_disks", "killed_runs", "signalled_runs"]
 

@@ -18,7 +18,7 @@ from agents.checkpoints import (
 )
 from agents.files import write_whole
 from agents.run_log import RunLog
-from benchmarks.campaigns.small_runs import Settings, quiet, same, valid_checkpoints
+from benchmarks.campaigns.checkpoints.small_runs import Settings, quiet, same, valid_checkpoints
 
 _KEEP = 3  # checkpoints that stay, as by default
 

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.campaigns.power_cuts import Disk, Leaving, restore
-from benchmarks.campaigns.saves import SAVES, Save
-from benchmarks.campaigns.system_calls import (
+from benchmarks.campaigns.checkpoints.power_cuts import Disk, Leaving, restore
+from benchmarks.campaigns.checkpoints.saves import SAVES, Save
+from benchmarks.campaigns.checkpoints.system_calls import (
     Handler,
     failing_at,
     handled_by,

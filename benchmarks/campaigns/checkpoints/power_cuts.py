@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.campaigns.system_calls import Call
+from benchmarks.campaigns.checkpoints.system_calls import Call
 
 Names = dict[str, "_Node"]
 Content = bytes | tuple[tuple[str, Any], ...]  # of a folder, names and their contents

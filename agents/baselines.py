@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _KERNEL, _STRIDE, _FILTERS = 10, 5, 8  # of the paper's convolution
+_LARGE = 56  # side from which ResNet-18 as it is made still has two pixels a side at its end
 
 
 class FullImageBaseline(nn.Module):
@@ -154,19 +155,21 @@ def _convolutional(channels: int, side: int, num_classes: int) -> nn.Module:
 
 
 def _resnet18(channels: int, side: int, num_classes: int) -> nn.Module:
-    """Return torchvision's ResNet-18 without pretrained weights, for small canvases.
+    """Return torchvision's ResNet-18 on C planes, without pretrained weights.
 
-    Two things differ: the first convolution is 3x3 with stride 1 on C planes, in place of 7x7
-    with stride 2 on three, and there is no max-pooling after it. As made for 224 px the
-    network would shrink 28 px to 1 in its last stage; this form is the one that is common
-    for CIFAR.
+    As made for 224 px it would shrink canvases below 56 px to a single pixel before the end. For
+    them the first convolution is 3x3 with stride 1 in place of 7x7 with stride 2, and there is
+    no max-pooling after it: the form that is common for CIFAR.
     """
     from torchvision.models import resnet18  # a second to import, which the others don't need
 
     network = resnet18(weights=None, num_classes=num_classes)
-    network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    if side < _LARGE:
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     return network
 
 

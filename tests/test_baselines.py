@@ -25,7 +25,19 @@ def test_the_papers_baselines_have_the_papers_sizes_at_60_px(name, parameters, w
     assert multiply_adds(model, (1, 60, 60)) == work
 
 
-def test_resnet18_is_torchvisions_but_for_its_first_and_last_layer():
+def test_resnet18_is_torchvisions_on_one_plane_where_the_canvas_is_large_enough():
+    model = make_baseline("resnet18", channels=1, side=60, num_classes=10)
+    # torchvision's 11,689,512; first convolution 64*1*7*7 for 64*3*7*7; 512*10+10 for 1000 classes
+    assert count_parameters(model) == 11_689_512 - (9_408 - 3_136) - (513_000 - 5_130)
+    # 60, 30, 15 px after the pooling, 15, 8, 4, 2 px a side in the stages
+    work = 900 * 64 * 49 + 512 * 10
+    for places, before, width in ((225, 64, 64), (64, 64, 128), (16, 128, 256), (4, 256, 512)):
+        work += places * width * 9 * (before + 3 * width)
+        work += places * width * before * (before != width)
+    assert multiply_adds(model, (1, 60, 60)) == work
+
+
+def test_resnet18_for_small_canvases_differs_in_its_first_and_last_layer():
     model = make_baseline("resnet18", channels=1, side=28, num_classes=10)
     # torchvision's 11,689,512; first convolution 64*1*3*3 for 64*3*7*7; 512*10+10 for 1000 classes
     assert count_parameters(model) == 11_689_512 - (9_408 - 576) - (513_000 - 5_130)

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from agents.training import spread_seed
 from ram_env import TASKS, GlimpseVectorEnv, frozen_canvases, register_dataset
@@ -155,6 +156,14 @@ def test_the_same_command_gives_the_same_bytes(tmp_path, capsys, model, canvases
         train(tmp_path / name, capsys, model=model, final_split="none", **settings)
     for file in ("best.safetensors", "metrics.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
+    for name, bf16 in (("plain", False), ("short", True)):
+        train(tmp_path / name, capsys, model="conv", total_episodes=320, bf16=bf16)
+    plain, short = (load_file(tmp_path / n / "best.safetensors") for n in ("plain", "short"))
+    assert {tensor.dtype for tensor in short.values()} == {torch.float32}
+    assert any(not torch.equal(plain[name], short[name]) for name in plain)
 
 
 def test_another_seed_gives_other_weights(tmp_path, capsys):

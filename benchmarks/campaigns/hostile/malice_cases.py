@@ -1,7 +1,7 @@
 """What :mod:`benchmarks.campaigns.hostile.malice` plants, where, and what must be said of it.
 
-To add a kind of file, put a sound one into ``Grounds`` of :mod:`benchmarks.campaigns.hostile.grounds`,
-write an opener there, and add a :class:`Case` here.
+To add a kind of file, put a sound one into ``Grounds``, write an opener beside it
+(:mod:`benchmarks.campaigns.hostile.grounds`), and add a :class:`Case` here.
 """
 
 from __future__ import annotations

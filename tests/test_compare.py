@@ -212,6 +212,17 @@ def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path):
     assert place.calls() == [f"works test seed 0 rate {rate}"]
 
 
+def test_an_ablation_takes_the_settings_that_another_was_tuned_to(tmp_path):
+    more = '[algorithms.changed]\nprogram = "ours"\nflags = "--does more"\ntuned_as = "tuned"\n'
+    place = Place(tmp_path, more)
+    main(place.config())
+    calls = place.calls()
+    rates = {call.split()[-1] for call in calls if call.startswith("works test")}
+    assert len(rates) == 1
+    assert {call.split()[-1] for call in calls if call.startswith("more")} == rates
+    assert not [call for call in calls if call.startswith("more validation")]
+
+
 def test_a_signal_stops_the_programs_and_the_next_call_goes_on(tmp_path):
     place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
     words = ["--env-id", "MNISTGlimpse-v0", "--protocol", str(tmp_path / "protocol.toml")]
@@ -256,6 +267,8 @@ def test_what_is_not_in_the_protocol_is_refused_at_once(tmp_path, changes, named
         ("space =", "spaces =", "unknown settings of Algorithm: .'spaces'."),
         ("[0.1, 0.9]", "[0.9, 0.1]", "low <= high"),
         ("[programs]", 'comparisons = [["tuned", "nobody"]]\n[programs]', "nobody"),
+        ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
+        ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', "tuned_as of tuned must be of"),
         ("[programs]", "programs", "protocol.toml"),
     ],
 )

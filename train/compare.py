@@ -171,7 +171,7 @@ def run_seeds(
 ) -> Iterator[int]:
     """Run the seeds that aren't there, the first seed of all algorithms first."""
     jobs: dict[Job, Path] = {}
-    tuned = {a.name: tuned_settings(config, task, a) for a in algorithms}
+    tuned = {a.name: tuned_settings(config, protocol, task, a) for a in algorithms}
     for seed in range(min(config.seeds or task.seeds, task.seeds)):
         for algorithm in algorithms:
             name = algorithm.name
@@ -229,12 +229,16 @@ def called_as(words: Sequence[str], run_dir: Path) -> str:
     return " ".join(words).replace(str(run_dir), "RUN_DIR")
 
 
-def tuned_settings(config: Config, task: Task, algorithm: Algorithm) -> dict[str, Any]:
+def tuned_settings(
+    config: Config, protocol: Protocol, task: Task, algorithm: Algorithm
+) -> dict[str, Any]:
     """Return an algorithm's settings of the lowest validation error in its tuning.
 
     Raises:
         ValueError: If the tuning isn't complete.
     """
+    if algorithm.tuned_as:
+        return tuned_settings(config, protocol, task, protocol.algorithms[algorithm.tuned_as])
     if not algorithm.space:
         return {}
     env_id = task.tuned_on or task.env_id

@@ -316,7 +316,7 @@ def _missing(row: Row) -> str:
 
 def _sorted(rows: Sequence[Row]) -> list[Row]:
     """Return those compared first, then the naive, then controls."""
-    roles = ("compared", "naive", "control")
+    roles = ("compared", "ablation", "naive", "control")
     return [r for role in roles for r in in_order([r for r in rows if r.algorithm.role == role])]
 
 

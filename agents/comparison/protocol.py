@@ -21,7 +21,7 @@ from agents.files import read_file
 PLACEHOLDERS = ("env_id", "seed", "run_dir", "env_steps", "marks", "episodes", "split")
 """What may stand in braces in a program's command."""
 
-ROLES = ("compared", "control", "naive")
+ROLES = ("compared", "ablation", "control", "naive")
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,13 @@ class Algorithm:
         program: Key of the protocol's programs.
         flags: Further arguments for the program.
         sees_label: Class L, whose loss uses the true label; else R, reward alone.
-        role: ``"compared"``, ``"control"`` (what locations of another origin are worth) or
-            ``"naive"`` (what a newcomer tries first; never tuned).
+        role: ``"compared"``, ``"ablation"`` (one thing changed in another's), ``"control"`` (what
+            locations of another origin are worth) or ``"naive"`` (what a newcomer tries first;
+            never tuned).
         memory: In words: ``"none"``, ``"history"``, ``"recurrent"``.
         passes: Times that each env step goes through the networks backward.
         space: What is tuned.
+        tuned_as: An algorithm whose tuned settings it takes, in place of a space.
         except_on: Environments where it cannot run.
     """
 
@@ -109,6 +111,7 @@ class Algorithm:
     memory: str = "none"
     passes: float = 1
     space: tuple[Setting, ...] = ()
+    tuned_as: str = ""
     except_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ class Algorithm:
             raise ValueError(f"an algorithm's name must be of a-z, 0-9, _ and -, got {self.name!r}")
         if self.role not in ROLES:
             raise ValueError(f"role of {self.name} must be one of {ROLES}, got {self.role!r}")
+        if self.space and self.tuned_as:
+            raise ValueError(f"{self.name} takes either a space or tuned_as, got both")
         if not 0 < self.passes < math.inf:
             raise ValueError(f"passes of {self.name} must be positive, got {self.passes}")
 
@@ -153,6 +158,8 @@ class Protocol:
                     f"program of {algorithm.name} must be one of {sorted(self.programs)}, "
                     f"got {algorithm.program!r}"
                 )
+            if algorithm.tuned_as:
+                self._check_known(f"tuned_as of {algorithm.name}", (algorithm.tuned_as,))
         for task in self.tasks.values():
             self._check_known(f"algorithms of {task.env_id}", task.algorithms)
         if len(self.comparisons) > 6:

@@ -39,6 +39,8 @@ def _tuned(algorithm: Algorithm, trials: list[Trial], task: Task) -> list[str]:
     """Return a row of the table of tuning."""
     best = best_trial(trials)
     space = "; ".join(map(_space, algorithm.space)) or "not tuned"
+    if algorithm.tuned_as:
+        space = f"as {algorithm.tuned_as}"
     if best is None:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
     diverged = sum(trial.status == "diverged" for trial in trials)

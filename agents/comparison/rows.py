@@ -25,7 +25,12 @@ from agents.comparison.statistics import (
 
 FEW = 3  # seeds: up to here, points without an order and without tests
 CLASSES = {"L": "the loss uses the true label", "R": "observation and reward alone"}
-ROLES = {"compared": "", "control": "Controls, ", "naive": "The naive first try, "}
+ROLES = {
+    "compared": "",
+    "ablation": "Ablations, ",
+    "control": "Controls, ",
+    "naive": "The naive first try, ",
+}
 
 
 @dataclass(frozen=True)

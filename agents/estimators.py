@@ -40,6 +40,8 @@ class Rollout:
         named_log_prob: Log-probability of the label that was named.
         baseline: b(h_t).
         reward: What the environment paid.
+        location_entropy: Entropy of pi(l_t | h_t).
+        label_entropy: Entropy of p_t.
     """
 
     label_log_prob: Tensor
@@ -47,6 +49,8 @@ class Rollout:
     named_log_prob: Tensor
     baseline: Tensor
     reward: Tensor
+    location_entropy: Tensor
+    label_entropy: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ class Weights:
         baseline_coef: Weight of the baseline's loss.
         discount: gamma of :func:`~agents.losses.dense_returns`.
         num_rollouts: M, rollouts of one image for leave-one-out.
+        entropy_coef: Weight of the entropy of both actions, where labels are sampled.
     """
 
     policy_coef: float
     baseline_coef: float
     discount: float
     num_rollouts: int
+    entropy_coef: float = 0.0
 
 
 Terms = dict[str, Tensor]  # named losses, which are added
@@ -158,7 +164,7 @@ def reward_only(rollout: Rollout, weights: Weights) -> Terms:
 
 
 def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
-    """Williams's (1992) REINFORCE as it stands, on the reward alone."""
+    """The same without a baseline: Williams's (1992) REINFORCE as it stands."""
     return _reward_only(rollout, reward_to_go(rollout.reward), weights)
 
 
@@ -177,10 +183,18 @@ ESTIMATORS = {
 
 
 def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms:
-    """Return the losses of both actions, the label's at the step that is scored."""
+    """Return the losses of both actions, the label's at the step that is scored.
+
+    Without the entropy (Williams and Peng 1991) a sampled label soon is the same for all images.
+    """
     location = reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
     label = reinforce_loss(rollout.named_log_prob[-1:], advantage[-1:])
-    return {"classifier": label, "policy": weights.policy_coef * location}
+    entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
+    return {
+        "classifier": label,
+        "policy": weights.policy_coef * location,
+        "entropy": -weights.entropy_coef * entropy.mean(),
+    }
 
 
 def _even(rollout: Rollout) -> Tensor:

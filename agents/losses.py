@@ -199,8 +199,12 @@ def normalise(advantage: Tensor) -> Tensor:
 
 
 def gaussian_entropy(std: float | Tensor) -> Tensor:
-    """Return the entropy of N(mean, std^2 I) over x and y: 1 + log(2 pi) + 2 log std [nat]."""
-    return 1 + math.log(2 * math.pi) + 2 * torch.as_tensor(std).log()
+    """Return the entropy of a Gaussian over x and y: 1 + log(2 pi) + log std_x + log std_y [nat].
+
+    Args:
+        std: One number for both, or one each, (2,).
+    """
+    return 1 + math.log(2 * math.pi) + torch.as_tensor(std).log().expand(2).sum()
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:

@@ -196,10 +196,12 @@ class Learner:
                 reward = torch.as_tensor(paid, dtype=torch.float32)
                 h = state[:, : model.config.hidden_size]
                 steps.append((output.logits, named, log_prob, output.baseline, reward, h))
-            logits, named, log_prob, *rest, h = map(torch.stack, zip(*steps, strict=True))
+            series = map(torch.stack, zip(*steps, strict=True))
+            logits, named, log_prob, baseline, reward, h = series
+            nothing = torch.zeros_like(log_prob)  # entropies, whose weight is 0
             log_p = logits.log_softmax(2)  # (T, N, K)
             of_label, of_named = pick(log_p, label.expand_as(named)), pick(log_p, named)
-            yield Rollout(of_label, log_prob, of_named, *rest), h
+            yield Rollout(of_label, log_prob, of_named, baseline, reward, nothing, nothing), h
 
     def _fit_baseline(self) -> None:
         """Make the baseline network, which is linear, the best one on some batches."""

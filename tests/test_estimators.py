@@ -9,7 +9,7 @@ from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.losses import dense_returns, exact_dense_returns
 
 NUM_STEPS, NUM_ENVS = 4, 6
-WEIGHTS = Weights(policy_coef=0.5, baseline_coef=0.25, discount=0.5, num_rollouts=2)
+WEIGHTS = Weights(0.5, 0.25, discount=0.5, num_rollouts=2, entropy_coef=0.1)
 
 
 def make_rollout(seed: int = 0) -> Rollout:
@@ -20,7 +20,7 @@ def make_rollout(seed: int = 0) -> Rollout:
 
     reward = torch.zeros(NUM_STEPS, NUM_ENVS)
     reward[-1] = torch.tensor([1.0, 0, 1, 1, 0, 0])
-    return Rollout(leaf(), leaf(), leaf(), leaf(), reward)
+    return Rollout(leaf(), leaf(), leaf(), leaf(), reward, leaf(), leaf())
 
 
 def loss_of(name: str, rollout: Rollout) -> torch.Tensor:
@@ -51,6 +51,19 @@ def test_a_sampled_label_counts_at_the_scoring_step_only():
     assert grad is not None
     assert (grad[:-1] == 0).all()
     assert (grad[-1] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["reward_only", "reward_only_no_baseline"])
+def test_entropy_counts_where_its_action_does_something(name):
+    rollout = make_rollout()
+    loss_of(name, rollout).backward()
+    location, label = rollout.location_entropy.grad, rollout.label_entropy.grad
+    assert location is not None
+    assert label is not None
+    torch.testing.assert_close(location[:-1], torch.full_like(location[:-1], -0.1 / NUM_ENVS))
+    torch.testing.assert_close(label[-1], torch.full_like(label[-1], -0.1 / NUM_ENVS))
+    assert not location[-1].any()
+    assert not label[:-1].any()
 
 
 @pytest.mark.parametrize(("name", "glimpses"), [("paper", [3]), ("every_glimpse", [0, 1, 2, 3])])

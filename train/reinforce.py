@@ -29,6 +29,7 @@ from agents.controls import CONTROLS, Placer, make_placer
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import Score, evaluate, to_env, to_tensors
 from agents.locations import sample_location
+from agents.losses import categorical_entropy, gaussian_entropy
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.run_log import RunLog, run_in_folder
 from agents.training import (
@@ -100,6 +101,8 @@ class Config:
     """Weight of the location policy's loss beside the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
     """Weight of the baseline's loss."""
+    entropy_coef: float = 0.01
+    """Weight of the entropy of location and label, for the estimators that sample labels."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     weight_decay: float = 0.0
@@ -134,7 +137,7 @@ class Config:
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("policy_coef", "baseline_coef", "weight_decay", "state_cap"):
+        for name in ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay", "state_cap"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.discount <= 1:
@@ -186,7 +189,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     steps_per_update = config.num_envs * num_glimpses
     estimator = ESTIMATORS[config.estimator]
     weights = Weights(
-        config.policy_coef, config.baseline_coef, config.discount, config.num_rollouts
+        config.policy_coef,
+        config.baseline_coef,
+        config.discount,
+        config.num_rollouts,
+        config.entropy_coef,
     )
     model = make_model(config, env).to(device)
     generator = torch.Generator(device).manual_seed(torch_seed)
@@ -275,6 +282,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             pick(log_p, named),
             baseline,
             reward,
+            gaussian_entropy(std).expand_as(reward),
+            categorical_entropy(logits),
         )
         terms = estimator.terms(rollout, weights)
         if placer is not None:  # the agent didn't choose where to look: nothing to learn from it

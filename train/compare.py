@@ -279,7 +279,7 @@ def try_harvest(ended: Ended, split: str, task: Task) -> Any:
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line."""
-    return tyro.cli(Config, args=arguments, description=(__doc__ or "").splitlines()[0])
+    return tyro.cli(Config, args=arguments, description=__doc__)
 
 
 if __name__ == "__main__":

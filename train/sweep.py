@@ -260,8 +260,7 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line; what follows ``--`` goes to the trainings."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    description = (__doc__ or "").splitlines()[0]
-    config = tyro.cli(Config, args=arguments[:cut], description=description)
+    config = tyro.cli(Config, args=arguments[:cut], description=__doc__)
     return replace(config, flags=tuple(arguments[cut + 1 :]))
 
 

@@ -403,3 +403,15 @@ def test_algorithms_of_a_class_look_different():
     look = styles(make_protocol())
     for names in ({"dense", "sparse"}, {"ppo", "a2c", "plain"}, {"random", "oracle"}):
         assert len({look[name] for name in names}) == len(names)
+
+
+def test_an_error_of_zero_has_a_place_in_the_figures(tmp_path):
+    for number in range(2):
+        write(tmp_path, TASK, "dense", number, 0.0)
+    protocol = make_protocol()
+    (strip,) = final_errors(protocol, TASK, tmp_path).axes
+    assert strip.get_xlim()[0] < 0
+    for axes in learning_curves(protocol, TASK, tmp_path).axes:
+        drawn = [line.get_ydata() for line in axes.lines]
+        low = min(np.min(values) for values in drawn)
+        assert axes.get_ylim()[0] < low

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.typing import LineStyleType
 from PIL import Image
 
@@ -40,7 +40,9 @@ COLOURS = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CONTROL_STYLES: tuple[LineStyleType, ...] = ("--", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
 GREY = "#777777"
-TICKS = (0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100)
+TICKS = (0, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 70, 100)
+LINEAR = 1.0  # [%]; below, axes of errors are linear, so that 0 has a place
+_SCALE = {"linthresh": LINEAR, "linscale": 0.6}
 XLABELS = ("env steps", "samples through the networks backward", "CPU time at one thread [s]")
 DPI = 100
 
@@ -107,12 +109,13 @@ def learning_curves(protocol: Protocol, task: Task, results: Path) -> Figure:
     """
     groups = _by_class(protocol, task, results)
     figure = Figure(figsize=(13, 0.5 + 3.7 * len(groups)), dpi=DPI, layout="constrained")
-    logarithmic = {"xscale": "log", "yscale": "log"}
     grid = figure.subplots(
-        len(groups), len(XLABELS), squeeze=False, sharey="row", subplot_kw=logarithmic
+        len(groups), len(XLABELS), squeeze=False, sharey="row", subplot_kw={"xscale": "log"}
     )
     for (kind, rows), line_of_axes in zip(groups.items(), grid, strict=True):
-        line_of_axes[0].set_ylim(_error_limits(rows, task))
+        line_of_axes[0].set_yscale("symlog", **_SCALE)
+        curves = [seed.curve.error for row in rows for seed in row.seeds]
+        line_of_axes[0].set_ylim(_error_limits(np.concatenate([[task.threshold], *curves]), task))
         for column, axes in enumerate(line_of_axes):
             _dress_curves(axes, task)
             _draw_curves(axes, rows, column, styles(protocol))
@@ -254,21 +257,19 @@ def _dress_curves(axes: Axes, task: Task) -> None:
     axes.tick_params(labelsize=9)
 
 
-def _error_limits(rows: Sequence[Row], task: Task) -> tuple[float, float]:
-    """Return the ends [%] of a logarithmic axis with all errors above 0 and the threshold."""
-    curves = [seed.curve.error for row in rows for seed in row.seeds]
-    errors = np.concatenate([[task.threshold], *curves, *(mean_curve(row).error for row in rows)])
-    errors = errors[errors > 0]  # also without NaN
-    return float(errors.min()) / 1.15, float(errors.max()) * 1.15
+def _error_limits(errors: np.ndarray, task: Task) -> tuple[float, float]:
+    """Return the ends [%] of an axis with all errors and that of guessing."""
+    low, high = float(np.nanmin(errors)), max(task.chance_error, float(np.nanmax(errors)))
+    return (low / 1.25 if low > LINEAR else -0.06), high * 1.15
 
 
 def _error_ticks(axes: Axes, name: str) -> None:
-    """Label a logarithmic axis of errors in plain numbers."""
+    """Label an axis of errors in plain numbers."""
     axis = axes.yaxis if name == "y" else axes.xaxis
     low, high = axis.get_view_interval()
     axis.set_ticks([tick for tick in TICKS if low <= tick <= high])
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
@@ -348,8 +349,8 @@ def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
 def _dress_strips(axes: Axes, groups: dict[str, list[Row]], task: Task) -> None:
     """Give the panels of final errors their common axis; ``axes`` is the lowest."""
     errors = np.concatenate([row.errors for rows in groups.values() for row in rows])
-    axes.set_xscale("log")
-    axes.set_xlim(max(errors.min(), 0.01) / 1.25, max(task.chance_error, errors.max()) * 1.15)
+    axes.set_xscale("symlog", **_SCALE)
+    axes.set_xlim(_error_limits(errors, task))
     _error_ticks(axes, "x")
     few = task.seeds <= FEW
     text = "final error [%]; cross: diverged, counts as guessing (dotted)"

@@ -74,9 +74,7 @@ def write_reports(protocol: Protocol, results: Path) -> list[Path]:
         write_whole(folder / "table.csv", task_table(protocol, task, results).encode())
         write_figure(folder / "curves.png", learning_curves(protocol, task, results))
         write_figure(folder / "errors.png", final_errors(protocol, task, results))
-        written += [
-            folder / name for name in ("report.md", "table.csv", "curves.png", "errors.png")
-        ]
+        written += [folder / name for name in FILES]
     if written:
         write_whole(results / "report.md", across_report(protocol, results).encode())
         written.append(results / "report.md")

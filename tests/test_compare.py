@@ -32,6 +32,7 @@ with Path(__file__).with_name("calls.txt").open("a") as calls:
     calls.write(f"{does or 'works'} {words['--split']} seed {seed} rate {rate}\\n")
 folder.mkdir()
 told = {"parameters": 12, "commit": "abc", "command": f"python x {folder}", "started": "2026"}
+told["sample"] = does == "samples"
 (folder / "config.json").write_text(json.dumps(told))
 if does == "is killed" and not Path(__file__).with_name("survives").exists():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -180,6 +181,15 @@ def test_a_program_that_leaves_too_little_is_told_and_not_counted(tmp_path, caps
         main(place.config())
     assert ended.value.code == 1
     assert "timing.csv" in capsys.readouterr().out
+    assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
+
+
+def test_a_run_on_the_sample_of_digits_is_not_kept(tmp_path, capsys):
+    place = Place(tmp_path, '[algorithms.poor]\nprogram = "ours"\nflags = "--does samples"\n')
+    with pytest.raises(SystemExit) as ended:
+        main(place.config())
+    assert ended.value.code == 1
+    assert "trained on the sample of digits" in capsys.readouterr().out
     assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
 
 

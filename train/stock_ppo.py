@@ -22,6 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.baselines import count_parameters
 from agents.commands import run
 from agents.evaluation import Score
 from agents.machine import commit, describe_machine
@@ -81,8 +82,11 @@ def main(config: Config) -> None:
     append(config.run_dir / "timing.csv", ["env_steps", "cpu_seconds"])
 
     model = PPO("MultiInputPolicy", f"ram_env:{config.env_id}", seed=config.seed, device="cpu")
-    parameters = sum(parameter.numel() for parameter in model.policy.parameters())
-    settings = {**describe_machine(commit()), "parameters": parameters}
+    settings = {
+        **describe_machine(commit()),
+        "parameters": count_parameters(model.policy),
+        "sample": make_env(config.env_id, config.final_split).data_is_sample,
+    }
     (config.run_dir / "config.json").write_text(json.dumps(settings))
     model.learn(config.env_steps, Marks(config))
 
@@ -101,10 +105,16 @@ def judge(
     deterministic: bool = True,
 ) -> Score:
     """Show images of a split in turn, by default all of it."""
-    env = gymnasium.make_vec(f"ram_env:{env_id}", num_envs=500, split=split, order="sequential")
-    assert isinstance(env, GlimpseVectorEnv)
+    env = make_env(env_id, split)
     count = images or env.num_images
     return evaluate_sb3(model, GlimpseVecEnv(env), count, deterministic=deterministic)
+
+
+def make_env(env_id: str, split: str) -> GlimpseVectorEnv:
+    """Make lanes that pass through a split in order."""
+    env = gymnasium.make_vec(f"ram_env:{env_id}", num_envs=500, split=split, order="sequential")
+    assert isinstance(env, GlimpseVectorEnv)
+    return env
 
 
 def append(path: Path, row: list[object]) -> None:

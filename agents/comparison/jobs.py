@@ -137,10 +137,13 @@ def harvest(ended: Ended, split: str, chance_error: float) -> Any:
         Its settings, :class:`Curve` and :class:`Result`.
 
     Raises:
-        ValueError: If something is missing or damaged; the message names the file.
+        ValueError: If something is missing or damaged, or the data was the sample of digits; the
+            message names the file.
     """
     folder = ended.job.run_dir
     settings = portable(read_json(folder / "config.json"), folder)
+    if settings.get("sample"):
+        raise ValueError(f"{folder / 'config.json'}: trained on the sample of digits, not kept")
     curve = _read_curve(folder)
     env_steps = int([0, *curve.env_steps][-1])
     if ended.status == DIVERGED:

@@ -13,12 +13,12 @@ import optuna
 from optuna.trial import TrialState
 
 from agents.commands import DIVERGED
+from agents.comparison.jobs import ONE_THREAD, wait_or_kill
 from agents.files import make_folder
 from agents.sweeps import Sweep, rounded
 
 FINAL_STD = 0.03
 """Of every trial, or its std, if that is lower."""
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # Become another program, which Linux ends as soon as this process's parent is gone
 _LEASH = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
@@ -63,7 +63,7 @@ class Attempt:
         errors = read_errors(self._run_dir)
         if not self._errors and self._tell_marks(errors, status):
             self.terminate()
-            self._wait()
+            wait_or_kill(self._process)
             self._end(
                 TrialState.PRUNED, f"pruned at mark {self._marks}, {errors[self._marks - 1]:.2f} %"
             )
@@ -80,15 +80,8 @@ class Attempt:
 
     def put_back(self) -> None:
         """Wait until the training has stopped, and leave the trial's settings to others."""
-        self._wait()
+        wait_or_kill(self._process)
         self._sweep.put_back(self._trial)
-
-    def _wait(self) -> None:
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
     @property
     def _seed(self) -> int:
@@ -115,7 +108,7 @@ class Attempt:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **_ONE_THREAD},
+                env={**os.environ, **ONE_THREAD},
                 start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
             )
 

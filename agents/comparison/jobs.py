@@ -26,7 +26,7 @@ from agents.files import make_folder, read_file, read_json
 from agents.run_files import portable
 
 _MAX_CSV = 2**30  # [B]
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **_ONE_THREAD},
+            env={**os.environ, **ONE_THREAD},
             start_new_session=True,  # Ctrl-C is for the comparison, which passes it on
         )
 
@@ -118,11 +118,16 @@ def _stop_all(running: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> None:
     for _, process in running.values():
         process.terminate()
     for _, process in running.values():
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        wait_or_kill(process)
+
+
+def wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    """Wait half a minute for a process that was asked to stop, then end it."""
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def harvest(ended: Ended, split: str, chance_error: float) -> Any:

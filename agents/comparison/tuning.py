@@ -8,6 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from agents.comparison.protocol import Algorithm, Setting
+from agents.sweeps import rounded
 
 TRIAL_SEED = 1000
 """Seed of the trials and of their sampler; no seed that is reported."""
@@ -24,7 +25,7 @@ def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(TRIAL_SEED))
     space = {setting.flag: to_distribution(setting) for setting in algorithm.space}
     drawn = [study.ask(space).params for _ in range(trials)]
-    return [{}, *({k: _rounded(v) for k, v in settings.items()} for settings in drawn)]
+    return [{}, *map(rounded, drawn)]
 
 
 def to_distribution(setting: Setting) -> BaseDistribution:
@@ -32,8 +33,3 @@ def to_distribution(setting: Setting) -> BaseDistribution:
     if setting.choices:
         return CategoricalDistribution(setting.choices)
     return FloatDistribution(setting.low, setting.high, log=True)
-
-
-def _rounded(value: Any) -> Any:
-    """Return a number with three digits, which is as much as a table shows."""
-    return float(f"{value:.3g}") if isinstance(value, float) else value

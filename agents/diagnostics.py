@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,43 @@ def location_spread(beliefs: Beliefs) -> Tensor:
         In units of half an image. Shape (T, 2).
     """
     return beliefs.locations.flatten(0, 1).std(0, correction=0)
+
+
+def behaviour(
+    beliefs: Beliefs, *, canvas_side: int, object_side: int, glimpse_size: int
+) -> dict[str, float]:
+    """Return what tells kinds of failure apart, as metrics.
+
+    Args:
+        beliefs: Of n images.
+        canvas_side: H [px].
+        object_side: Of the square that holds the object [px].
+        glimpse_size: G [px].
+
+    Returns:
+        - ``eval/most_named``: images that get the commonest answer [%], 100 if the label has
+          collapsed;
+        - ``eval/centre_coverage``: of the glimpses after the first, those whose fovea covers the
+          object's middle [%];
+        - ``eval/location_spread``: mean :func:`location_spread` of these glimpses, 0 if the
+          agent looks at the same places whatever it sees. Neither stands there if T is 1.
+    """
+    named = beliefs.log_p[:, :, -1].argmax(-1).flatten()  # (M n,)
+    metrics = {"eval/most_named": 100 * named.bincount().max().item() / len(named)}
+    if beliefs.locations.shape[2] > 1:
+        sizes = (canvas_side, object_side // 2, 1, glimpse_size)
+        metrics["eval/centre_coverage"] = 100 * _overlap(beliefs, *sizes)[1:].mean().item()
+        metrics["eval/location_spread"] = location_spread(beliefs)[1:].mean().item()
+    return metrics
+
+
+def sizes_of(env: Any) -> dict[str, int]:
+    """Return the sizes that coverage takes, of a ``ram_env.GlimpseVectorEnv``."""
+    return {
+        "canvas_side": env.task.side,
+        "object_side": env.object_side,
+        "glimpse_size": env.task.glimpse_size,
+    }
 
 
 def bits_gained(beliefs: Beliefs) -> Tensor:

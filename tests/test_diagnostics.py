@@ -6,11 +6,13 @@ import torch
 
 import ram_env
 from agents.diagnostics import (
+    behaviour,
     bits_gained,
     centre_coverage,
     location_spread,
     object_coverage,
     play_in_hindsight,
+    sizes_of,
 )
 from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.ram import RAMConfig, RecurrentAttentionModel
@@ -50,6 +52,28 @@ def test_coverage_is_a_share_of_images_and_passes():
     beliefs = Beliefs(torch.zeros(2, 2, 1, 2), torch.zeros(2).long(), locations, positions)
     assert centre_coverage(beliefs, **SIZES).tolist() == [0.25]
     assert object_coverage(beliefs, **SIZES).tolist() == [0.5]
+
+
+def test_behaviour_tells_collapsed_labels_and_places_by_hand():
+    # two passes over two images, three glimpses; the first glimpse counts nowhere
+    locations = torch.tensor([[-0.9, 0.0, 0.0], [0.9, 0.0, 1.0]])  # of both passes, x and y
+    locations = locations[None, :, :, None].expand(2, 2, 3, 2)
+    named = torch.tensor([[0, 1], [1, 1]])  # (M, n)
+    log_p = torch.nn.functional.one_hot(named, 3).float().log()[:, :, None].expand(2, 2, 3, 3)
+    positions = torch.tensor([[16, 16], [16, 16]])  # middle 30
+    beliefs = Beliefs(log_p, torch.zeros(2).long(), locations, positions)
+    assert behaviour(beliefs, **SIZES) == {
+        "eval/most_named": 75.0,
+        "eval/centre_coverage": 75.0,
+        "eval/location_spread": 0.25,  # 0 at the second glimpse, half of 1 at the third
+    }
+    first = beliefs._replace(log_p=log_p[:, :, :1], locations=locations[:, :, :1])
+    assert behaviour(first, **SIZES) == {"eval/most_named": 75.0}
+
+
+def test_the_sizes_are_those_of_the_environment():
+    env = gymnasium.make_vec("ClutteredMNISTGlimpse-v0", num_envs=1)
+    assert sizes_of(env) == SIZES
 
 
 def test_coverage_agrees_with_the_retina():

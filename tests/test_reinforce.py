@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from agents.checkpoints import latest_checkpoint
 from agents.controls import CONTROLS
 from agents.estimators import ESTIMATORS
-from agents.evaluation import evaluate
+from agents.evaluation import evaluate, play_split
 from agents.loading import load_run
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from train import reinforce
@@ -149,13 +149,14 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
 
 def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        reinforce,
-        "evaluate",
-        lambda model, env, images, *rest, **more: (
-            seen.append(images) or evaluate(model, env, images, *rest, **more)
-        ),
-    )
+    for name, play in (("play_split", play_split), ("evaluate", evaluate)):
+        monkeypatch.setattr(
+            reinforce,
+            name,
+            lambda *, num_images, play=play, **more: (
+                seen.append(num_images) or play(num_images=num_images, **more)
+            ),
+        )
     train(tmp_path / "run", capsys, validation_images=700)
     assert seen == [700, 700, 10_000]  # the test split is judged as a whole
 

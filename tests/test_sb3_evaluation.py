@@ -13,10 +13,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
 import ram_env  # noqa: F401
-from agents.evaluation import Score, evaluate
+from agents.evaluation import Score, evaluate, play_split
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.sb3 import HybridPolicy, RecurrentHybridPolicy
-from agents.sb3_evaluation import evaluate_sb3
+from agents.sb3_evaluation import evaluate_sb3, play_split_sb3
 from agents.sb3_history import GlimpseHistory, HistoryFeatures, VectorGlimpseHistory
 from agents.sb3_vec_env import GlimpseVecEnv
 
@@ -62,6 +62,14 @@ def test_the_score_is_that_of_our_own_evaluation(num_images):
     expected = evaluate(model, ours, num_images)
     assert 0 < expected.wrong < num_images
     assert evaluate_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images) == expected
+    believed, played = (
+        play_split(model, ours, num_images),
+        play_split_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images),
+    )
+    for name in ("labels", "locations", "positions"):
+        torch.testing.assert_close(getattr(played, name), getattr(believed, name))
+    assert played.log_p.exp().sum(-1).eq(1).all()  # one label a step, named for certain
+    assert played.log_p.argmax(-1).equal(believed.log_p.argmax(-1))
 
 
 def make_agent(name: str) -> Any:
@@ -86,10 +94,13 @@ def test_the_score_is_that_of_one_image_after_another(name):
     model = make_agent(name)
     env: Any = gym.make("SignpostGlimpse-v0", **SEQUENTIAL)
     env = GlimpseHistory(env, T) if name == "history" else env
-    wrong, named = 0, set()
+    wrong, named, places = 0, set(), []
     for _ in range(NUM_IMAGES):
         obs, state, ended, info = env.reset()[0], None, False, {}
         while not ended:
+            newest = "location" if name != "history" else "locations"
+            slot = int(obs["mask"].sum()) - 1 if name == "history" else slice(None)
+            places.append(obs[newest][slot].copy())
             action, state = model.predict(obs, state, deterministic=True)
             obs, _, ended, _, info = env.step(action)
         wrong += not info["correct"]
@@ -97,6 +108,8 @@ def test_the_score_is_that_of_one_image_after_another(name):
     assert len(named) > 1
     lanes = make_lanes(history=name == "history", **SEQUENTIAL)
     assert evaluate_sb3(model, lanes, NUM_IMAGES) == Score(wrong, NUM_IMAGES)
+    played = play_split_sb3(model, lanes, NUM_IMAGES)
+    np.testing.assert_allclose(played.locations[0].reshape(-1, 2), np.array(places), atol=1e-6)
 
 
 def test_it_can_be_repeated_and_ended_early():

@@ -17,7 +17,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 
 from agents.commands import Stopped
-from agents.evaluation import Score
+from agents.evaluation import Beliefs
 from agents.sb3_checkpoints import load_sb3
 from agents.sb3_training import weights_of
 from ram_env import GlimpseVectorEnv, register_dataset
@@ -139,7 +139,8 @@ def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algor
 
     monkeypatch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
     monkeypatch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
-    monkeypatch.setattr(sb3, "evaluate_sb3", lambda *a, **k: Score(1, 2))  # it counts by infos
+    played = Beliefs(*(torch.zeros(shape) for shape in ((1, 2, 3, 4), 2, (1, 2, 3, 2), (2, 2))))
+    monkeypatch.setattr(sb3, "play_split_sb3", lambda *a, **k: played)  # it counts by infos
     train(tmp_path / "untold", capsys, **options)
     told, untold = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("told", "untold"))
     assert told == untold

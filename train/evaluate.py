@@ -228,11 +228,7 @@ def score_in_hindsight(
 
 def diagnose(beliefs: Beliefs, env: ram_env.GlimpseVectorEnv) -> dict[str, torch.Tensor]:
     """Return what the agent does with its glimpses, by name."""
-    sizes = {
-        "canvas_side": env.task.side,
-        "object_side": env.object_side,
-        "glimpse_size": env.task.glimpse_size,
-    }
+    sizes = diagnostics.sizes_of(env)
     return {
         "centre_coverage": diagnostics.centre_coverage(beliefs, **sizes),
         "object_coverage": diagnostics.object_coverage(beliefs, **sizes),

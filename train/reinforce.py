@@ -26,8 +26,9 @@ import ram_env
 from agents.baselines import count_parameters
 from agents.commands import Stop, read_resumed, run
 from agents.controls import CONTROLS, Placer, make_placer
+from agents.diagnostics import behaviour, sizes_of
 from agents.estimators import ESTIMATORS, Rollout, Weights
-from agents.evaluation import Score, evaluate, to_env, to_tensors
+from agents.evaluation import evaluate, play_split, score_by_glimpse, to_env, to_tensors
 from agents.locations import sample_location
 from agents.losses import categorical_entropy, gaussian_entropy
 from agents.ram import RAMConfig, RecurrentAttentionModel
@@ -213,27 +214,32 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.say(env.data_source)
     validations = spaced(config.num_updates, config.num_validations)
 
-    def judge(
-        env: ram_env.GlimpseVectorEnv, num_images: int | None = None, **sampling: Any
-    ) -> Score:
+    def judged(env: ram_env.GlimpseVectorEnv, num_images: int | None = None) -> dict[str, Any]:
         generator = torch.Generator(device).manual_seed(0)
-        placer = control(config, env, generator)
-        images = num_images or env.num_images
-        return evaluate(
-            training.mean_model, env, images, placer, stop.check, generator=generator, **sampling
-        )
+        return {
+            "model": training.mean_model,
+            "env": env,
+            "num_images": num_images or env.num_images,
+            "placer": control(config, env, generator),
+            "on_batch": stop.check,
+            "generator": generator,
+        }
 
     def validate(updates: int) -> None:
         with log.judging():
-            score = judge(validation_env, config.validation_images)
-            errors = {"eval/error": score.error}
+            beliefs = play_split(**judged(validation_env, config.validation_images))
+            score = score_by_glimpse(beliefs)[-1]
+            metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(validation_env))}
             if config.validate_sampled:
                 learned = training.mean_model.location_std
                 std = config.scheduled_std(updates - 1) if learned is None else learned
-                named = {"sample_label": estimator.samples_label}
-                sampled = judge(validation_env, config.validation_images, std=std, **named)
-                errors["eval/error_sampled"] = sampled.error
-        log.scalars(updates * steps_per_update, errors)
+                sampled = evaluate(
+                    **judged(validation_env, config.validation_images),
+                    std=std,
+                    sample_label=estimator.samples_label,
+                )
+                metrics["eval/error_sampled"] = sampled.error
+        log.scalars(updates * steps_per_update, metrics)
         episodes = updates * config.num_envs
         log.say(f"{episodes} episodes: validation {score}, {log.time_left}")
         if training.is_best(score.error, always=config.keep == "last"):
@@ -326,7 +332,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         training.mean_model.load_state_dict(training.best)
-        score, data = judge(final_env), final_env.data_source
+        score, data = evaluate(**judged(final_env)), final_env.data_source
         log.say(data)
     log.result(config.final_split, score, data)
 

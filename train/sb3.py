@@ -32,11 +32,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.baselines import count_parameters
 from agents.commands import Stop, read_resumed, run
-from agents.evaluation import Score
+from agents.diagnostics import behaviour, sizes_of
+from agents.evaluation import score_by_glimpse
 from agents.run_log import RunLog, run_in_folder
 from agents.sb3 import HybridPolicy, RecurrentHybridPolicy
 from agents.sb3_checkpoints import save_sb3
-from agents.sb3_evaluation import evaluate_sb3
+from agents.sb3_evaluation import evaluate_sb3, play_split_sb3
 from agents.sb3_history import HistoryFeatures, VectorGlimpseHistory
 from agents.sb3_recurrent import EpisodeBuffer
 from agents.sb3_training import GoingOn, cosine, learn, make_logger, weights_of
@@ -181,21 +182,22 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.say(env.data_source)
     log.say(f"{config.algorithm}: {count_parameters(weights)} parameters, {steps} steps an update")
 
-    def judge(
-        env: GlimpseVectorEnv, num_images: int | None = None, *, sample: bool = False
-    ) -> Score:
+    def judged(env: GlimpseVectorEnv, num_images: int | None = None) -> dict[str, Any]:
         lanes = to_sb3(config, env, env.task.num_glimpses)
         images = num_images or env.num_images
-        return evaluate_sb3(model, lanes, images, deterministic=not sample, on_batch=stop.check)
+        return {"model": model, "env": lanes, "num_images": images, "on_batch": stop.check}
 
     def validate(env_steps: int) -> None:
         with log.judging():
-            score = judge(validation_env, config.validation_images)
-            errors = {"eval/error": score.error}
+            beliefs = play_split_sb3(**judged(validation_env, config.validation_images))
+            score = score_by_glimpse(beliefs)[-1]
+            metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(validation_env))}
             if config.validate_sampled:
-                sampled = judge(validation_env, config.validation_images, sample=True)
-                errors["eval/error_sampled"] = sampled.error
-        log.scalars(env_steps, errors)
+                sampled = evaluate_sb3(
+                    **judged(validation_env, config.validation_images), deterministic=False
+                )
+                metrics["eval/error_sampled"] = sampled.error
+        log.scalars(env_steps, metrics)
         log.say(f"{env_steps} env steps: validation {score}, {log.time_left}")
         if training.is_best(score.error, always=config.keep == "last"):
             log.save_weights(training.best)
@@ -232,7 +234,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, 500, split=config.final_split, order="sequential")
-        score, data = judge(final_env), final_env.data_source
+        score, data = evaluate_sb3(**judged(final_env)), final_env.data_source
         log.say(data)
     log.result(config.final_split, score, data)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gymnasium.vector import VectorEnv, VectorWrapper
@@ -120,8 +121,15 @@ def learn(
     """
     callback = BetweenUpdates(updates, before, after)
     left = num_steps - model.num_timesteps
-    try:
+    with raising_divergence():
         model.learn(left, callback, reset_num_timesteps=False, log_interval=sys.maxsize)
+
+
+@contextmanager
+def raising_divergence() -> Iterator[None]:
+    """Turn the ValueError of a policy whose outputs are not finite into a FloatingPointError."""
+    try:
+        yield
     except ValueError as error:
         if "found invalid values" not in str(error):  # as torch.distributions puts it
             raise

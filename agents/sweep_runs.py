@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,12 @@ import optuna
 from optuna.trial import TrialState
 
 from agents.commands import DIVERGED
-from agents.comparison.jobs import ONE_THREAD, wait_or_kill
+from agents.comparison.jobs import start_program, wait_or_kill
 from agents.files import make_folder
 from agents.sweeps import Sweep, rounded
 
 FINAL_STD = 0.03
 """Of every trial, or its std, if that is lower."""
-# Become another program, which Linux ends as soon as this process's parent is gone
-_LEASH = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
-)
 
 
 class Attempt:
@@ -101,16 +94,8 @@ class Attempt:
         words += ["--seed", str(self._seed), "--run-dir", str(self._run_dir), "--threads", "1"]
         words += ["--final-split", "none"]
         words += ["--num-validations", str(self._settings["num_validations"])]
-        leash = [sys.executable, "-c", _LEASH] if sys.platform == "linux" else []
         with self._output.open("xb") as output:
-            self._process = subprocess.Popen(
-                [*leash, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **ONE_THREAD},
-                start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
-            )
+            self._process = start_program(words, output)
 
     def _tell_marks(self, errors: list[float], status: int | None) -> bool:
         """Tell the study of new marks; return whether to give the trial up."""

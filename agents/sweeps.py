@@ -234,9 +234,13 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the finished trial with the lowest value, the first of several, or None."""
+    """Return the finished trial with the lowest value, the first of several, or None.
+
+    One with a run that diverged is only returned where all have one.
+    """
     finished = study.get_trials(states=(TrialState.COMPLETE,))
-    return min(finished, key=lambda trial: (trial.value, trial.number), default=None)
+    order = [("diverged" in trial.user_attrs, trial.value, trial.number) for trial in finished]
+    return finished[order.index(min(order))] if finished else None
 
 
 def default_trial(study: optuna.Study) -> FrozenTrial | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
+from stable_baselines3 import PPO
 
 from agents.comparison.protocol import read_protocol
-from agents.comparison.results import read_seeds, read_trials
+from agents.comparison.results import (
+    BEHAVIOUR,
+    Trial,
+    best_trial,
+    read_seeds,
+    read_trials,
+    trials_path,
+    write_trials,
+)
 from agents.comparison.tuning import draw_trials
-from train import compare, reinforce, sb3
+from train import compare, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, Config, main, make_command
 
 SCRIPT = Path(compare.__file__)
@@ -37,13 +49,16 @@ told["sample"] = does == "samples"
 if does == "is killed" and not Path(__file__).with_name("survives").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if does == "sleeps":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(__file__).with_name("told").touch()))
+    (folder / "asleep").touch()
     time.sleep(60)
 steps, marks = int(words["--steps"]), int(words["--marks"])
 metrics = ["env_steps,tag,value"]
 for mark in range(1, marks + 1):
     at = steps * mark // marks
     metrics += [f"{at},eval/error,{50 / mark}", f"{at},eval/error_sampled,{60 / mark}"]
-(folder / "metrics.csv").write_text("\\n".join(metrics[: 5 if does == "diverges" else None]))
+    metrics += [f"{at},eval/most_named,{mark}", f"{at},train/loss,1.0"]
+(folder / "metrics.csv").write_text("\\n".join(metrics[: 9 if does == "diverges" else None]))
 if does != "forgets":
     (folder / "timing.csv").write_text(f"env_steps,cpu_seconds\\n{steps},10.0\\n")
 if does == "diverges":
@@ -142,6 +157,7 @@ def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path)
     np.testing.assert_allclose(seed.curve.cpu_seconds, np.arange(1, 11))  # of 10 s, evenly
     assert (seed.result.split, seed.result.total, seed.result.env_steps) == ("test", 200, 3000)
     assert seed.result.cpu_seconds > 0
+    assert seed.result.last == {"eval/most_named": 10.0}
     files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20_000
 
@@ -173,6 +189,10 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
     seed = read_seeds(tmp_path / "results", "MNISTGlimpse-v0")[0]
     assert seed.result.reason == "update 3: loss not finite"
     assert len(seed.curve.error) == 2  # as far as it came
+    place.calls()
+    with pytest.raises(SystemExit) as ended:
+        main(place.config(algorithms=("wild",)))
+    assert (ended.value.code, place.calls()) == (3, [])  # it isn't forgotten the second time
 
 
 def test_a_program_that_leaves_too_little_is_told_and_not_counted(tmp_path, capsys):
@@ -193,33 +213,58 @@ def test_a_run_on_the_sample_of_digits_is_not_kept(tmp_path, capsys):
     assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
 
 
-def test_results_of_another_protocol_are_refused(tmp_path):
-    place = Place(tmp_path)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("env_steps = 3000", "env_steps = 6000"), ("--seed", "--more 1 --seed"), ("0.9]", "0.8]")],
+)
+def test_results_of_another_protocol_are_refused(tmp_path, old, new):
+    assert old in HEAD
+    more = '[algorithms.fixed]\nprogram = "ours"\n'
+    place = Place(tmp_path, more)
     main(place.config())
-    place.write("", HEAD.replace("env_steps = 3000", "env_steps = 6000"))
-    with pytest.raises(ValueError, match=r"seed_0 was run as .*move it away"):
+    place.write(more, HEAD.replace(old, new))
+    with pytest.raises(ValueError, match=r"trials.csv, trial \d, was run as .*move it away"):
         main(place.config())
+    if old != "0.9]":  # that is not this one's
+        with pytest.raises(ValueError, match=r"seed_0 was run as .*move it away"):
+            main(place.config(algorithms=("fixed",)))
 
 
-def test_seeds_are_not_run_before_the_tuning_is_complete(tmp_path):
-    place = Place(tmp_path)
-    with pytest.raises(ValueError, match=r"tuned has 0 of 5 trials .* --stages tune"):
+def test_seeds_are_not_run_before_the_tuning_is_complete_but_others_are(tmp_path, capsys):
+    place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
+    with pytest.raises(SystemExit) as ended:
         main(place.config(stages=("run",)))
+    assert ended.value.code == 1
+    assert re.search(r"error: tuned has 0 of 5 trials .* --stages tune", capsys.readouterr().out)
+    assert [name for name, *_ in place.seeds()] == ["fixed", "fixed"]
 
 
-def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path):
+def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path, capsys):
     place = Place(tmp_path)
     other = "\n[tasks.Other-v0]\nnum_glimpses = 4\nenv_steps = 900\nseeds = 1\ntrials = 0\n"
     other += 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n'
     place.write(other)
-    with pytest.raises(ValueError, match="--env-id MNISTGlimpse-v0 --stages tune"):
-        main(place.config(env_id="Other-v0"))
     main(place.config(stages=("tune",)))
+    path = trials_path(tmp_path / "results", "MNISTGlimpse-v0", "tuned")
+    trials = read_trials(path)
+    for count in (0, 4):  # some trials are not all
+        write_trials(path, trials[:count])
+        with pytest.raises(SystemExit):
+            main(place.config(env_id="Other-v0"))
+        told = f"tuned has {count} of 5 trials on MNISTGlimpse-v0: .* --stages tune"
+        assert re.search(told, capsys.readouterr().out)
+    write_trials(path, trials)
     place.calls()
     main(place.config(env_id="Other-v0"))
-    trials = read_trials(tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv")
     rate = min(trials, key=lambda trial: trial.error).settings.get("rate", 0.5)
     assert place.calls() == [f"works test seed 0 rate {rate}"]
+
+
+def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
+    wild, late = Trial(1, {}, 75.0, "diverged", ""), Trial(2, {}, 75.3, "finished", "")
+    assert best_trial([wild, late]) == late
+    assert best_trial([wild]) == wild
+    assert best_trial([]) is None
 
 
 def test_an_ablation_takes_the_settings_that_another_was_tuned_to(tmp_path):
@@ -233,21 +278,41 @@ def test_an_ablation_takes_the_settings_that_another_was_tuned_to(tmp_path):
     assert not [call for call in calls if call.startswith("more validation")]
 
 
-def test_a_signal_stops_the_programs_and_the_next_call_goes_on(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_stops_the_programs_and_the_next_call_goes_on(tmp_path, how):
     place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
     words = ["--env-id", "MNISTGlimpse-v0", "--protocol", str(tmp_path / "protocol.toml")]
     words += ["--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work")]
     with subprocess.Popen([sys.executable, str(SCRIPT), *words, "--processes", "1"]) as process:
-        begun = tmp_path / "work" / "MNISTGlimpse-v0" / "slow" / "seed_0" / "config.json"
-        deadline = time.monotonic() + 60
-        while not begun.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM  # it would sleep for a minute
+        wait_for(tmp_path / "work" / "MNISTGlimpse-v0" / "slow" / "seed_0" / "asleep")
+        process.send_signal(how)
+        expected = 128 + how if how == signal.SIGTERM else -how
+        assert process.wait(timeout=20) == expected  # the program would sleep for a minute
+    if how == signal.SIGTERM or sys.platform == "linux":
+        wait_for(tmp_path / "told")
     assert [name for name, *_ in place.seeds()] == ["tuned"]
     place.calls()
     main(place.config(algorithms=("tuned",)))
     assert [call.split(" rate")[0] for call in place.calls()] == ["works test seed 1"]
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def test_one_comparison_at_a_time_writes_to_a_folder_of_results(tmp_path):
+    place = Place(tmp_path)
+    place.config().results.mkdir()
+    with (
+        FileLock(tmp_path / "results" / ".MNISTGlimpse-v0.lock"),
+        pytest.raises(ValueError, match="results is in use: another comparison"),
+    ):
+        main(place.config())
+    assert place.calls() == []
 
 
 @pytest.mark.parametrize(
@@ -280,6 +345,7 @@ def test_what_is_not_in_the_protocol_is_refused_at_once(tmp_path, changes, named
         ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
         ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', "tuned_as of tuned must be of"),
         ("[programs]", "programs", "protocol.toml"),
+        ("seeds = 2", 'seeds = 2\ntuned_on = "Nothing-v0"', "tuned_on of MNISTGlimpse-v0 must be"),
     ],
 )
 def test_a_bad_protocol_is_refused_by_name(tmp_path, old, new, named):
@@ -305,17 +371,19 @@ PUBLISHED = read_protocol(PROTOCOL)
 def test_the_published_protocol_calls_our_scripts_with_flags_that_they_have(env_id):
     task = PUBLISHED.tasks[env_id]
     parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
-    configs = []
+    parse["train/stock_ppo.py"] = stock_ppo.parse
+    configs, stock = [], []
     for algorithm in PUBLISHED.on(task):
         for settings in draw_trials(algorithm, 12) or [{}]:
             steps = task.env_steps
             words = make_command(
                 PUBLISHED, task, algorithm, settings, Path("x"), 3, steps, "validation"
             )
-            if words[1] in parse:
-                configs.append(parse[words[1]](words[2:]))
-    assert {config.env_id for config in configs} == {env_id}
-    assert {config.seed for config in configs} == {3}
+            group = stock if words[1] == "train/stock_ppo.py" else configs
+            group.append(parse[words[1]](words[2:]))
+    assert {config.env_id for config in [*configs, *stock]} == {env_id}
+    assert {config.seed for config in [*configs, *stock]} == {3}
+    assert {config.env_steps for config in stock} <= {task.env_steps}
     assert {config.keep for config in configs} == {"last"}
     assert {(config.validate_sampled, config.validation_images) for config in configs} == {
         (True, 2000)
@@ -361,3 +429,13 @@ def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):
     assert 60 < seed.result.error < 90  # of guessing one of four
     assert len(seed.curve.error) == 10
     assert seed.curve.cpu_seconds[-1] < seed.result.cpu_seconds
+    assert set(seed.result.last) < set(BEHAVIOUR)
+
+
+def test_the_naive_first_try_tells_that_it_diverged(tmp_path, monkeypatch):
+    make = PPO.__init__
+    monkeypatch.setattr(
+        PPO, "__init__", lambda *a, **k: make(*a, **{**k, "learning_rate": math.inf})
+    )
+    with pytest.raises(FloatingPointError):
+        stock_ppo.main(stock_ppo.Config(tmp_path / "run", "SignpostGlimpse-v0", env_steps=4096))

@@ -25,6 +25,7 @@ from agents.comparison.results import (
     Result,
     Trial,
     seed_folder,
+    trials_path,
     write_seed,
     write_trials,
 )
@@ -35,11 +36,12 @@ ALGORITHMS = [
     Algorithm("dense", "ours", sees_label=True, memory="recurrent", space=SPACE),
     Algorithm("sparse", "ours", sees_label=True, memory="recurrent", space=SPACE),
     Algorithm("ppo", "sb3", memory="history", passes=10, space=SPACE),
-    Algorithm("a2c", "sb3", memory="history", space=SPACE, except_on=("B-v0",)),
+    Algorithm("a2c", "sb3", memory="history", space=SPACE),
     Algorithm("random", "ours", sees_label=True, role="control"),
     Algorithm("oracle", "ours", sees_label=True, role="control"),
     Algorithm("plain", "sb3", role="naive"),
 ]
+WITHOUT_A2C = tuple(a.name for a in ALGORITHMS if a.name != "a2c")
 ERRORS = {"dense": 3, "sparse": 6, "ppo": 8, "a2c": 12, "random": 20, "oracle": 2, "plain": 60}
 LABELLED = {"dense", "sparse", "random", "oracle"}
 TASK = Task("A-v0", 8, 1000, 5, 4, 90.0, 10.0)
@@ -59,7 +61,9 @@ def make_protocol(*tasks, comparisons=(("dense", "sparse"), ("ppo", "a2c"))):
     return Protocol({"ours": "", "sb3": ""}, tables, {a.name: a for a in ALGORITHMS}, comparisons)
 
 
-def write(results, task, name, number, error=None, *, status="finished", config=CONFIG, marks=4):
+def write(
+    results, task, name, number, error=None, *, status="finished", config=CONFIG, marks=4, last=None
+):
     """Write a seed whose validation error halves from mark to mark down to its final one."""
     error = ERRORS[name] + number / 10 if error is None else error
     steps = np.linspace(task.env_steps / 4, task.env_steps, 4)[:marks]
@@ -73,6 +77,7 @@ def write(results, task, name, number, error=None, *, status="finished", config=
         "test",
         int(steps[-1]) if marks else 0,
         40.0 + number,
+        last=last or {},
     )
     curve = Curve(steps, steps / 10, errors, np.minimum(90, errors + 1))
     write_seed(seed_folder(results, task.env_id, name, number), config, curve, result)
@@ -244,7 +249,7 @@ def test_an_incomplete_comparison_is_not_tested_but_counts(results):
 
 
 def test_who_does_not_take_part_is_not_tested(results):
-    task = replace(TASK, env_id="B-v0")
+    task = replace(TASK, env_id="B-v0", algorithms=WITHOUT_A2C)
     text = task_report(make_protocol(TASK, task), task, results)
     assert "does not take part" in comparison_of(text, "ppo")["difference of means [points]"]
 
@@ -269,16 +274,35 @@ def test_one_seed_has_no_interval(results):
     assert (line["error_mean"], line["error_low"], line["error_high"]) == ("3", "", "")
 
 
+def test_what_the_policies_do_is_told_of_those_that_tell_it(results):
+    assert "What the policies do" not in task_report(make_protocol(), TASK, results)
+    for number in range(3):
+        last = {"eval/most_named": 50.0 + 10 * number}
+        last |= {"train/explained_variance": -0.25} if number else {}
+        write(results, TASK, "ppo", number, last=last)
+    text = task_report(make_protocol(), TASK, results)
+    rows = [row for table in tables_of(text) for row in table if "value explained" in row]
+    assert rows == [
+        {
+            "algorithm": "ppo",
+            "commonest answer [%]": "60.00",
+            "on the object's middle [%]": "-",
+            "spread of locations": "-",
+            "value explained": "-0.25",
+        }
+    ]
+
+
 # --- tuning and provenance ---
 
 
 def test_tuning_shows_defaults_best_and_choice(results):
     trials = [
-        Trial(0, {}, 9.0, "finished"),
-        Trial(1, {"learning-rate": 0.00123456, "lanes": 64}, 5.5, "finished"),
-        Trial(2, {"learning-rate": 0.01, "lanes": 8}, 90.0, "diverged"),
+        Trial(0, {}, 9.0, "finished", "x"),
+        Trial(1, {"learning-rate": 0.00123456, "lanes": 64}, 5.5, "finished", "x"),
+        Trial(2, {"learning-rate": 0.01, "lanes": 8}, 90.0, "diverged", "x"),
     ]
-    write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
+    write_trials(trials_path(results, "A-v0", "dense"), trials)
     text = task_report(make_protocol(), TASK, results)
     rows = {r["algorithm"]: r for t in tables_of(text) for r in t if "space" in r}
     assert rows["dense"] == {
@@ -295,7 +319,7 @@ def test_tuning_shows_defaults_best_and_choice(results):
 
 def test_settings_tuned_on_another_task_are_read_there(results):
     task = replace(TASK, env_id="B-v0", tuned_on="A-v0", trials=0)
-    write_trials(results / "A-v0" / "dense" / "trials.csv", [Trial(0, {}, 9.0, "finished")])
+    write_trials(trials_path(results, "A-v0", "dense"), [Trial(0, {}, 9.0, "finished", "x")])
     text = task_report(make_protocol(TASK, task), task, results)
     rows = {r["algorithm"]: r for t in tables_of(text) for r in t if "space" in r}
     assert (rows["dense"]["trials"], rows["dense"]["chosen"]) == ("0 of 4", "defaults")

@@ -15,6 +15,7 @@ to validate, evenly, the end included) and `{split}` (final split) are filled in
   go into the report; a run whose `sample` is true, on the fallback sample of digits, is not kept;
 - `metrics.csv` (`env_steps,tag,value`): at each mark `eval/error` and `eval/error_sampled`, the
   error [%] on the first 2,000 validation images in order, of the policy's mode and of its samples;
+  if it likes, what tells how it fails: see `agents.diagnostics.behaviour`;
 - `timing.csv` with the columns `env_steps,cpu_seconds`: CPU time of training so far [s];
 - `result.json`: `split`, and the last weights' `wrong` of `total` images on the whole of it;
 
@@ -31,6 +32,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +50,7 @@ from agents.comparison.results import (
     read_seed,
     read_trials,
     seed_folder,
+    trials_path,
     write_seed,
     write_trials,
 )
@@ -96,17 +99,30 @@ def main(config: Config) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     protocol = read_protocol(config.protocol)
     task, algorithms = choose(config, protocol)
-    make_folder(config.work_dir)
-    try:
-        with FileLock(config.work_dir / f"{task.env_id}.lock", timeout=0):
-            statuses = [*tune_and_run(config, protocol, task, algorithms)]
-            if "report" in config.stages:
+    with only_here(config.work_dir, task.env_id), only_here(config.results, task.env_id):
+        statuses = [*tune_and_run(config, protocol, task, algorithms)]
+        if "report" in config.stages:
+            with FileLock(config.results / ".report.lock"):  # it is of all environments
                 for path in write_reports(protocol, config.results):
                     print(path)
-    except Timeout as error:
-        raise ValueError(f"{config.work_dir} is in use: another comparison writes to it") from error
     if any(statuses):
         sys.exit(DIVERGED if set(statuses) <= {0, DIVERGED} else 1)
+
+
+@contextmanager
+def only_here(folder: Path, env_id: str) -> Iterator[None]:
+    """Keep a folder's part for an environment from other comparisons.
+
+    Raises:
+        ValueError: If another one writes there.
+    """
+    make_folder(folder)
+    try:
+        lock = FileLock(folder / f".{env_id}.lock").acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use: another comparison writes to it") from error
+    with lock:
+        yield
 
 
 def choose(config: Config, protocol: Protocol) -> tuple[Task, list[Algorithm]]:
@@ -143,27 +159,60 @@ def tune(
     config: Config, protocol: Protocol, task: Task, algorithms: list[Algorithm]
 ) -> Iterator[int]:
     """Try the configurations that haven't been tried, at a third of the budget."""
-    budget = task.env_steps // 3
-    trials = {a.name: read_trials(trials_path(config, task.env_id, a)) for a in algorithms}
-    jobs: dict[Job, tuple[Algorithm, int, dict[str, Any]]] = {}
+    jobs: dict[Job, tuple[Algorithm, dict[str, Any], list[Trial]]] = {}
     for algorithm in algorithms:
-        tried = {trial.number for trial in trials[algorithm.name]}
+        done = read_tuning(config, protocol, task, algorithm)
+        tried = {trial.number for trial in done}
+        yield from (DIVERGED for trial in done if trial.status == "diverged")
         for number, settings in enumerate(draw_trials(algorithm, task.trials)):
             if number not in tried:
-                folder = config.work_dir / task.env_id / algorithm.name / f"trial_{number}"
-                words = make_command(
-                    protocol, task, algorithm, settings, folder, TRIAL_SEED, budget, "validation", 1
-                )
-                job = Job(f"{algorithm.name}, trial {number}", words, folder)
-                jobs[job] = (algorithm, number, settings)
+                job = trial_job(config, protocol, task, algorithm, number, settings)
+                jobs[job] = (algorithm, settings, done)
     for ended in with_news(run_jobs(jobs, config.processes), len(jobs)):
         found = try_harvest(ended, "validation", task)
         if found is not None:
-            algorithm, number, settings = jobs[ended.job]
-            done = trials[algorithm.name]
-            done.append(Trial(number, settings, found[2].error, found[2].status))
-            write_trials(trials_path(config, task.env_id, algorithm), done)
+            (algorithm, settings, done), job = jobs[ended.job], ended.job
+            number = int(job.run_dir.name.removeprefix("trial_"))
+            end = (found[2].error, found[2].status)
+            done.append(Trial(number, settings, *end, called_as(job)))
+            write_trials(trials_path(config.results, task.env_id, algorithm.name), done)
         yield DIVERGED if ended.status == DIVERGED else int(found is None)
+
+
+def read_tuning(
+    config: Config, protocol: Protocol, task: Task, algorithm: Algorithm
+) -> list[Trial]:
+    """Return the trials that have been run of an algorithm's tuning on a task.
+
+    Raises:
+        ValueError: If one was run otherwise than the protocol says now.
+    """
+    path = trials_path(config.results, task.env_id, algorithm.name)
+    drawn = draw_trials(algorithm, task.trials)
+    trials = read_trials(path)
+    for trial in trials:
+        if trial.number < len(drawn):
+            settings = drawn[trial.number]
+            job = trial_job(config, protocol, task, algorithm, trial.number, settings)
+            refuse_another(f"{path}, trial {trial.number},", trial.called_as, job)
+    return [trial for trial in trials if trial.number < len(drawn)]
+
+
+def trial_job(
+    config: Config,
+    protocol: Protocol,
+    task: Task,
+    algorithm: Algorithm,
+    number: int,
+    settings: dict[str, Any],
+) -> Job:
+    """Return the program of a trial."""
+    folder = config.work_dir / task.env_id / algorithm.name / f"trial_{number}"
+    budget = task.env_steps // 3
+    words = make_command(
+        protocol, task, algorithm, settings, folder, TRIAL_SEED, budget, "validation", 1
+    )
+    return Job(f"{algorithm.name}, trial {number}", words, folder)
 
 
 def run_seeds(
@@ -171,30 +220,47 @@ def run_seeds(
 ) -> Iterator[int]:
     """Run the seeds that aren't there, the first seed of all algorithms first."""
     jobs: dict[Job, Path] = {}
-    tuned = {a.name: tuned_settings(config, protocol, task, a) for a in algorithms}
+    tuned: dict[str, dict[str, Any]] = {}
+    for algorithm in algorithms:
+        try:
+            tuned[algorithm.name] = tuned_settings(config, protocol, task, algorithm)
+        except ValueError as error:  # the others can go on
+            print(f"error: {error}")
+            yield 1
     for seed in range(min(config.seeds or task.seeds, task.seeds)):
         for algorithm in algorithms:
             name = algorithm.name
+            if name not in tuned:
+                continue
             folder = config.work_dir / task.env_id / name / f"seed_{seed}"
             words = make_command(
                 protocol, task, algorithm, tuned[name], folder, seed, task.env_steps,
                 config.final_split,
             )  # fmt: skip
+            job = Job(f"{name}, seed {seed}", words, folder)
             kept = seed_folder(config.results, task.env_id, name, seed)
             if not (kept / "result.json").exists():
-                jobs[Job(f"{name}, seed {seed}", words, folder)] = kept
-            elif read_seed(kept).config.get("called_as") != called_as(words, folder):
-                raise ValueError(
-                    f"{kept} was run as {read_seed(kept).config.get('called_as')!r}, which is not "
-                    "what the protocol says now: move it away to run it again"
-                )
+                jobs[job] = kept
+                continue
+            there = read_seed(kept)
+            refuse_another(f"{kept}", there.config.get("called_as"), job)
+            yield DIVERGED if there.result.status == "diverged" else 0
     for ended in with_news(run_jobs(jobs, config.processes), len(jobs)):
         found = try_harvest(ended, config.final_split, task)
         if found is not None:
             settings, curve, result = found
-            settings["called_as"] = called_as(ended.job.command, ended.job.run_dir)
+            settings["called_as"] = called_as(ended.job)
             write_seed(jobs[ended.job], settings, curve, result)
         yield DIVERGED if ended.status == DIVERGED else int(found is None)
+
+
+def refuse_another(what: str, was: Any, job: Job) -> None:
+    """Raise a ValueError if a result is of another command than the protocol's."""
+    if was != called_as(job):
+        raise ValueError(
+            f"{what} was run as {was!r}, which is not what the protocol says now, "
+            f"{called_as(job)!r}: move it away to run it again"
+        )
 
 
 def make_command(
@@ -224,9 +290,9 @@ def make_command(
     return tuple(words)
 
 
-def called_as(words: Sequence[str], run_dir: Path) -> str:
-    """Return a command as it is kept beside a result, without this machine's folders."""
-    return " ".join(words).replace(str(run_dir), "RUN_DIR")
+def called_as(job: Job) -> str:
+    """Return a program's command as it is kept beside a result, without this machine's folders."""
+    return " ".join(job.command).replace(str(job.run_dir), "RUN_DIR")
 
 
 def tuned_settings(
@@ -235,26 +301,22 @@ def tuned_settings(
     """Return an algorithm's settings of the lowest validation error in its tuning.
 
     Raises:
-        ValueError: If the tuning isn't complete.
+        ValueError: If the tuning isn't complete, or was run otherwise than the protocol says.
     """
     if algorithm.tuned_as:
         return tuned_settings(config, protocol, task, protocol.algorithms[algorithm.tuned_as])
-    if not algorithm.space:
+    source = protocol.tuning_of(task)
+    trials, wanted = read_tuning(config, protocol, source, algorithm), source.trials + 1
+    if not algorithm.space or not source.trials:
         return {}
-    env_id = task.tuned_on or task.env_id
-    trials = read_trials(trials_path(config, env_id, algorithm))
-    best, wanted = best_trial(trials), len(draw_trials(algorithm, task.trials))
-    if len(trials) < wanted or (task.tuned_on and best is None):
+    if len(trials) < wanted:
         raise ValueError(
-            f"{algorithm.name} has {len(trials)} of {wanted or 'all'} trials on {env_id}: "
-            f"python train/compare.py --env-id {env_id} --stages tune"
+            f"{algorithm.name} has {len(trials)} of {wanted} trials on {source.env_id}: "
+            f"python train/compare.py --env-id {source.env_id} --stages tune"
         )
-    return {} if best is None else best.settings
-
-
-def trials_path(config: Config, env_id: str, algorithm: Algorithm) -> Path:
-    """Return where an algorithm's trials are kept."""
-    return config.results / env_id / algorithm.name / "trials.csv"
+    best = best_trial(trials)
+    assert best is not None
+    return best.settings
 
 
 def with_news(programs: Iterator[Ended], total: int) -> Iterator[Ended]:

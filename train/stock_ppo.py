@@ -19,16 +19,17 @@ import gymnasium
 import torch
 import tyro
 from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.baselines import count_parameters
 from agents.commands import run
-from agents.evaluation import Score
+from agents.diagnostics import behaviour, sizes_of
+from agents.evaluation import score_by_glimpse
 from agents.machine import commit, describe_machine
-from agents.sb3_evaluation import evaluate_sb3
+from agents.sb3_evaluation import evaluate_sb3, play_split_sb3
+from agents.sb3_training import raising_divergence
 from agents.sb3_vec_env import GlimpseVecEnv
-from agents.training import spaced
+from agents.training import check_finite, spaced
 from ram_env import GlimpseVectorEnv
 
 
@@ -67,9 +68,18 @@ class Marks(BaseCallback):
     def _validate(self) -> None:
         begun = time.process_time()
         trained = begun - self._begun - self._judging
-        for tag, mode in (("eval/error", True), ("eval/error_sampled", False)):
-            score = judge(self.model, self._env_id, "validation", 2000, deterministic=mode)
-            append(self._folder / "metrics.csv", [self.num_timesteps, tag, score.error])
+        env = make_env(self._env_id, "validation")
+        beliefs, sampled = (
+            play_split_sb3(self.model, GlimpseVecEnv(env), 2000, deterministic=mode)
+            for mode in (True, False)
+        )
+        metrics = {
+            "eval/error": score_by_glimpse(beliefs)[-1].error,
+            "eval/error_sampled": score_by_glimpse(sampled)[-1].error,
+            **behaviour(beliefs, **sizes_of(env)),
+        }
+        for tag, value in metrics.items():
+            append(self._folder / "metrics.csv", [self.num_timesteps, tag, value])
         append(self._folder / "timing.csv", [self.num_timesteps, trained])
         self._judging += time.process_time() - begun
 
@@ -82,32 +92,21 @@ def main(config: Config) -> None:
     append(config.run_dir / "timing.csv", ["env_steps", "cpu_seconds"])
 
     model = PPO("MultiInputPolicy", f"ram_env:{config.env_id}", seed=config.seed, device="cpu")
+    final_env = make_env(config.env_id, config.final_split)
     settings = {
         **describe_machine(commit()),
         "parameters": count_parameters(model.policy),
-        "sample": make_env(config.env_id, config.final_split).data_is_sample,
+        "sample": final_env.data_is_sample,
     }
     (config.run_dir / "config.json").write_text(json.dumps(settings))
-    model.learn(config.env_steps, Marks(config))
+    with raising_divergence():
+        model.learn(config.env_steps, Marks(config))
+    check_finite(model.num_timesteps // model.n_steps, dict(model.policy.named_parameters()))
 
-    score = judge(model, config.env_id, config.final_split)
+    score = evaluate_sb3(model, GlimpseVecEnv(final_env), final_env.num_images)
     result = {"split": config.final_split, "wrong": score.wrong, "total": score.total}
     (config.run_dir / "result.json").write_text(json.dumps(result))
     print(f"{config.final_split} {score}")
-
-
-def judge(
-    model: BaseAlgorithm,
-    env_id: str,
-    split: str,
-    images: int | None = None,
-    *,
-    deterministic: bool = True,
-) -> Score:
-    """Show images of a split in turn, by default all of it."""
-    env = make_env(env_id, split)
-    count = images or env.num_images
-    return evaluate_sb3(model, GlimpseVecEnv(env), count, deterministic=deterministic)
 
 
 def make_env(env_id: str, split: str) -> GlimpseVectorEnv:

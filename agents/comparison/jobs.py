@@ -12,21 +12,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from agents.commands import DIVERGED
-from agents.comparison.results import Curve, Result
+from agents.comparison.results import BEHAVIOUR, Curve, Result
 from agents.files import make_folder, read_file, read_json
 from agents.run_files import portable
 
 _MAX_CSV = 2**30  # [B]
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# Become another program, which Linux ends as soon as this process's parent is gone
+_LEASH = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,25 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     shutil.rmtree(job.run_dir, ignore_errors=True)
     words = [sys.executable if word == "python" else word for word in job.command]
     with job.output.open("wb") as output:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,  # Ctrl-C is for the comparison, which passes it on
-        )
+        return start_program(words, output)
+
+
+def start_program(words: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a program with one thread that no Ctrl-C reaches and, on Linux, that ends with us.
+
+    Args:
+        words: Its command.
+        output: File for all that it prints.
+    """
+    leash = [sys.executable, "-c", _LEASH] if sys.platform == "linux" else []
+    return subprocess.Popen(
+        [*leash, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **_ONE_THREAD},
+        start_new_session=True,  # Ctrl-C is for this process, which passes it on
+    )
 
 
 def _stop_all(running: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> None:
@@ -149,12 +164,12 @@ def harvest(ended: Ended, split: str, chance_error: float) -> Any:
     settings = portable(read_json(folder / "config.json"), folder)
     if settings.get("sample"):
         raise ValueError(f"{folder / 'config.json'}: trained on the sample of digits, not kept")
-    curve = _read_curve(folder)
+    curve, last = _read_metrics(folder)
     env_steps = int([0, *curve.env_steps][-1])
     if ended.status == DIVERGED:
         reason = ended.last_line.removeprefix("error: ")
         diverged = ("diverged", chance_error, None, None, split, env_steps)
-        return settings, curve, Result(*diverged, ended.cpu_seconds, reason)
+        return settings, curve, Result(*diverged, ended.cpu_seconds, reason, last)
     end = read_json(folder / "result.json")
     wrong: Any = end.get("wrong")
     total: Any = end.get("total")
@@ -164,20 +179,23 @@ def harvest(ended: Ended, split: str, chance_error: float) -> Any:
             f"were wrong, got {end}"
         )
     finished = ("finished", 100 * wrong / total, wrong, total, split, env_steps)
-    return settings, curve, Result(*finished, ended.cpu_seconds)
+    return settings, curve, Result(*finished, ended.cpu_seconds, last=last)
 
 
 def _is_share(wrong: Any, total: Any) -> bool:
     return isinstance(wrong, int) and isinstance(total, int) and 0 <= wrong <= total > 0
 
 
-def _read_curve(folder: Path) -> Curve:
-    """Return validation at the marks off ``metrics.csv`` and ``timing.csv``."""
+def _read_metrics(folder: Path) -> tuple[Curve, dict[str, float]]:
+    """Return validation at the marks and the last behaviour, of ``metrics.csv``, ``timing.csv``."""
+    last: dict[str, float] = {}
     errors: dict[str, dict[float, float]] = {"eval/error": {}, "eval/error_sampled": {}}
     try:
         for row in _rows(folder / "metrics.csv"):
             if row["tag"] in errors:
                 errors[row["tag"]][float(row["env_steps"])] = float(row["value"])
+            elif row["tag"] in BEHAVIOUR:
+                last[row["tag"]] = float(row["value"])
         timed = [(0.0, 0.0)]
         timed += [
             (float(r["env_steps"]), float(r["cpu_seconds"])) for r in _rows(folder / "timing.csv")
@@ -188,7 +206,7 @@ def _read_curve(folder: Path) -> Curve:
         raise ValueError(f"{folder} holds no curve of a comparison: {error!r}") from error
     cpu_seconds = np.interp(marks, *np.transpose(timed))  # linear between two lines
     best = [errors["eval/error"][mark] for mark in marks]
-    return Curve(np.array(marks), cpu_seconds, np.array(best), np.array(sampled))
+    return Curve(np.array(marks), cpu_seconds, np.array(best), np.array(sampled)), last
 
 
 def _rows(path: Path) -> Iterable[dict[str, str]]:

@@ -100,7 +100,6 @@ class Algorithm:
         passes: Times that each env step goes through the networks backward.
         space: What is tuned.
         tuned_as: An algorithm whose tuned settings it takes, in place of a space.
-        except_on: Environments where it cannot run.
     """
 
     name: str
@@ -112,7 +111,6 @@ class Algorithm:
     passes: float = 1
     space: tuple[Setting, ...] = ()
     tuned_as: str = ""
-    except_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value; the name becomes a folder's."""
@@ -162,6 +160,11 @@ class Protocol:
                 self._check_known(f"tuned_as of {algorithm.name}", (algorithm.tuned_as,))
         for task in self.tasks.values():
             self._check_known(f"algorithms of {task.env_id}", task.algorithms)
+            if task.tuned_on and task.tuned_on not in self.tasks:
+                raise ValueError(
+                    f"tuned_on of {task.env_id} must be of {sorted(self.tasks)}, "
+                    f"got {task.tuned_on!r}"
+                )
         if len(self.comparisons) > 6:
             raise ValueError(f"at most 6 comparisons are tested, got {len(self.comparisons)}")
         for pair in self.comparisons:
@@ -177,12 +180,12 @@ class Protocol:
 
     def on(self, task: Task) -> list[Algorithm]:
         """Return who takes part in a task, in the order of the file."""
-        return [
-            algorithm
-            for algorithm in self.algorithms.values()
-            if (not task.algorithms or algorithm.name in task.algorithms)
-            and task.env_id not in algorithm.except_on
-        ]
+        names = task.algorithms or self.algorithms
+        return [algorithm for name, algorithm in self.algorithms.items() if name in names]
+
+    def tuning_of(self, task: Task) -> Task:
+        """Return the task on which the settings for a task are tuned."""
+        return self.tasks[task.tuned_on or task.env_id]
 
 
 def read_protocol(path: Path) -> Protocol:

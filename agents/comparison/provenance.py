@@ -10,13 +10,12 @@ from typing import Any
 
 from agents.comparison.markdown import NONE, table, two_decimals
 from agents.comparison.protocol import Algorithm, Setting, Task
-from agents.comparison.results import Seed, Trial, best_trial, read_trials
+from agents.comparison.results import Seed, best_trial, read_trials, trials_path
 from agents.comparison.rows import CLASSES, Row
 
 
 def tuning(rows: Sequence[Row], source: Task, results: Path) -> list[list[str]]:
     """Return what was tried on the task of the tuning for each algorithm, class by class."""
-    trials = {r.algorithm.name: read_trials(_trials_path(results, source.env_id, r)) for r in rows}
     text = (
         f"On `{source.env_id}`: {source.trials} trials of each algorithm and its defaults, a third "
         "of the budget each; errors on validation. The lowest is chosen, so its own flatters it. "
@@ -25,18 +24,15 @@ def tuning(rows: Sequence[Row], source: Task, results: Path) -> list[list[str]]:
     sections = [["## Tuning", "", text]]
     header = ("algorithm", "space", "trials", "defaults [%]", "best [%]", "chosen")
     for kind in CLASSES:
-        members = [row for row in rows if row.algorithm.kind == kind]
-        cells = [_tuned(row.algorithm, trials[row.algorithm.name], source) for row in members]
+        members = [row.algorithm for row in rows if row.algorithm.kind == kind]
+        cells = [_tuned(algorithm, source, results) for algorithm in members]
         sections += [[f"Class {kind}:", "", *table(header, cells)]] if cells else []
     return sections
 
 
-def _trials_path(results: Path, env_id: str, row: Row) -> Path:
-    return results / env_id / row.algorithm.name / "trials.csv"
-
-
-def _tuned(algorithm: Algorithm, trials: list[Trial], task: Task) -> list[str]:
+def _tuned(algorithm: Algorithm, task: Task, results: Path) -> list[str]:
     """Return a row of the table of tuning."""
+    trials = read_trials(trials_path(results, task.env_id, algorithm.name))
     best = best_trial(trials)
     space = "; ".join(map(_space, algorithm.space)) or "not tuned"
     if algorithm.tuned_as:

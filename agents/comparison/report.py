@@ -31,6 +31,7 @@ from agents.comparison.markdown import (
 )
 from agents.comparison.protocol import Protocol, Task
 from agents.comparison.provenance import distinct, provenance, tuning
+from agents.comparison.results import BEHAVIOUR
 from agents.comparison.rows import CLASSES, FEW, ROLES, Row, in_order, summarise
 from agents.comparison.statistics import (
     Reached,
@@ -98,7 +99,8 @@ def task_report(protocol: Protocol, task: Task, results: Path) -> str:
         _introduction(rows, task),
         *_result_tables(rows, task),
         _comparisons(protocol, rows, task),
-        *tuning(rows, protocol.tasks.get(task.tuned_on, task), results),
+        *_behaviour(rows),
+        *tuning(rows, protocol.tuning_of(task), results),
         provenance(rows, task, results),
     ]
     return document(sections)
@@ -259,6 +261,29 @@ def _comparisons(protocol: Protocol, rows: Sequence[Row], task: Task) -> list[st
         ]
         lines += ["", f"Class {kind}:", "", *table(header, cells)] if cells else []
     return lines
+
+
+def _behaviour(rows: Sequence[Row]) -> list[list[str]]:
+    """Return what the policies do at their end, which tells how those fail that fail."""
+    header = ("algorithm", "commonest answer [%]", "on the object's middle [%]")
+    header += ("spread of locations", "value explained")
+    sections = []
+    for kind in CLASSES:
+        cells = [
+            [row.algorithm.name, *(two_decimals(row.last(tag)) for tag in BEHAVIOUR)]
+            for row in rows
+            if row.algorithm.kind == kind and any(seed.result.last for seed in row.seeds)
+        ]
+        sections += [[f"Class {kind}:", "", *table(header, cells)]] if cells else []
+    text = (
+        "At the last mark, means over the seeds that tell it, looking where the mean says. "
+        "**Commonest answer**: images that get it; 100 if the label has collapsed to one. **On the "
+        "object's middle**: glimpses after the first whose finest patch covers it. **Spread**: "
+        "standard deviation of x and y over images, in units of half an image; 0 if it looks at "
+        "the same places whatever it sees. **Value explained**: 1 less the share of the returns' "
+        "variance that the value leaves, in the last update."
+    )
+    return [["## What the policies do", "", text], *sections] if sections else []
 
 
 def _how_tested(task: Task, count: int) -> str:

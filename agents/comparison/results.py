@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,11 @@ import numpy as np
 from agents.files import make_folder, read_file, read_json, to_json, write_whole
 
 STATUSES = ("finished", "diverged")
+BEHAVIOUR = (
+    *("eval/most_named", "eval/centre_coverage", "eval/location_spread"),
+    *("train/explained_variance",),
+)
+"""Metrics that tell how an algorithm fails: :func:`agents.diagnostics.behaviour`, and the value."""
 _MAX_CSV = 2**20  # [B]
 
 
@@ -55,6 +60,7 @@ class Result:
         env_steps: Of the run until its last mark, of all lanes together.
         cpu_seconds: Of the whole process, start and validation included [s].
         reason: Why it diverged, or nothing.
+        last: Last values of the metrics of :data:`BEHAVIOUR`, of those that the program logs.
     """
 
     status: str
@@ -65,6 +71,7 @@ class Result:
     env_steps: int
     cpu_seconds: float
     reason: str = ""
+    last: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,17 +102,24 @@ class Trial:
         settings: By flag; empty for the defaults.
         error: Validation error at its end [%].
         status: As of :class:`Result`.
+        called_as: The command, without the machine's folders.
     """
 
     number: int
     settings: dict[str, Any]
     error: float
     status: str
+    called_as: str
 
 
 def seed_folder(results: Path, env_id: str, algorithm: str, seed: int) -> Path:
     """Return where a seed's results lie."""
     return results / env_id / algorithm / f"seed_{seed}"
+
+
+def trials_path(results: Path, env_id: str, algorithm: str) -> Path:
+    """Return where an algorithm's trials lie."""
+    return results / env_id / algorithm / "trials.csv"
 
 
 def write_seed(folder: Path, config: dict[str, Any], curve: Curve, result: Result) -> None:
@@ -152,10 +166,10 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
     make_folder(path.parent)
     flags = list(dict.fromkeys(flag for trial in trials for flag in trial.settings))
     rows = [
-        [t.number, t.status, t.error, *(t.settings.get(flag, "") for flag in flags)]
+        [t.number, t.status, t.error, *(t.settings.get(f, "") for f in flags), t.called_as]
         for t in sorted(trials, key=lambda trial: trial.number)
     ]
-    write_whole(path, _to_csv([["trial", "status", "error", *flags], *rows]))
+    write_whole(path, _to_csv([["trial", "status", "error", *flags, "called_as"], *rows]))
 
 
 def read_trials(path: Path) -> list[Trial]:
@@ -173,6 +187,7 @@ def read_trials(path: Path) -> list[Trial]:
                 {flag: _number(text) for flag, text in row.items() if flag not in _OWN and text},
                 float(row["error"]),
                 row["status"],
+                row["called_as"],
             )
             for row in _read_csv(path)
         ]
@@ -181,11 +196,14 @@ def read_trials(path: Path) -> list[Trial]:
 
 
 def best_trial(trials: list[Trial]) -> Trial | None:
-    """Return the trial with the lowest validation error, the first of several, or None."""
-    return min(trials, key=lambda trial: (trial.error, trial.number), default=None)
+    """Return the trial with the lowest validation error, the first of several, or None.
+
+    One that diverged is only returned where all have.
+    """
+    return min(trials, key=lambda t: (t.status == "diverged", t.error, t.number), default=None)
 
 
-_OWN = ("trial", "status", "error")
+_OWN = ("trial", "status", "error", "called_as")
 
 
 def _number(text: str) -> Any:

@@ -89,6 +89,11 @@ class Row:
         curves = [(seed.curve.env_steps, seed.curve.error) for seed in self.seeds]
         return steps_to_threshold(curves, self.task.threshold) if curves else None
 
+    def last(self, tag: str) -> float:
+        """Mean last value of a metric of behaviour, of the seeds that have it; NaN if none has."""
+        values = [seed.result.last[tag] for seed in self.seeds if tag in seed.result.last]
+        return float(np.mean(values)) if values else math.nan
+
     @property
     def samples_backward(self) -> float:
         """Median samples through the networks backward, of the seeds that finished."""

@@ -59,7 +59,7 @@ from torch import Tensor, nn
 
 import ram_env
 from agents.commands import check_env_id, run
-from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights, reward_only
+from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
 from agents.evaluation import to_env, to_tensors
 from agents.loading import load_run
 from agents.locations import sample_location
@@ -68,6 +68,7 @@ from agents.ram import RecurrentAttentionModel
 from agents.training import spread_seed
 from train.reinforce import name_label, pick
 
+FIRST_SEED = 10**6  # of episodes: none that a stored run was trained on
 NUM_BLOCKS = 20  # of a reference
 FIT_EPISODES = 4096  # that a baseline is fitted to
 GROUPS = ("location_network", "core", "glimpse_network", "action_network")  # of parameters
@@ -91,7 +92,8 @@ class Config:
     std: float = 0.2
     """Of the location policy, in units of half an image; a run that learned its std keeps that."""
     policy_coef: float = 0.2
-    """Weight of the location policy's loss beside the classifier's."""
+    """Weight of the location policy's loss beside the classifier's. Where labels are sampled it is
+    1: location and label are one policy's actions then."""
     discount: float = 0.5
     """How much of a location's credit goes to the glimpses after the next one, for dense."""
     seed: int = 0
@@ -118,20 +120,17 @@ class Config:
         if self.csv is not None and not self.csv.parent.is_dir():
             raise ValueError(f"{self.csv} cannot be written: there is no such folder")
 
-    @property
-    def weights(self) -> Weights:
-        """What the estimators share; the baseline's coefficient moves the baseline alone."""
-        return Weights(self.policy_coef, 0.5, self.discount, self.num_rollouts)
+    def weights(self, how: Estimator) -> Weights:
+        """Return an estimator's weights; the baseline's coefficient moves the baseline alone."""
+        policy_coef = 1.0 if how.samples_label else self.policy_coef
+        return Weights(policy_coef, 0.5, self.discount, self.num_rollouts)
 
 
 OBJECTIVES = {
     "log-likelihood": ESTIMATORS["dense_exact"],
     "reward, last glimpse": replace(ESTIMATORS["paper"], location_reaches_core=True),
     "reward, every glimpse": replace(ESTIMATORS["every_glimpse"], location_reaches_core=True),
-    "sampled reward": replace(
-        ESTIMATORS["reward_only"],
-        terms=lambda rollout, weights: reward_only(rollout, replace(weights, policy_coef=1.0)),
-    ),
+    "sampled reward": ESTIMATORS["reward_only"],
 }
 """An unbiased estimator of the whole gradient of each objective."""
 
@@ -162,6 +161,7 @@ class Learner:
 
     def __init__(self, stored: Stored, how: Estimator, config: Config, seed: int):
         self.model, self._how, self._config = copy.deepcopy(stored.model), how, config
+        self._weights = config.weights(how)
         reached = how.location_reaches_core
         self.model.config = replace(self.model.config, location_reaches_core=reached)
         self.batches = self._play(stored.env_id, seed)
@@ -169,7 +169,7 @@ class Learner:
 
     def gradient(self) -> Tensor:
         """Play a batch and return the loss's gradient in all parameters, (P,)."""
-        loss = sum(self._how.terms(next(self.batches)[0], self._config.weights).values())
+        loss = sum(self._how.terms(next(self.batches)[0], self._weights).values())
         parameters = list(self.model.parameters())
         parts = torch.autograd.grad(loss, parameters, materialize_grads=True)  # pyright: ignore
         return torch.cat([part.flatten() for part in parts])
@@ -219,11 +219,11 @@ class Learner:
         def loss() -> Tensor:
             optimizer.zero_grad()
             rollout = Rollout(**{**parts, "baseline": network(h)[..., 0]})
-            value = self._how.terms(rollout, self._config.weights)["baseline"]
+            value = self._how.terms(rollout, self._weights)["baseline"]
             value.backward()
             return value
 
-        if "baseline" in self._how.terms(Rollout(**parts), self._config.weights):
+        if "baseline" in self._how.terms(Rollout(**parts), self._weights):
             optimizer.step(loss)  # pyright: ignore[reportArgumentType]
 
 
@@ -300,7 +300,7 @@ def measure(stored: Stored, config: Config) -> list[Row]:
         return {name: Learner(stored, how, config, seed) for name, how in of.items()}
 
     per_block = math.ceil(config.reference_episodes / (config.num_envs * NUM_BLOCKS))
-    seeds = 2 * config.seed, 2 * config.seed + 1  # which share no episodes
+    seeds = [FIRST_SEED + 2 * config.seed + i for i in (0, 1)]  # which share no episodes
     references, _ = collect(learners(OBJECTIVES, seeds[0]), NUM_BLOCKS, per_block)
     gradients, seconds = collect(learners(ESTIMATORS, seeds[1]), config.num_batches)
     groups, rows = groups_of(stored.model), []

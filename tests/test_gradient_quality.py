@@ -17,6 +17,7 @@ from torch import Tensor
 from agents.estimators import ESTIMATORS
 from agents.losses import exact_dense_returns
 from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.training import spread_seed
 from benchmarks import gradient_quality as benchmark
 from benchmarks.gradient_quality import (
     GROUPS,
@@ -177,6 +178,12 @@ def test_the_exact_estimator_agrees_with_the_reference_and_a_detached_core_does_
     assert cosines["detached"][0] < 1 - 4 * cosines["detached"][1]
 
 
+def test_only_a_label_that_is_no_action_gives_locations_a_weight_of_their_own():
+    for how in ESTIMATORS.values():
+        coef = make_config(policy_coef=0.25).weights(how).policy_coef
+        assert coef == (1.0 if how.samples_label else 0.25)
+
+
 def test_the_variance_of_a_mean_over_twice_the_episodes_halves(stored):
     classifier = groups_of(stored.model)["action_network"]
 
@@ -209,9 +216,15 @@ def test_the_baseline_is_fitted_to_the_returns_of_the_estimator(stored):
 # The command
 
 
-def test_the_command_reports_every_estimator_and_group(run_dir, tmp_path, capsys):
+def test_the_command_reports_every_estimator_and_group(run_dir, tmp_path, capsys, monkeypatch):
     path = tmp_path / "numbers.csv"
+    seeds = []
+    monkeypatch.setattr(
+        benchmark, "spread_seed", lambda seed, *rest: seeds.append(seed) or spread_seed(seed, *rest)
+    )
     benchmark.main(make_config(run_dir, run_dir, csv=path))
+    assert len(set(seeds)) == 2
+    assert min(seeds) >= 10**6  # no episodes that a run was trained on
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * len(ESTIMATORS) * len(GROUPS)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +40,15 @@ def test_links_lead_somewhere(document):
 
 def read(name: str) -> str:
     return (ROOT / name).read_text()
+
+
+@pytest.mark.usefixtures("full_mnist")
+def test_the_python_of_the_readme_runs_from_top_to_bottom():
+    blocks = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert len(blocks) > 4
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(re.sub(r"learn\([\d_]+\)", "learn(64)", block), names)
+    assert 0 < names["correct"] < names["episodes"] == 640  # guesses
+    assert names["terminated"]
+    assert names["images"].shape == (300, 28, 28)

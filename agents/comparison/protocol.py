@@ -96,7 +96,7 @@ class Algorithm:
         role: ``"compared"``, ``"ablation"`` (one thing changed in another's), ``"control"`` (what
             locations of another origin are worth) or ``"naive"`` (what a newcomer tries first;
             never tuned).
-        memory: In words: ``"none"``, ``"history"``, ``"recurrent"``.
+        memory: In words: ``"none"``, ``"history"``, ``"rectifier RNN"``.
         passes: Times that each env step goes through the networks backward.
         space: What is tuned.
         tuned_as: An algorithm whose tuned settings it takes, in place of a space.

@@ -276,12 +276,12 @@ def _behaviour(rows: Sequence[Row]) -> list[list[str]]:
         ]
         sections += [[f"Class {kind}:", "", *table(header, cells)]] if cells else []
     text = (
-        "At the last mark, means over the seeds that tell it, looking where the mean says. "
+        "At the last mark, medians over the seeds that tell it, looking where the mean says. "
         "**Commonest answer**: images that get it; 100 if the label has collapsed to one. **On the "
         "object's middle**: glimpses after the first whose finest patch covers it. **Spread**: "
         "standard deviation of x and y over images, in units of half an image; 0 if it looks at "
         "the same places whatever it sees. **Value explained**: 1 less the share of the returns' "
-        "variance that the value leaves, in the last update."
+        "variance that the value leaves in the last update, far below 0 where returns are equal."
     )
     return [["## What the policies do", "", text], *sections] if sections else []
 

@@ -90,9 +90,9 @@ class Row:
         return steps_to_threshold(curves, self.task.threshold) if curves else None
 
     def last(self, tag: str) -> float:
-        """Mean last value of a metric of behaviour, of the seeds that have it; NaN if none has."""
+        """Median last value of a metric of behaviour, over the seeds that have it; else NaN."""
         values = [seed.result.last[tag] for seed in self.seeds if tag in seed.result.last]
-        return float(np.mean(values)) if values else math.nan
+        return self._median(values)
 
     @property
     def samples_backward(self) -> float:

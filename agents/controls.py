@@ -111,13 +111,13 @@ def raster_places(num_places: int) -> Tensor:
     return torch.tensor(places)
 
 
-def oracle_location(position: Tensor, object_side: int, canvas_side: int) -> Tensor:
+def oracle_location(position: Tensor, object_size: tuple[int, int], canvas_side: int) -> Tensor:
     """Return the centre of each object as a location.
 
     Args:
         position: The environment's ``info["position"]``: (x, y) of the objects' top left
             pixels [px]. Shape (N, 2).
-        object_side: Side of the object's square image [px].
+        object_size: Width and height of an object's image [px].
         canvas_side: Side of the canvas [px].
 
     Returns:
@@ -128,19 +128,20 @@ def oracle_location(position: Tensor, object_side: int, canvas_side: int) -> Ten
         ValueError: If the shape is wrong or an object isn't wholly on the canvas.
     """
     _check_pairs("position", position)
-    if ((position < 0) | (position + object_side > canvas_side)).any():
+    size = torch.tensor(object_size, device=position.device)  # (2,)
+    if ((position < 0) | (position + size > canvas_side)).any():
         raise ValueError(
-            f"an object of {object_side} px lies outside the canvas of {canvas_side} px: "
+            f"an object of {object_size} px lies outside the canvas of {canvas_side} px: "
             f"positions go from {position.min().item()} to {position.max().item()}"
         )
-    return (2 * position + object_side).to(torch.float32) / canvas_side - 1
+    return (2 * position + size).to(torch.float32) / canvas_side - 1
 
 
 def make_placer(
     name: str,
     num_glimpses: int,
     *,
-    object_side: int,
+    object_size: tuple[int, int],
     canvas_side: int,
     generator: torch.Generator | None = None,
 ) -> Placer | None:
@@ -149,7 +150,7 @@ def make_placer(
     Args:
         name: See :func:`make_control`.
         num_glimpses: T.
-        object_side: Side of the objects' square images [px].
+        object_size: Width and height of the objects' images [px].
         canvas_side: Side of the canvas [px].
         generator: Source of the random locations, on their device; None for torch's own.
 
@@ -161,7 +162,7 @@ def make_placer(
     control = make_control(name, num_glimpses, generator)
 
     def place(step: int, learned: Tensor, position: Tensor) -> Tensor:
-        return control(step, learned, oracle_location(position, object_side, canvas_side))
+        return control(step, learned, oracle_location(position, object_size, canvas_side))
 
     return place
 

@@ -32,7 +32,7 @@ GlimpseFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def centre_coverage(
-    beliefs: Beliefs, *, canvas_side: int, object_side: int, glimpse_size: int
+    beliefs: Beliefs, *, canvas_side: int, object_size: tuple[int, int], glimpse_size: int
 ) -> Tensor:
     """Return how often the fovea covers the middle of the object, at each glimpse.
 
@@ -42,30 +42,31 @@ def centre_coverage(
     Args:
         beliefs: Of n images.
         canvas_side: H [px].
-        object_side: Of the square that holds the object [px].
+        object_size: Width and height of the object [px].
         glimpse_size: G [px].
 
     Returns:
         Shares in [0, 1]. Shape (T,).
     """
-    return _overlap(beliefs, canvas_side, object_side // 2, 1, glimpse_size)
+    width, height = object_size
+    return _overlap(beliefs, canvas_side, (width // 2, height // 2), (1, 1), glimpse_size)
 
 
 def object_coverage(
-    beliefs: Beliefs, *, canvas_side: int, object_side: int, glimpse_size: int
+    beliefs: Beliefs, *, canvas_side: int, object_size: tuple[int, int], glimpse_size: int
 ) -> Tensor:
     """Return how often the fovea shares a pixel with the object's square, at each glimpse.
 
     Args:
         beliefs: Of n images.
         canvas_side: H [px].
-        object_side: Of the square that holds the object [px].
+        object_size: Width and height of the object [px].
         glimpse_size: G [px].
 
     Returns:
         Shares in [0, 1]. Shape (T,).
     """
-    return _overlap(beliefs, canvas_side, 0, object_side, glimpse_size)
+    return _overlap(beliefs, canvas_side, (0, 0), object_size, glimpse_size)
 
 
 def location_spread(beliefs: Beliefs) -> Tensor:
@@ -80,14 +81,14 @@ def location_spread(beliefs: Beliefs) -> Tensor:
 
 
 def behaviour(
-    beliefs: Beliefs, *, canvas_side: int, object_side: int, glimpse_size: int
+    beliefs: Beliefs, *, canvas_side: int, object_size: tuple[int, int], glimpse_size: int
 ) -> dict[str, float]:
     """Return what tells kinds of failure apart, as metrics.
 
     Args:
         beliefs: Of n images.
         canvas_side: H [px].
-        object_side: Of the square that holds the object [px].
+        object_size: Width and height of the object [px].
         glimpse_size: G [px].
 
     Returns:
@@ -101,17 +102,19 @@ def behaviour(
     named = beliefs.log_p[:, :, -1].argmax(-1).flatten()  # (M n,)
     metrics = {"eval/most_named": 100 * named.bincount().max().item() / len(named)}
     if beliefs.locations.shape[2] > 1:
-        sizes = (canvas_side, object_side // 2, 1, glimpse_size)
-        metrics["eval/centre_coverage"] = 100 * _overlap(beliefs, *sizes)[1:].mean().item()
+        covered = centre_coverage(
+            beliefs, canvas_side=canvas_side, object_size=object_size, glimpse_size=glimpse_size
+        )
+        metrics["eval/centre_coverage"] = 100 * covered[1:].mean().item()
         metrics["eval/location_spread"] = location_spread(beliefs)[1:].mean().item()
     return metrics
 
 
-def sizes_of(env: Any) -> dict[str, int]:
+def sizes_of(env: Any) -> dict[str, Any]:
     """Return the sizes that coverage takes, of a ``ram_env.GlimpseVectorEnv``."""
     return {
         "canvas_side": env.task.side,
-        "object_side": env.object_side,
+        "object_size": env.object_size,
         "glimpse_size": env.task.glimpse_size,
     }
 
@@ -217,20 +220,24 @@ def _play_chunk(
 
 
 def _overlap(
-    beliefs: Beliefs, canvas_side: int, offset: int, width: int, glimpse_size: int
+    beliefs: Beliefs,
+    canvas_side: int,
+    offset: tuple[int, int],
+    size: tuple[int, int],
+    glimpse_size: int,
 ) -> Tensor:
-    """Return how often the fovea and a square overlap, (T,).
+    """Return how often the fovea and a rectangle overlap, (T,).
 
     Args:
         beliefs: Of n images.
         canvas_side: H [px].
-        offset: Of the square's top left pixel from the object's, in x and in y [px].
-        width: The square's side [px].
+        offset: Of the rectangle's top left pixel from the object's, (x, y) [px].
+        size: The rectangle's width and height [px].
         glimpse_size: G [px].
     """
     # The retina's own rule: rint((l + 1) (H / 2)) in float32, half to even.
     centre = ((beliefs.locations + 1) * (canvas_side / 2)).round().long()  # (M, n, T, 2)
     left = centre - glimpse_size // 2
-    square = (beliefs.positions + offset)[None, :, None]  # (1, n, 1, 2)
-    overlaps = (left < square + width) & (square < left + glimpse_size)
+    first = (beliefs.positions + torch.tensor(offset))[None, :, None]  # (1, n, 1, 2)
+    overlaps = (left < first + torch.tensor(size)) & (first < left + glimpse_size)
     return overlaps.all(-1).float().mean((0, 1))

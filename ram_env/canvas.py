@@ -240,7 +240,8 @@ class ImageScenes:
         style.check(split.planes.shape)
         self._split, self._style, self._device = split, style, device
         self.side = style.canvas_size
-        self.object_side = max(split.planes.shape[2:])
+        height, width = split.planes.shape[2:]
+        self.object_size = (width, height)
         self.channels = split.planes.shape[1]
         self.num_classes = split.num_classes
         self.num_scenes = len(split.labels)

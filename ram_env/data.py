@@ -229,8 +229,10 @@ def _check_pair(where: str, pair: Any) -> Pair:
             f"{where}: labels must be integers of shape ({len(images)},), one for "
             f"each image, got {labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0:
-        raise ValueError(f"{where}: labels must be >= 0, got {labels.min()}")
+    if labels.min() < 0 or labels.max() >= 2**31:
+        raise ValueError(
+            f"{where}: labels must lie in 0..{2**31 - 1}, got {labels.min()} to {labels.max()}"
+        )
     return _read_only(np.array(images, order="C")), _read_only(labels.astype(np.int64))
 
 

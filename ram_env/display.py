@@ -12,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from ram_env.arrays import to_host
 from ram_env.episodes import Episodes
 from ram_env.rendering import draw_frame, tile_frames
-from ram_env.window import Window
+from ram_env.window import Window, require_pygame
 
 
 class Display:
@@ -22,9 +22,14 @@ class Display:
         episodes: What to show.
         render_mode: One of ``metadata["render_modes"]`` or None.
         metadata: Of the environment.
+
+    Raises:
+        gymnasium.error.DependencyNotInstalled: If there is to be a window, and pygame is missing.
     """
 
     def __init__(self, episodes: Episodes, render_mode: str | None, metadata: dict[str, Any]):
+        if render_mode == "human":
+            require_pygame()  # here, where nothing has happened yet
         self._episodes, self._mode = episodes, render_mode
         self._window = Window("ram_env", metadata["render_fps"])
 
@@ -69,7 +74,7 @@ class Display:
             scores=episodes.scores[lane] if decided and episodes.scores is not None else None,
             prediction=prediction,
             label=label,
-            correct=prediction == label if ended else None,
+            correct=prediction == label if ended and decided else None,
             stopped=bool(ended and episodes.seen[lane] < episodes.task.num_glimpses),
         )
 

@@ -69,8 +69,9 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
     - ``"dense"``: 1/T at every step whose label is right; a stop at step t is paid
       (T - t + 1)/T, so stopping neither gains nor loses.
     - ``"log_score"`` (box only): log-softmax of the scores at the true class, floored at -7,
-      divided by T, at every step; an early stop is paid as in ``"dense"``. A proper
-      scoring rule: it is highest for calibrated beliefs.
+      divided by T, at every step; an early stop is paid as in ``"dense"``. Above the floor a
+      proper scoring rule: it is highest for calibrated beliefs. With more than e^7 = 1,096
+      classes not knowing anything is on the floor, too.
 
     ``glimpse_cost`` is taken off at every step.
 
@@ -218,12 +219,15 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Continue exactly where :meth:`get_state` was called.
 
+        Wrappers have states of their own, which aren't in it: of a wrapped environment call
+        ``env.reset()``, then ``env.unwrapped.set_state(state)``.
+
         Returns:
             The observation and info there, as from ``reset``, or None if it had not been reset
             yet.
 
         Raises:
-            ValueError: If the state is of another version or task.
+            ValueError: If the state is of another version, task or dataset.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)
@@ -257,9 +261,12 @@ class SignpostEnv(GlimpseEnv):
     all others have blue 0. The label is the marks read as a number, last cell first:
     sum_k v_k num_marks^k. Colours are rounded down. No data is needed.
 
-    Known: the optimum is 1 if T covers the path (T > chain), and not below; chance is 1/K; looking at
-    random cells with chain 1 and parts 1 reaches q + (1 - q)/K, q = 1 - (1 - 1/m^2)^(T-1);
-    without memory, with parts >= 2, no policy on cell centres beats num_marks^-(parts-1).
+    Known: chance is 1/K. If T covers the path (T > chain) the optimum is 1; with fewer glimpses,
+    each within one cell, it is below. (A glimpse on a corner shows four cells, so that on small
+    boards a few of them read the board without following the path; ``multidiscrete`` looks at
+    cell centres alone.) Looking at random cells with chain 1 and parts 1 reaches q + (1 - q)/K,
+    q = 1 - (1 - 1/m^2)^(T-1); without memory, with parts >= 2, no policy on cell centres beats
+    num_marks^-(parts-1).
 
     Action Space:
     As :class:`GlimpseEnv`'s, with K = num_marks^parts.

@@ -35,6 +35,7 @@ from ram_env.tasks import Task
 LOCATION_WORDS = slice(1, 3)  # word 0 is the scene's number, the first location follows,
 SCENE_WORDS = slice(3, None)  # and the rest paints the scene
 _LOG_SCORE_FLOOR = -7.0
+_STATE_VERSION = 2
 
 
 class Episodes:
@@ -56,6 +57,7 @@ class Episodes:
         observation_space: Of one lane.
         scenes: What is shown.
         seen: Glimpses that each lane has seen. Shape (N,), int64.
+        keyed: Lanes that have a key, from a seed or drawn. Shape (N,), bool.
         running: Lanes whose episode has begun and not ended. Shape (N,), bool.
         path: Locations so far, where recorded. Shape (N, T, 2), float32, on the host.
         decided: Lanes that have decided in their present episode, where recorded. Shape (N,).
@@ -96,7 +98,6 @@ class Episodes:
         self._label = to_device(np.zeros(num_lanes, np.int64), device)
         self._index = to_device(np.zeros(num_lanes, np.int64), device)
         self._position = to_device(np.zeros((num_lanes, 2), np.int64), device)
-        self._record = record
         self.path = np.zeros((num_lanes, task.num_glimpses, 2), np.float32) if record else None
         self.decided = np.zeros(num_lanes, bool)
         self.prediction = np.zeros(num_lanes, np.int64)
@@ -162,7 +163,7 @@ class Episodes:
             )
         self.seen += goes_on
         self.running &= ~ends
-        if self._record:
+        if self.path is not None:
             self._note(move, goes_on, active)
         return reward, correct, ends
 
@@ -209,8 +210,9 @@ class Episodes:
     def get_state(self) -> dict[str, Any]:
         """Return all that the rest of the lanes' lives depends on, ready for JSON."""
         state = {
-            "version": 1,
+            "version": _STATE_VERSION,
             "task": _describe_task(self.task),
+            "data": self._describe_data(),
             "keyed": self.keyed.tolist(),
             "key": self._keys.tolist(),
             "episode": self._episodes.tolist(),
@@ -243,9 +245,10 @@ class Episodes:
         """Check a state and return its entries as arrays with a leading N."""
         if not isinstance(state, dict):
             raise ValueError(f"state must be a dict from get_state(), got {type(state).__name__}")
-        for name, mine in (("version", 1), ("task", _describe_task(self.task))):
-            if state.get(name) != mine:
-                raise ValueError(f"state[{name!r}] must be {mine!r}, got {state.get(name)!r}")
+        mine = {"version": _STATE_VERSION, "task": _describe_task(self.task)}
+        for name, value in {**mine, "data": self._describe_data()}.items():
+            if state.get(name) != value:
+                raise ValueError(f"state[{name!r}] must be {value!r}, got {state.get(name)!r}")
         last_scene, num_glimpses = self.scenes.num_scenes - 1, self.task.num_glimpses
         entries = {  # shape behind N, dtype, lowest and highest value
             "keyed": ((), np.bool_, 0, 1),
@@ -257,11 +260,19 @@ class Episodes:
             "location": ((2,), np.float32, -1, 1),
             "path": ((num_glimpses, 2), np.float32, -1, 1),
         }
-        return {
+        read = {
             name: _read_entry(name, state.get(name), (self.num_lanes, *shape), *rest)
             for name, (shape, *rest) in entries.items()
             if name != "path" or (self.path is not None and "path" in state)
         }
+        begun = (read["seen"] > 0) & (read["episode"] >= 0) & read["keyed"]
+        if (read["running"] & ~begun).any():
+            raise ValueError("state['running'] must be false of lanes that have seen nothing")
+        return read
+
+    def _describe_data(self) -> dict[str, Any]:
+        """Return what tells one set of data under a name from another."""
+        return {"num_scenes": self.scenes.num_scenes, "is_sample": self.scenes.is_sample}
 
     def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> np.ndarray:
         """Paint the present episode of some lanes; return the first locations, (n, 2)."""
@@ -333,7 +344,10 @@ def _read_entry(
     name: str, value: Any, shape: tuple[int, ...], dtype: Any, low: int, high: int
 ) -> np.ndarray:
     """Return one entry of a state as an array, or raise ValueError saying what is wrong."""
+    kinds = {np.bool_: (bool,), np.float32: (float, int)}.get(dtype, (int,))
     try:
+        if not all(type(entry) in kinds for entry in np.array(value, object).flat):
+            raise TypeError(f"entries must be {np.dtype(dtype)}, got {value!r}")
         array = np.array(value, dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"state[{name!r}] can't be read: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ram_env.arrays import cast, to_array
+from ram_env.arrays import cast, is_tensor, to_array, to_host
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,13 @@ def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> l
     return [None] * num_lanes if seed is None else [seed + lane for lane in range(num_lanes)]
 
 
+def _on_host(value: Any) -> Any:
+    """Return a tensor of any device as NumPy, anything else as it is."""
+    return to_host(value.detach()) if is_tensor(value) else value
+
+
 def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
-    mask = mask.cpu() if hasattr(mask, "cpu") else mask
-    mask, _ = to_array("options['reset_mask']", mask, None)
+    mask, _ = to_array("options['reset_mask']", _on_host(mask), None)
     if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
         raise ValueError(
             f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one True, "
@@ -96,7 +100,7 @@ def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
 
 
 def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
-    array, kind = to_array("options['index']", index, None)
+    array, kind = to_array("options['index']", _on_host(index), None)
     right = kind in "iu" and array.shape in ((), (num_lanes,))
     if not right or not ((array >= 0) & (array < num_scenes)).all():
         raise ValueError(
@@ -107,7 +111,7 @@ def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
 
 
 def _read_location(location: Any, num_lanes: int) -> np.ndarray:
-    array, kind = to_array("options['location']", location, None)
+    array, kind = to_array("options['location']", _on_host(location), None)
     array = cast(array, "float32") if kind in "fiu" else np.empty(0)
     if array.shape not in ((2,), (num_lanes, 2)) or not (np.abs(array) <= 1).all():
         raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location!r}")

@@ -31,7 +31,7 @@ class Scenes(Protocol):
 
     Attributes:
         side: Canvas side [px].
-        object_side: Side of the square whose corner is an object's position [px].
+        object_size: Width and height of an object, whose top left pixel is its position [px].
         channels: C, 1 for grey scenes and 3 for colour.
         num_classes: Labels are 0 .. num_classes - 1.
         num_scenes: Length of the list.
@@ -43,7 +43,7 @@ class Scenes(Protocol):
     """
 
     side: int
-    object_side: int
+    object_size: tuple[int, int]
     channels: int
     num_classes: int
     num_scenes: int

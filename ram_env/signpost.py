@@ -46,7 +46,7 @@ class SignpostScenes:
         split: Name of the list; the training list is practically endless (2^31 boards).
     """
 
-    object_side = CELL
+    object_size: tuple[int, int] = (CELL, CELL)
     channels = 3
     frozen = True
     is_sample = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -46,7 +46,7 @@ class Task(ABC):
         _check_choice("reward", self.reward, REWARDS)
         _check_flag("allow_stop", self.allow_stop)
         check_int("num_glimpses", self.num_glimpses, 1, 10_000)
-        if not _is_real(self.glimpse_cost) or not 0 <= self.glimpse_cost < math.inf:
+        if not _is_real(self.glimpse_cost) or not 0 <= self.glimpse_cost <= sys.float_info.max:
             raise ValueError(
                 f"glimpse_cost must be a finite number >= 0, got {self.glimpse_cost!r}"
             )
@@ -61,6 +61,7 @@ class Task(ABC):
             for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):
                 check_int(f"grid_size {name}", cells, 1, 1_000)
         check_int("num_scales", self.num_scales, 1, 8)
+        check_int("glimpse_size", self.glimpse_size, 2, self.side)
         check_sizes("glimpse_size", self.glimpse_size, self.num_scales, self.side)
 
     @classmethod
@@ -118,6 +119,8 @@ class ImageTask(Task):
         room = self.canvas_size if self.num_clutter else 4096  # no pieces, no need to fit
         check_int("clutter_size", self.clutter_size, 1, room)
         _check_flag("translate", self.translate)
+        if self.data_dir is not None and not isinstance(self.data_dir, (str, PathLike)):
+            raise ValueError(f"data_dir must be None or a path, got {self.data_dir!r}")
         super().__post_init__()
 
     @property

@@ -125,9 +125,9 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         return self._episodes.glimpse_shape
 
     @property
-    def object_side(self) -> int:
-        """Side of the square whose top left corner is ``info["position"]`` [px]."""
-        return self._episodes.scenes.object_side
+    def object_size(self) -> tuple[int, int]:
+        """Width and height of an object, whose top left pixel is ``infos["position"]`` [px]."""
+        return self._episodes.scenes.object_size
 
     @property
     def num_classes(self) -> int:
@@ -273,6 +273,7 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
             return {}
         final_obs = self._episodes.observe(ended)
         final_info = {**self._describe(ended), **self._outcome(ended, correct, prediction)}
+        self._display.update()  # the last decision, and whether it was right
         self._episodes.begin(ended)
         infos: dict[str, Any] = {"final_info": final_info}
         if self.device is None:  # one dict a lane, as Gymnasium's vector envs do

@@ -57,7 +57,7 @@ class Window:
         """
         if self._closed:
             return
-        _require_pygame()
+        require_pygame()
         import pygame
 
         picture = _fitting_surface(frame)
@@ -105,7 +105,7 @@ def _close_dismissed_windows() -> None:
                 window.close()
 
 
-def _require_pygame() -> None:
+def require_pygame() -> None:
     """Raise if pygame-ce is missing, also where the older pygame has taken its place."""
     try:
         import pygame

@@ -53,7 +53,7 @@ def test_samples_of_the_space_are_accepted(name, allow_stop):
         sample = action_format.space.sample()
         move = action_format.parse(sample)
         if name == "dict":
-            assert_moves(move, sample["location"], sample["label"], move.stop)
+            assert_moves(move, sample["location"], sample["label"], sample.get("stop"))
         assert (move.stop is None) != allow_stop
         assert (move.scores is None) == (name != "box")
 

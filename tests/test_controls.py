@@ -79,23 +79,23 @@ def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
 ):
     corner = torch.arange(canvas_side - object_side + 1)
     position = torch.cartesian_prod(corner, corner)
-    location = oracle_location(position, object_side, canvas_side)
+    location = oracle_location(position, (object_side, object_side), canvas_side)
     pixel = ((location + 1) * (canvas_side / 2)).round().to(torch.int64)  # as the retina does
     assert torch.equal(pixel, position + object_side // 2)
 
 
 def test_the_oracle_has_x_before_y():
     # 60 px, an object of 28 px at x = 32, y = 0: its centre is (46, 14) px
-    location = oracle_location(torch.tensor([[32, 0]]), 28, 60)
+    location = oracle_location(torch.tensor([[32, 0]]), (28, 28), 60)
     torch.testing.assert_close(location, torch.tensor([[2 * 46 / 60 - 1, 2 * 14 / 60 - 1]]))
 
 
 def test_a_placer_finds_the_oracle_by_itself_and_repeats_with_its_seed():
     position = torch.tensor([[32, 0], [0, 8], [16, 16]])
-    sides: dict[str, Any] = {"object_side": 28, "canvas_side": 60}
+    sides: dict[str, Any] = {"object_size": (28, 28), "canvas_side": 60}
     oracle = make_placer("oracle", 8, **sides)
     assert oracle is not None
-    assert torch.equal(oracle(0, LEARNED, position), oracle_location(position, 28, 60))
+    assert torch.equal(oracle(0, LEARNED, position), oracle_location(position, (28, 28), 60))
     draws = []
     for seed in (0, 0, 1):
         generator = torch.Generator().manual_seed(seed)
@@ -134,6 +134,6 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="got 3 and 1"):
         control(0, LEARNED, ORACLE[:1])
     with pytest.raises(ValueError, match="position"):
-        oracle_location(torch.zeros(2), 28, 60)
+        oracle_location(torch.zeros(2), (28, 28), 60)
     with pytest.raises(ValueError, match="outside the canvas of 60 px"):
-        oracle_location(torch.tensor([[33, 0]]), 28, 60)
+        oracle_location(torch.tensor([[33, 0]]), (28, 28), 60)

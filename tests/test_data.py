@@ -374,7 +374,11 @@ def test_a_loader_is_callable():
         ({"train": shapes_pair(0, 5, 5)}, r"none of them 0, got uint8 \(0, 5, 5\)"),
         ({"train": (shapes_pair(2, 5, 5)[0], [0])}, r"shape \(2,\), .* got int64 \(1,\)"),
         ({"train": (shapes_pair(2, 5, 5)[0], [0.0, 1.0])}, "must be integers .* got float64"),
-        ({"train": (shapes_pair(2, 5, 5)[0], [0, -1])}, "labels must be >= 0, got -1"),
+        ({"train": (shapes_pair(2, 5, 5)[0], [0, -1])}, "labels must lie in .* got -1 to 0"),
+        (
+            {"train": (shapes_pair(2, 5, 5)[0], np.array([0, 2**64 - 1], np.uint64))},
+            "labels must lie in .* got 0 to 18446744073709551615",
+        ),
         ({"train": shapes_pair(2, 5, 5), "test": shapes_pair(2, 6, 5)}, "one image shape, got"),
     ],
 )

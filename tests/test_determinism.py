@@ -449,7 +449,8 @@ def _assert_shows(obs: Any, infos: Any, canvases: np.ndarray, labels: np.ndarray
 @pytest.mark.parametrize(
     ("entry", "value"),
     [
-        ("version", 2),
+        ("version", 1),
+        ("data", {"num_scenes": 5, "is_sample": False}),
         ("key", [1]),
         ("key", [-1, 0, 0]),
         ("key", ["a", "b", "c"]),
@@ -457,7 +458,10 @@ def _assert_shows(obs: Any, infos: Any, canvases: np.ndarray, labels: np.ndarray
         ("index", [-5, 0, 0]),
         ("index", [2**40, 0, 0]),
         ("seen", [99, 1, 1]),
+        ("seen", [1.7, 1, 1]),
+        ("episode", [True, 0, 0]),
         ("running", None),
+        ("running", [1, 1, 1]),
         ("location", [[5, 5], [0, 0], [0, 0]]),
         ("location", [[float("nan"), 0], [0, 0], [0, 0]]),
         ("keyed", []),
@@ -472,3 +476,38 @@ def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
     with pytest.raises(ValueError, match="state must be a dict"):
         env.set_state(None)  # pyright: ignore[reportArgumentType]
     assert env.get_state() == before
+
+
+def test_a_lane_that_runs_has_seen_something():
+    env = ram_env.SignpostVectorEnv(2)
+    env.reset(seed=0)
+    for entry in ("seen", "episode"):
+        state = env.get_state()
+        state[entry][0] -= 1
+        with pytest.raises(ValueError, match="running"):
+            env.set_state(state)
+
+
+def test_a_state_of_other_data_under_the_same_name_is_refused():
+    def register(count: int) -> None:
+        images = np.zeros((count, 28, 28), np.uint8), np.arange(count) % 3
+        ram_env.register_dataset("changing", lambda: {"train": images})
+
+    register(9)
+    env: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
+    env.reset(seed=0)
+    register(90)
+    other: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
+    with pytest.raises(ValueError, match=r"state\['data'\] must be .*90.* got .*9"):
+        other.set_state(env.get_state())
+
+
+def test_a_wrapped_environment_continues_after_a_reset():
+    env, other = (gym.make("SignpostGlimpse-v0") for _ in range(2))
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    other.reset()
+    unwrapped: Any = other.unwrapped
+    unwrapped.set_state(env.unwrapped.get_state())  # pyright: ignore[reportAttributeAccessIssue]
+    action = env.action_space.sample()
+    assert_same(env.step(action)[0], other.step(action)[0])

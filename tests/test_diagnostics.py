@@ -1,5 +1,7 @@
 """Diagnostics: coverage and gains by hand, and hindsight against a slow loop."""
 
+from typing import Any
+
 import gymnasium
 import pytest
 import torch
@@ -17,7 +19,7 @@ from agents.diagnostics import (
 from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.ram import RAMConfig, RecurrentAttentionModel
 
-SIZES = {"canvas_side": 60, "object_side": 28, "glimpse_size": 12}
+SIZES: dict[str, Any] = {"canvas_side": 60, "object_size": (28, 28), "glimpse_size": 12}
 
 
 def at_pixels(pixels, position) -> Beliefs:

@@ -101,9 +101,23 @@ def test_following_the_signposts_with_memory_is_always_right(
     assert right == 1
 
 
-def test_one_glimpse_too_few_is_not_enough():
+def test_the_follower_with_one_glimpse_too_few_guesses():
     right, n = accuracy(follower(2, 1), chain=2, num_glimpses=2)
     assert right < 1 / 4 + 4 * np.sqrt(3 / 16 / n)
+
+
+def test_a_glimpse_on_a_corner_shows_four_cells_and_one_reads_the_smallest_board():
+    """As the page says: a glimpse within one cell has a bound, this one doesn't."""
+    envs = gym.make_vec("SignpostGlimpse-v0", num_envs=300, board_size=2, chain=3, num_glimpses=2)
+    obs, _ = envs.reset(seed=0)
+    middle = np.zeros((300, 2), np.float32)
+    obs, *_ = envs.step(np.concatenate([middle, np.zeros((300, 4), np.float32)], 1))
+    blue = obs["glimpse"][:, 2, 1:3, 1:3].reshape(300, 4)  # of the four cells; one has a mark
+    mark = np.rint(blue.max(1) * 4).astype(int) - 1
+    actions = np.concatenate([middle, np.eye(4, dtype=np.float32)[mark]], 1)
+    _, reward, terminated, _, _ = envs.step(actions)
+    assert terminated.all()
+    assert reward.mean() == 1
 
 
 @pytest.mark.parametrize(("board_size", "num_marks", "num_glimpses"), [(3, 4, 4), (2, 3, 6)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, DependencyNotInstalled, ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers.vector import (
     FlattenObservation,
@@ -31,7 +32,8 @@ from vector_env_checker import (
     sampler,
 )
 
-from ram_env import GlimpseVectorEnv, SignpostVectorEnv
+from agents.controls import oracle_location
+from ram_env import GlimpseVectorEnv, SignpostVectorEnv, register_dataset
 
 SIGNPOST = "SignpostGlimpse-v0"
 TOY: dict[str, Any] = {
@@ -472,6 +474,75 @@ def test_human_mode_runs(make, monkeypatch):
     assert env.render() is None
     env.close()
     assert not env.unwrapped._display._window.is_open
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_a_window_shows_how_each_episode_ended(monkeypatch, mode):
+    pytest.importorskip("pygame", reason="needs pygame-ce")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    verdicts = []
+    monkeypatch.setattr(
+        "ram_env.display.draw_frame",
+        lambda *a, correct, **k: verdicts.append(correct) or np.zeros((8, 8, 3), np.uint8),
+    )
+    env = make_vector(num_envs=1, render_mode="human", autoreset_mode=mode, num_glimpses=2)
+    env.reset(seed=0)
+    rewards = [env.step(env.action_space.sample())[1][0] for _ in range(9)]
+    told = [verdict for verdict in verdicts if verdict is not None]
+    ends = 4 if mode == "SameStep" else 3  # in the other every third step is a reset
+    assert len(told) == ends
+    assert sum(told) == sum(rewards)
+    env.close()
+
+
+@pytest.mark.parametrize("make", [make_single, make_vector])
+def test_a_window_without_pygame_is_refused_when_the_environment_is_made(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(DependencyNotInstalled, match="human"):
+        make(render_mode="human")
+
+
+def test_a_frame_knows_no_verdict_after_a_state_was_set():
+    env: Any = make_single(num_glimpses=1, render_mode="rgb_array").unwrapped
+    _, info = env.reset(seed=0)
+    action = np.zeros(6, np.float32)
+    action[2 + info["label"]] = 1
+    assert env.step(action)[1] == 1
+    right = env.render()
+    env.set_state(env.get_state())
+    assert not (env.render() == right).all()
+    assert env._display._frames()[0].shape == right.shape
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_reset_options_may_be_tensors_of_the_device(device):
+    need(device)
+    env = make_vector(device=device)
+    location = torch.full((3, 2), 0.5, device=device, requires_grad=True)
+    index = torch.tensor([5, 6, 7], device=device)
+    obs, infos = env.reset(seed=0, options={"location": location, "index": index})
+    assert torch.equal(obs["location"], location.detach())
+    assert torch.equal(infos["index"], index)
+
+
+def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
+    images = np.full((4, 10, 20), 255, np.uint8), np.arange(4)
+    register_dataset("wide", lambda: {"train": images})
+    env = gym.make_vec(
+        "MNISTGlimpse-v0", num_envs=50, dataset="wide", canvas_size=40, translate=True,
+        glimpse_size=2,
+    )  # fmt: skip
+    assert isinstance(env, GlimpseVectorEnv)
+    assert env.object_size == (20, 10)
+    _, infos = env.reset(seed=0)
+    places = oracle_location(torch.as_tensor(infos["position"]), env.object_size, 40).numpy()
+    last = np.array(env.object_size) - 1  # the farthest pixel, and the next one
+    for offset, inside in ((last, True), (last + 1, False)):
+        far = (infos["position"] + offset + 1) / 20 - 1  # the retina's pixels go from c - 1 on
+        obs, _ = env.reset(seed=0, options={"location": np.clip(far, -1, 1)})
+        assert (obs["glimpse"][:, 0, 0, 0] > 0).all() == inside
+    obs, _ = env.reset(seed=0, options={"location": places})
+    assert obs["glimpse"].min() == 1
 
 
 def test_render_without_a_render_mode_warns():

@@ -183,7 +183,7 @@ def control(locations: str, env: ram_env.GlimpseVectorEnv, device: torch.device)
     return make_placer(
         locations,
         env.task.num_glimpses,
-        object_side=env.object_side,
+        object_size=env.object_size,
         canvas_side=env.task.side,
         generator=torch.Generator(device).manual_seed(0),
     )

@@ -386,7 +386,7 @@ def control(
     return make_placer(
         config.locations,
         env.task.num_glimpses,
-        object_side=env.object_side,
+        object_size=env.object_size,
         canvas_side=env.task.side,
         generator=generator,
     )

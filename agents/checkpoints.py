@@ -218,22 +218,28 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def pack_generators(generators: Mapping[str, torch.Generator]) -> Tensors:
-    """Return the states of random number generators, and of torch's own."""
+def pack_generators(
+    generators: Mapping[str, torch.Generator], device: torch.device | None = None
+) -> Tensors:
+    """Return the states of random number generators, and of torch's own, on a GPU its too."""
     states = {name: generator.get_state() for name, generator in generators.items()}
     states["torch"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
+    if device is not None and device.type == "cuda":
         states["torch_cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def unpack_generators(generators: Mapping[str, torch.Generator], states: Tensors) -> None:
+def unpack_generators(
+    generators: Mapping[str, torch.Generator],
+    states: Tensors,
+    device: torch.device | None = None,
+) -> None:
     """Set random number generators, and torch's own, to what :func:`pack_generators` returned.
 
     Raises:
         CheckpointError: If a state is missing or unknown, or not a generator's.
     """
-    check_like("generators", states, pack_generators(generators))
+    check_like("generators", states, pack_generators(generators, device))
     for name, generator in generators.items():
         generator.set_state(states[name])
     torch.set_rng_state(states["torch"])

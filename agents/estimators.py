@@ -198,9 +198,9 @@ def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms
 
 
 def _even(rollout: Rollout) -> Tensor:
-    """Return the weights 1/T of every glimpse, (T,)."""
+    """Return the weights 1/T of every glimpse, (T,), on the CPU."""
     steps = len(rollout.label_log_prob)
-    return torch.full((steps,), 1 / steps, device=rollout.label_log_prob.device)
+    return torch.full((steps,), 1 / steps)
 
 
 def _last(rollout: Rollout) -> Tensor:

@@ -106,8 +106,8 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N).
-        weights: w_t, constants that sum to 1: all on the last glimpse is the paper's hybrid
-            loss. Shape (T,).
+        weights: w_t, constants that sum to 1, checked where they are, best on the CPU: all on
+            the last glimpse is the paper's hybrid loss. Shape (T,).
 
     Returns:
         A scalar.
@@ -120,7 +120,7 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     """
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
-    return -(weights[:, None] * label_log_prob).sum(0).mean()
+    return -(weights.to(label_log_prob.device)[:, None] * label_log_prob).sum(0).mean()
 
 
 def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
@@ -181,7 +181,7 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     """
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
-    log_p = label_log_prob.detach()
+    log_p, weights = label_log_prob.detach(), weights.to(label_log_prob.device)
     later = reward_to_go(weights[:, None] * log_p)[1:]  # (T - 1, N), sum_{k>t} w_k log p_k
     later_weights = weights.flip(0).cumsum(0).flip(0)[1:, None]  # (T - 1, 1)
     return later - later_weights * log_p[:-1]

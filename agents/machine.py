@@ -24,7 +24,6 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "threads": torch.get_num_threads(),
     }
 
 

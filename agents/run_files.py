@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,24 @@ def portable(settings: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         settings: Of the file.
         run_dir: The run folder, which is called RUN_DIR.
     """
-    told = {**settings, "command": settings.get("command", "").replace(str(run_dir), "RUN_DIR")}
+    told = {**settings, "command": _portable_command(settings.get("command", ""), run_dir)}
     if "data" in told:  # how many images, not the folder they lay in
         told["data"] = told["data"].partition(" from ")[0]
     if "config" in told:
         told["config"] = {**told["config"], "run_dir": None}
     return told
+
+
+def _portable_command(command: str, run_dir: Path) -> str:
+    """Return a command with RUN_DIR for the run folder and the last two parts of other paths."""
+    words = []
+    for before, word in pairwise(["", *shlex.split(command)]):
+        path = Path(word)
+        if before == "--run-dir" or path.resolve() == run_dir.resolve():
+            word = "RUN_DIR"
+        elif word.startswith("--run-dir="):
+            word = "--run-dir=RUN_DIR"
+        elif path.is_absolute():
+            word = "/".join(path.parts[-2:])
+        words.append(word)
+    return shlex.join(words)

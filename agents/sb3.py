@@ -125,7 +125,16 @@ class HybridDistribution(DiagGaussianDistribution):
         return head, nn.Parameter(torch.full((2,), log_std_init))
 
     def set_time(self, time: Tensor) -> None:
-        """Tell the time (N, 1) of the samples that the next ``proba_distribution`` is for."""
+        """Tell the time (N, 1) of the samples that the next ``proba_distribution`` is for.
+
+        Raises:
+            ValueError: If it isn't in [0, 1].
+        """
+        if ((time < 0) | (time > 1)).any():
+            raise ValueError(
+                "the observation's time must be in [0, 1], which says when a label is scored; got "
+                f"{time.min().item():g} to {time.max().item():g}: VecNormalize needs norm_obs=False"
+            )
         self._time = time
 
     def proba_distribution(self, mean_actions: Tensor, log_std: Tensor) -> HybridDistribution:

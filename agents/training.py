@@ -62,6 +62,10 @@ class Training(Generic[ModelT]):
         self.best: Tensors = copy.deepcopy(self.mean_model.state_dict())
         self.best_error = math.inf
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     @torch.no_grad()
     def move_mean(self, decay: float) -> None:
         """Move the running mean of the weights towards the weights.
@@ -97,7 +101,7 @@ class Training(Generic[ModelT]):
             "mean_model": self.mean_model.state_dict(),
             "best_model": self.best,
             "optimizer": pack_optimizer(self.optimizer),
-            "generators": pack_generators(self.generators),
+            "generators": pack_generators(self.generators, self._device),
         }
         best_error = self.best_error if math.isfinite(self.best_error) else None
         return tensors, {"best_error": best_error, "env": self.env.get_state()}
@@ -124,11 +128,10 @@ class Training(Generic[ModelT]):
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"the environment cannot go on from it: {error}") from error
         unpack_optimizer(self.optimizer, tensors["optimizer"])
-        unpack_generators(self.generators, tensors["generators"])
+        unpack_generators(self.generators, tensors["generators"], self._device)
         self.model.load_state_dict(tensors["model"])
         self.mean_model.load_state_dict(tensors["mean_model"])
-        device = next(self.model.parameters()).device
-        self.best = {name: part.to(device) for name, part in tensors["best_model"].items()}
+        self.best = {name: part.to(self._device) for name, part in tensors["best_model"].items()}
         self.best_error = math.inf if best_error is None else best_error
         return shown
 
@@ -152,10 +155,25 @@ def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
         )
 
 
+def check_images(wanted: int | None, num_images: int) -> None:
+    """Raise ValueError if ``--validation-images`` are more than the split has."""
+    if wanted is not None and wanted > num_images:
+        raise ValueError(
+            f"validation_images must be at most {num_images}, the images of the validation split, "
+            f"got {wanted}"
+        )
+
+
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one."""
+    """Return the device called ``name``; "auto" is a GPU if there is one.
+
+    Raises:
+        ValueError: If a GPU is asked for and there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be cpu or auto here, got cuda: torch sees no GPU")
     return torch.device(name)
 
 

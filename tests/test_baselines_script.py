@@ -56,6 +56,7 @@ def train(run_dir: Path, capsys, **changes) -> list[str]:
     """Train in this process; return the printed lines."""
     settings = {"env_id": "BarsGlimpse-v0", "model": "fc64", "total_episodes": 1_000}
     settings |= {"num_envs": 32, "num_validations": 2, "threads": 1, "log_every": 5}
+    settings |= {"device": "cpu"}
     main(Config(run_dir=run_dir, **{**settings, **changes}))
     return capsys.readouterr().out.splitlines()
 

@@ -250,6 +250,11 @@ def test_generators_go_on_as_if_nothing_had_happened(tmp_path):
     assert torch.equal(draw(theirs), expected)
 
 
+def test_a_run_on_the_cpu_keeps_no_state_of_a_gpu_that_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # as after naming the machine
+    assert pack_generators({}, torch.device("cpu")).keys() == {"torch"}
+
+
 def test_generators_of_other_names_are_refused_and_nothing_is_drawn_anew():
     states = pack_generators({"noise": torch.Generator()})
     before = torch.get_rng_state()

@@ -107,6 +107,13 @@ def test_a_placer_finds_the_oracle_by_itself_and_repeats_with_its_seed():
     assert make_placer("learned", 8, **sides) is None
 
 
+@pytest.mark.parametrize("name", ["random", "centre", "raster"])
+def test_only_the_oracle_asks_where_the_object_is(name):
+    placer = make_placer(name, 8, object_size=(28, 28), canvas_side=60)
+    assert placer is not None
+    assert placer(0, LEARNED, torch.full((3, 2), -1)).shape == (3, 2)  # nowhere
+
+
 def test_the_score_is_0_at_random_1_at_the_oracle_and_straight_between():
     assert normalised_score(0.75, 0.5, 1.0) == 0.5
     assert normalised_score(84.0, 84.0, 96.0) == 0

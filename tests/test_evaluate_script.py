@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,8 @@ import train.reinforce
 from agents.evaluation import evaluate
 from agents.loading import load_run
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from train.evaluate import Config, main
+from ram_env import GlimpseVectorEnv
+from train.evaluate import Config, animate, main
 
 SCRIPT = Path(__file__).parents[1] / "train" / "evaluate.py"
 LAST_LINE = r"error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, (5000|10000) images\)"
@@ -95,6 +97,17 @@ def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
             animation.seek(frame)
             durations.append(animation.info["duration"])
     assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
+
+
+def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
+    model, _ = load_run(run_dir)
+    step, places = GlimpseVectorEnv.step, []
+    monkeypatch.setattr(
+        GlimpseVectorEnv, "step", lambda env, a: places.append(a[:, :2]) or step(env, a)
+    )
+    animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
+    assert len(places) == 4
+    assert not np.concatenate(places).any()
 
 
 def test_it_repeats_what_training_ended_with(capsys, tmp_path):

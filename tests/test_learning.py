@@ -32,7 +32,7 @@ def _two_parts(monkeypatch):
 
 def error_after(tmp_path, capsys, **changes) -> float:
     """Train; return the validation error [%] of the last line."""
-    settings = {"threads": 1, "std": 0.4, "final_std": 0.1, "num_validations": 1}
+    settings = {"threads": 1, "device": "cpu", "std": 0.4, "final_std": 0.1, "num_validations": 1}
     main(Config(run_dir=tmp_path / "run", final_split="validation", **settings, **changes))
     return float(capsys.readouterr().out.splitlines()[-1].split()[2])
 

@@ -21,6 +21,7 @@ def run_dir(tmp_path_factory):
             env_id="SignpostGlimpse-v0",
             total_episodes=256,
             threads=1,
+            device="cpu",
             num_validations=1,
             run_dir=folder,
         )
@@ -60,11 +61,17 @@ def test_no_path_of_the_machine_is_published(run_dir, tmp_path, monkeypatch):
     for file in ("config.json", "result.json"):
         content = json.loads((copied / file).read_text())
         content["data"] = f"MNIST train: 55000 images from {run_dir.parent} (unpacked)"
+        script = run_dir.parent / "train" / "reinforce.py"
+        if file == "config.json":
+            content["command"] = f"python {script} --run-dir {copied} --threads 1"
         (copied / file).write_text(json.dumps(content))
     train.publish.main(train.publish.Config(copied, "board"))
     published = tmp_path / "board"
     assert json.loads((published / "config.json").read_text())["data"] == (
         "MNIST train: 55000 images"
+    )
+    assert json.loads((published / "config.json").read_text())["command"] == (
+        "python train/reinforce.py --run-dir RUN_DIR --threads 1"
     )
     for file in ("config.json", "result.json", "model.json"):
         assert str(run_dir.parent) not in (published / file).read_text()

@@ -23,6 +23,7 @@ from train.reinforce import PRESETS, Config, draw_shift, main, parse, read_prese
 
 SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
+SHORT |= {"device": "cpu"}
 LAST_LINE = re.compile(
     r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, \d+ images\)"
 )
@@ -93,6 +94,18 @@ def test_a_learned_std_moves_and_is_evaluated(tmp_path, capsys):
     assert stds[-1] != stds[0]
     model, _ = load_run(tmp_path / "run")
     assert model.location_std is not None
+
+
+def test_weight_decay_leaves_a_learned_std_alone(tmp_path, capsys):
+    train(tmp_path / "run", capsys, learned_std=True, policy_coef=0.0, weight_decay=10.0, ema=0.0)
+    model, _ = load_run(tmp_path / "run")
+    assert model.location_std is not None
+    torch.testing.assert_close(model.location_std, torch.full((2,), 0.2))
+
+
+def test_more_validation_images_than_there_are_are_refused_at_the_start(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"validation_images must be at most 5000, .* got 5001"):
+        train(tmp_path / "run", capsys, validation_images=5001)
 
 
 def test_shifting_locations_shifts_the_image(toy_dataset):
@@ -204,6 +217,7 @@ def test_an_unknown_preset_is_refused():
         ({"final_std": 0.5}, "final_std"),
         ({"ema": 1.0}, "ema"),
         ({"shift": -1}, "shift"),
+        ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"validation_images": 0}, "validation_images"),
         ({"state_cap": -1.0}, "state_cap"),
@@ -234,10 +248,21 @@ def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("bf16", [False, True])
-def test_it_trains_on_a_gpu(tmp_path, capsys, bf16):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bf16": True},
+        {"learned_std": True},
+        {"shift": 2},
+        *({"estimator": name, "num_rollouts": 4, "entropy_coef": 0.1} for name in ESTIMATORS),
+        *({"locations": name} for name in CONTROLS),
+    ],
+    ids=str,
+)
+def test_it_trains_on_a_gpu(tmp_path, capsys, changes):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    lines = train(tmp_path / "run", capsys, device="cuda", bf16=bf16)
+    lines = train(tmp_path / "run", capsys, device="cuda", validate_sampled=True, **changes)
     assert lines[0].startswith("device cuda")
     assert LAST_LINE.fullmatch(lines[-1])

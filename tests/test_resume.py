@@ -27,6 +27,7 @@ SHORT = {
     "log_every": 1,
     "checkpoint_every": 2,
     "threads": 1,
+    "device": "cpu",
     "final_split": "none",
 }
 

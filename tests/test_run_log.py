@@ -33,7 +33,7 @@ def log(tmp_path):
 def test_the_config_holds_settings_command_versions_and_machine(log):
     stored = json.loads((log.folder / "config.json").read_text())
     assert stored["config"] == {"seed": 3}
-    assert {"command", "commit", "python", "versions", "machine", "threads"} <= set(stored)
+    assert {"command", "commit", "python", "versions", "machine"} <= set(stored)
 
 
 def test_a_folder_that_holds_a_run_is_never_touched(log):

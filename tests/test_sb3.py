@@ -16,7 +16,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import ram_env
 from agents.ram import GlimpseNetwork
@@ -370,6 +370,17 @@ def test_spaces_of_another_kind_are_refused():
         make(label_counts="first")
     with pytest.raises(ValueError, match="use_sde"):
         make(use_sde=True)
+
+
+def test_normalised_observations_are_refused_as_the_time_tells_what_counts():
+    env = VecNormalize(GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)))
+    model = PPO(HybridPolicy, env, n_steps=8, batch_size=32, device="cpu")
+    with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
+        model.learn(32)
+    env = VecNormalize(
+        GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)), norm_obs=False
+    )
+    PPO(HybridPolicy, env, n_steps=8, batch_size=32, device="cpu").learn(32)
 
 
 def test_only_the_modules_named_so_need_stable_baselines():

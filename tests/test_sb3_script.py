@@ -220,6 +220,13 @@ def test_numbers_that_are_none_stop_the_run(tmp_path, capsys):
 # What is refused
 
 
+def test_what_the_data_or_numpy_cannot_give_is_refused_at_the_start(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"validation_images must be at most 40, .* got 41"):
+        train(tmp_path / "run", capsys, validation_images=41)
+    with pytest.raises(ValueError, match=r"seed must be in 0..4294967295, got 4294967296"):
+        Config(seed=2**32)
+
+
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "StopGlimpse-v0", "DictGlimpse-v0"])
 def test_an_environment_without_box_actions_is_refused(env_id):
     with pytest.raises(ValueError, match=f"actions are a Box of x, y and class.*'{env_id}'"):

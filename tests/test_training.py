@@ -12,6 +12,7 @@ from agents.training import (
     ModelT,
     Training,
     check_finite,
+    choose_device,
     clip_gradients,
     spaced,
     spread_seed,
@@ -138,6 +139,13 @@ def test_a_state_that_makes_no_sense_is_refused(entry, value, said):
     tensors, state = training.pack()
     with pytest.raises(CheckpointError, match=said):
         training.unpack(Checkpoint(0, tensors, {**state, entry: value}))
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="got cuda: torch sees no GPU"):
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -106,6 +106,8 @@ def main(config: Config) -> None:
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
+    if config.hindsight and env_id.rpartition(":")[2] not in ram_env.TASKS:
+        raise ValueError(f"hindsight needs one of {sorted(ram_env.TASKS)}, got {env_id!r}")
     env = make_env(env_id, device, split=config.split)
     check_fit(model, env, env_id)
     n = env.num_images
@@ -139,7 +141,8 @@ def main(config: Config) -> None:
         print(f"Chosen for a wrong one, the model names that one in {100 - wrong.error:.2f} %: the")
         print("higher this is, the less the line above says about looking better")
     if config.gif:
-        animate(model, env_id, config.gif, config.gif_episodes)
+        locations = settings.get("locations", "learned")
+        animate(model, env_id, config.gif, config.gif_episodes, locations)
         print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
     if config.json:
         report = {
@@ -266,7 +269,9 @@ def describe(score: Score) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def animate(model: RecurrentAttentionModel, env_id: str, path: Path, num_episodes: int) -> None:
+def animate(
+    model: RecurrentAttentionModel, env_id: str, path: Path, num_episodes: int, locations: str
+) -> None:
     """Write validation episodes one after another, one frame a glimpse.
 
     The frame of glimpse t shows the belief that led there; the last one shows the final
@@ -282,13 +287,18 @@ def animate(model: RecurrentAttentionModel, env_id: str, path: Path, num_episode
         autoreset_mode="Disabled",
         render_mode="rgb_array",
     )
-    obs, _ = env.reset(seed=0)
+    placer = control(locations, env, device)
+    obs, infos = env.reset(seed=0)
+    position = torch.as_tensor(infos["position"], device=device)
     state, over = model.initial_state(num_episodes), False
     frames = []
     while not over:
         frames.append(env.render())
         output, state = model(*to_tensors(obs, device), state)
-        action = torch.cat([output.location_mean, output.logits], 1).cpu().numpy()
+        location = output.location_mean
+        if placer is not None:
+            location = placer(len(frames) - 1, location, position)
+        action = torch.cat([location, output.logits], 1).cpu().numpy()
         obs, _, terminated, _, _ = env.step(action)
         over = bool(terminated[0])
     frames[-1] = env.render()  # with the last belief and the verdict

@@ -36,6 +36,7 @@ from agents.run_log import RunLog, run_in_folder
 from agents.training import (
     Training,
     check_finite,
+    check_images,
     choose_device,
     clip_gradients,
     spaced,
@@ -145,6 +146,8 @@ class Config:
             raise ValueError(f"discount must be in [0, 1], got {self.discount}")
         if self.shift < 0:
             raise ValueError(f"shift must be at least 0, got {self.shift}")
+        if self.shift and self.locations == "oracle":
+            raise ValueError("shift must be 0 with locations oracle, which knows no shifts")
         if not 0 < self.final_std <= self.std < math.inf:
             raise ValueError(
                 f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
@@ -186,6 +189,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
+    check_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
     steps_per_update = config.num_envs * num_glimpses
     estimator = ESTIMATORS[config.estimator]
@@ -199,8 +203,12 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     model = make_model(config, env).to(device)
     generator = torch.Generator(device).manual_seed(torch_seed)
     placer = control(config, env, generator)
+    log_std = model.location_network.log_std
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not log_std]}]
+    if log_std is not None:  # decay would widen it: it is a logarithm
+        groups.append({"params": [log_std], "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        groups,
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
         weight_decay=config.weight_decay,
@@ -288,7 +296,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             pick(log_p, named),
             baseline,
             reward,
-            gaussian_entropy(std).expand_as(reward),
+            gaussian_entropy(std).to(reward).expand_as(reward),
             categorical_entropy(logits),
         )
         terms = estimator.terms(rollout, weights)

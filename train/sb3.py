@@ -42,7 +42,7 @@ from agents.sb3_history import HistoryFeatures, VectorGlimpseHistory
 from agents.sb3_recurrent import EpisodeBuffer
 from agents.sb3_training import GoingOn, cosine, learn, make_logger, weights_of
 from agents.sb3_vec_env import GlimpseVecEnv
-from agents.training import Training, check_finite, choose_device, spaced, spread_seed
+from agents.training import Training, check_finite, check_images, choose_device, spaced, spread_seed
 from ram_env import GlimpseVectorEnv
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
@@ -132,8 +132,8 @@ class Config:
             raise ValueError(
                 f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**32:  # NumPy's global generator takes no more
+            raise ValueError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
         episodes = self.num_envs * self.lane_episodes
         if not self.algorithm.startswith("a2c") and episodes % self.batch_episodes:
             raise ValueError(
@@ -160,6 +160,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     env = make_env(config, config.num_envs, split="train")
     validation_env = make_env(config, 500, split="validation", order="sequential")
+    check_images(config.validation_images, validation_env.num_images)
     steps = config.num_envs * config.lane_episodes * env.task.num_glimpses  # of an update
     num_updates = math.ceil(config.total_steps / steps)
     validations = spaced(num_updates, config.num_validations)

@@ -16,14 +16,14 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ram_env.display import Display, check_render_mode
 from ram_env.draws import draw_key, lane_key
-from ram_env.episodes import Episodes
+from ram_env.episodes import Episodes, TaskFacts
 from ram_env.reset_options import check_seed, read_options
 from ram_env.tasks import ImageTask, SignpostTask, Task
 
 _LANE = np.array([0])
 
 
-class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
+class GlimpseEnv(TaskFacts, Env[dict[str, np.ndarray], Any]):
     """Name the object in an image that is seen only through small glimpses.
 
     Description:
@@ -135,11 +135,6 @@ class GlimpseEnv(Env[dict[str, np.ndarray], Any]):
         self._closed = False
         self.observation_space = self._episodes.observation_space  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = self._episodes.action_format.space
-
-    @property
-    def data_source(self) -> str:
-        """Where the images came from, a sentence for logs."""
-        return self._episodes.scenes.source
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

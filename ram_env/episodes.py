@@ -340,6 +340,42 @@ class Episodes:
         self.decided = np.ones(self.num_lanes, bool) if active is None else active.copy()
 
 
+class TaskFacts:
+    """What an environment tells of its task, beside its spaces: of one that has episodes."""
+
+    _episodes: Episodes
+
+    @property
+    def data_source(self) -> str:
+        """Where the images came from, a sentence for logs."""
+        return self._episodes.scenes.source
+
+    @property
+    def data_is_sample(self) -> bool:
+        """Whether the images are the sample that no published result may use."""
+        return self._episodes.scenes.is_sample
+
+    @property
+    def glimpse_shape(self) -> tuple[int, int, int]:
+        """Shape of a glimpse, (S * C, G, G)."""
+        return self._episodes.glimpse_shape
+
+    @property
+    def object_size(self) -> tuple[int, int]:
+        """Width and height of an object, whose top left pixel is ``info["position"]`` [px]."""
+        return self._episodes.scenes.object_size
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 .. num_classes - 1."""
+        return self._episodes.scenes.num_classes
+
+    @property
+    def num_images(self) -> int:
+        """Images in the split: an ``order="sequential"`` pass takes this many episodes."""
+        return self._episodes.scenes.num_scenes
+
+
 def _read_entry(
     name: str, value: Any, shape: tuple[int, ...], dtype: Any, low: int, high: int
 ) -> np.ndarray:

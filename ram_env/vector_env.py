@@ -18,12 +18,12 @@ from gymnasium.vector.utils import batch_space
 from ram_env.arrays import Array, dtype_name, new_empty, to_device
 from ram_env.display import Display, check_render_mode
 from ram_env.draws import draw_key, lane_key
-from ram_env.episodes import Episodes
+from ram_env.episodes import Episodes, TaskFacts
 from ram_env.reset_options import read_options, seeds_of_lanes
 from ram_env.tasks import ImageTask, SignpostTask, Task, check_int
 
 
-class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
+class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
     """N lanes of :class:`~ram_env.env.GlimpseEnv`, computed together.
 
     Description:
@@ -108,36 +108,6 @@ class GlimpseVectorEnv(VectorEnv[dict[str, Array], Any, Array]):
         self.single_action_space = self._episodes.action_format.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-
-    @property
-    def data_source(self) -> str:
-        """Where the images came from, a sentence for logs."""
-        return self._episodes.scenes.source
-
-    @property
-    def data_is_sample(self) -> bool:
-        """Whether the images are the sample that no published result may use."""
-        return self._episodes.scenes.is_sample
-
-    @property
-    def glimpse_shape(self) -> tuple[int, int, int]:
-        """Shape of one lane's glimpse, (S * C, G, G)."""
-        return self._episodes.glimpse_shape
-
-    @property
-    def object_size(self) -> tuple[int, int]:
-        """Width and height of an object, whose top left pixel is ``infos["position"]`` [px]."""
-        return self._episodes.scenes.object_size
-
-    @property
-    def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
-        return self._episodes.scenes.num_classes
-
-    @property
-    def num_images(self) -> int:
-        """Images in the split: an ``order="sequential"`` pass takes this many episodes."""
-        return self._episodes.scenes.num_scenes
 
     def reset(
         self,

@@ -525,6 +525,15 @@ def test_reset_options_may_be_tensors_of_the_device(device):
     assert torch.equal(infos["index"], index)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_single_environment_tells_the_same_of_its_task(task):
+    many, one = make_vector(task), make_single(task).unwrapped
+    for name in ("data_source", "data_is_sample", "glimpse_shape", "object_size"):
+        assert getattr(one, name) == getattr(many, name)
+    assert (one.num_classes, one.num_images) == (many.num_classes, many.num_images)
+    assert one.observation_space["glimpse"].shape == many.glimpse_shape
+
+
 def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
     images = np.full((4, 10, 20), 255, np.uint8), np.arange(4)
     register_dataset("wide", lambda: {"train": images})

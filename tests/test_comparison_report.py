@@ -353,19 +353,17 @@ def test_a_run_off_the_budget_is_named(results):
 # --- across tasks ---
 
 
-def test_scores_are_normalised_by_the_controls_of_each_task(results):
-    task = replace(TASK, env_id="B-v0", algorithms=("dense", "sparse"))
+def test_scores_are_normalised_by_what_guessing_errs_in(results):
+    task = replace(TASK, env_id="B-v0", chance_error=75.0, algorithms=("dense", "sparse"))
     for name in task.algorithms:
         copytree(results / "A-v0" / name, results / "B-v0" / name)
     text = across_report(make_protocol(TASK, task), results, resamples=50)
-    assert "- `A-v0`, 5 seeds: 0 is `random` (20.20 %), 1 is `oracle` (2.20 %)" in text
-    assert "- `B-v0`, 5 seeds: 0 is guessing, 1 is no errors" in text
-    assert "scales differ" in text
-    row = next(row for row in tables_of(text)[0] if row["algorithm"] == "dense")
-    # on A (20.2 - e) / 18 from 0.933 to 0.956, on B (90 - e) / 90 from 0.962 to 0.967: the
-    # middle 6 of 10, 0.9389 0.9444 0.9500 0.9556 and ... but for two at each end
-    a, b = (20.2 - np.arange(3, 3.41, 0.1)) / 18, 1 - np.arange(3, 3.41, 0.1) / 90
-    assert row["IQM"].split()[0] == f"{np.sort(np.concatenate([a, b]))[2:-2].mean():.2f}"
+    assert "- `A-v0`, 5 seeds: guessing errs in 90.00 %" in text
+    assert "- `B-v0`, 5 seeds: guessing errs in 75.00 %" in text
+    row = next(row for row in tables_of(text)[0] if row["algorithm"] == "sparse")
+    errors = np.arange(6, 6.41, 0.1)  # the middle 6 of 10 scores, but for two at each end
+    scores = np.sort(np.concatenate([1 - errors / 90, 1 - errors / 75]))
+    assert row["IQM"].split()[0] == f"{scores[2:-2].mean():.2f}"
 
 
 def test_only_complete_algorithms_of_the_same_tasks_are_aggregated(results):

@@ -282,27 +282,15 @@ def test_wrong_curves_are_refused():
 # --- normalised scores ---
 
 
-def test_controls_are_0_and_1_where_there_are_both():
-    random, oracle = np.array([18.0, 22]), np.array([4.0, 6])  # means 20 and 5
-    scores, scale = normalised_scores(np.array([20.0, 5, 12.5, 2, 90]), 90, random, oracle)
-    assert scores == pytest.approx([0, 1, 0.5, 1.2, -70 / 15])
-    assert scale == "controls"
-
-
-@pytest.mark.parametrize(
-    "ends", [(None, None), ([20.0], None), (None, [5.0]), ([5.0], [5.0]), ([5.0], [20.0])]
-)
-def test_else_guessing_is_0_and_no_errors_are_1(ends):
-    arrays = [None if each is None else np.array(each) for each in ends]
-    scores, scale = normalised_scores(np.array([90.0, 45, 0]), 90, *arrays)
-    assert scores == pytest.approx([0, 0.5, 1])
-    assert scale == "chance"
+def test_guessing_is_0_and_no_errors_are_1():
+    assert normalised_scores(np.array([90.0, 45, 0]), 90) == pytest.approx([0, 0.5, 1])
+    assert normalised_scores(np.array([100.0]), 80) == pytest.approx([-0.25])  # worse
 
 
 def test_wrong_errors_are_refused_by_name():
     with pytest.raises(ValueError, match="chance_error"):
         normalised_scores(np.array([1.0]), 0)
-    with pytest.raises(ValueError, match="oracle_errors"):
-        normalised_scores(np.array([1.0]), 90, np.array([2.0]), np.array([math.nan]))
+    with pytest.raises(ValueError, match="errors"):
+        normalised_scores(np.array([math.nan]), 90)
     with pytest.raises(ValueError, match="errors"):
         normalised_scores(np.array([]), 90)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from agents.comparison.markdown import document, estimate, table
 from agents.comparison.protocol import Protocol
 from agents.comparison.rows import CLASSES, ROLES, Row, summarise
 from agents.comparison.statistics import (
-    Normalised,
     interquartile_mean,
     normalised_scores,
     probability_of_improvement,
@@ -31,53 +29,28 @@ def across_report(protocol: Protocol, results: Path, *, resamples: int = 10_000)
     """
     tables = {env_id: summarise(protocol, task, results) for env_id, task in protocol.tasks.items()}
     tables = {env_id: rows for env_id, rows in tables.items() if any(row.seeds for row in rows)}
-    scores = {env_id: _normalise(rows) for env_id, rows in tables.items()}
-    sections = [["# Comparison across tasks"], _scales(tables, scores)]
+    sections = [["# Comparison across tasks"], _scale(tables)]
     for env_ids in _sets_of_tasks(tables):
-        sections += _across_tables(protocol, tables, scores, env_ids, resamples)
+        sections += _across_tables(protocol, tables, env_ids, resamples)
     if len(sections) == 2:
         sections.append(["No algorithm has all its seeds on two tasks yet."])
     return document(sections)
 
 
-def _normalise(rows: Sequence[Row]) -> dict[str, Normalised]:
-    """Return the normalised scores of a task's algorithms, by name."""
-    random, oracle = _control(rows, "random"), _control(rows, "oracle")
-    ends = [each.errors if each else None for each in (random, oracle)]
-    return {
-        row.algorithm.name: normalised_scores(row.errors, row.task.chance_error, *ends)
-        for row in rows
-        if row.complete
-    }
-
-
-def _control(rows: Sequence[Row], word: str) -> Row | None:
-    """Return the first complete control whose name has a word."""
-    for row in rows:
-        words = row.algorithm.name.replace("_", "-").split("-")
-        if row.algorithm.role == "control" and word in words and row.complete:
-            return row
-    return None
-
-
-def _scales(tables: dict[str, list[Row]], scores: dict[str, dict[str, Normalised]]) -> list[str]:
-    """Say what 0 and 1 mean on each task."""
+def _scale(tables: dict[str, list[Row]]) -> list[str]:
+    """Say what 0 and 1 mean."""
     lines = [
-        "Scores are normalised on each task, and their interquartile mean (IQM) taken over all "
-        "seeds of all tasks; a task with more seeds weighs more. Intervals: 95 %, bootstrap of "
-        "the seeds within each task. Only algorithms with all their seeds take part. The rows "
-        "are in the protocol's order. The uncertainty of the scales is not in the intervals.",
+        "Scores are normalised on each task: 0 is guessing, 1 is no errors. Their interquartile "
+        "mean (IQM) is taken over all seeds of all tasks; a task with more seeds weighs more. "
+        "Intervals: 95 %, bootstrap of the seeds within each task. Only algorithms with all "
+        "their seeds take part. The rows are in the protocol's order.",
         "",
     ]
     for env_id, rows in tables.items():
-        ends, scale = "0 is guessing, 1 is no errors", {s.scale for s in scores[env_id].values()}
-        random, oracle = _control(rows, "random"), _control(rows, "oracle")
-        if scale == {"controls"} and random and oracle:
-            ends = (
-                f"0 is `{random.algorithm.name}` ({random.mean.value:.2f} %), "
-                f"1 is `{oracle.algorithm.name}` ({oracle.mean.value:.2f} %)"
-            )
-        lines.append(f"- `{env_id}`, {rows[0].task.seeds} seeds: {ends}")
+        task = rows[0].task
+        lines.append(
+            f"- `{env_id}`, {task.seeds} seeds: guessing errs in {task.chance_error:.2f} %"
+        )
     return lines
 
 
@@ -98,19 +71,23 @@ def _sets_of_tasks(tables: dict[str, list[Row]]) -> list[tuple[str, ...]]:
 def _across_tables(
     protocol: Protocol,
     tables: dict[str, list[Row]],
-    scores: dict[str, dict[str, Normalised]],
     env_ids: tuple[str, ...],
     resamples: int,
 ) -> list[list[str]]:
     """Return the tables of one set of tasks, of all algorithms that are on all of them."""
+    complete = {
+        env_id: {row.algorithm.name: row for row in tables[env_id] if row.complete}
+        for env_id in env_ids
+    }
     by_name = {
-        name: [scores[env_id][name].scores for env_id in env_ids]
+        name: [
+            normalised_scores(rows[name].errors, rows[name].task.chance_error)
+            for rows in complete.values()
+        ]
         for name in protocol.algorithms
-        if all(name in scores[env_id] for env_id in env_ids)
+        if all(name in rows for rows in complete.values())
     }
     sections = [[f"## On {', '.join(f'`{env_id}`' for env_id in env_ids)}"]]
-    if len({each.scale for env_id in env_ids for each in scores[env_id].values()}) > 1:
-        sections.append(["**These tasks' scales differ, see above; the IQM mixes them.**"])
     for role, title in ROLES.items():
         for kind, meaning in CLASSES.items():
             cells = [

@@ -21,8 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata, t, trim_mean
 
-from agents.controls import normalised_score
-
 CUT = 0.25  # of the scores, at each end of an interquartile mean
 LEVEL = 0.95  # of all intervals
 
@@ -54,19 +52,6 @@ class Reached(NamedTuple):
     steps: np.ndarray
     fraction: float
     median: float
-
-
-class Normalised(NamedTuple):
-    """Scores between two ends that a task defines.
-
-    Attributes:
-        scores: 0 at the lower end, 1 at the upper; may lie outside. Shape (n,), float64.
-        scale: ``"controls"``: from random to the oracle's locations. ``"chance"``: from
-            guessing to no errors.
-    """
-
-    scores: np.ndarray
-    scale: str
 
 
 def mean_interval(values: np.ndarray) -> Estimate:
@@ -264,40 +249,25 @@ def steps_to_threshold(
     return Reached(steps, float(np.isfinite(steps).mean()), float(np.sort(steps)[middle]))
 
 
-def normalised_scores(
-    errors: np.ndarray,
-    chance_error: float,
-    random_errors: np.ndarray | None = None,
-    oracle_errors: np.ndarray | None = None,
-) -> Normalised:
-    """Return scores that mean the same on every task.
+def normalised_scores(errors: np.ndarray, chance_error: float) -> np.ndarray:
+    """Return scores that mean the same on every task: 0 is guessing, 1 is no errors.
 
-        (zero - error) / (zero - one)
-
-    Zero is the mean error with random locations and one that with the oracle's, if both are
-    given and the oracle's is lower; else zero is guessing and one is no errors. The ends'
-    own uncertainty is in no interval.
+    The controls are no ends of a scale for all: an oracle that only ever looks at the middle of
+    an object that fills the image is easily beaten.
 
     Args:
         errors: Final errors [%]. Shape (n,), finite.
         chance_error: Of guessing [%], in (0, 100].
-        random_errors: Of the control that looks at random [%]. Shape (m,).
-        oracle_errors: Of the one that looks at the object [%]. Shape (m,).
+
+    Returns:
+        1 - errors / chance_error. Shape (n,).
 
     Raises:
         ValueError: If a shape or value is wrong.
     """
-    errors = _checked("errors", errors)
     if not 0 < chance_error <= 100:
         raise ValueError(f"chance_error must be in (0, 100], got {chance_error}")
-    zero, one, scale = float(chance_error), 0.0, "chance"
-    if random_errors is not None and oracle_errors is not None:
-        worse = float(_checked("random_errors", random_errors).mean())
-        better = float(_checked("oracle_errors", oracle_errors).mean())
-        if better < worse:
-            zero, one, scale = worse, better, "controls"
-    scores = [normalised_score(100 - each, 100 - zero, 100 - one) for each in errors.tolist()]
-    return Normalised(np.array(scores), scale)
+    return 1 - _checked("errors", errors) / chance_error
 
 
 def _checked(name: str, values: np.ndarray) -> np.ndarray:

@@ -239,8 +239,11 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     One with a run that diverged is only returned where all have one.
     """
     finished = study.get_trials(states=(TrialState.COMPLETE,))
-    order = [("diverged" in trial.user_attrs, trial.value, trial.number) for trial in finished]
-    return finished[order.index(min(order))] if finished else None
+    return min(
+        finished,
+        key=lambda trial: ("diverged" in trial.user_attrs, trial.value, trial.number),
+        default=None,
+    )
 
 
 def default_trial(study: optuna.Study) -> FrozenTrial | None:

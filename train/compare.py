@@ -159,7 +159,7 @@ def tune(
     config: Config, protocol: Protocol, task: Task, algorithms: list[Algorithm]
 ) -> Iterator[int]:
     """Try the configurations that haven't been tried, at a third of the budget."""
-    jobs: dict[Job, tuple[Algorithm, dict[str, Any], list[Trial]]] = {}
+    jobs: dict[Job, tuple[Algorithm, int, dict[str, Any], list[Trial]]] = {}
     for algorithm in algorithms:
         done = read_tuning(config, protocol, task, algorithm)
         tried = {trial.number for trial in done}
@@ -167,14 +167,13 @@ def tune(
         for number, settings in enumerate(draw_trials(algorithm, task.trials)):
             if number not in tried:
                 job = trial_job(config, protocol, task, algorithm, number, settings)
-                jobs[job] = (algorithm, settings, done)
+                jobs[job] = (algorithm, number, settings, done)
     for ended in with_news(run_jobs(jobs, config.processes), len(jobs)):
         found = try_harvest(ended, "validation", task)
         if found is not None:
-            (algorithm, settings, done), job = jobs[ended.job], ended.job
-            number = int(job.run_dir.name.removeprefix("trial_"))
+            algorithm, number, settings, done = jobs[ended.job]
             end = (found[2].error, found[2].status)
-            done.append(Trial(number, settings, *end, called_as(job)))
+            done.append(Trial(number, settings, *end, called_as(ended.job)))
             write_trials(trials_path(config.results, task.env_id, algorithm.name), done)
         yield DIVERGED if ended.status == DIVERGED else int(found is None)
 
@@ -189,13 +188,12 @@ def read_tuning(
     """
     path = trials_path(config.results, task.env_id, algorithm.name)
     drawn = draw_trials(algorithm, task.trials)
-    trials = read_trials(path)
+    trials = [trial for trial in read_trials(path) if trial.number < len(drawn)]
     for trial in trials:
-        if trial.number < len(drawn):
-            settings = drawn[trial.number]
-            job = trial_job(config, protocol, task, algorithm, trial.number, settings)
-            refuse_another(f"{path}, trial {trial.number},", trial.called_as, job)
-    return [trial for trial in trials if trial.number < len(drawn)]
+        settings = drawn[trial.number]
+        job = trial_job(config, protocol, task, algorithm, trial.number, settings)
+        refuse_another(f"{path}, trial {trial.number},", trial.called_as, job)
+    return trials
 
 
 def trial_job(
@@ -243,7 +241,7 @@ def run_seeds(
                 jobs[job] = kept
                 continue
             there = read_seed(kept)
-            refuse_another(f"{kept}", there.config.get("called_as"), job)
+            refuse_another(str(kept), there.config.get("called_as"), job)
             yield DIVERGED if there.result.status == "diverged" else 0
     for ended in with_news(run_jobs(jobs, config.processes), len(jobs)):
         found = try_harvest(ended, config.final_split, task)
@@ -306,9 +304,10 @@ def tuned_settings(
     if algorithm.tuned_as:
         return tuned_settings(config, protocol, task, protocol.algorithms[algorithm.tuned_as])
     source = protocol.tuning_of(task)
-    trials, wanted = read_tuning(config, protocol, source, algorithm), source.trials + 1
-    if not algorithm.space or not source.trials:
+    wanted = len(draw_trials(algorithm, source.trials))
+    if not wanted:
         return {}
+    trials = read_tuning(config, protocol, source, algorithm)
     if len(trials) < wanted:
         raise ValueError(
             f"{algorithm.name} has {len(trials)} of {wanted} trials on {source.env_id}: "

@@ -432,6 +432,11 @@ def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):
     assert set(seed.result.last) < set(BEHAVIOUR)
 
 
+def test_the_naive_first_try_refuses_an_environment_without_glimpses(tmp_path):
+    with pytest.raises(ValueError, match=r"env_id must name a glimpse environment .*CartPole"):
+        stock_ppo.Config(tmp_path / "run", "CartPole-v1")
+
+
 def test_the_naive_first_try_tells_that_it_diverged(tmp_path, monkeypatch):
     make = PPO.__init__
     monkeypatch.setattr(

@@ -31,6 +31,7 @@ from agents.sb3_training import raising_divergence
 from agents.sb3_vec_env import GlimpseVecEnv
 from agents.training import check_finite, spaced
 from ram_env import GlimpseVectorEnv
+from train.sb3 import check_env
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Config:
     """How often it is validated, on the first 2,000 images, the end included."""
     final_split: Literal["test", "validation"] = "test"
     """The split that the last weights are judged on."""
+
+    def __post_init__(self) -> None:
+        """Check the environment, before there is a folder."""
+        check_env(self.env_id)
 
 
 class Marks(BaseCallback):

@@ -191,7 +191,7 @@ def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms
     label = reinforce_loss(rollout.named_log_prob[-1:], advantage[-1:])
     entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
     return {
-        "classifier": label,
+        "label": label,
         "policy": weights.policy_coef * location,
         "entropy": -weights.entropy_coef * entropy.mean(),
     }

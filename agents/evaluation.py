@@ -138,6 +138,7 @@ def play_split(
     Raises:
         ValueError: If a number is out of range, or the env does not show image v mod n at
             visit v.
+        FloatingPointError: If what the model says is not finite.
     """
     if num_images < 1 or num_passes < 1:
         raise ValueError(
@@ -223,6 +224,10 @@ def _play_episodes(
     while not over:
         glimpse, location = to_tensors(obs, device)
         output, state = model(glimpse, location, state)
+        if not all(part.isfinite().all() for part in output):
+            raise FloatingPointError(
+                "the model's outputs are not finite; the learning rate may have been too high"
+            )
         log_p.append(output.logits.log_softmax(1))
         locations.append(location)
         target = output.location_mean

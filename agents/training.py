@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -153,6 +154,31 @@ def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
         raise FloatingPointError(
             f"update {update}: {', '.join(broken)} not finite; the learning rate may be too high"
         )
+
+
+@contextmanager
+def blaming_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterator[None]:
+    """Turn an error into a FloatingPointError if the newest outputs are no numbers.
+
+    Finite weights can be so large that what they compute is not finite: then the environment
+    refuses a location, or torch a probability.
+
+    Args:
+        update: Which update it is.
+        outputs: Of the model, the newest last; filled within.
+
+    Raises:
+        FloatingPointError: If so, naming the update.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if not outputs or all(part.isfinite().all() for part in outputs[-1]):
+            raise
+        raise FloatingPointError(
+            f"update {update}: the model's outputs are not finite; the learning rate may be too "
+            "high"
+        ) from error
 
 
 def check_images(wanted: int | None, num_images: int) -> None:

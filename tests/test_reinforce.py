@@ -80,6 +80,22 @@ def test_every_control_trains_a_classifier_and_leaves_the_policy_alone(tmp_path,
     assert ("train/policy_loss" in columns) == (locations == "learned")
 
 
+@pytest.mark.parametrize("locations", ["learned", "random"])
+def test_a_sampled_label_keeps_its_baseline_and_entropy_whoever_looks(tmp_path, capsys, locations):
+    train(tmp_path / "run", capsys, locations=locations, estimator="reward_only")
+    columns = (tmp_path / "run" / "metrics.csv").read_text()
+    assert all(f"train/{term}_loss" in columns for term in ("label", "baseline", "entropy"))
+    assert ("train/policy_loss" in columns) == (locations == "learned")
+
+
+@pytest.mark.parametrize("estimator", ["dense", "reward_only"])
+@pytest.mark.parametrize("validate", [False, True])
+def test_outputs_that_are_not_finite_count_as_divergence(tmp_path, capsys, estimator, validate):
+    flags = {"total_episodes": 128} if validate else {"final_split": "none"}
+    with pytest.raises(FloatingPointError, match="outputs are not finite; the learning rate may"):
+        train(tmp_path / "run", capsys, estimator=estimator, learning_rate=1e30, ema=0.0, **flags)
+
+
 def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
     train(tmp_path / "run", capsys, bf16=True)
     weights = load_file(tmp_path / "run" / "best.safetensors")

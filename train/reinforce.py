@@ -31,10 +31,11 @@ from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import evaluate, play_split, score_by_glimpse, to_env, to_tensors
 from agents.locations import sample_location
 from agents.losses import categorical_entropy, gaussian_entropy
-from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 from agents.run_log import RunLog, run_in_folder
 from agents.training import (
     Training,
+    blaming_outputs,
     check_finite,
     check_images,
     choose_device,
@@ -271,11 +272,16 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         position = torch.as_tensor(infos["position"], device=device)  # (N, 2), for the oracle
         shift = draw_shift(config, env, device)
         state = model.initial_state(config.num_envs)
+        outputs: list[Output] = []
         steps: list[tuple[torch.Tensor, ...]] = []
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
+            blaming_outputs(update, outputs),
+        ):
             for step in range(num_glimpses):
                 glimpse, seen = to_tensors(obs, device)
                 output, state = model(glimpse, seen + shift, state)
+                outputs.append(output)
                 location, location_log_prob = sample_location(output.location_mean, std)
                 if placer is not None:
                     location = placer(step, location, position)
@@ -283,12 +289,13 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 action = {"location": location - shift, "label": named}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
                 reward = torch.as_tensor(reward, dtype=torch.float32)
-                steps.append((output.logits, named, location_log_prob, output.baseline, reward))
+                steps.append((named, location_log_prob, reward))
 
         # Loss
-        logits, named, location_log_prob, baseline, reward = (
+        _, logits, baseline = (torch.stack(series) for series in zip(*outputs, strict=True))
+        named, location_log_prob, reward = (
             torch.stack(series) for series in zip(*steps, strict=True)
-        )  # (T, N, K), then (T, N) each
+        )  # (T, N) each, as baseline; logits (T, N, K)
         log_p = logits.log_softmax(2)
         rollout = Rollout(
             pick(log_p, label.expand_as(named)),
@@ -301,7 +308,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         )
         terms = estimator.terms(rollout, weights)
         if placer is not None:  # the agent didn't choose where to look: nothing to learn from it
-            terms = {"classifier": terms["classifier"]}
+            idle = ("policy",) if estimator.samples_label else ("policy", "baseline")
+            terms = {name: term for name, term in terms.items() if name not in idle}
         loss = torch.stack(list(terms.values())).sum()
         check_finite(update, {"reward": reward, **{f"{k} loss": v for k, v in terms.items()}})
 

@@ -73,19 +73,26 @@ class Stop:
 def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
     """Return the settings of the run that ``--resume RUN_DIR`` names, or None without it.
 
+    ``--env-id`` beside it, the run's own, allows the import of the module that it names.
+
     Args:
-        config_class: The script's settings, with the fields ``run_dir`` and ``resume``.
+        config_class: The script's settings, with the fields ``run_dir``, ``resume`` and ``env_id``.
         arguments: The command line.
 
     Raises:
         ValueError: If there are other flags, or the folder holds no run of this script.
     """
-    if not any(argument.split("=")[0] == "--resume" for argument in arguments):
+    pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
+    words = [part for pair in pairs for part in pair]
+    if "--resume" not in words:
         return None
-    words = arguments[0].split("=", 1) + list(arguments[1:])
-    if len(words) != 2 or words[0] != "--resume":
-        raise ValueError(f"--resume RUN_DIR takes no other flag, got: {shlex.join(arguments)}")
-    folder = Path(words[1])
+    flags = dict(zip(words[::2], words[1::2], strict=False))
+    if len(words) != 2 * len(flags) or not flags.keys() <= {"--resume", "--env-id"}:
+        raise ValueError(
+            f"--resume RUN_DIR takes no other flag (but the run's own --env-id), got: "
+            f"{shlex.join(arguments)}"
+        )
+    folder = Path(flags["--resume"])
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} holds no config.json: no run has begun there to go on with")
     settings = read_json(folder / "config.json").get("config")
@@ -99,7 +106,7 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     for name, value in settings.items():
         if not _fits(value, hints[name]):
             raise ValueError(f"{folder / 'config.json'} holds a bad setting: {name} is {value!r}")
-    check_env_id(settings["env_id"], folder)
+    check_env_id(settings["env_id"], folder, allowed=flags.get("--env-id"))
     return config_class(**{**settings, "run_dir": folder, "resume": folder})
 
 
@@ -112,22 +119,31 @@ def _fits(value: Any, kind: Any) -> bool:
     return type(value) in {float: (float, int), Path: (str,)}.get(kind, (kind,))
 
 
-def check_env_id(env_id: str, run_dir: Path) -> None:
+def check_env_id(env_id: str, run_dir: Path, allowed: str | None = None) -> None:
     """Refuse to import a module because a run folder says so.
 
     Args:
         env_id: As the run folder has it; Gymnasium imports the module before a colon.
         run_dir: The run folder.
+        allowed: The environment that the user has named.
 
     Raises:
-        ValueError: If there is such a module, other than ours and those that are imported already.
+        ValueError: If there is such a module, other than ours and those that are imported already,
+            and the user has not named it; or the user has named another environment.
     """
-    module, colon, _ = str(env_id).rpartition(":")
-    if colon and module != "ram_env" and module not in sys.modules:
+    if allowed not in (None, env_id):
+        raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
+    if allowed is None and (module := foreign_module(env_id)) not in (None, *sys.modules):
         raise ValueError(
             f"{run_dir / 'config.json'} wants the module {module!r} imported, which would run it: "
-            "only a process that has imported it already goes on"
+            f"say --env-id {shlex.quote(env_id)} if you trust it"
         )
+
+
+def foreign_module(env_id: str) -> str | None:
+    """Return the module that an environment's id names before a colon, unless it is ours."""
+    module = env_id.rpartition(":")[0]
+    return module if module not in ("", "ram_env") else None
 
 
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:

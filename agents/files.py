@@ -15,7 +15,9 @@ MAX_JSON = 16 * 2**20
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a new file and wait until it is on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    flags |= getattr(os, "O_BINARY", 0)  # Windows would turn line feeds into two bytes
+    descriptor = os.open(path, flags, 0o644)
     try:
         rest = memoryview(content)
         while rest:

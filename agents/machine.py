@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -30,6 +31,13 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
 def command_line() -> str:
     """Return the command that this process was started with."""
     return shlex.join(["python", *sys.argv])
+
+
+def interpreter() -> str:
+    """Return what to call this process's Python by in a shell: ``python`` where that is it."""
+    found, mine = Path(shutil.which("python") or ""), Path(sys.executable)
+    same = found.parent == mine.parent and found.resolve() == mine.resolve()
+    return "python" if same else str(mine)
 
 
 def versions() -> dict[str, str]:

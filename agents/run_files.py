@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ class Stopwatch:
 def default_run_dir(env_id: str, seed: int) -> Path:
     """Return a folder of its own below ``runs/`` for a run that starts now."""
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{env_id.replace(':', '_')}_seed{seed}_{now}"
+    return Path("runs") / f"{env_id.replace(':', '_')}_seed{seed}_{now}_{os.getpid()}"
 
 
 def finished_line(folder: Path) -> str | None:

@@ -33,10 +33,10 @@ from agents.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from agents.commands import Stop, Stopped
+from agents.commands import Stop, Stopped, foreign_module
 from agents.evaluation import Score
 from agents.files import read_json, to_json, write_whole
-from agents.machine import command_line, commit, describe_machine, versions
+from agents.machine import command_line, commit, describe_machine, interpreter, versions
 from agents.run_files import (
     TIMING,
     Stopwatch,
@@ -84,6 +84,7 @@ class RunLog:
         self._console = Console(highlight=False, soft_wrap=True, emoji=False)
         self._started, self._share, self._watch = time.monotonic(), 0.0, Stopwatch()
         self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
+        self._timed = 0  # env steps of the newest line of timing.csv
         with ExitStack() as opened:
             opened.callback(claim(folder, resume).release)
             if not resume:
@@ -119,14 +120,25 @@ class RunLog:
             if not isinstance(error, Stopped):
                 traceback.print_exception(error, file=self._lines)
         with suppress(OSError):
-            self.say(f"the run has ended early; to go on with it: {self.resume_command}")
+            self.say(self._farewell(error))
         with suppress(OSError):
             self.close()
+
+    def _farewell(self, error: BaseException) -> str:
+        """Say what can be done with a run that has ended early."""
+        if isinstance(error, FloatingPointError):
+            return "the run has ended early, and would again"
+        if isinstance(error, ValueError) and self.checkpoint is None and not self._share:
+            return f"nothing was trained: {self.folder} can be deleted"
+        return f"the run has ended early; to go on with it: {self.resume_command}"
 
     @property
     def resume_command(self) -> str:
         """The command that goes on with this run."""
-        return shlex.join(["python", sys.argv[0], "--resume", str(self.folder)])
+        env_id = str(self._settings.get("env_id", ""))
+        allowed = [] if foreign_module(env_id) is None else ["--env-id", env_id]
+        words = [interpreter(), sys.argv[0], "--resume", str(self.folder), *allowed]
+        return shlex.join(words)
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""
@@ -177,6 +189,7 @@ class RunLog:
         speed = env_steps / max(seconds, 1e-9)
         self._timing.write(f"{env_steps},{seconds:.3f},{cpu_seconds:.3f},{speed:.1f}\n")
         self._timing.flush()
+        self._timed = env_steps
         self._events.add_scalar("time/fps", speed, env_steps)
 
     def judging(self) -> AbstractContextManager[None]:
@@ -202,6 +215,8 @@ class RunLog:
             tensors: By group.
             state: Everything else that the script needs, ready for JSON.
         """
+        if env_steps != self._timed:  # a resumed run's clock goes on from here
+            self.speed(env_steps)
         self._sync()
         steps, metrics = self._newest
         everything = {
@@ -249,8 +264,9 @@ class RunLog:
         self._opened.close()
 
     def _sync(self) -> None:
-        """Wait until all metrics are on the disk."""
-        os.fsync(self._metrics.fileno())
+        """Wait until all metrics and times are on the disk."""
+        for file in (self._timing, self._metrics):
+            os.fsync(file.fileno())
         self._events.flush()
 
     def _find_checkpoint(self) -> int:

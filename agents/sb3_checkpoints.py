@@ -36,7 +36,7 @@ class ManifestCheckpointCallback(BaseCallback):
     """Save the model every so often through ``model.save``, with a manifest.
 
     Writes ``step_<env steps>.zip`` and ``step_<env steps>.zip.json`` into the folder, all of a
-    file or none, and keeps the newest; a last one is saved when training ends.
+    file or none, and keeps the newest up to it; a last one is saved when training ends.
 
     Args:
         folder: Where to; made if it isn't there.
@@ -70,7 +70,8 @@ class ManifestCheckpointCallback(BaseCallback):
         path = save_sb3(self.model, self.folder / f"step_{self.num_timesteps:010d}.zip")
         if self.verbose:
             print(f"saved {path}")
-        for old in sorted(self.folder.glob("step_*.zip"))[: -self.keep]:
+        saved = [old for old in sorted(self.folder.glob("step_*.zip")) if old.name <= path.name]
+        for old in saved[: -self.keep]:  # later ones are another run's
             manifest_path(old).unlink(missing_ok=True)
             old.unlink()
 

@@ -170,8 +170,9 @@ class Sweep:
             self.study.enqueue_trial(params, user_attrs=role)
 
     def _release(self, number: int) -> None:
-        self._lock_file(number).unlink(missing_ok=True)
+        """Let a trial go; only while ``_begin`` is held, as nobody else may lock its file."""
         self._held.pop(number).release()
+        self._lock_file(number).unlink(missing_ok=True)
 
     def _lock_file(self, number: int) -> Path:
         return self._folder / f"{self._name}.{number}"

@@ -9,7 +9,7 @@ from ram_env.canvas import draw_canvases
 from ram_env.data import DatasetError, load_digits, register_dataset
 from ram_env.env import GlimpseEnv, SignpostEnv
 from ram_env.frozen import frozen_canvases
-from ram_env.registration import register_envs
+from ram_env.registration import find_task, register_envs
 from ram_env.retina import extract_glimpses
 from ram_env.tasks import TASKS
 from ram_env.vector_env import GlimpseVectorEnv, SignpostVectorEnv
@@ -23,6 +23,7 @@ __all__ = [
     "SignpostVectorEnv",
     "draw_canvases",
     "extract_glimpses",
+    "find_task",
     "frozen_canvases",
     "load_digits",
     "register_dataset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from ram_env.draws import draw_words, named_key
 from ram_env.episodes import SCENE_WORDS
-from ram_env.tasks import TASKS, ImageTask
+from ram_env.registration import find_task
+from ram_env.tasks import ImageTask
 
 FROZEN_SHA256: dict[str, dict[str, str]] = {
     "MNISTGlimpse-v0": {
@@ -42,7 +44,7 @@ def frozen_canvases(
     :data:`FROZEN_SHA256`; of the sample of 5,000 digits, they are others, and fewer.
 
     Args:
-        env_id: A registered id, such as "ClutteredMNISTGlimpse-v0".
+        env_id: A registered id, such as "ClutteredMNISTGlimpse-v0", or one's own.
         split: "validation" or "test".
         data_dir: As the environment's keyword.
 
@@ -50,17 +52,16 @@ def frozen_canvases(
         Canvases, uint8, shape (n, H, H) or (n, H, H, 3), and labels, int64, shape (n,).
 
     Raises:
-        ValueError: If the id is unknown or the split is not a frozen one.
+        ValueError: If the split is not a frozen one, or the id isn't a glimpse environment's.
+        gymnasium.error.Error: If nothing is registered by that name.
         DatasetError: If the data are damaged.
         FileNotFoundError: If they can be neither found nor downloaded.
     """
-    if env_id not in TASKS:
-        raise ValueError(f"env_id must be one of {sorted(TASKS)}, got {env_id!r}")
     if split not in ("validation", "test"):
         raise ValueError(f"split must be 'validation' or 'test', got {split!r}")
-    kind, keywords = TASKS[env_id]
-    where: dict[str, Any] = {"data_dir": data_dir} if kind is ImageTask else {}
-    scenes = kind(**keywords, **where, split=split).open_scenes()
+    task = find_task(env_id)
+    where: dict[str, Any] = {"data_dir": data_dir} if isinstance(task, ImageTask) else {}
+    scenes = replace(task, **where, split=split).open_scenes()
     indices = np.arange(scenes.num_scenes)
     keys = np.full(scenes.num_scenes, named_key(split), np.uint64)
     words = draw_words(keys, indices, SCENE_WORDS.start + scenes.num_words)[:, SCENE_WORDS]

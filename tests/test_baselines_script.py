@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from agents.training import spread_seed
-from ram_env import TASKS, GlimpseVectorEnv, frozen_canvases, register_dataset
+from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from ram_env.frozen import FROZEN_SHA256, digest
-from ram_env.tasks import ImageTask
 from train.baselines import Config, draw, evaluate, main, make_env
 
 SCRIPT = Path(__file__).parents[1] / "train" / "baselines.py"
@@ -47,9 +46,8 @@ def cluttered_id() -> Iterator[str]:
         vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
         kwargs=keywords,
     )
-    TASKS[env_id] = ImageTask, keywords
     yield env_id
-    del TASKS[env_id], gymnasium.registry[env_id]
+    del gymnasium.registry[env_id]
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:
@@ -174,12 +172,9 @@ def test_another_seed_gives_other_weights(tmp_path, capsys):
     assert weights[0] != weights[1]
 
 
-@pytest.mark.parametrize("env_id", ["SignpostGlimpse-v0", "CartPole-v1"])
-def test_a_task_without_labelled_images_is_refused_before_anything_is_written(
-    tmp_path, capsys, env_id
-):
-    with pytest.raises(ValueError, match=f"env_id must name a task of labelled.*'{env_id}'"):
-        train(tmp_path / "run", capsys, env_id=env_id)
+def test_a_task_without_labelled_images_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"env_id must name a task of labelled.*'SignpostGlimpse"):
+        train(tmp_path / "run", capsys, env_id="SignpostGlimpse-v0")
     assert not (tmp_path / "run").exists()
 
 

@@ -133,6 +133,27 @@ def test_the_environment_must_fit_the_model(tmp_path, capsys, config):
         report(folder, capsys)
 
 
+@pytest.mark.parametrize(("trained_on_sample", "judged_on"), [(False, True), (True, False)])
+def test_a_split_that_shares_images_with_the_training_is_refused(
+    run_dir, capsys, monkeypatch, trained_on_sample, judged_on
+):
+    settings = json.loads((run_dir / "config.json").read_text())
+    for sample in (judged_on, trained_on_sample):
+        (run_dir / "config.json").write_text(json.dumps({**settings, "sample": sample}))
+        with monkeypatch.context() as patch:
+            patch.setattr(GlimpseVectorEnv, "data_is_sample", judged_on)
+            if sample == judged_on:
+                assert report(run_dir, capsys)
+                continue
+            with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
+                report(run_dir, capsys)
+
+
+def test_an_environment_of_another_kind_is_refused(run_dir, capsys):
+    with pytest.raises(ValueError, match="must name a glimpse environment"):
+        report(run_dir, capsys, env_id="CartPole-v1")
+
+
 def test_a_setting_that_the_run_lacks_must_be_said(run_dir, capsys):
     (run_dir / "config.json").write_text('{"config": {"env_id": "SignpostGlimpse-v0"}}')
     with pytest.raises(ValueError, match=r"config.json has no final_std"):

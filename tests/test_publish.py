@@ -4,13 +4,17 @@ import json
 import re
 import shutil
 
+import gymnasium
 import pytest
 import torch
 
 import agents.loading
 import train.publish
+from agents.evaluation import evaluate
 from agents.loading import load_pretrained, load_run
 from train.reinforce import Config, main
+
+COMMIT = "0123456789" * 4  # of a clean tree, whatever the state of this one
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,13 @@ def run_dir(tmp_path_factory):
             run_dir=folder,
         )
     )
+    set_commit(folder, COMMIT)
     return folder
+
+
+def set_commit(folder, commit):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": commit}))
 
 
 @pytest.fixture
@@ -75,7 +85,7 @@ def test_no_path_of_the_machine_is_published(run_dir, tmp_path, monkeypatch):
     )
     for file in ("config.json", "result.json", "model.json"):
         assert str(run_dir.parent) not in (published / file).read_text()
-    assert json.loads((published / "config.json").read_text())["commit"] is not None
+    assert json.loads((published / "config.json").read_text())["commit"] == COMMIT
 
 
 def test_publishing_again_replaces_and_keeps_the_others(run_dir, published):
@@ -127,6 +137,15 @@ def test_a_run_on_the_sample_is_refused(run_dir, published, tmp_path):
         train.publish.main(train.publish.Config(copied, "board"))
 
 
+@pytest.mark.parametrize("commit", [None, COMMIT + "+"])
+def test_a_run_that_no_commit_can_repeat_is_refused(run_dir, published, tmp_path, commit):
+    copied = tmp_path / "copied"
+    shutil.copytree(run_dir, copied)
+    set_commit(copied, commit)
+    with pytest.raises(ValueError, match="commit"):
+        train.publish.main(train.publish.Config(copied, "board"))
+
+
 def test_a_run_that_was_not_judged_on_test_is_refused(run_dir, published, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(run_dir, copied)
@@ -143,3 +162,18 @@ def test_every_published_model_loads_and_names_its_data_and_commit(name):
     assert model.config.num_classes == 10
     assert facts["sample"] is False
     assert re.fullmatch("[0-9a-f]{40}", facts["commit"])  # of a clean tree
+
+
+@pytest.mark.parametrize("name", sorted(agents.loading.published_names()))
+def test_every_published_model_errs_about_as_rarely_as_its_result_says(name, full_mnist):
+    model, settings = load_pretrained(name)
+    env = gymnasium.make_vec(
+        settings["env_id"],
+        num_envs=500,
+        split="validation",
+        order="sequential",
+        action_format="dict",
+        data_dir=str(full_mnist),
+    )
+    told = json.loads((agents.loading.PRETRAINED / name / "result.json").read_text())["error"]
+    assert evaluate(model, env, 1000).error < 2 * told + 1  # [%], of 1,000 other images

@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,22 +180,64 @@ def test_a_change_of_versions_is_warned_of(tmp_path, monkeypatch, capsys):
     assert "warning: versions were" in capsys.readouterr().out
 
 
-def test_a_run_that_fails_says_how_to_go_on_and_keeps_the_traceback(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("error", "updates", "advice"),
+    [
+        (OSError("no room"), 0, "to go on with it: PYTHON"),
+        (ValueError("a bug"), 1, "to go on with it: PYTHON"),
+        (ValueError("no such data"), 0, "nothing was trained"),
+        (FloatingPointError("update 3: loss not finite"), 1, "and would again"),
+    ],
+)
+def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
+    tmp_path, capsys, error, updates, advice
+):
     def fail() -> None:
         with RunLog(tmp_path / "run", Settings()) as log:
-            log.say("begun")
-            raise FloatingPointError("update 3: loss not finite")
+            for _ in zip(range(updates), log.progress(5), strict=False):
+                pass
+            raise error
 
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(type(error)):
         fail()
-    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert advice.replace("PYTHON", machine.interpreter()) in last
+    assert (f"--resume {tmp_path / 'run'}" in last) == ("go on" in advice)
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_python_to_go_on_with_is_this_one(tmp_path, monkeypatch, inside):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine, other):
+        folder.mkdir()
+        (folder / "python").touch(mode=0o755)
+    (mine / "python3").symlink_to(mine / "python")
+    monkeypatch.setattr(sys, "executable", str(mine / "python3"))
+    monkeypatch.setenv("PATH", str(mine if inside else other))
+    assert machine.interpreter() == ("python" if inside else str(mine / "python3"))
+
+
+def test_the_clock_of_a_resumed_run_goes_on_from_the_checkpoint(tmp_path):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log._watch.seconds = 100.0
+        log.speed(10)
+        log._watch.seconds = 200.0
+        log.save_checkpoint(2, 20, {}, {})
+    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
+        log.speed(30)
+    rows = list(csv.DictReader((tmp_path / "run" / "timing.csv").read_text().splitlines()))
+    assert [row["env_steps"] for row in rows] == ["10", "20", "30"]
+    assert float(rows[2]["seconds"]) >= 200
 
 
 def test_another_projects_commit_is_never_taken_for_ours(tmp_path, monkeypatch):
     project = tmp_path / "project"
     project.mkdir()
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a hook that runs us sets them
+        monkeypatch.delenv(name, raising=False)
     git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
+    git += ["-c", "commit.gpgsign=false"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
     monkeypatch.setattr(machine, "__file__", str(project / "machine.py"))

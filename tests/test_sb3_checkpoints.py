@@ -44,6 +44,13 @@ def test_the_newest_are_kept_and_the_last_is_of_the_end(trained):
     ]
 
 
+def test_a_second_run_in_the_folder_keeps_its_own(tmp_path):
+    for steps in (40, 24):
+        make_model().learn(steps, callback=ManifestCheckpointCallback(tmp_path, 12, keep=1))
+    kept = [path.name for path in sorted(tmp_path.glob("*.zip"))]
+    assert kept == ["step_0000000024.zip", "step_0000000040.zip"]
+
+
 def test_a_loaded_model_is_the_one_that_was_saved(trained):
     model, folder = trained
     loaded = load_sb3(A2C, folder / "step_0000000040.zip", device="cpu")

@@ -36,7 +36,7 @@ from agents.training import (
     spaced,
     spread_seed,
 )
-from ram_env import TASKS, GlimpseVectorEnv
+from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import ImageTask
 
 
@@ -202,8 +202,7 @@ def canvas_side(env_id: str) -> int:
     Raises:
         ValueError: If it isn't a task of labelled images.
     """
-    kind, keywords = TASKS.get(env_id.removeprefix("ram_env:"), (None, {}))
-    task = None if kind is None else kind.from_keywords(keywords)
+    task = find_task(env_id)
     if not isinstance(task, ImageTask):
         raise ValueError(
             f"env_id must name a task of labelled images, such as ClutteredMNISTGlimpse-v0, got "

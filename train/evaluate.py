@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +37,9 @@ from agents.evaluation import (
     score_mean_of_passes,
     to_tensors,
 )
+from agents.files import read_json
 from agents.loading import load_run, pretrained_dir
+from agents.machine import commit, describe_machine
 from agents.ram import RecurrentAttentionModel
 from agents.training import choose_device
 
@@ -106,10 +106,9 @@ def main(config: Config) -> None:
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
-    if config.hindsight and env_id.rpartition(":")[2] not in ram_env.TASKS:
-        raise ValueError(f"hindsight needs one of {sorted(ram_env.TASKS)}, got {env_id!r}")
     env = make_env(env_id, device, split=config.split)
     check_fit(model, env, env_id)
+    check_data(run_dir, env)
     n = env.num_images
     print(f"run {config.pretrained or run_dir}, {env_id}, device {device}")
     print(f"{config.split}, {n} images: {env.data_source}\n")
@@ -146,11 +145,12 @@ def main(config: Config) -> None:
         print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
     if config.json:
         report = {
-            "command": shlex.join(["python", *sys.argv]),
+            **describe_machine(commit()),
             "run": config.pretrained or str(run_dir),
             "env_id": env_id,
             "split": config.split,
             "data": env.data_source,
+            "sample": env.data_is_sample,
             "protocols": {name: describe(score) for name, score in protocols.items()},
             "hindsight": {name: describe(score) for name, score in hindsight.items()},
             "by_glimpse": [describe(score) for score in by_glimpse],
@@ -174,6 +174,7 @@ def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> ram_env.GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
+    ram_env.find_task(env_id)
     keywords = {"order": "sequential", "action_format": "dict", **keywords}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
@@ -203,6 +204,18 @@ def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env
         )
 
 
+def check_data(run_dir: Path, env: ram_env.GlimpseVectorEnv) -> None:
+    """Raise ValueError if the split's images could be among those of the run's training."""
+    facts = read_json(run_dir / "config.json")
+    trained_on_sample = facts.get("sample", env.data_is_sample)
+    if trained_on_sample != env.data_is_sample:
+        what = ("the full data", "the sample of digits")
+        raise ValueError(
+            f"{run_dir} was trained on {what[trained_on_sample]}, and here is "
+            f"{what[env.data_is_sample]}, which shares images with it: nothing could be judged"
+        )
+
+
 # Protocols
 
 
@@ -215,7 +228,7 @@ def score_in_hindsight(
     classifier into an answer and does not find what there is to see.
     """
     task, device = env.task, next(model.parameters()).device
-    canvases, _ = ram_env.frozen_canvases(env_id.rpartition(":")[2], task.split)
+    canvases, _ = ram_env.frozen_canvases(env_id, task.split)
     first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(device)
 
     def sense(images: torch.Tensor, locations: torch.Tensor) -> torch.Tensor:

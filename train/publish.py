@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from agents.commands import run
-from agents.files import read_json
+from agents.files import read_json, to_json, write_whole
 from agents.loading import PRETRAINED, load_run
 from agents.run_files import portable
 
@@ -44,12 +44,19 @@ def main(config: Config) -> None:
     """Copy the run and enter it into the manifest.
 
     Raises:
-        ValueError: If the run is incomplete or was trained on the sample of digits.
+        ValueError: If the run is incomplete, was trained on the sample of digits or is of no
+            commit.
     """
     load_run(config.run_dir)  # refuses what could not be read back
     settings = read_json(config.run_dir / "config.json")
     if settings.get("sample") is not False:
         raise ValueError(f"{config.run_dir} was not trained on the full data: not published")
+    commit = settings.get("commit") or "none"
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        raise ValueError(
+            f"{config.run_dir} is of the commit {commit}, with + for changed files: a published "
+            "run is of a commit that others can check out"
+        )
     if not (config.run_dir / "result.json").is_file():
         raise ValueError(f"{config.run_dir} has no result.json: publish a finished run")
     result = read_json(config.run_dir / "result.json")
@@ -77,7 +84,7 @@ def main(config: Config) -> None:
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.iterdir())
     }
-    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    write_whole(path, to_json(dict(sorted(manifest.items()))))
     print(folder)
 
 

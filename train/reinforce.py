@@ -131,6 +131,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        if ram_env.find_task(self.env_id).allow_stop:
+            raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
         for name in (
             *("total_episodes", "num_envs", "threads"),
             *("num_validations", "validation_images", "log_every", "checkpoint_every"),

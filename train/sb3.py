@@ -43,7 +43,7 @@ from agents.sb3_recurrent import EpisodeBuffer
 from agents.sb3_training import GoingOn, cosine, learn, make_logger, weights_of
 from agents.sb3_vec_env import GlimpseVecEnv
 from agents.training import Training, check_finite, check_images, choose_device, spaced, spread_seed
-from ram_env import GlimpseVectorEnv
+from ram_env import GlimpseVectorEnv, find_task
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
@@ -242,10 +242,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
 def check_env(env_id: str) -> None:
     """Raise a ValueError unless actions are a location and class scores in one ``Box``."""
-    spec = gymnasium.spec(env_id)
-    ours = str(spec.vector_entry_point).startswith("ram_env.")
-    form, stops = spec.kwargs.get("action_format", "box"), spec.kwargs.get("allow_stop", False)
-    if not ours or form != "box" or stops:
+    task = find_task(env_id)
+    if task.action_format != "box" or task.allow_stop:
         raise ValueError(
             "env_id must name a glimpse environment whose actions are a Box of x, y and class "
             f"scores, without allow_stop, such as MNISTGlimpse-v0, got {env_id!r}"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.machine import interpreter
 from benchmarks.campaigns.runs.breakdowns import broken_numbers, full_disks
 from benchmarks.campaigns.runs.process_faults import (
     Act,
@@ -291,6 +292,6 @@ def _go_on(run: Run, number: signal.Signals, outcome: Outcome) -> str | None:
     if not outcome.errors.startswith(f"{number.name}: stopping") or outcome.errors.count("\n") != 1:
         return f"stderr should hold one line about the signal: {outcome.errors[:500]!r}"
     printed = outcome.output.splitlines()[-1].rpartition("to go on with it: ")[2]
-    if shlex.split(printed) != ["python", run.script, "--resume", str(run.folder)]:
+    if shlex.split(printed) != [interpreter(), run.script, "--resume", str(run.folder)]:
         return f"the printed command is {printed!r}"
     return run.finish()

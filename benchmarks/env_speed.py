@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,13 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 import ram_env
+from agents.machine import commit, describe_machine
 from ram_env.data import open_split
 
 ENV_ID = "ClutteredMNISTGlimpse-v0"
 NUM_GLIMPSES = int(ram_env.TASKS[ENV_ID][1]["num_glimpses"])
 NUM_BATCHES = 16  # of actions drawn beforehand, cycled
+STATM = Path("/proc/self/statm")  # a process's memory, on Linux
 NOTES_ON_AP_GYM = """\
 ap_gym plays the validation split's canvases, handed to it ready-made (it paints none), with a
 glimpse of the same side but one scale (ours has three), and 8 moves an episode. An action moves
@@ -66,6 +67,12 @@ class Config:
         """Check what would fail late."""
         if self.repetitions < 1:
             raise ValueError(f"repetitions must be at least 1, got {self.repetitions}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds must be positive, got {self.seconds}")
+        if self.json and not self.json.parent.is_dir():
+            raise ValueError(f"{self.json} cannot be written: there is no folder there")
+        if self.memory_steps and not STATM.exists():
+            raise ValueError(f"memory_steps must be 0 here: there is no {STATM} to read")
 
 
 @dataclass
@@ -88,7 +95,7 @@ class Candidate:
 def main(config: Config) -> None:
     """Measure, print and write."""
     pin_to_one_core()
-    facts = describe_machine()
+    facts = describe()
     print("\n".join(f"- {name}: {value}" for name, value in facts.items()), end="\n\n")
 
     candidates = our_candidates() + ap_gym_candidates()
@@ -291,7 +298,7 @@ def make_player(lanes: int | None) -> Callable[[], int]:
 
 def resident_mb() -> float:
     """Return this process's resident size [MB] (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(STATM.read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -305,25 +312,14 @@ def pin_to_one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def describe_machine() -> dict[str, str]:
+def describe() -> dict[str, Any]:
     """Return what a reader needs to judge the numbers."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    versions = [f"{name} {version(name)}" for name in ("numpy", "torch", "gymnasium")]
+    facts = describe_machine(commit())
     try:
-        versions.append(f"ap_gym {version('ap_gym')}")
-    except ModuleNotFoundError:  # what importlib.metadata raises for a package that isn't there
-        versions.append("no ap_gym")
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12"]
-    run = subprocess.run([*git, "--dirty=+"], capture_output=True, text=True)
-    commit = run.stdout.strip()  # "+" where files were changed
-    return {
-        "CPU": f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, one used",
-        "software": ", ".join([f"Python {platform.python_version()}", *versions]),
-        "commit": commit or "unknown",
-        "data": open_split("MNIST", "train").source,
-    }
+        facts["versions"]["ap_gym"] = version("ap_gym")
+    except PackageNotFoundError:
+        facts["versions"]["ap_gym"] = "none"
+    return {**facts, "data": open_split("MNIST", "train").source}
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 import ram_env
+from agents.machine import commit, describe_machine
 from agents.sb3_history import VectorGlimpseHistory
 from agents.sb3_vec_env import GlimpseVecEnv
-from benchmarks.env_speed import describe_machine, pin_to_one_core
+from benchmarks.env_speed import pin_to_one_core
 
 NUM_BATCHES = 16  # of actions drawn beforehand, cycled
 
@@ -50,7 +51,9 @@ class Config:
 def main(config: Config) -> None:
     """Measure and print a Markdown table."""
     pin_to_one_core()
-    print("\n".join(f"- {name}: {value}" for name, value in describe_machine().items()), end="\n\n")
+    for name, value in describe_machine(commit()).items():
+        print(f"- {name}: {value}")
+    print()
 
     def make() -> Any:
         return gymnasium.make_vec(config.env_id, num_envs=config.num_envs)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium
 import torch
@@ -23,7 +24,6 @@ import tyro
 from torch import nn
 
 import ram_env
-from agents.evaluation import Score
 from agents.ram import RecurrentAttentionModel
 from agents.training import Training
 from train import reinforce
@@ -67,34 +67,39 @@ def main(config: Config) -> None:
             num_validations=1,
             final_split="none",
         )
-        seconds = time_training(settings)
-    clocks["everything else"] = seconds - sum(clocks.values())
+        seconds, spent = time_training(settings, clocks)
+    spent["everything else"] = seconds - sum(spent.values())
     products = time_products(config, settings.num_updates)
     print(f"\n{config.total_episodes / seconds:,.0f} images/s: {config}\n")
     print("| part | seconds | share |\n|---|---:|---:|")
-    for part, spent in clocks.items():
-        print(f"| {part} | {spent:.2f} | {100 * spent / seconds:.0f} % |")
+    for part, took in spent.items():
+        print(f"| {part} | {took:.2f} | {100 * took / seconds:.0f} % |")
     print(f"| bare matrix products alone | {products:.2f} | {100 * products / seconds:.0f} % |")
 
 
-def time_training(settings: reinforce.Config) -> float:
-    """Train; return the seconds from the first reset to the first evaluation, which is skipped."""
-    marks: list[float] = []
-    reset = ram_env.GlimpseVectorEnv.reset
+def time_training(
+    settings: reinforce.Config, clocks: dict[str, float]
+) -> tuple[float, dict[str, float]]:
+    """Train; return the seconds from the first reset to the validation, and the clocks' then."""
+    started: list[float] = []
+    ended: list[tuple[float, dict[str, float]]] = []
+    reset, play = ram_env.GlimpseVectorEnv.reset, reinforce.play_split
 
     def marked_reset(self: ram_env.GlimpseVectorEnv, **keywords: Any) -> Any:
-        marks.append(time.perf_counter())
+        started.append(time.perf_counter())
         return reset(self, **keywords)
 
-    def marked_evaluate(*arguments: Any) -> Score:
-        marks.append(time.perf_counter())
-        return Score(0, 1)
+    def marked_play(**arguments: Any) -> Any:
+        ended.append((time.perf_counter(), dict(clocks)))
+        return play(**arguments)
 
-    setattr(ram_env.GlimpseVectorEnv, "reset", marked_reset)  # noqa: B010
-    setattr(reinforce, "evaluate", marked_evaluate)  # noqa: B010
-    reinforce.main(settings)
-    start, stop = marks
-    return stop - start
+    with (
+        patch.object(ram_env.GlimpseVectorEnv, "reset", marked_reset),
+        patch.object(reinforce, "play_split", marked_play),
+    ):
+        reinforce.main(settings)
+    (stop, spent), *_ = ended
+    return stop - started[0], spent
 
 
 def time_products(config: Config, num_updates: int) -> float:

@@ -58,10 +58,12 @@ def _processor() -> str:
 def commit() -> str | None:
     """Return the project's git commit, with "+" where files were changed, or None."""
     here = Path(__file__).parent
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # as hooks set them
 
     def git(*arguments: str) -> str:
         run = ["git", "--no-optional-locks", "-C", str(here), *arguments]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+        ended = subprocess.run(run, capture_output=True, text=True, check=True, env=env)
+        return ended.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # else another project's folder

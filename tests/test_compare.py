@@ -18,6 +18,7 @@ from filelock import FileLock
 from stable_baselines3 import PPO
 
 from agents.comparison.protocol import read_protocol
+from agents.comparison.report import FILES
 from agents.comparison.results import (
     BEHAVIOUR,
     Trial,
@@ -29,7 +30,7 @@ from agents.comparison.results import (
 )
 from agents.comparison.tuning import draw_trials
 from train import compare, reinforce, sb3, stock_ppo
-from train.compare import PROTOCOL, Config, main, make_command
+from train.compare import PROTOCOL, STAGES, Config, main, make_command
 
 SCRIPT = Path(compare.__file__)
 
@@ -43,8 +44,9 @@ rate, does = float(words.get("--rate", 0.5)), words.get("--does", "")
 with Path(__file__).with_name("calls.txt").open("a") as calls:
     calls.write(f"{does or 'works'} {words['--split']} seed {seed} rate {rate}\\n")
 folder.mkdir()
-told = {"parameters": 12, "commit": "abc", "command": f"python x {folder}", "started": "2026"}
+told = {"parameters": 12, "commit": "abc", "command": f"python x {folder}"}
 told["sample"] = does == "samples"
+told["started"] = "yesterday" if does == "misdates" else "2026-01-31T12:00"
 (folder / "config.json").write_text(json.dumps(told))
 if does == "is killed" and not Path(__file__).with_name("survives").exists():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -53,6 +55,8 @@ if does == "sleeps":
     (folder / "asleep").touch()
     time.sleep(60)
 steps, marks = int(words["--steps"]), int(words["--marks"])
+with Path(__file__).with_name("sizes.txt").open("a") as sizes:
+    sizes.write(f"{words['--split']} {steps} {marks}\\n")
 metrics = ["env_steps,tag,value"]
 for mark in range(1, marks + 1):
     at = steps * mark // marks
@@ -146,6 +150,23 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert place.calls() == expected[1:]
 
 
+def test_a_trial_has_a_third_of_the_budget_and_is_judged_once_at_its_end(tmp_path):
+    place = Place(tmp_path)
+    main(place.config(seeds=1))
+    sizes = sorted((tmp_path / "sizes.txt").read_text().splitlines())
+    assert sizes == ["test 3000 10", *["validation 1000 1"] * 5]  # of one seed, as asked for
+
+
+def test_the_last_stage_writes_reports_of_all_tasks_that_have_results(tmp_path, capsys):
+    place = Place(tmp_path)
+    main(place.config(stages=STAGES))
+    results = tmp_path / "results"
+    written = [results / "MNISTGlimpse-v0" / name for name in FILES] + [results / "report.md"]
+    assert capsys.readouterr().out.splitlines()[-5:] == [str(path) for path in written]
+    assert "| tuned |" in written[0].read_text()
+    assert all(path.stat().st_size for path in written)
+
+
 def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path):
     place = Place(tmp_path)
     main(place.config())
@@ -204,12 +225,19 @@ def test_a_program_that_leaves_too_little_is_told_and_not_counted(tmp_path, caps
     assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
 
 
-def test_a_run_on_the_sample_of_digits_is_not_kept(tmp_path, capsys):
-    place = Place(tmp_path, '[algorithms.poor]\nprogram = "ours"\nflags = "--does samples"\n')
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("samples", "trained on the sample of digits"),
+        ("misdates", r"config\.json: started must be .* 'yesterday'"),
+    ],
+)
+def test_a_run_that_no_report_can_use_is_not_kept(tmp_path, capsys, does, told):
+    place = Place(tmp_path, f'[algorithms.poor]\nprogram = "ours"\nflags = "--does {does}"\n')
     with pytest.raises(SystemExit) as ended:
         main(place.config())
     assert ended.value.code == 1
-    assert "trained on the sample of digits" in capsys.readouterr().out
+    assert re.search(told, capsys.readouterr().out)
     assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
 
 

@@ -73,8 +73,8 @@ def test_behaviour_tells_collapsed_labels_and_places_by_hand():
     assert behaviour(first, **SIZES) == {"eval/most_named": 75.0}
 
 
-def test_the_sizes_are_those_of_the_environment():
-    env = gymnasium.make_vec("ClutteredMNISTGlimpse-v0", num_envs=1)
+def test_the_sizes_are_those_of_the_environment(toy_dataset):
+    env = gymnasium.make_vec("ClutteredMNISTGlimpse-v0", num_envs=1, dataset=toy_dataset)
     assert sizes_of(env) == SIZES
 
 

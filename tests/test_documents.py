@@ -1,5 +1,6 @@
 """What the documents say is what the code does."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,16 @@ from typing import Any
 import pytest
 
 import ram_env
+from agents.comparison.across import across_report
+from agents.comparison.protocol import read_protocol
+from agents.comparison.report import task_report, task_table
+from agents.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
+from train import compare
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PROTOCOL = read_protocol(compare.PROTOCOL)
 
 
 def test_the_results_list_the_digests_that_the_code_pins():
@@ -30,6 +38,23 @@ def test_the_readme_lists_every_id():
 def test_ci_runs_the_readmes_test_command():
     assert len(re.findall("-m pytest", read("README.md"))) == 1
     assert "grep -m 1 -- '-m pytest' README.md" in read(".ci/run")
+
+
+@pytest.mark.parametrize("env_id", PROTOCOL.tasks)
+def test_the_reports_are_those_of_the_results_in_the_repository(env_id):
+    task, folder = PROTOCOL.tasks[env_id], RESULTS / env_id
+    assert task_report(PROTOCOL, task, RESULTS) == (folder / "report.md").read_text()
+    assert task_table(PROTOCOL, task, RESULTS) == (folder / "table.csv").read_text()
+    assert across_report(PROTOCOL, RESULTS) == (RESULTS / "report.md").read_text()
+
+
+def test_the_readmes_errors_are_those_of_the_published_runs():
+    row = r"^\| .* \| (\d\.\d\d) \((\d\.\d\d)-(\d\.\d\d)\) \| \d"
+    told = re.findall(row, read("README.md"), re.MULTILINE)
+    results = [json.loads(path.read_text()) for path in PRETRAINED.glob("*/result.json")]
+    known = {tuple(f"{x:.2f}" for x in (r["error"], *r["interval"])) for r in results}
+    assert len(told) == 4
+    assert set(told) <= known
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "RESULTS.md"])

@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import train.reinforce
-from agents.evaluation import evaluate
+from agents import diagnostics
+from agents.evaluation import evaluate, play_split, score_by_glimpse, score_mean_of_passes
 from agents.loading import load_run
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from ram_env import GlimpseVectorEnv
+from ram_env import GlimpseVectorEnv, frozen_canvases
 from train.evaluate import Config, animate, main
 
 SCRIPT = Path(__file__).parents[1] / "train" / "evaluate.py"
@@ -31,13 +32,17 @@ def run_dir(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
 
 
-def write_run(folder: Path, config: RAMConfig) -> Path:
+def write_run(folder: Path, config: RAMConfig, *, biases: bool = True) -> Path:
+    """Write a run folder with an untrained model; without biases its answers vary."""
     folder.mkdir()
     torch.manual_seed(0)
     settings = {"env_id": "SignpostGlimpse-v0", "final_std": 0.25}
     (folder / "config.json").write_text(json.dumps({"config": settings}))
     (folder / "model.json").write_text(json.dumps(asdict(config)))
-    save_file(RecurrentAttentionModel(config).state_dict(), folder / "best.safetensors")
+    weights = RecurrentAttentionModel(config).state_dict()
+    if not biases:
+        weights = {k: part * (not k.endswith("bias")) for k, part in weights.items()}
+    save_file(weights, folder / "best.safetensors")
     return folder
 
 
@@ -49,8 +54,9 @@ def report(run_dir: Path, capsys, **changes) -> list[str]:
 
 @pytest.mark.parametrize(("split", "n"), [("validation", 5000), ("test", 10_000)])
 def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
-    run_dir, capsys, split, n
+    tmp_path, capsys, split, n
 ):
+    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
     lines = report(run_dir, capsys, split=split)
     assert re.fullmatch(f"{split} {LAST_LINE}", lines[-1])
     model, _ = load_run(run_dir)
@@ -66,6 +72,17 @@ def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
         lines[-1],
     ]
     assert [int(row.split()[0]) for row in lines if re.match(r" +\d", row)] == [1, 2, 3, 4]
+    noise = torch.Generator().manual_seed(0)
+    sampled = score_by_glimpse(play_split(model, env, n, std=0.25, generator=noise))[-1]
+    mean = score_mean_of_passes(play_split(model, env, n, num_passes=2))
+    told = [line.partition(":")[2].strip() for line in lines if re.search(LAST_LINE, line)]
+    assert told[1:3] == [str(sampled), str(mean)]
+    assert told[0] != told[1]  # the third is as the first: a board's first glimpse is given
+
+
+def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
+    assert any("sampled location, std 0.3:" in line for line in report(folder, capsys))
 
 
 def test_the_numbers_are_also_written_down(run_dir, capsys, tmp_path):
@@ -84,6 +101,19 @@ def test_the_numbers_are_also_written_down(run_dir, capsys, tmp_path):
     hindsight = numbers["hindsight"]
     assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
     assert sum("hosen for" in line for line in lines) == 2
+
+
+def test_hindsight_is_held_against_a_wrong_label(run_dir, capsys, monkeypatch):
+    chosen = []
+    play = diagnostics.play_in_hindsight
+    monkeypatch.setattr(
+        diagnostics, "play_in_hindsight", lambda m, b, *more: chosen.append(b) or play(m, b, *more)
+    )
+    report(run_dir, capsys, hindsight=True)
+    true, wrong = (beliefs.labels for beliefs in chosen)
+    _, labels = frozen_canvases("SignpostGlimpse-v0", "validation")
+    assert true.tolist() == labels.tolist()
+    assert wrong.tolist() == ((labels + 1) % 4).tolist()
 
 
 def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.losses import (
     baseline_loss,
     categorical_entropy,
@@ -177,20 +178,36 @@ def exact_gradient(toy: Toy, weights: Tensor) -> Tensor:
     return toy.gradient((probability * (weights[:, None] * log_p).sum(0)).sum() / NUM_IMAGES)
 
 
-def expected_gradient(
-    toy, weights, *, use_baseline=False, late=False, weights_2=None, detach=False
-):
-    """Return minus the expectation of the estimator's gradient over all paths."""
+def expected_gradient(toy, loss, *, use_baseline=False, late=False, detach=False):
+    """Return minus the expectation of a loss's gradient over all paths."""
     log_p, log_pi, states = toy.play(torch.tensor(PATHS), detach_core=detach)
-    advantage = exact_dense_returns(log_p, weights if weights_2 is None else weights_2)
-    if use_baseline:  # anything of the state before l_t is drawn; one step late it knows l_t
-        values = 3 * states.detach().sum(2).sin()
-        advantage = advantage - (values[1:] if late else values[:-1])
+    # anything of the state before l_t is drawn; one step late it knows l_t
+    baseline = 3 * states.detach().sum(2).sin() * use_baseline  # (T, N)
     probability = (log_pi.detach().sum(0)).exp()  # of each path, (N,)
-    # the losses are means over episodes: weigh each episode by its probability
+    # the losses are means over episodes: weigh each episode's gradient by its probability
     scale = probability * len(probability) / NUM_IMAGES
-    loss = cross_entropy(log_p * scale, weights) + reinforce_loss(log_pi * scale, advantage)
-    return -toy.gradient(loss)
+    for log_prob in (log_p, log_pi):
+        log_prob.register_hook(lambda gradient: gradient * scale)
+    return -toy.gradient(loss(log_p, log_pi, baseline.roll(-1, 0) if late else baseline))
+
+
+def dense_loss(weights: Tensor, weights_2: Tensor | None = None):
+    """Return the two losses' sum, as a function; the returns may have weights of their own."""
+
+    def loss(log_p, log_pi, baseline):
+        returns = exact_dense_returns(log_p, weights if weights_2 is None else weights_2)
+        return cross_entropy(log_p, weights) + reinforce_loss(log_pi, returns - baseline[:-1])
+
+    return loss
+
+
+def trainers_loss(log_p, log_pi, baseline):
+    """Return the loss of the estimator that the trainer takes; ``policy_coef`` has no say."""
+    rest = torch.zeros_like(log_p)
+    log_pi = torch.cat([log_pi, rest[:1]])  # the last location moved nothing
+    rollout = Rollout(log_p, log_pi, rest, baseline, rest, rest, rest)
+    terms = ESTIMATORS["dense_exact"].terms(rollout, Weights(0.5, 0.5, 0.5, 1))
+    return sum(terms.values())
 
 
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
@@ -198,23 +215,31 @@ def expected_gradient(
 def test_the_dense_estimator_is_the_exact_gradient(weights, use_baseline):
     toy = Toy()
     exact = exact_gradient(toy, weights)
-    estimate = expected_gradient(toy, weights, use_baseline=use_baseline)
+    estimate = expected_gradient(toy, dense_loss(weights), use_baseline=use_baseline)
+    assert ((estimate - exact).norm() / exact.norm()).item() < 1e-6
+
+
+@pytest.mark.parametrize("use_baseline", [False, True])
+def test_the_trainers_dense_exact_is_the_exact_gradient_of_even_weights(use_baseline):
+    toy, detach = Toy(), not ESTIMATORS["dense_exact"].location_reaches_core
+    exact = exact_gradient(toy, WEIGHTS["even"])
+    estimate = expected_gradient(toy, trainers_loss, use_baseline=use_baseline, detach=detach)
     assert ((estimate - exact).norm() / exact.norm()).item() < 1e-6
 
 
 @pytest.mark.parametrize(
-    "mistake",
+    ("loss", "mistake"),
     [
-        {"use_baseline": True, "late": True},
-        {"weights_2": WEIGHTS["uneven"]},
-        {"detach": True},
+        (trainers_loss, {"use_baseline": True, "late": True}),
+        (dense_loss(WEIGHTS["even"], WEIGHTS["uneven"]), {}),
+        (trainers_loss, {"detach": True}),
     ],
     ids=["a baseline one step late", "unequal weights in the two terms", "a detached core"],
 )
-def test_the_enumeration_would_notice(mistake):
+def test_the_enumeration_would_notice(loss, mistake):
     toy = Toy()
     exact = exact_gradient(toy, WEIGHTS["even"])
-    estimate = expected_gradient(toy, WEIGHTS["even"], **mistake)
+    estimate = expected_gradient(toy, loss, **mistake)
     assert ((estimate - exact).norm() / exact.norm()).item() > 1e-2
 
 

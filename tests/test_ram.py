@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from agents.locations import sample_location
-from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.ram import RAMConfig, RectifierCore, RecurrentAttentionModel
 
 
 def make_model(**changes) -> RecurrentAttentionModel:
@@ -34,12 +35,77 @@ def look_twice(model: RecurrentAttentionModel):
         # 60x60, 12x12x3: what 432*128+128, where 2*128+128, joined 2*(128*256+256),
         # core 2*(256*256+256), location 256*2+2, action 256*10+10, baseline 256+1
         ((3, 12, 12), 55_424 + 384 + 66_048 + 131_584 + 514 + 2_570 + 257),
-        ((1, 8, 8), 209_677),
+        # 28x28, 8x8: what 64*128+128, and the rest as above
+        ((1, 8, 8), 8_320 + 384 + 66_048 + 131_584 + 514 + 2_570 + 257),
     ],
 )
 def test_the_papers_models_have_the_papers_sizes(glimpse_shape, parameters):
     model = RecurrentAttentionModel(RAMConfig(glimpse_shape, num_classes=10))
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    return functional.linear(x, layer.weight, layer.bias)
+
+
+def two_glimpses() -> tuple[Tensor, Tensor]:
+    """Return glimpses (T = 2, N = 3, P, G, G) and their locations (2, 3, 2)."""
+    generator = torch.Generator().manual_seed(1)
+    glimpses = torch.rand(2, 3, 3, 4, 4, generator=generator)
+    return glimpses, torch.rand(2, 3, 2, generator=generator) * 2 - 1
+
+
+def test_two_glimpses_go_through_the_papers_equations():
+    model = make_model()
+    net, core, h = model.glimpse_network, model.core, torch.zeros(3, 16)
+    state = model.initial_state(3)
+    for glimpse, location in zip(*two_glimpses(), strict=True):
+        what = apply(net.what, glimpse.flatten(1)).clamp(min=0)
+        where = apply(net.where, location).clamp(min=0)
+        g = (apply(net.join_what, what) + apply(net.join_where, where)).clamp(min=0)
+        h = (apply(core.recurrent, h) + apply(core.input, g)).clamp(min=0)
+        output, state = model(glimpse, location, state)
+        torch.testing.assert_close(state, h)
+        torch.testing.assert_close(
+            output.location_mean, apply(model.location_network.mean, h).tanh()
+        )
+        torch.testing.assert_close(output.logits, apply(model.action_network, h))
+        torch.testing.assert_close(output.baseline, apply(model.baseline_network, h)[:, 0])
+
+
+@pytest.mark.parametrize(("core", "whole"), [("lstm", nn.LSTM), ("gru", nn.GRU)])
+def test_a_gated_core_is_torchs_and_what_the_model_says_comes_from_its_h(core, whole):
+    model = make_model(core=core)
+    cell = model.core.cell if core == "lstm" else model.core
+    expected = whole(16, 16)
+    expected.load_state_dict({f"{name}_l0": part for name, part in cell.state_dict().items()})
+    glimpses, locations = two_glimpses()
+    g = torch.stack(
+        [model.glimpse_network(*pair) for pair in zip(glimpses, locations, strict=True)]
+    )
+    state = model.initial_state(3)
+    for glimpse, location, h in zip(glimpses, locations, expected(g)[0], strict=True):
+        output, state = model(glimpse, location, state)
+        torch.testing.assert_close(output.logits, apply(model.action_network, h))
+        torch.testing.assert_close(output.baseline, apply(model.baseline_network, h)[:, 0])
+
+
+@pytest.mark.parametrize("location_hidden", [0, 6])
+def test_a_location_is_a_tanh_or_an_offset_of_what_the_state_says(location_hidden):
+    h, here = torch.randn(3, 16), torch.rand(3, 2) * 2 - 1
+    for location in ("absolute", "offset"):
+        net = make_model(location=location, location_hidden=location_hidden).location_network
+        f = apply(net.mean, h if net.hidden is None else apply(net.hidden, h).clamp(min=0))
+        expected = f.tanh() if location == "absolute" else here + f
+        torch.testing.assert_close(net(h, here), expected)
+
+
+def test_an_identity_core_starts_as_a_sum_over_glimpses():
+    core = make_model(identity_core=True).core
+    assert isinstance(core, RectifierCore)
+    h = torch.randn(3, 16)
+    # I h + 0 + W_g 0 + b_g
+    torch.testing.assert_close(core(torch.zeros(3, 16), h), (h + core.input.bias).clamp(min=0))
 
 
 @pytest.mark.parametrize("core", ["rnn", "gru", "lstm"])

@@ -1,10 +1,15 @@
 """The main job: what it prints, that it repeats itself exactly, and that it learns."""
 
 import json
+import math
 import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,13 +18,15 @@ import torch
 from safetensors.torch import load_file
 
 from agents.checkpoints import latest_checkpoint
-from agents.controls import CONTROLS
+from agents.controls import CONTROLS, oracle_location, raster_places
 from agents.estimators import ESTIMATORS
 from agents.evaluation import evaluate, play_split
-from agents.loading import load_run
+from agents.loading import PRETRAINED, load_run
+from agents.ram import RecurrentAttentionModel
+from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from train import reinforce
-from train.reinforce import PRESETS, Config, draw_shift, main, parse, read_preset
+from train.reinforce import PRESET_FOLDER, PRESETS, Config, draw_shift, main, parse, read_preset
 
 SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
@@ -80,6 +87,38 @@ def test_every_control_trains_a_classifier_and_leaves_the_policy_alone(tmp_path,
     assert ("train/policy_loss" in columns) == (locations == "learned")
 
 
+@pytest.mark.parametrize("locations", ["centre", "raster", "oracle"])
+def test_a_control_chooses_every_location_in_training_and_in_judging(
+    tmp_path, capsys, monkeypatch, locations
+):
+    step, steps = GlimpseVectorEnv.step, Counter()
+    walk = raster_places(3)  # of four glimpses the first is given, and the last moves nothing
+
+    def check(env, action):
+        position = torch.as_tensor(env._episodes.describe()["position"])
+        expected = {
+            "centre": torch.zeros(env.num_envs, 2),
+            "raster": walk[min(steps[env] % 4, 2)].expand(env.num_envs, 2),
+            "oracle": oracle_location(position, env.object_size, env.task.side),
+        }[locations]
+        np.testing.assert_allclose(action["location"], expected, atol=1e-6)
+        steps[env] += 1
+        return step(env, action)
+
+    monkeypatch.setattr(GlimpseVectorEnv, "step", check)
+    train(tmp_path / "run", capsys, locations=locations)
+    assert sorted(steps.values()) == [4 * 10, 4 * 2 * 10, 4 * 20]  # training, validation, test
+
+
+def test_a_control_leaves_the_location_network_alone(tmp_path, capsys):
+    for name, episodes in (("short", 128), ("long", 1280)):
+        train(tmp_path / name, capsys, locations="random", total_episodes=episodes)
+    short, long = (load_file(tmp_path / n / "best.safetensors") for n in ("short", "long"))
+    same = {name for name in short if torch.equal(short[name], long[name])}
+    assert {name for name in short if name.startswith("location_network")} <= same
+    assert "classifier.weight" not in same
+
+
 @pytest.mark.parametrize("locations", ["learned", "random"])
 def test_a_sampled_label_keeps_its_baseline_and_entropy_whoever_looks(tmp_path, capsys, locations):
     train(tmp_path / "run", capsys, locations=locations, estimator="reward_only")
@@ -97,9 +136,50 @@ def test_outputs_that_are_not_finite_count_as_divergence(tmp_path, capsys, estim
 
 
 def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
-    train(tmp_path / "run", capsys, bf16=True)
-    weights = load_file(tmp_path / "run" / "best.safetensors")
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    for name, bf16 in (("plain", False), ("short", True)):
+        train(tmp_path / name, capsys, bf16=bf16)
+    plain, short = (load_file(tmp_path / n / "best.safetensors") for n in ("plain", "short"))
+    assert {tensor.dtype for tensor in short.values()} == {torch.float32}
+    assert any(not torch.equal(plain[name], short[name]) for name in plain)
+
+
+def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
+    flags = {"learning_rate": 2e-3, "std": 0.4, "final_std": 0.1, "final_split": "none"}
+    train(tmp_path / "run", capsys, log_every=1, **flags)
+    rates = [2e-3 * (1 + math.cos(math.pi * update / 10)) / 2 for update in range(10)]
+    assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
+    stds = [0.4 * 0.25 ** (update / 10) for update in range(10)]
+    assert read_metric(tmp_path / "run", "train/std") == pytest.approx(stds)
+
+
+def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
+    told: dict[str, tuple[Any, ...]] = {}
+
+    def spy(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def note(*words: Any, **named: Any) -> Any:
+            told[name] = (*words, named)
+            return call(*words, **named)
+
+        monkeypatch.setattr(owner, name, note)
+
+    spy(torch.optim, "AdamW")
+    spy(Training, "move_mean")
+    for name in ("clip_gradients", "spread_seed", "RAMConfig"):
+        spy(reinforce, name)
+    sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0}
+    sizes |= {"location": "absolute", "location_hidden": 0}
+    flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
+    flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.3, "learned_std": True, "std": 0.4}
+    train(tmp_path / "run", capsys, **sizes, **flags)
+    optimizer = told["AdamW"][-1]
+    assert (optimizer["betas"], optimizer["weight_decay"]) == ((0.9, 0.9), 0.02)
+    assert told["clip_gradients"][1] == 0.7
+    assert told["move_mean"][1] == 0.3
+    assert told["spread_seed"][:3] == (5, 128, 2)
+    expected = {**sizes, "initial_std": 0.4, "identity_core": True}
+    assert expected.items() <= told["RAMConfig"][-1].items()
 
 
 def test_a_learned_std_moves_and_is_evaluated(tmp_path, capsys):
@@ -113,10 +193,13 @@ def test_a_learned_std_moves_and_is_evaluated(tmp_path, capsys):
 
 
 def test_weight_decay_leaves_a_learned_std_alone(tmp_path, capsys):
-    train(tmp_path / "run", capsys, learned_std=True, policy_coef=0.0, weight_decay=10.0, ema=0.0)
-    model, _ = load_run(tmp_path / "run")
-    assert model.location_std is not None
-    torch.testing.assert_close(model.location_std, torch.full((2,), 0.2))
+    for name, decay in (("plain", 0.0), ("decayed", 10.0)):
+        flags = {"learned_std": True, "policy_coef": 0.0, "weight_decay": decay, "ema": 0.0}
+        train(tmp_path / name, capsys, **flags)
+    plain, decayed = (load_run(tmp_path / name)[0] for name in ("plain", "decayed"))
+    assert decayed.location_std is not None
+    torch.testing.assert_close(decayed.location_std, torch.full((2,), 0.2))
+    assert decayed.core.recurrent.weight.norm() < plain.core.recurrent.weight.norm()
 
 
 def test_more_validation_images_than_there_are_are_refused_at_the_start(tmp_path, capsys):
@@ -143,13 +226,45 @@ def test_shifting_locations_shifts_the_image(toy_dataset):
         np.testing.assert_array_equal(*glimpses)
 
 
-def test_a_run_with_shifted_images_trains(tmp_path, capsys):
+def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, capsys, monkeypatch):
+    shift = torch.tensor([0.25, -0.5]).repeat(128, 1)
+    ways: dict[str, list[torch.Tensor]] = {"shown": [], "seen": [], "wanted": [], "asked": []}
+    tensors, sample = reinforce.to_tensors, reinforce.sample_location
+    forward, step = RecurrentAttentionModel.forward, GlimpseVectorEnv.step
+
+    def note(way: str, location: Any, value: Any) -> Any:
+        if len(location) == 128:  # in training
+            ways[way].append(torch.as_tensor(location))
+        return value
+
+    def noted(function: Any, way: str, which: int) -> Any:
+        return lambda *words: note(way, (got := function(*words))[which], got)
+
+    monkeypatch.setattr(reinforce, "draw_shift", lambda *_: shift)
+    monkeypatch.setattr(reinforce, "to_tensors", noted(tensors, "shown", 1))
+    monkeypatch.setattr(reinforce, "sample_location", noted(sample, "wanted", 0))
+    monkeypatch.setattr(
+        RecurrentAttentionModel,
+        "forward",
+        lambda model, glimpse, location, state: note(
+            "seen", location, forward(model, glimpse, location, state)
+        ),
+    )
+    monkeypatch.setattr(
+        GlimpseVectorEnv,
+        "step",
+        lambda env, action: note("asked", action["location"], step(env, action)),
+    )
     lines = train(tmp_path / "run", capsys, shift=1)
     assert LAST_LINE.fullmatch(lines[-1])
+    shown, seen, wanted, asked = (torch.stack(ways[name]) for name in ways)
+    assert len(shown) == 4 * 10
+    torch.testing.assert_close(seen - shown, shift.expand_as(shown))
+    torch.testing.assert_close(wanted - asked, shift.expand_as(shown))
 
 
-def read_errors(run_dir: Path, tag: str) -> list[float]:
-    """Return what a run was validated at, in order."""
+def read_metric(run_dir: Path, tag: str) -> list[float]:
+    """Return a metric's values, in order."""
     rows = [row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()]
     return [float(value) for _, name, value in rows if name == tag]
 
@@ -170,10 +285,10 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
         train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
     weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("plain", "sampled")]
     assert weights[0] == weights[1]
-    errors = read_errors(tmp_path / "sampled", "eval/error_sampled")
+    errors = read_metric(tmp_path / "sampled", "eval/error_sampled")
     assert len(errors) == 2
-    assert errors != read_errors(tmp_path / "sampled", "eval/error")
-    assert not read_errors(tmp_path / "plain", "eval/error_sampled")
+    assert errors != read_metric(tmp_path / "sampled", "eval/error")
+    assert not read_metric(tmp_path / "plain", "eval/error_sampled")
 
 
 def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys, monkeypatch):
@@ -213,8 +328,18 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_flags_come_before_them(preset):
-    assert parse(["--preset", preset]) == read_preset(preset)
+    config = read_preset(preset)
+    assert parse(["--preset", preset]) == config
+    written = tomllib.loads((PRESET_FOLDER / f"{preset}.toml").read_text())
+    assert {name: getattr(config, name) for name in written} == written
     assert parse(["--preset", preset, "--seed", "9"]).seed == 9
+
+
+@pytest.mark.parametrize("published", sorted(PRETRAINED.glob("*/config.json")), ids=str)
+def test_a_preset_still_is_what_a_published_run_was_made_with(published):
+    stored = json.loads(published.read_text())["config"]
+    config = asdict(read_preset(stored["preset"]))
+    assert {name: config[name] for name in stored} == stored
 
 
 def test_an_unknown_preset_is_refused():

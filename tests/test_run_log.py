@@ -242,3 +242,9 @@ def test_another_projects_commit_is_never_taken_for_ours(tmp_path, monkeypatch):
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
     monkeypatch.setattr(machine, "__file__", str(project / "machine.py"))
     assert machine.commit() is None
+
+
+def test_a_hook_that_names_its_own_repository_changes_nothing(monkeypatch, tmp_path):
+    before = machine.commit()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    assert machine.commit() == before

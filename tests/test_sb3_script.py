@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -22,7 +23,7 @@ from agents.sb3_checkpoints import load_sb3
 from agents.sb3_training import weights_of
 from ram_env import GlimpseVectorEnv, register_dataset
 from train import sb3
-from train.sb3 import ALGORITHMS, Config, main, parse
+from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
 
 SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
 SHORT |= {"rollout_episodes": 1, "learning_rate": 1e-3, "hidden_size": 16}
@@ -265,6 +266,23 @@ def test_a_folder_of_another_algorithm_or_script_is_refused(tmp_path, capsys):
 def test_a_bad_setting_fails_at_once(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_flags_reach_the_algorithm(algorithm):
+    flags = {"gae_lambda": 0.7, "entropy_coef": 0.02, "n_epochs": 3, "learning_rate": 1e-3}
+    flags |= {"decay": False, "batch_episodes": 4, "hidden_size": 24}
+    config = Config(algorithm, "ShadesGlimpse-v0", num_envs=8, rollout_episodes=2, **flags)
+    lanes = to_sb3(config, make_env(config, 8), 3)
+    model: Any = make_model(config, lanes, 3, torch.device("cpu"), seed=1)
+    assert (model.gamma, model.gae_lambda, model.ent_coef) == (1, 0.7, 0.02)
+    assert (model.n_steps, model.lr_schedule(0.1)) == (2 * 3, 1e-3)
+    if not algorithm.startswith("a2c"):
+        assert (model.n_epochs, model.batch_size) == (3, 4 * 3)
+    if algorithm == "recurrent_ppo":
+        assert model.policy.lstm_actor.hidden_size == 24
+    if algorithm.endswith("_history"):
+        assert model.policy.features_dim == 24
 
 
 def test_a2c_has_shorter_rollouts_and_knows_no_batches():

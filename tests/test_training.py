@@ -65,6 +65,27 @@ def test_the_mean_of_the_weights_takes_batch_normalisation_along():
     assert mean_model.num_batches_tracked.item() == 7
 
 
+def test_the_best_mean_stays_until_one_is_no_worse_or_the_newest_is_wanted():
+    model = torch.nn.Linear(1, 1)
+    training = make_training(model)
+
+    def judge(weight: float, error: float, *, always: bool = False) -> bool:
+        torch.nn.init.constant_(model.weight, weight)
+        training.move_mean(0.0)
+        return training.is_best(error, always=always)
+
+    def kept() -> tuple[float, float]:
+        return training.best["weight"].item(), training.best_error
+
+    assert judge(1.0, 5.0)
+    assert not judge(2.0, 6.0)
+    assert kept() == (1.0, 5.0)
+    assert judge(3.0, 5.0)  # a tie goes to the newer
+    assert kept() == (3.0, 5.0)
+    assert judge(4.0, 9.0, always=True)
+    assert kept() == (4.0, 9.0)
+
+
 class Counter:
     """An environment whose state is one number."""
 

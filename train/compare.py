@@ -12,7 +12,8 @@ to validate, evenly, the end included) and `{split}` (final split) are filled in
 `--name value` for each tuned setting. It must leave in the run folder
 
 - `config.json`: an object; `parameters` (their number), `commit`, `machine`, `versions`, `started`
-  go into the report; a run whose `sample` is true, on the fallback sample of digits, is not kept;
+  (ISO 8601) go into the report; a run whose `sample` is true, on the fallback sample of digits, is
+  not kept;
 - `metrics.csv` (`env_steps,tag,value`): at each mark `eval/error` and `eval/error_sampled`, the
   error [%] on the first 2,000 validation images in order, of the policy's mode and of its samples;
   if it likes, what tells how it fails: see `agents.diagnostics.behaviour`;

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,6 +165,11 @@ def harvest(ended: Ended, split: str, chance_error: float) -> Any:
     settings = portable(read_json(folder / "config.json"), folder)
     if settings.get("sample"):
         raise ValueError(f"{folder / 'config.json'}: trained on the sample of digits, not kept")
+    if not _is_moment(settings.get("started")):
+        raise ValueError(
+            f"{folder / 'config.json'}: started must be a time such as 2026-01-31T12:00:00, if it "
+            f"is there, got {settings['started']!r}"
+        )
     curve, last = _read_metrics(folder)
     env_steps = int([0, *curve.env_steps][-1])
     if ended.status == DIVERGED:
@@ -180,6 +186,13 @@ def harvest(ended: Ended, split: str, chance_error: float) -> Any:
         )
     finished = ("finished", 100 * wrong / total, wrong, total, split, env_steps)
     return settings, curve, Result(*finished, ended.cpu_seconds, last=last)
+
+
+def _is_moment(started: Any) -> bool:
+    try:
+        return started is None or bool(datetime.fromisoformat(started))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_share(wrong: Any, total: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from script_helpers import LAST_LINE
 
 from agents.training import spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
@@ -19,9 +20,6 @@ from train.baselines import Config, draw, evaluate, main, make_env
 
 SCRIPT = Path(__file__).parents[1] / "train" / "baselines.py"
 CPU = torch.device("cpu")
-LAST_LINE = re.compile(
-    r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, \d+ images\)"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)

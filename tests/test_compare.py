@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from script_helpers import wait_for
 from stable_baselines3 import PPO
 
 from agents.comparison.protocol import read_protocol
@@ -312,24 +312,16 @@ def test_a_signal_stops_the_programs_and_the_next_call_goes_on(tmp_path, how):
     words = ["--env-id", "MNISTGlimpse-v0", "--protocol", str(tmp_path / "protocol.toml")]
     words += ["--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work")]
     with subprocess.Popen([sys.executable, str(SCRIPT), *words, "--processes", "1"]) as process:
-        wait_for(tmp_path / "work" / "MNISTGlimpse-v0" / "slow" / "seed_0" / "asleep")
+        wait_for((tmp_path / "work/MNISTGlimpse-v0/slow/seed_0/asleep").exists)
         process.send_signal(how)
         expected = 128 + how if how == signal.SIGTERM else -how
         assert process.wait(timeout=20) == expected  # the program would sleep for a minute
     if how == signal.SIGTERM or sys.platform == "linux":
-        wait_for(tmp_path / "told")
+        wait_for((tmp_path / "told").exists)
     assert [name for name, *_ in place.seeds()] == ["tuned"]
     place.calls()
     main(place.config(algorithms=("tuned",)))
     assert [call.split(" rate")[0] for call in place.calls()] == ["works test seed 1"]
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a file is there."""
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
 
 
 def test_one_comparison_at_a_time_writes_to_a_folder_of_results(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from script_helpers import LAST_LINE
 
 import train.reinforce
 from agents import diagnostics
@@ -23,7 +24,6 @@ from ram_env import GlimpseVectorEnv, frozen_canvases
 from train.evaluate import Config, animate, main
 
 SCRIPT = Path(__file__).parents[1] / "train" / "evaluate.py"
-LAST_LINE = r"error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, (5000|10000) images\)"
 
 
 @pytest.fixture
@@ -58,26 +58,21 @@ def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
 ):
     run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
     lines = report(run_dir, capsys, split=split)
-    assert re.fullmatch(f"{split} {LAST_LINE}", lines[-1])
+    assert LAST_LINE.fullmatch(lines[-1])
     model, _ = load_run(run_dir)
     env = gymnasium.make_vec(
         "SignpostGlimpse-v0", 500, split=split, order="sequential", action_format="dict"
     )
     assert lines[-1] == f"{split} {evaluate(model, env, n)}"
-    protocols = [line.partition(":")[0] for line in lines if re.search(LAST_LINE, line)]
-    assert protocols == [
-        "mean location",
-        "sampled location, std 0.25",
-        "mean of 2 first glimpses",
-        lines[-1],
-    ]
+    told = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
+    assert [*told] == ["mean location", "sampled location, std 0.25", "mean of 2 first glimpses"]
     assert [int(row.split()[0]) for row in lines if re.match(r" +\d", row)] == [1, 2, 3, 4]
     noise = torch.Generator().manual_seed(0)
     sampled = score_by_glimpse(play_split(model, env, n, std=0.25, generator=noise))[-1]
     mean = score_mean_of_passes(play_split(model, env, n, num_passes=2))
-    told = [line.partition(":")[2].strip() for line in lines if re.search(LAST_LINE, line)]
-    assert told[1:3] == [str(sampled), str(mean)]
-    assert told[0] != told[1]  # the third is as the first: a board's first glimpse is given
+    first, *others = (score.strip() for score in told.values())
+    assert others == [str(sampled), str(mean)]
+    assert first != others[0]  # but as the third: a board's first glimpse is given
 
 
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
@@ -210,7 +205,7 @@ def test_it_runs_as_a_command(run_dir):
     command = [sys.executable, SCRIPT, run_dir, "--num-passes", "1", "--threads", "1"]
     run = subprocess.run([*command, "--no-hindsight"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert re.fullmatch(f"validation {LAST_LINE}", run.stdout.splitlines()[-1])
+    assert LAST_LINE.fullmatch(run.stdout.splitlines()[-1])
     run = subprocess.run([*command, "--splt", "test"], capture_output=True, text=True)
     assert run.returncode != 0
     assert "splt" in run.stderr + run.stdout

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from script_helpers import LAST_LINE
 
 from agents.checkpoints import latest_checkpoint
 from agents.controls import CONTROLS, oracle_location, raster_places
@@ -31,9 +32,6 @@ from train.reinforce import PRESET_FOLDER, PRESETS, Config, draw_shift, main, pa
 SCRIPT = Path(__file__).parents[1] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu"}
-LAST_LINE = re.compile(
-    r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, \d+ images\)"
-)
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:

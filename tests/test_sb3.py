@@ -13,12 +13,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
+from script_helpers import register_shades
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-import ram_env
 from agents.ram import GlimpseNetwork
 from agents.sb3 import (
     GlimpseFeatures,
@@ -316,14 +316,9 @@ def test_features_are_the_papers_glimpse_network_and_the_time(toy_dataset):
 
 
 def test_ppo_learns_to_name_what_it_sees():
-    shades = np.repeat(np.array([0, 80, 160, 240], np.uint8), 10)[:, None, None] * np.ones(
-        (28, 28), np.uint8
-    )
-    splits = {split: (shades, np.arange(40) // 10) for split in ("train", "validation", "test")}
-    ram_env.register_dataset("shades", lambda: splits)
     env = VecMonitor(
         GlimpseVecEnv(
-            gym.make_vec("MNISTGlimpse-v0", num_envs=32, dataset="shades", num_glimpses=2)
+            gym.make_vec("MNISTGlimpse-v0", num_envs=32, dataset=register_shades(), num_glimpses=2)
         )
     )
     model = PPO(

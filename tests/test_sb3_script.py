@@ -15,32 +15,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sb3_contrib import RecurrentPPO
+from script_helpers import LAST_LINE, register_shades
 from stable_baselines3 import A2C, PPO
 
 from agents.commands import Stopped
 from agents.evaluation import Beliefs
 from agents.sb3_checkpoints import load_sb3
 from agents.sb3_training import weights_of
-from ram_env import GlimpseVectorEnv, register_dataset
+from ram_env import GlimpseVectorEnv
 from train import sb3
 from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
 
 SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
 SHORT |= {"rollout_episodes": 1, "learning_rate": 1e-3, "hidden_size": 16}
 SHORT |= {"num_validations": 2, "log_every": 2, "threads": 1, "device": "cpu"}
-LAST_LINE = re.compile(
-    r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, 40 images\)"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _shades_env() -> Iterator[None]:
     """Register small tasks whose every glimpse shows the label, as a shade of grey."""
-    shades = np.repeat(np.array([0, 80, 160, 240], np.uint8), 10)
-    images = shades[:, None, None] * np.ones((28, 28), np.uint8)
-    splits = {split: (images, np.arange(40) // 10) for split in ("train", "validation", "test")}
-    register_dataset("shades-of-grey", lambda: splits)
-    keywords = {"dataset": "shades-of-grey", "num_glimpses": 3, "glimpse_size": 4}
+    keywords = {"dataset": register_shades(), "num_glimpses": 3, "glimpse_size": 4}
     changes = {"Shades": {}, "Stop": {"allow_stop": True}, "Dict": {"action_format": "dict"}}
     for name, more in changes.items():
         gymnasium.register(

@@ -54,16 +54,16 @@ def native(env_id: str = "SignpostGlimpse-v0", num_envs: int = N, **keywords: An
     return gym.make_vec(env_id, num_envs=num_envs, **keywords)
 
 
-def assert_same(ours: Any, theirs: Any, where: str = ""):
+def assert_same_but_scalars(ours: Any, theirs: Any, where: str = ""):
     """Demand equality to the bit, of types too, but that a scalar may be NumPy's or Python's."""
     if isinstance(theirs, dict):
         assert ours.keys() == theirs.keys(), where
         for name in theirs:
-            assert_same(ours[name], theirs[name], f"{where}.{name}")
+            assert_same_but_scalars(ours[name], theirs[name], f"{where}.{name}")
     elif isinstance(theirs, (list, tuple)):
         assert len(ours) == len(theirs), where
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(a, b, f"{where}[{i}]")
+            assert_same_but_scalars(a, b, f"{where}[{i}]")
     elif isinstance(theirs, np.ndarray):
         assert ours.dtype == theirs.dtype, where
         np.testing.assert_array_equal(ours, theirs, where)
@@ -81,15 +81,15 @@ def walk_together(ours: VecEnv, theirs: VecEnv, steps: int) -> int:
     space.seed(0)
     ours.seed(7)
     theirs.seed(7)
-    assert_same(ours.reset(), theirs.reset(), "reset")
-    assert_same(ours.reset_infos, theirs.reset_infos, "reset_infos")
+    assert_same_but_scalars(ours.reset(), theirs.reset(), "reset")
+    assert_same_but_scalars(ours.reset_infos, theirs.reset_infos, "reset_infos")
     for step in range(steps):
         actions = np.stack([space.sample() for _ in range(N)])
         said, expected = ours.step(actions), theirs.step(actions)
-        assert_same(said, expected, f"step {step}")
-        assert_same(ours.reset_infos, theirs.reset_infos, f"reset_infos {step}")
+        assert_same_but_scalars(said, expected, f"step {step}")
+        assert_same_but_scalars(ours.reset_infos, theirs.reset_infos, f"reset_infos {step}")
         ended += int(said[2].sum())
-    assert_same(ours.reset(), theirs.reset(), "reset without a seed")
+    assert_same_but_scalars(ours.reset(), theirs.reset(), "reset without a seed")
     return ended
 
 
@@ -155,10 +155,10 @@ def test_what_is_returned_may_be_changed():
     for e in (env, other):
         e.seed(1)
     actions = np.zeros((N, 6), np.float32)
-    assert_same(env.reset(), other.reset())
+    assert_same_but_scalars(env.reset(), other.reset())
     for _ in range(9):
         said, expected = env.step(actions), other.step(actions)
-        assert_same(said, expected)
+        assert_same_but_scalars(said, expected)
         obs, reward, ended, infos = said
         assert isinstance(obs, dict)
         for array in (*obs.values(), reward, ended):
@@ -196,7 +196,7 @@ def test_infos_are_split_by_their_masks():
     assert rows[1]["b"] == 5.0
     assert rows[2]["c"]["d"].tolist() == [0, 0, 1]
     some = split_infos(infos, 3, np.array([2, 1]))
-    assert_same(some, [rows[2], rows[1]])
+    assert_same_but_scalars(some, [rows[2], rows[1]])
     assert split_infos({}, 2) == [{}, {}]
 
 
@@ -245,12 +245,12 @@ def test_tensors_are_refused():
 def test_seeds_hold_for_one_reset_and_then_episodes_go_on():
     env, reference = GlimpseVecEnv(native()), native()
     assert env.seed(5) == [5, 6, 7]
-    assert_same(env.reset(), reference.reset(seed=5)[0])
-    assert_same(env.reset(), reference.reset()[0])
+    assert_same_but_scalars(env.reset(), reference.reset(seed=5)[0])
+    assert_same_but_scalars(env.reset(), reference.reset()[0])
     assert env.seed([9, 9, 2]) == [9, 9, 2]
-    assert_same(env.reset(), reference.reset(seed=[9, 9, 2])[0])
+    assert_same_but_scalars(env.reset(), reference.reset(seed=[9, 9, 2])[0])
     env.seed(np.int64(3))  # pyright: ignore[reportArgumentType]
-    assert_same(env.reset(), reference.reset(seed=3)[0])
+    assert_same_but_scalars(env.reset(), reference.reset(seed=3)[0])
     assert len(set(env.seed(None))) == N
     with pytest.raises(ValueError, match="seed must be one int or 3, got 2"):
         env.seed([1, 2])

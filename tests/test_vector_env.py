@@ -324,14 +324,6 @@ def test_a_closed_vector_env_refuses_a_reset():
         env.reset(seed=0)
 
 
-def test_a_single_env_needs_a_reset_after_the_end():
-    env = make_single(num_glimpses=1).unwrapped
-    env.reset(seed=0)
-    env.step(env.action_space.sample())
-    with pytest.raises(ResetNeeded):
-        env.step(env.action_space.sample())
-
-
 def test_disabled_autoreset_needs_a_reset_of_every_ended_lane():
     env = make_vector(autoreset_mode="Disabled", num_glimpses=1)
     action = env.action_space.sample()

@@ -84,7 +84,8 @@ class Config:
     learning_rate: float = 2e-3
     """At the start."""
     decay: bool = True
-    """Let the learning rate fall to 0 along half a cosine; else it stays."""
+    """Let the learning rate fall to 0 along half a cosine; else it stays. An update has the rate of
+    its end, as Stable-Baselines3 counts: the last has 0, and a run of one update learns nothing."""
     std: float = 0.22
     """Of the location policy at the start, in units of half an image."""
     final_std: float = 0.05

@@ -1,6 +1,7 @@
 """The rules of an episode, what users get wrong, and what other libraries demand."""
 
 import ast
+import inspect
 import math
 import subprocess
 import sys
@@ -565,8 +566,8 @@ def test_the_page_has_gymnasiums_headings():
         "Version History",
     )
     for env in (GlimpseEnv, SignpostEnv, GlimpseVectorEnv, SignpostVectorEnv):
-        page = env.__doc__ or ""
-        places = [page.find(f"    {heading}:\n") for heading in headings]
+        page = inspect.getdoc(env) or ""
+        places = [page.find(f"\n{heading}:\n") for heading in headings]
         assert min(places) >= 0, headings[places.index(min(places))]
         assert places == sorted(places)
 

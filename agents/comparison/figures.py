@@ -32,10 +32,11 @@ from agents.comparison.rows import CLASSES, FEW, Row, in_order, summarise
 from agents.files import make_folder, write_whole
 
 # After Okabe and Ito (2008), "Color universal design", their yellow, too pale for lines,
-# darkened; black goes last. Markers tell lines apart in grey print.
+# darkened, then a violet and a brown of ours. Markers tell lines apart in grey print.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#E69F00", "#8C7A00", "#000000"),
+    *("#7A3E9D", "#7F4F24"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CONTROL_STYLES: tuple[LineStyleType, ...] = ("--", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
@@ -78,7 +79,7 @@ class Mean(NamedTuple):
 def styles(protocol: Protocol) -> dict[str, Style]:
     """Return each algorithm's style; within a class, and among its controls, all differ.
 
-    Colours repeat after eight algorithms of a class, with other markers.
+    Colours repeat after ten algorithms of a class, with other markers.
     """
     found: dict[str, Style] = {}
     counts: dict[tuple[str, bool], int] = {}

@@ -129,8 +129,11 @@ def check_env_id(env_id: str, run_dir: Path, allowed: str | None = None) -> None
 
     Raises:
         ValueError: If there is such a module, other than ours and those that are imported already,
-            and the user has not named it; or the user has named another environment.
+            and the user has not named it; if the user has named another environment; or if it is
+            no text.
     """
+    if not isinstance(env_id, str):
+        raise ValueError(f"{run_dir / 'config.json'}: env_id must be a text, got {env_id!r}")
     if allowed not in (None, env_id):
         raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
     if allowed is None and (module := foreign_module(env_id)) not in (None, *sys.modules):

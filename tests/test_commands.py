@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gymnasium
 import pytest
 
-from agents.commands import DIVERGED, Stop, Stopped, read_resumed, run
+from agents.commands import DIVERGED, Stop, Stopped, check_env_id, read_resumed, run
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -141,6 +141,11 @@ def test_a_module_that_a_run_folder_names_is_not_imported(tmp_path):
     with pytest.raises(ValueError, match="'antigravity' imported"):
         read_resumed(Config, ["--resume", name])
     assert "antigravity" not in sys.modules
+
+
+def test_an_environment_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="env_id must be a text, got 5"):
+        check_env_id(5, tmp_path)  # pyright: ignore[reportArgumentType]
 
 
 # Signals

@@ -137,8 +137,7 @@ class RunLog:
         """The command that goes on with this run."""
         env_id = str(self._settings.get("env_id", ""))
         allowed = [] if foreign_module(env_id) is None else ["--env-id", env_id]
-        words = [interpreter(), sys.argv[0], "--resume", str(self.folder), *allowed]
-        return shlex.join(words)
+        return shlex.join([interpreter(), sys.argv[0], "--resume", str(self.folder), *allowed])
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""

@@ -36,7 +36,7 @@ class ManifestCheckpointCallback(BaseCallback):
     """Save the model every so often through ``model.save``, with a manifest.
 
     Writes ``step_<env steps>.zip`` and ``step_<env steps>.zip.json`` into the folder, all of a
-    file or none, and keeps the newest up to it; a last one is saved when training ends.
+    file or none, and keeps the newest up to that one; a last one is saved when training ends.
 
     Args:
         folder: Where to; made if it isn't there.

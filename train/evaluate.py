@@ -174,7 +174,7 @@ def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> ram_env.GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    ram_env.find_task(env_id)
+    ram_env.find_task(env_id)  # refuses what is no glimpse environment
     keywords = {"order": "sequential", "action_format": "dict", **keywords}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)

@@ -54,8 +54,8 @@ def main(config: Config) -> None:
     commit = settings.get("commit") or "none"
     if not re.fullmatch("[0-9a-f]{40}", commit):
         raise ValueError(
-            f"{config.run_dir} is of the commit {commit}, with + for changed files: a published "
-            "run is of a commit that others can check out"
+            f"{config.run_dir} is of commit {commit} (+: with changed files): publish a run of a "
+            "commit that others can check out"
         )
     if not (config.run_dir / "result.json").is_file():
         raise ValueError(f"{config.run_dir} has no result.json: publish a finished run")

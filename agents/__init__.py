@@ -4,7 +4,7 @@ Models and published weights need torch and safetensors; training and evaluation
 ``pip install "ram-env[train]"`` brings.
 """
 
-from agents.loading import load_pretrained, load_run
 from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.runs.loading import load_pretrained, load_run
 
 __all__ = ["RAMConfig", "RecurrentAttentionModel", "load_pretrained", "load_run"]

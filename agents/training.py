@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.checkpoints import (
+from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
     Tensors,

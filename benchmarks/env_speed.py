@@ -34,7 +34,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 import ram_env
-from agents.machine import commit, describe_machine
+from agents.runs.machine import commit, describe_machine
 from ram_env.data import open_split
 
 ENV_ID = "ClutteredMNISTGlimpse-v0"

@@ -58,13 +58,13 @@ import tyro
 from torch import Tensor, nn
 
 import ram_env
-from agents.commands import check_env_id, run
 from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
 from agents.evaluation import to_env, to_tensors
-from agents.loading import load_run
 from agents.locations import sample_location
-from agents.machine import commit, describe_machine
 from agents.ram import RecurrentAttentionModel
+from agents.runs.commands import check_env_id, run
+from agents.runs.loading import load_run
+from agents.runs.machine import commit, describe_machine
 from agents.training import spread_seed
 from train.reinforce import name_label, pick
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.sb3_overhead
 
-steps an environment bare and through :class:`agents.sb3_vec_env.GlimpseVecEnv`, in turns (A B A B
+steps an environment bare and through :class:`agents.sb3.vec_env.GlimpseVecEnv`, in turns (A B A B
 ...), so that a drift of the machine hits both alike, and prints CPU time per env step: the median
 over the turns, and of the differences within each turn. CPU time, because it is one thread's and
 others' work on the core then doesn't count. Actions are drawn beforehand.
@@ -26,9 +26,9 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 import ram_env
-from agents.machine import commit, describe_machine
-from agents.sb3_history import VectorGlimpseHistory
-from agents.sb3_vec_env import GlimpseVecEnv
+from agents.runs.machine import commit, describe_machine
+from agents.sb3.history import VectorGlimpseHistory
+from agents.sb3.vec_env import GlimpseVecEnv
 from benchmarks.env_speed import pin_to_one_core
 
 NUM_BATCHES = 16  # of actions drawn beforehand, cycled

@@ -22,7 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.machine import commit, describe_machine
+from agents.runs.machine import commit, describe_machine
 from train import sb3
 
 

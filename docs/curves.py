@@ -15,8 +15,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from agents.files import read_json
-from agents.loading import PRETRAINED, published_names
+from agents.runs.files import read_json
+from agents.runs.loading import PRETRAINED, published_names
 from ram_env import TASKS
 
 # Test error [%] of the paper (Mnih et al. 2014, NIPS version) and of the best public run on

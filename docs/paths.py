@@ -31,7 +31,7 @@ from PIL import Image
 
 import ram_env
 from agents.evaluation import play_split
-from agents.loading import load_pretrained, pretrained_dir, published_names
+from agents.runs.loading import load_pretrained, pretrained_dir, published_names
 from ram_env import rendering
 
 # Lengths and font sizes are in points: pixels of a page that shows the figure WIDTH wide.

@@ -14,7 +14,7 @@ import tyro
 from PIL import Image
 
 from agents.evaluation import to_tensors
-from agents.loading import load_run
+from agents.runs.loading import load_run
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from agents.commands import run
-from agents.files import read_file, read_json
+from agents.runs.commands import run
+from agents.runs.files import read_file, read_json
 
 # Okabe and Ito's colours; shape and filling tell the marks apart without them
 FINISHED = {"marker": "o", "s": 30, "color": "#0072B2", "alpha": 0.75, "linewidths": 0}

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dataset_makers import COUNTS, NUM_VALIDATION, compress
 
 from ram_env import data, dataset_files, register_dataset
+from tests.dataset_makers import COUNTS, NUM_VALIDATION, compress
 
 
 @pytest.fixture(scope="session", autouse=True)

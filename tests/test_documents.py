@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import ram_env
-from agents.comparison.across import across_report
-from agents.comparison.protocol import read_protocol
-from agents.comparison.report import task_report, task_table
-from agents.loading import PRETRAINED
+from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
 from train import compare
+from train.comparison.across import across_report
+from train.comparison.protocol import read_protocol
+from train.comparison.report import task_report, task_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -25,9 +25,9 @@ import tyro
 from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
-from agents.commands import Stop, read_resumed, run
 from agents.evaluation import Score
-from agents.run_log import RunLog, run_in_folder
+from agents.runs.commands import Stop, read_resumed, run
+from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
     check_finite,

@@ -41,11 +41,12 @@ from typing import Any, Literal
 import tyro
 from filelock import FileLock, Timeout
 
-from agents.commands import DIVERGED, run
-from agents.comparison.jobs import Ended, Job, harvest, run_jobs
-from agents.comparison.protocol import Algorithm, Protocol, Task, fill, read_protocol
-from agents.comparison.report import write_reports
-from agents.comparison.results import (
+from agents.runs.commands import DIVERGED, run
+from agents.runs.files import make_folder
+from train.comparison.jobs import Ended, Job, harvest, run_jobs
+from train.comparison.protocol import Algorithm, Protocol, Task, fill, read_protocol
+from train.comparison.report import write_reports
+from train.comparison.results import (
     Trial,
     best_trial,
     read_seed,
@@ -55,8 +56,7 @@ from agents.comparison.results import (
     write_seed,
     write_trials,
 )
-from agents.comparison.tuning import TRIAL_SEED, draw_trials
-from agents.files import make_folder
+from train.comparison.tuning import TRIAL_SEED, draw_trials
 
 MARKS = 10
 """Validations of a run."""

@@ -27,7 +27,6 @@ import tyro
 
 import ram_env
 from agents import diagnostics
-from agents.commands import check_env_id, run
 from agents.controls import Placer, make_placer
 from agents.evaluation import (
     Beliefs,
@@ -37,10 +36,11 @@ from agents.evaluation import (
     score_mean_of_passes,
     to_tensors,
 )
-from agents.files import read_json
-from agents.loading import load_run, pretrained_dir
-from agents.machine import commit, describe_machine
 from agents.ram import RecurrentAttentionModel
+from agents.runs.commands import check_env_id, run
+from agents.runs.files import read_json
+from agents.runs.loading import load_run, pretrained_dir
+from agents.runs.machine import commit, describe_machine
 from agents.training import choose_device
 
 NUM_ENVS = 500

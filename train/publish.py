@@ -1,8 +1,8 @@
 """Ship a run's best model with the package: `python train/publish.py RUN_DIR NAME`.
 
-Copies what :func:`agents.loading.load_run` reads, the result and the validation error on the way
-to ``agents/pretrained/NAME``, without the paths of the machine it was made on, and enters their
-SHA-256 into the manifest.
+Copies what :func:`agents.runs.loading.load_run` reads, the result and the validation errors to
+``agents/pretrained/NAME``, without the paths of this machine, and enters their SHA-256 into the
+manifest.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import tyro
 
-from agents.commands import run
-from agents.files import read_json, to_json, write_whole
-from agents.loading import PRETRAINED, load_run
-from agents.run_files import portable
+from agents.runs.commands import run
+from agents.runs.files import read_json, to_json, write_whole
+from agents.runs.folder_files import portable
+from agents.runs.loading import PRETRAINED, load_run
 
 COPIED = ("model.json", "best.safetensors")
 

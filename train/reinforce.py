@@ -24,7 +24,6 @@ import tyro
 
 import ram_env
 from agents.baselines import count_parameters
-from agents.commands import Stop, read_resumed, run
 from agents.controls import CONTROLS, Placer, make_placer
 from agents.diagnostics import behaviour, sizes_of
 from agents.estimators import ESTIMATORS, Rollout, Weights
@@ -32,7 +31,8 @@ from agents.evaluation import evaluate, play_split, score_by_glimpse, to_env, to
 from agents.locations import sample_location
 from agents.losses import categorical_entropy, gaussian_entropy
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
-from agents.run_log import RunLog, run_in_folder
+from agents.runs.commands import Stop, read_resumed, run
+from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
     blaming_outputs,

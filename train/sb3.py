@@ -31,17 +31,17 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.baselines import count_parameters
-from agents.commands import Stop, read_resumed, run
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import score_by_glimpse
-from agents.run_log import RunLog, run_in_folder
-from agents.sb3 import HybridPolicy, RecurrentHybridPolicy
-from agents.sb3_checkpoints import save_sb3
-from agents.sb3_evaluation import evaluate_sb3, play_split_sb3
-from agents.sb3_history import HistoryFeatures, VectorGlimpseHistory
-from agents.sb3_recurrent import EpisodeBuffer
-from agents.sb3_training import GoingOn, cosine, learn, make_logger, weights_of
-from agents.sb3_vec_env import GlimpseVecEnv
+from agents.runs.commands import Stop, read_resumed, run
+from agents.runs.folder import RunLog, run_in_folder
+from agents.sb3.checkpoints import save_sb3
+from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
+from agents.sb3.history import HistoryFeatures, VectorGlimpseHistory
+from agents.sb3.policies import HybridPolicy, RecurrentHybridPolicy
+from agents.sb3.recurrent import EpisodeBuffer
+from agents.sb3.training import GoingOn, cosine, learn, make_logger, weights_of
+from agents.sb3.vec_env import GlimpseVecEnv
 from agents.training import Training, check_finite, check_images, choose_device, spaced, spread_seed
 from ram_env import GlimpseVectorEnv, find_task
 

@@ -22,13 +22,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.baselines import count_parameters
-from agents.commands import run
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import score_by_glimpse
-from agents.machine import commit, describe_machine
-from agents.sb3_evaluation import evaluate_sb3, play_split_sb3
-from agents.sb3_training import raising_divergence
-from agents.sb3_vec_env import GlimpseVecEnv
+from agents.runs.commands import run
+from agents.runs.machine import commit, describe_machine
+from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
+from agents.sb3.training import raising_divergence
+from agents.sb3.vec_env import GlimpseVecEnv
 from agents.training import check_finite, spaced
 from ram_env import GlimpseVectorEnv
 from train.sb3 import check_env

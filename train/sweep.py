@@ -46,11 +46,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 import ram_env
-from agents.commands import Stop, run
-from agents.files import make_folder
-from agents.machine import commit, describe_machine
-from agents.sweep_runs import Attempt, make_flags
-from agents.sweeps import (
+from agents.runs.commands import Stop, run
+from agents.runs.files import make_folder
+from agents.runs.machine import commit, describe_machine
+from train import reinforce
+from train.comparison.sweep_runs import Attempt, make_flags
+from train.comparison.sweeps import (
     COUNTED,
     Sweep,
     best_trial,
@@ -58,7 +59,6 @@ from agents.sweeps import (
     load_study,
     write_report,
 )
-from train import reinforce
 
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),

@@ -1,0 +1,171 @@
+"""Writing files so that a crash leaves the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+MAX_TEXT = 16 * 2**20
+"""A JSON, TOML or CSV file of more bytes is refused: parsed, it takes many times the memory."""
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a new file and wait until it is on the disk."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    flags |= getattr(os, "O_BINARY", 0)  # Windows would turn line feeds into two bytes
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's list of names is on the disk."""
+    if os.name == "nt":  # Windows opens no folders and keeps their names safe by itself
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, that aren't there; wait until they are on the disk."""
+    for path in reversed((folder, *folder.parents)):
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
+
+
+def replace(old: Path, new: Path) -> None:
+    """Give a file or folder a new name in one step, and wait until that is on the disk."""
+    os.replace(old, new)
+    sync_folder(new.parent)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write or replace a file: after a crash it holds all of ``content`` or what it held."""
+    new = path.with_name(f"{path.name}.new")
+    write_file(new, content)
+    replace(new, path)
+
+
+def to_json(content: Any) -> bytes:
+    """Return JSON as files hold it.
+
+    Raises:
+        ValueError: If a number is not finite, or it would be too large to be read back.
+    """
+    text = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{len(text)} bytes of JSON are more than the {MAX_TEXT} that are read")
+    return text
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return what a file holds, unless it is a pipe, a device or huge.
+
+    Raises:
+        ValueError: If so, or if the file is missing; the message names it.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError(f"{path} cannot be read: it is no plain file")
+        if facts.st_size > max_bytes:
+            raise ValueError(f"{path} has {facts.st_size} bytes, more than {max_bytes}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} does not fit into memory") from error
+
+
+def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
+    """Return what a JSON file holds, once it has the form that ``schema`` asks for.
+
+    Args:
+        path: The file.
+        schema: A type that msgspec converts to: a dataclass, a ``msgspec.Struct`` (which can
+            forbid unknown keys and bound values), ``dict[str, Any]``, ...
+
+    Raises:
+        ValueError: If the file is missing, too large, not JSON or of another form; the message
+            names the file and the entry.
+    """
+    return parse_json(read_file(path, MAX_TEXT), path, schema)
+
+
+def parse_json(content: bytes, path: Path, schema: Any = dict[str, Any]) -> Any:
+    """Return what the content of a JSON file holds: see :func:`read_json`."""
+    return _read(lambda: convert(msgspec.json.decode(content), schema), path)
+
+
+def read_toml(path: Path, schema: Any = dict[str, Any]) -> Any:
+    """Return what a TOML file holds: see :func:`read_json`."""
+    content = read_file(path, MAX_TEXT)
+    return _read(lambda: convert(tomllib.loads(content.decode()), schema), path)
+
+
+def read_csv(path: Path, row: Any = dict[str, str]) -> list[Any]:
+    """Return the rows of a CSV file with a header, each converted to ``row``.
+
+    Raises:
+        ValueError: If the file is missing, too large, not CSV, or a line has a bad value or
+            other columns than the header; the message names the file.
+    """
+    text = read_file(path, MAX_TEXT)
+
+    def rows() -> list[Any]:
+        lines = csv.DictReader(io.StringIO(text.decode()), restkey="?", strict=True)
+        return [convert(line, row, strict=False) for line in lines]
+
+    return _read(rows, path)
+
+
+def convert(value: Any, schema: Any, *, strict: bool = True) -> Any:
+    """Return ``value`` as ``schema`` wants it; ``Path`` fields are text.
+
+    Args:
+        value: Of dicts, lists, strings and numbers.
+        schema: See :func:`read_json`.
+        strict: False also takes numbers that are written as strings, as CSV files have them.
+
+    Raises:
+        ValueError: If it has another form; the message names the entry.
+    """
+    return msgspec.convert(value, schema, strict=strict, dec_hook=_decode_path)
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected a {kind.__name__}, got {value!r}")
+
+
+def _read(parse: Callable[[], T], path: Path) -> T:
+    try:
+        return parse()
+    except (ValueError, RecursionError, MemoryError, csv.Error) as error:
+        raise ValueError(f"{path} is not valid: {error}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, without the stack of C++ that torch may append."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,1 @@
+"""Policies and adapters for Stable-Baselines3."""

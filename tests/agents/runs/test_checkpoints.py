@@ -1,0 +1,376 @@
+"""Checkpoints and the files under them: exact, whole, pruned, and clear about what is wrong."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents.runs.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    check_like,
+    latest_checkpoint,
+    list_checkpoints,
+    pack_generators,
+    pack_optimizer,
+    read_checkpoint,
+    save_checkpoint,
+    unpack_generators,
+    unpack_optimizer,
+)
+from agents.runs.files import (
+    MAX_TEXT,
+    make_folder,
+    read_file,
+    read_json,
+    to_json,
+    write_file,
+    write_whole,
+)
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+
+
+def made_up(step: int, **state: object) -> Checkpoint:
+    tensors = {"model": {"weight": torch.full((2, 3), float(step))}, "empty": {}}
+    return Checkpoint(step, tensors, {"update": step, **state})
+
+
+def save_all(folder: Path, steps: list[int], keep: int = 3) -> list[str]:
+    """Save these steps and return the names of what is in the folder then."""
+    for step in steps:
+        save_checkpoint(folder, made_up(step), keep=keep)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    return bytes(tensor.reshape(-1).view(torch.uint8).tolist())
+
+
+# Saved and read back
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 0, 3), (2, 3, 4)])
+def test_tensors_come_back_equal_in_shape_type_and_every_bit(tmp_path, dtype, shape):
+    tensor = (torch.randn(shape) * 100).to(dtype)
+    if dtype == torch.float32 and shape == (5,):
+        tensor = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 1e-45])
+    path = save_checkpoint(tmp_path, Checkpoint(7, {"group": {"x": tensor}}, {"update": 7}))
+    loaded = read_checkpoint(path).tensors["group"]["x"]
+    assert (loaded.dtype, loaded.shape) == (tensor.dtype, tensor.shape)
+    assert as_bytes(loaded) == as_bytes(tensor)
+
+
+def test_state_step_and_groups_come_back_equal(tmp_path):
+    state = {"update": 12, "nested": {"list": [1, 0.1 + 0.2, None, True, "é"]}, "big": 2**63}
+    saved = Checkpoint(12, {"a": {"x": torch.ones(2)}, "none": {}}, state)
+    loaded = read_checkpoint(save_checkpoint(tmp_path, saved))
+    assert (loaded.step, loaded.state) == (12, state)
+    assert loaded.tensors.keys() == {"a", "none"}
+    assert loaded.tensors["none"] == {}
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    one, two = (save_checkpoint(tmp_path / name, made_up(3)) for name in ("one", "two"))
+    assert contents(one) == contents(two)
+    assert contents(one).keys() == {
+        *("model.safetensors", "empty.safetensors", "state.json", "manifest.json")
+    }
+
+
+def test_a_save_over_one_of_the_same_step_replaces_it(tmp_path):
+    save_checkpoint(tmp_path, made_up(3, note="old"))
+    path = save_checkpoint(tmp_path, made_up(3, note="new"))
+    assert read_checkpoint(path).state["note"] == "new"
+    assert [each.name for each in tmp_path.iterdir()] == ["step_00000003"]
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_state_that_json_cannot_hold_is_refused_and_the_old_one_stays(tmp_path, number):
+    save_checkpoint(tmp_path, made_up(1))
+    with pytest.raises(ValueError, match="Out of range float"):
+        save_checkpoint(tmp_path, made_up(2, loss=number))
+    latest = latest_checkpoint(tmp_path, pytest.fail)
+    assert latest is not None
+    assert latest.step == 1
+    assert save_all(tmp_path, [3]) == ["step_00000001", "step_00000003"]  # and nothing is left
+
+
+# Which are there, which stay
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_the_newest_stay(tmp_path, keep):
+    names = save_all(tmp_path, [1, 2, 3, 4], keep)
+    assert names == [f"step_{step:08d}" for step in (1, 2, 3, 4)][-keep:]
+
+
+def test_what_was_saved_last_stays_whatever_later_steps_are_damaged(tmp_path):
+    save_all(tmp_path, [50, 60, 70])
+    for path in list_checkpoints(tmp_path):
+        (path / "state.json").write_bytes(b"")
+    names = save_all(tmp_path, [10, 20, 30, 40])
+    assert names == [f"step_000000{step}" for step in (20, 30, 40, 50, 60, 70)]
+    assert save_all(tmp_path, [50, 60, 70]) == names[3:]
+
+
+def test_they_are_listed_by_number_not_by_name(tmp_path):
+    steps = [99_999_999, 100_000_000, 2, 1_000_000_000_000]
+    save_all(tmp_path, steps, keep=9)
+    assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == sorted(steps)
+    latest = latest_checkpoint(tmp_path, pytest.fail)
+    assert latest is not None
+    assert latest.step == 1_000_000_000_000
+
+
+def test_nothing_else_is_taken_for_a_checkpoint(tmp_path):
+    arabic = "step_" + "\N{ARABIC-INDIC DIGIT ONE}" * 8
+    for name in ("step_1", "step_0000001x", ".step_00000001.new", "step_-0000001", arabic):
+        (tmp_path / name).mkdir()
+    assert list_checkpoints(tmp_path) == []
+    assert list_checkpoints(tmp_path / "nowhere") == []
+    assert latest_checkpoint(tmp_path / "nowhere", pytest.fail) is None
+
+
+@posix
+@pytest.mark.parametrize(
+    "put", [lambda p: p.write_bytes(b"file"), lambda p: p.symlink_to("nowhere"), Path.mkdir]
+)
+def test_whatever_has_a_checkpoints_name_makes_way(tmp_path, put):
+    for name in ("step_00000001", "step_00000002", ".step_00000009.new"):
+        put(tmp_path / name)
+    warnings: list[str] = []
+    assert latest_checkpoint(tmp_path, warnings.append) is None
+    assert ["step_00000002" in warnings[0], "step_00000001" in warnings[1]] == [True, True]
+    assert all("passed over" in line for line in warnings)
+    assert save_all(tmp_path, [2, 3, 4]) == [f"step_0000000{k}" for k in (2, 3, 4)]
+
+
+def test_a_file_in_place_of_their_folder_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match="file"):
+        latest_checkpoint(tmp_path / "file", pytest.fail)
+
+
+# Optimisers and generators
+
+
+OPTIMIZERS = {
+    "Adam": lambda params: torch.optim.Adam(params, lr=0.1),
+    "fused AdamW": lambda params: torch.optim.AdamW(params, lr=0.1, fused=True),
+    "amsgrad": lambda params: torch.optim.Adam(params, lr=0.1, amsgrad=True),
+    "SGD": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+}
+
+
+def make_model() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+def descend(model: nn.Linear, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_goes_on_as_if_nothing_had_happened(tmp_path, name):
+    model = make_model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    descend(model, optimizer, 3)
+    tensors = {"model": model.state_dict(), "optimizer": pack_optimizer(optimizer)}
+    loaded = read_checkpoint(save_checkpoint(tmp_path, Checkpoint(3, tensors, {"update": 3})))
+    again = make_model()
+    other = OPTIMIZERS[name](again.parameters())
+    again.load_state_dict(loaded.tensors["model"])
+    unpack_optimizer(other, loaded.tensors["optimizer"])
+    for each in ((model, optimizer), (again, other)):
+        descend(*each, 2)
+    assert torch.equal(model.weight, again.weight)
+    mine, theirs = pack_optimizer(optimizer), pack_optimizer(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_what_was_unpacked_is_not_changed_by_going_on():
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters())
+    descend(model, optimizer, 1)
+    packed = {key: tensor.clone() for key, tensor in pack_optimizer(optimizer).items()}
+    kept = {key: tensor.clone() for key, tensor in packed.items()}
+    unpack_optimizer(optimizer, packed)
+    descend(model, optimizer, 1)
+    assert all(torch.equal(packed[key], kept[key]) for key in kept)
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "said"),
+    [
+        ("2.step", torch.zeros(()), "another model: '2.step'"),
+        ("-1.step", torch.zeros(()), "another model: '-1.step'"),
+        ("².step", torch.zeros(()), "another model: '².step'"),
+        ("step", torch.zeros(()), "another model: 'step'"),
+        ("0.exp_avg", torch.zeros(3, 2), r"0.exp_avg must have shape \(2, 3\), got \(3, 2\)"),
+    ],
+)
+def test_an_optimiser_takes_nothing_of_another_model(key, tensor, said):
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(CheckpointError, match=said):
+        unpack_optimizer(optimizer, {key: tensor})
+    assert not optimizer.state_dict()["state"]
+
+
+def test_generators_go_on_as_if_nothing_had_happened(tmp_path):
+    mine = {"noise": torch.Generator().manual_seed(1), "places": torch.Generator().manual_seed(2)}
+
+    def draw(generators: dict[str, torch.Generator]) -> Tensor:
+        drawn = [torch.randn(5, generator=generator) for generator in generators.values()]
+        return torch.cat([*drawn, torch.randn(5)])
+
+    draw(mine)
+    saved = Checkpoint(1, {"generators": pack_generators(mine)}, {"update": 1})
+    expected = draw(mine)
+    torch.manual_seed(5)
+    theirs = {name: torch.Generator() for name in mine}
+    loaded = read_checkpoint(save_checkpoint(tmp_path, saved))
+    unpack_generators(theirs, loaded.tensors["generators"])
+    assert torch.equal(draw(theirs), expected)
+
+
+def test_a_run_on_the_cpu_keeps_no_state_of_a_gpu_that_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # as after naming the machine
+    assert pack_generators({}, torch.device("cpu")).keys() == {"torch"}
+
+
+def test_generators_of_other_names_are_refused_and_nothing_is_drawn_anew():
+    states = pack_generators({"noise": torch.Generator()})
+    before = torch.get_rng_state()
+    with pytest.raises(CheckpointError, match=r"generators.*device: \['noise', 'places'\] differ"):
+        unpack_generators({"places": torch.Generator()}, states)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"a": torch.zeros(2)}, r"model.safetensors is of another .*: \['b'\] differ"),
+        ({"a": torch.zeros(2), "c": torch.zeros(2)}, r"\['b', 'c'\] differ"),
+        (
+            {"a": torch.zeros(2), "b": torch.zeros(2, 1)},
+            r"b must be torch.int64 \(2,\), got torch.float32 \(2, 1\)",
+        ),
+        (
+            {"a": torch.zeros(2), "b": torch.zeros(2)},
+            r"b must be torch.int64 \(2,\), got .*float32",
+        ),
+    ],
+)
+def test_tensors_of_another_model_are_named(tensors, said):
+    expected = {"a": torch.ones(2), "b": torch.ones(2, dtype=torch.int64)}
+    with pytest.raises(CheckpointError, match=said):
+        check_like("model", tensors, expected)
+    fine = {"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.int64)}
+    assert check_like("model", fine, expected) is fine
+
+
+# Files
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write_whole(tmp_path / "file", b"old and longer")
+    write_whole(tmp_path / "file", b"new")
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+def test_all_is_written_though_the_system_takes_a_byte_at_a_time(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:1]))
+    write_file(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_folders_are_made_with_those_above(tmp_path, monkeypatch):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")  # is there
+    assert (tmp_path / "a" / "b").is_dir()
+    monkeypatch.chdir(tmp_path)
+    make_folder(Path("c") / "d")
+    assert (tmp_path / "c" / "d").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file" / "more")
+
+
+def test_json_comes_back_equal_to_the_digit(tmp_path):
+    content = {"float": 0.1 + 0.2, "int": 2**100, "text": "é\n", "list": [None, True, 1e-300]}
+    write_whole(tmp_path / "file.json", to_json(content))
+    assert read_json(tmp_path / "file.json") == content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not valid"),
+        (b'{"a": ', "is not valid"),
+        (b"\xff\xfe\xff", "is not valid"),
+        (b"[" * 10**5, "is not valid"),
+        (b'{"a": NaN}', "is not valid"),
+        (b'{"a": -Infinity}', "is not valid"),
+        (b'{"a": 1e999}', "is not valid"),
+        (b'{"a": ' + b"9" * 10**5 + b"}", "is not valid"),
+        (b"[1]", "is not valid"),
+        (b" " * (MAX_TEXT + 1), f"has {MAX_TEXT + 1} bytes, more than {MAX_TEXT}"),
+    ],
+)
+def test_what_is_no_json_object_is_named(tmp_path, content, said):
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"some.json.*{said}"):
+        read_json(path)
+
+
+def test_what_could_not_be_read_back_is_not_written():
+    with pytest.raises(ValueError, match="more than the"):
+        to_json({"a": "x" * MAX_TEXT})
+    with pytest.raises(ValueError, match="Out of range float"):
+        to_json({"a": torch.nan})
+
+
+@posix
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda path: None, "cannot be read: No such file"),
+        (Path.mkdir, "no plain file"),
+        (lambda path: os.mkfifo(path), "no plain file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no plain file"),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
+        (lambda path: path.write_bytes(b"12345"), "has 5 bytes, more than 4"),
+    ],
+)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, put, said):
+    put(tmp_path / "file")
+    with pytest.raises(ValueError, match=rf"file .*{said}"):
+        read_file(tmp_path / "file", 4)
+
+
+def test_a_manifest_tells_each_files_size_and_digest(tmp_path):
+    path = save_checkpoint(tmp_path, made_up(1))
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert {name: facts["bytes"] for name, facts in manifest["files"].items()} == {
+        each.name: each.stat().st_size for each in path.iterdir() if each.name != "manifest.json"
+    }

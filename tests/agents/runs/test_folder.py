@@ -1,0 +1,251 @@
+"""The run folder: nothing is overwritten, and what was printed is kept."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.evaluation import Score
+from agents.runs import folder as run_log
+from agents.runs import machine
+from agents.runs.checkpoints import CheckpointError
+from agents.runs.folder import RunLog
+from agents.runs.folder_files import Stopwatch, finished_line
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 3
+
+
+@pytest.fixture
+def log(tmp_path):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        yield log
+
+
+def test_the_config_holds_settings_command_versions_and_machine(log):
+    stored = json.loads((log.folder / "config.json").read_text())
+    assert stored["config"] == {"seed": 3}
+    assert {"command", "commit", "python", "versions", "machine"} <= set(stored)
+
+
+def test_a_folder_that_holds_a_run_is_never_touched(log):
+    before = (log.folder / "config.json").read_text()
+    with pytest.raises(FileExistsError, match="--run-dir"):
+        RunLog(log.folder, Settings(seed=4))
+    assert (log.folder / "config.json").read_text() == before
+
+
+def test_metrics_count_env_steps_and_keep_every_digit(log):
+    log.scalars(800, {"eval/error": 0.1 + 0.2})
+    rows = list(csv.DictReader((log.folder / "metrics.csv").read_text().splitlines()))
+    assert rows == [{"env_steps": "800", "tag": "eval/error", "value": repr(0.1 + 0.2)}]
+    assert list(log.folder.glob("events.out.tfevents.*"))
+
+
+def test_what_is_said_is_printed_and_kept_as_one_line(log, capsys):
+    long_line = "data: " + "x" * 300 + " [brackets]"
+    log.say(long_line)
+    assert capsys.readouterr().out == long_line + "\n"
+    assert (log.folder / "log.txt").read_text() == long_line + "\n"
+
+
+def test_saved_weights_come_back_equal(log):
+    weights = {"a": torch.rand(3, 2), "b": torch.rand(4)}
+    log.save_weights(weights)
+    loaded = load_file(log.folder / "best.safetensors")
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    assert not list(log.folder.glob("*.new"))
+
+
+def test_progress_counts_every_update_and_knows_the_time_left(log):
+    assert list(log.progress(3)) == [0, 1, 2]
+    assert log.time_left == "0:00 left"
+
+
+def test_the_stopwatch_leaves_out_the_cpu_time_of_validation():
+    def work() -> None:
+        begun = time.process_time()
+        while time.process_time() < begun + 0.05:
+            pass
+
+    watch = Stopwatch()
+    with watch.paused():
+        work()
+    seconds, cpu_seconds = watch.read()
+    assert cpu_seconds < 0.05 <= seconds
+    work()
+    assert watch.read()[1] >= 0.05
+    watch.go_on("320,7.5,5.25,42.7", Path("timing.csv"))
+    assert watch.read()[0] > 7.5
+    assert 5.3 <= watch.read()[1] < 5.5
+
+
+def test_the_result_is_stored_and_said(log, capsys):
+    assert finished_line(log.folder) is None
+    log.result("test", Score(761, 10_000), "MNIST test: 10000 images from a folder")
+    line = "test error 7.61 % (95 % interval 7.11-8.15, 10000 images)"
+    assert capsys.readouterr().out == f"{line}\n"
+    assert finished_line(log.folder) == line
+    stored = json.loads((log.folder / "result.json").read_text())
+    assert (stored["split"], stored["wrong"], stored["total"]) == ("test", 761, 10_000)
+
+
+def test_what_is_known_once_the_data_are_open_joins_the_config(log, capsys):
+    log.note_facts({"data": "here", "sample": False})
+    log.note_facts({"data": "there", "sample": False})  # a resumed run, on another machine
+    stored = json.loads((log.folder / "config.json").read_text())
+    assert (stored["config"], stored["data"], stored["sample"]) == ({"seed": 3}, "here", False)
+    assert "'here' and is 'there'" in capsys.readouterr().out
+
+
+def test_two_processes_never_write_to_one_folder(log):
+    with pytest.raises(ValueError, match="in use"):
+        RunLog(log.folder, Settings(), resume=True)
+
+
+def write_some(folder: Path, until: int) -> None:
+    """Log every step, save after step 2."""
+    with RunLog(folder, Settings()) as log:
+        for step in range(1, until + 1):
+            log.scalars(10 * step, {"train/loss": 0.1 * step, "train/grad_norm": 1.0})
+            log.speed(10 * step)
+            if step == 2:
+                log.save_checkpoint(2, 20, {}, {"best_error": None})
+                log.scalars(20, {"eval/error": 5.0})
+
+
+def read_events(folder: Path) -> list[tuple[str, int, float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return sorted(
+        (tag, event.step, event.value)
+        for tag in events.Tags()["scalars"]
+        for event in events.Scalars(tag)
+        if not tag.startswith("time/")
+    )
+
+
+def test_a_resumed_run_has_every_metric_once(tmp_path):
+    write_some(tmp_path / "whole", until=4)
+    write_some(tmp_path / "run", until=3)
+    with (tmp_path / "run" / "metrics.csv").open("a") as file:
+        file.write("40,train/lo")  # cut off by a kill
+    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
+        assert log.checkpoint is not None
+        assert (log.checkpoint.step, log.checkpoint.state["env_steps"]) == (2, 20)
+        assert list(log.progress(4)) == [2, 3]
+        log.scalars(20, {"eval/error": 5.0})
+        for step in (3, 4):
+            log.scalars(10 * step, {"train/loss": 0.1 * step, "train/grad_norm": 1.0})
+            log.speed(10 * step)
+    whole = (tmp_path / "whole" / "metrics.csv").read_text()
+    assert (tmp_path / "run" / "metrics.csv").read_text() == whole
+    assert read_events(tmp_path / "run") == read_events(tmp_path / "whole")
+    timing = (tmp_path / "run" / "timing.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in timing] == ["env_steps", "10", "20", "30", "40"]
+    seconds = [float(line.split(",")[1]) for line in timing[1:]]
+    assert seconds == sorted(seconds)
+
+
+def test_a_run_without_a_checkpoint_starts_over(tmp_path):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log.scalars(10, {"train/loss": 1.0})
+    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
+        assert log.checkpoint is None
+        assert list(log.progress(2)) == [0, 1]
+        log.scalars(10, {"train/loss": 2.0})
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:] == ["10,train/loss,2.0"]
+    assert read_events(tmp_path / "run") == [("train/loss", 10, 2.0)]
+
+
+def test_settings_that_were_changed_are_refused(tmp_path):
+    write_some(tmp_path / "run", until=3)
+    with pytest.raises(CheckpointError, match="was changed"):
+        RunLog(tmp_path / "run", Settings(seed=4), resume=True)
+    RunLog(tmp_path / "run", Settings(), resume=True).close()  # the refusal left nothing locked
+
+
+def test_a_change_of_versions_is_warned_of(tmp_path, monkeypatch, capsys):
+    write_some(tmp_path / "run", until=3)
+    monkeypatch.setattr(run_log, "versions", lambda: {"torch": "0.1"})
+    RunLog(tmp_path / "run", Settings(), resume=True).close()
+    assert "warning: versions were" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "updates", "advice"),
+    [
+        (OSError("no room"), 0, "to go on with it: PYTHON"),
+        (ValueError("a bug"), 1, "to go on with it: PYTHON"),
+        (ValueError("no such data"), 0, "nothing was trained"),
+        (FloatingPointError("update 3: loss not finite"), 1, "and would again"),
+    ],
+)
+def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
+    tmp_path, capsys, error, updates, advice
+):
+    def fail() -> None:
+        with RunLog(tmp_path / "run", Settings()) as log:
+            for _ in zip(range(updates), log.progress(5), strict=False):
+                pass
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert advice.replace("PYTHON", machine.interpreter()) in last
+    assert (f"--resume {tmp_path / 'run'}" in last) == ("go on" in advice)
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_python_to_go_on_with_is_this_one(tmp_path, monkeypatch, inside):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine, other):
+        folder.mkdir()
+        (folder / "python").touch(mode=0o755)
+    (mine / "python3").symlink_to(mine / "python")
+    monkeypatch.setattr(sys, "executable", str(mine / "python3"))
+    monkeypatch.setenv("PATH", str(mine if inside else other))
+    assert machine.interpreter() == ("python" if inside else str(mine / "python3"))
+
+
+def test_the_clock_of_a_resumed_run_goes_on_from_the_checkpoint(tmp_path):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log._watch.seconds = 100.0
+        log.speed(10)
+        log._watch.seconds = 200.0
+        log.save_checkpoint(2, 20, {}, {})
+    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
+        log.speed(30)
+    rows = list(csv.DictReader((tmp_path / "run" / "timing.csv").read_text().splitlines()))
+    assert [row["env_steps"] for row in rows] == ["10", "20", "30"]
+    assert float(rows[2]["seconds"]) >= 200
+
+
+def test_another_projects_commit_is_never_taken_for_ours(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a hook that runs us sets them
+        monkeypatch.delenv(name, raising=False)
+    git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
+    git += ["-c", "commit.gpgsign=false"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
+    monkeypatch.setattr(machine, "__file__", str(project / "machine.py"))
+    assert machine.commit() is None
+
+
+def test_a_hook_that_names_its_own_repository_changes_nothing(monkeypatch, tmp_path):
+    before = machine.commit()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    assert machine.commit() == before

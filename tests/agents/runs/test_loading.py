@@ -1,0 +1,119 @@
+"""Reading a run back: the same model, and an error that names the file that is at fault."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.runs.loading import load_run
+
+CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidden=5)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = RecurrentAttentionModel(CONFIG)
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"env_id": "Some-v0"}}))
+    (tmp_path / "model.json").write_text(json.dumps(asdict(CONFIG)))
+    save_file(model.state_dict(), tmp_path / "best.safetensors")
+    return tmp_path
+
+
+def change(path: Path, **changes) -> None:
+    """Change some entries of a JSON file; None takes one out."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_the_model_comes_back_with_its_settings(run_dir):
+    torch.manual_seed(0)
+    expected = RecurrentAttentionModel(CONFIG)
+    model, settings = load_run(run_dir)
+    assert settings == {"env_id": "Some-v0"}
+    assert model.config == CONFIG
+    assert not model.training
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere is not a run folder"):
+        load_run(tmp_path / "nowhere")
+
+
+FILES = ["config.json", "model.json", "best.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(run_dir, name):
+    (run_dir / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: No such file"):
+        load_run(run_dir)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"\xff\xfe" + b, lambda _: b""])
+def test_a_damaged_file_is_named(run_dir, name, damage):
+    path = run_dir / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=name):
+        load_run(run_dir)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.json"])
+def test_json_of_another_kind_is_refused(run_dir, name):
+    (run_dir / name).write_text("[1, 2]")
+    with pytest.raises(ValueError, match=f"{name} is not valid: Expected `object`, got `array`"):
+        load_run(run_dir)
+
+
+def test_a_config_without_settings_is_refused(run_dir):
+    change(run_dir / "config.json", config=None)
+    with pytest.raises(ValueError, match=r"config.json holds no settings"):
+        load_run(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_classes": None}, r"missing \['num_classes'\]"),
+        ({"depth": 3}, r"unknown \['depth'\]"),
+        ({"core": "transformer"}, "core must be one of"),
+        ({"hidden_size": "8"}, "describes no model"),
+        ({"hidden_size": 8.5}, "describes no model"),
+        ({"glimpse_shape": 4}, "describes no model"),
+        ({"glimpse_shape": [4, 4]}, "glimpse_shape must be"),
+    ],
+)
+def test_sizes_that_make_no_model_are_explained(run_dir, changes, said):
+    change(run_dir / "model.json", **changes)
+    with pytest.raises(ValueError, match=said) as caught:
+        load_run(run_dir)
+    assert "model.json" in str(caught.value)
+
+
+def test_weights_of_another_size_are_refused(run_dir):
+    change(run_dir / "model.json", hidden_size=9)
+    with pytest.raises(ValueError, match=r"best.safetensors does not fit[^$]*size mismatch"):
+        load_run(run_dir)
+
+
+@pytest.mark.parametrize("said", ["Missing key", "Unexpected key"])
+def test_weights_with_a_wrong_name_are_refused(run_dir, said):
+    path = run_dir / "best.safetensors"
+    weights = load_file(path)
+    weights["core.other"] = weights.pop("core.input.bias")
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=rf"best.safetensors does not fit[^$]*{said}"):
+        load_run(run_dir)
+
+
+def test_a_pickle_in_place_of_the_weights_is_never_opened(run_dir):
+    torch.save({"a": torch.zeros(1)}, run_dir / "best.safetensors")
+    with pytest.raises(ValueError, match=r"best.safetensors cannot be read"):
+        load_run(run_dir)

@@ -1,0 +1,147 @@
+"""Agents of Stable-Baselines3 are judged as our own are, and as one image after another would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+import ram_env  # noqa: F401
+from agents.evaluation import Score, evaluate, play_split
+from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
+from agents.sb3.history import GlimpseHistory, HistoryFeatures, VectorGlimpseHistory
+from agents.sb3.policies import HybridPolicy, RecurrentHybridPolicy
+from agents.sb3.vec_env import GlimpseVecEnv
+
+N, T, NUM_IMAGES = 16, 4, 40
+SEQUENTIAL: dict[str, Any] = {"split": "validation", "order": "sequential"}
+
+
+def make_lanes(*, history: bool = False, num_envs: int = N, **keywords: Any) -> GlimpseVecEnv:
+    env: Any = gym.make_vec("SignpostGlimpse-v0", num_envs=num_envs, **keywords)
+    return GlimpseVecEnv(VectorGlimpseHistory(env, T) if history else env)
+
+
+class OurModel:
+    """The recurrent attention model behind the interface of Stable-Baselines3."""
+
+    def __init__(self, model: RecurrentAttentionModel):
+        self.model = model
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        assert deterministic
+        assert episode_start is not None
+        begins = torch.as_tensor(episode_start)[:, None]
+        before = self.model.initial_state(len(begins)) if state is None else torch.tensor(state[0])
+        before = torch.where(begins, self.model.initial_state(len(begins)), before)
+        glimpse, location = (torch.as_tensor(observation[k]) for k in ("glimpse", "location"))
+        output, after = self.model(glimpse, location, before)
+        action = torch.cat((output.location_mean, output.logits), 1)
+        return action.numpy(), (after.numpy(),)
+
+
+@pytest.mark.parametrize("num_images", [150, 160])
+def test_the_score_is_that_of_our_own_evaluation(num_images):
+    torch.manual_seed(0)
+    model = RecurrentAttentionModel(RAMConfig((3, 4, 4), 4))
+    ours = gym.make_vec("SignpostGlimpse-v0", num_envs=N, action_format="dict", **SEQUENTIAL)
+    expected = evaluate(model, ours, num_images)
+    assert 0 < expected.wrong < num_images
+    assert evaluate_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images) == expected
+    believed, played = (
+        play_split(model, ours, num_images),
+        play_split_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images),
+    )
+    for name in ("labels", "locations", "positions"):
+        torch.testing.assert_close(getattr(played, name), getattr(believed, name))
+    assert played.log_p.exp().sum(-1).eq(1).all()  # one label a step, named for certain
+    assert played.log_p.argmax(-1).equal(believed.log_p.argmax(-1))
+
+
+def make_agent(name: str) -> Any:
+    """Make an agent, without training, whose labels depend on what it sees."""
+    kind: Any = RecurrentPPO if name == "lstm" else PPO
+    policy = RecurrentHybridPolicy if name == "lstm" else HybridPolicy
+    extractor = {"features_extractor_class": HistoryFeatures} if name == "history" else {}
+    settings = {"policy_kwargs": extractor, "seed": 0, "device": "cpu"}
+    env = VecMonitor(make_lanes(history=name == "history"))
+    model = kind(policy, env, n_steps=T, batch_size=N * T, **settings)
+    label, latents = model.policy.action_net.label, []
+    hook = label.register_forward_hook(lambda module, inputs, output: latents.append(inputs[0]))
+    evaluate_sb3(model, make_lanes(history=name == "history", **SEQUENTIAL), NUM_IMAGES)
+    hook.remove()
+    with torch.no_grad():
+        label.bias.copy_(-label.weight @ torch.stack(latents[T - 1 :: T]).mean((0, 1)))
+    return model
+
+
+@pytest.mark.parametrize("name", ["memoryless", "history", "lstm"])
+def test_the_score_is_that_of_one_image_after_another(name):
+    model = make_agent(name)
+    env: Any = gym.make("SignpostGlimpse-v0", **SEQUENTIAL)
+    env = GlimpseHistory(env, T) if name == "history" else env
+    wrong, named, places = 0, set(), []
+    for _ in range(NUM_IMAGES):
+        obs, state, ended, info = env.reset()[0], None, False, {}
+        while not ended:
+            newest = "location" if name != "history" else "locations"
+            slot = int(obs["mask"].sum()) - 1 if name == "history" else slice(None)
+            places.append(obs[newest][slot].copy())
+            action, state = model.predict(obs, state, deterministic=True)
+            obs, _, ended, _, info = env.step(action)
+        wrong += not info["correct"]
+        named.add(int(info["prediction"]))
+    assert len(named) > 1
+    lanes = make_lanes(history=name == "history", **SEQUENTIAL)
+    assert evaluate_sb3(model, lanes, NUM_IMAGES) == Score(wrong, NUM_IMAGES)
+    played = play_split_sb3(model, lanes, NUM_IMAGES)
+    np.testing.assert_allclose(played.locations[0].reshape(-1, 2), np.array(places), atol=1e-6)
+
+
+def test_it_can_be_repeated_and_ended_early():
+    model, lanes = make_agent("memoryless"), make_lanes(**SEQUENTIAL)
+    batches: list[None] = []
+    scores = [
+        evaluate_sb3(model, lanes, NUM_IMAGES, on_batch=lambda: batches.append(None))
+        for _ in range(2)
+    ]
+    assert scores[0] == scores[1]
+    assert len(batches) == 2 * 3  # 40 images in batches of 16
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_sb3(model, lanes, NUM_IMAGES, on_batch=stop)
+
+
+def test_a_sampled_policy_is_another_policy():
+    torch.manual_seed(0)
+    model, lanes = make_agent("memoryless"), make_lanes(**SEQUENTIAL, num_envs=100)
+    with torch.no_grad():
+        model.policy.action_net.label.weight.zero_()
+        model.policy.action_net.label.bias.copy_(torch.tensor([0.1, 0.0, 0.0, 0.0]))
+    errors = [evaluate_sb3(model, lanes, 400, deterministic=known).error for known in (True, False)]
+    assert errors[0] != errors[1]
+
+
+def test_another_order_or_number_of_images_is_refused():
+    model = make_agent("memoryless")
+    with pytest.raises(ValueError, match="order='sequential'"):
+        evaluate_sb3(model, make_lanes(), NUM_IMAGES)
+    with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
+        evaluate_sb3(model, make_lanes(**SEQUENTIAL), 0)

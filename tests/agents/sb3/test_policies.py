@@ -1,0 +1,390 @@
+"""The hybrid action's distribution by hand, its masks, and the algorithms that use it."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+from agents.ram import GlimpseNetwork
+from agents.sb3.history import HistoryFeatures, VectorGlimpseHistory
+from agents.sb3.policies import (
+    GlimpseFeatures,
+    HybridDistribution,
+    HybridHead,
+    HybridPolicy,
+    RecurrentHybridPolicy,
+    pack_action,
+    unpack_action,
+)
+from agents.sb3.vec_env import GlimpseVecEnv
+from tests.script_helpers import register_shades
+
+K = 4
+ALGORITHMS = {
+    "ppo": (PPO, HybridPolicy, {"n_steps": 8, "batch_size": 16, "n_epochs": 2}),
+    "a2c": (A2C, HybridPolicy, {"n_steps": 4}),
+    "recurrent_ppo": (
+        RecurrentPPO,
+        RecurrentHybridPolicy,
+        {"n_steps": 8, "batch_size": 16, "n_epochs": 2},
+    ),
+    "ppo_history": (PPO, HybridPolicy, {"n_steps": 8, "batch_size": 16, "n_epochs": 2}),
+    "a2c_history": (A2C, HybridPolicy, {"n_steps": 4}),
+}
+
+
+def make_env(num_envs: int = 6, *, history: bool = False, **keywords: Any) -> VecMonitor:
+    env: Any = gym.make_vec("SignpostGlimpse-v0", num_envs=num_envs, **keywords)
+    if history:
+        env = VectorGlimpseHistory(env, 4)
+    return VecMonitor(GlimpseVecEnv(env))
+
+
+def make_model(name: str, *, policy: dict[str, Any] | None = None, **keywords: Any) -> Any:
+    kind, policy_class, own = ALGORITHMS[name]
+    policy = dict(policy or {})
+    if name.endswith("history"):
+        policy["features_extractor_class"] = HistoryFeatures
+    return kind(
+        policy_class,
+        make_env(history=name.endswith("history")),
+        seed=0,
+        device="cpu",
+        policy_kwargs=policy,
+        **{**own, **keywords},
+    )
+
+
+def distribution(
+    mean: list[list[float]],
+    logits: list[list[float]],
+    std: float,
+    time: list[float],
+    **keywords: Any,
+) -> HybridDistribution:
+    dist = HybridDistribution(len(logits[0]), **keywords)
+    dist.set_time(torch.tensor(time)[:, None])
+    parameters = torch.cat((torch.tensor(mean), torch.tensor(logits)), 1)
+    return dist.proba_distribution(parameters, torch.full((2,), math.log(std)))
+
+
+# Packing
+
+
+def test_packed_actions_are_read_back_also_after_clipping():
+    location = torch.tensor([[0.3, -2.0], [1.5, 0.1], [0.0, 0.0]])
+    label = torch.tensor([0, 3, 1])
+    action = pack_action(location, label, K)
+    assert action.tolist()[0] == pytest.approx([0.3, -2.0, 1, -1, -1, -1])
+    for packed in (action, action.clip(-1, 1)):
+        assert unpack_action(packed)[1].tolist() == label.tolist()
+    assert torch.equal(unpack_action(action)[0], location)
+
+
+def test_the_environment_does_what_the_policy_sampled():
+    model = make_model("ppo", policy={"initial_std": 1.0})
+    env = make_env()
+    obs: Any = env.reset()
+    ends = 0
+    for _ in range(8):
+        with torch.no_grad():
+            actions = model.policy(obs_as_tensor(obs, model.device))[0]
+        location, label = unpack_action(actions)
+        obs, _, ended, infos = env.step(actions.clip(-1, 1).numpy())
+        if ended.all():
+            assert [info["prediction"] for info in infos] == label.tolist()
+            ends += 1
+        else:
+            np.testing.assert_array_equal(obs["location"], location.clip(-1, 1))
+    assert ends == 2
+
+
+# The distribution
+
+
+def test_log_probabilities_by_hand():
+    logits = [[math.log(0.5), math.log(0.25), math.log(0.25)]] * 2
+    dist = distribution([[0.1, 0.2]] * 2, logits, 0.5, [0.75, 1.0])
+    action = pack_action(torch.tensor([[0.4, 0.0]] * 2), torch.tensor([2, 2]), 3)
+    # Before: x is 0.3 / 0.5 = 0.6 stds off, y 0.4: -(0.36 + 0.16) / 2 - 2 ln 0.5 - ln 2 pi.
+    location = -0.26 + 2 * math.log(2) - math.log(2 * math.pi)
+    assert dist.log_prob(action).tolist() == pytest.approx([location, math.log(0.25)])
+
+
+def test_entropies_by_hand():
+    logits = [[math.log(0.5), math.log(0.25), math.log(0.25)]] * 2
+    dist = distribution([[0.1, 0.2]] * 2, logits, 0.5, [0.75, 1.0])
+    # Two Gaussians: 2 * ln(2 pi e 0.5^2) / 2. The label: ln 2 / 2 + 2 * ln 4 / 4.
+    location = math.log(2 * math.pi * math.e * 0.25)
+    assert dist.entropy().tolist() == pytest.approx([location, 1.5 * math.log(2)])
+
+
+def test_with_every_label_counted_both_count_before_the_last():
+    arguments = ([[0.1, 0.2]] * 2, [[0.3, -0.2, 0.0]] * 2, 0.5)
+    early = distribution(*arguments, [0.5, 0.5])
+    last = distribution(*arguments, [1.0, 1.0])
+    every = distribution(*arguments, [0.5, 1.0], label_counts="every")
+    action = pack_action(torch.tensor([[0.4, 0.0]] * 2), torch.tensor([2, 0]), 3)
+    for ask in (lambda d: d.log_prob(action), lambda d: d.entropy()):
+        torch.testing.assert_close(ask(every)[0], ask(early)[0] + ask(last)[0])
+        torch.testing.assert_close(ask(every)[1], ask(last)[1])
+
+
+def test_label_probabilities_sum_to_one_and_the_location_integrates_to_one():
+    dist = distribution([[0.1, 0.2]] * K, [[0.3, -1.0, 2.0, 0.0]] * K, 0.5, [1.0] * K)
+    actions = pack_action(torch.zeros(K, 2), torch.arange(K), K)
+    assert dist.log_prob(actions).exp().sum().item() == pytest.approx(1)
+    axis = torch.linspace(-3, 3, 121)
+    grid = torch.cartesian_prod(axis, axis)
+    n = len(grid)
+    dist = distribution([[0.1, 0.2]] * n, [[0.0] * K] * n, 0.5, [0.5] * n)
+    density = dist.log_prob(pack_action(grid, torch.zeros(n, dtype=torch.long), K)).exp()
+    assert density.sum().item() * 0.05**2 == pytest.approx(1, abs=1e-3)
+
+
+def test_samples_follow_the_distribution_and_carry_no_gradient():
+    torch.manual_seed(0)
+    n = 20_000
+    mean = torch.tensor([[0.1, -0.4]] * n).requires_grad_()
+    logits = torch.tensor([[0.5, 0.3, 0.2]] * n).log()
+    dist = HybridDistribution(3)
+    dist.set_time(torch.ones(n, 1))
+    dist.proba_distribution(torch.cat((mean, logits), 1), torch.log(torch.tensor([0.1, 0.3])))
+    action = dist.sample()
+    assert not action.requires_grad
+    location, label = unpack_action(action)
+    torch.testing.assert_close(location.mean(0), torch.tensor([0.1, -0.4]), atol=0.01, rtol=0)
+    torch.testing.assert_close(location.std(0), torch.tensor([0.1, 0.3]), atol=0.01, rtol=0)
+    shares = label.bincount() / n
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
+    assert unpack_action(dist.mode())[0][0].tolist() == pytest.approx([0.1, -0.4])
+    assert (unpack_action(dist.mode())[1] == 0).all()
+
+
+def test_a_forgotten_time_is_an_error_not_the_last_one():
+    dist = distribution([[0.0, 0.0]], [[0.0, 0.0]], 0.5, [1.0])
+    with pytest.raises(RuntimeError, match="set_time"):
+        dist.proba_distribution(torch.zeros(1, 4), torch.zeros(2))
+
+
+# The policies
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_policies_start_with_the_std_asked_for_and_heads_on_the_features(name):
+    model = make_model(name, policy={"initial_std": 0.3})
+    policy = model.policy
+    assert isinstance(policy.action_net, HybridHead)
+    width = policy.lstm_output_dim if "recurrent" in name else policy.features_dim
+    assert policy.action_net.label.in_features == width  # straight on the features
+    assert policy.log_std.exp().tolist() == pytest.approx([0.3, 0.3])
+    assert policy.log_std.requires_grad
+    assert any(policy.log_std is p for g in policy.optimizer.param_groups for p in g["params"])
+
+
+def test_the_std_starts_at_0_22():
+    env = make_env()
+    policy = HybridPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    assert policy.log_std.exp().tolist() == pytest.approx([0.22, 0.22])
+
+
+def test_the_tanh_keeps_the_mean_in_the_image_and_can_be_left_out():
+    features = torch.full((1, 8), 100.0)
+    for tanh_mean in (True, False):
+        torch.manual_seed(0)
+        head = HybridHead(8, K, tanh_mean=tanh_mean)
+        mean = head(features)[:, :2]
+        expected = head.location(features)
+        assert expected.abs().max() > 1
+        assert torch.equal(mean, expected.tanh() if tanh_mean else expected)
+
+
+def rows_at(time: float, obs: Any) -> dict[str, torch.Tensor]:
+    return {**obs, "time": torch.full_like(obs["time"], time)}
+
+
+@pytest.mark.parametrize("name", ["ppo", "recurrent_ppo", "ppo_history"])
+def test_scoring_steps_teach_the_label_alone_and_earlier_steps_the_location_alone(name):
+    model = make_model(name)
+    obs = obs_as_tensor(model.env.reset(), model.device)
+    state = ()
+    if name == "recurrent_ppo":
+        state = (model._last_lstm_states, torch.ones(6))
+    for time, taught, untaught in ((1.0, "label", "location"), (0.75, "location", "label")):
+        at = rows_at(time, obs)
+        actions = model.policy.forward(at, *state)[0]
+        _, log_prob, entropy = model.policy.evaluate_actions(at, actions, *state)
+        model.policy.zero_grad()
+        (log_prob * torch.arange(1.0, 7)).sum().add(entropy.sum()).backward()
+        head = model.policy.action_net
+        assert (getattr(head, untaught).weight.grad == 0).all()
+        assert (getattr(head, untaught).bias.grad == 0).all()
+        assert (getattr(head, taught).weight.grad != 0).any()
+        assert (model.policy.log_std.grad != 0).all() == (taught == "location")
+        assert (model.policy.log_std.grad == 0).all() == (taught == "label")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_judging_a_batch_reproduces_its_log_probabilities_to_the_bit(name):
+    model = make_model(name, policy={"initial_std": 2.0})
+    obs = obs_as_tensor(model.env.reset(), model.device)
+    state = ()
+    if name == "recurrent_ppo":
+        state = (model._last_lstm_states, torch.ones(6))
+    for time in (0.5, 1.0):
+        at = rows_at(time, obs)
+        with torch.no_grad():
+            actions, values, log_prob, *_ = model.policy(at, *state)
+            values_again, again, _ = model.policy.evaluate_actions(at, actions, *state)
+        assert torch.equal(log_prob, again)
+        assert torch.equal(values, values_again)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_rollout_buffers_log_probabilities_are_those_of_its_unclipped_actions(name):
+    model = make_model(name, policy={"initial_std": 2.0}, learning_rate=0.0)
+    model.learn(96)
+    buffer = model.rollout_buffer
+    assert (np.abs(buffer.actions[..., :2]) > 1).any()
+    assert set(np.unique(buffer.actions[..., 2:])) == {-1, 1}
+    for batch in buffer.get(24):
+        arguments: tuple[Any, ...] = (batch.observations, batch.actions)
+        counted = torch.ones_like(batch.old_log_prob, dtype=torch.bool)
+        if name == "recurrent_ppo":
+            arguments += (batch.lstm_states, batch.episode_starts)
+            counted = batch.mask > 0
+        with torch.no_grad():
+            _, log_prob, _ = model.policy.evaluate_actions(*arguments)
+        torch.testing.assert_close(
+            log_prob[counted], batch.old_log_prob[counted], atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_algorithm_updates_everything_and_stays_finite(name):
+    model = make_model(name)
+    before = {key: value.clone() for key, value in model.policy.state_dict().items()}
+    model.learn(144)
+    after = model.policy.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    same = {key for key, value in after.items() if torch.equal(value, before[key])}
+    assert not same
+    assert {info["l"] for info in model.ep_info_buffer} == {4}
+
+
+@pytest.mark.parametrize("name", ["ppo", "recurrent_ppo", "ppo_history"])
+def test_a_saved_model_predicts_the_same(name, tmp_path: Path):
+    model = make_model(name, policy={"initial_std": 0.1, "label_counts": "every"})
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", device="cpu")
+    obs = model.env.reset()
+    action, _ = model.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], action)
+    assert loaded.policy.action_dist._every
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy", device="cpu")
+    np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], action)
+    assert policy.log_std.exp().tolist() == pytest.approx([0.1, 0.1])
+    assert policy.action_dist._every
+
+
+def test_features_are_the_papers_glimpse_network_and_the_time(toy_dataset):
+    env = gym.make("MNISTGlimpse-v0", dataset=toy_dataset)
+    space: Any = env.observation_space
+    features = GlimpseFeatures(space)
+    assert isinstance(features.glimpse_network, GlimpseNetwork)
+    # 64 pixels to 128, 2 coordinates to 128, both to 256.
+    expected = 64 * 128 + 128 + 2 * 128 + 128 + 2 * (128 * 256 + 256)
+    assert sum(p.numel() for p in features.parameters()) == expected
+    obs = {name: torch.as_tensor(part[None]) for name, part in space.sample().items()}
+    g = features.glimpse_network(obs["glimpse"], obs["location"])
+    assert torch.equal(features(obs), torch.cat((g, obs["time"]), 1))
+    assert torch.equal(GlimpseFeatures(space, with_time=False, hidden_size=8)(obs)[:, 8:], g[:, :0])
+
+
+def test_ppo_learns_to_name_what_it_sees():
+    env = VecMonitor(
+        GlimpseVecEnv(
+            gym.make_vec("MNISTGlimpse-v0", num_envs=32, dataset=register_shades(), num_glimpses=2)
+        )
+    )
+    model = PPO(
+        HybridPolicy,
+        env,
+        n_steps=8,
+        batch_size=128,
+        n_epochs=4,
+        learning_rate=1e-3,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"features_extractor_kwargs": {"hidden_size": 32}},
+    )
+    model.learn(256 * 48)
+    accuracy, _ = evaluate_policy(model, env, n_eval_episodes=128)
+    assert isinstance(accuracy, (float, np.floating))
+    assert accuracy > 0.9
+
+
+# What is refused, and who imports what
+
+
+def test_spaces_of_another_kind_are_refused():
+    obs_space = make_env().observation_space
+    box = spaces.Box(-1, 1, (6,), np.float32)
+
+    def make(
+        obs: spaces.Space = obs_space, act: spaces.Space = box, **keywords: Any
+    ) -> HybridPolicy:
+        return HybridPolicy(obs, act, lambda _: 1e-3, **keywords)
+
+    assert make().action_space == box
+    with pytest.raises(ValueError, match="must be a Dict with time"):
+        make(obs=box)
+    for space in (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1, 1, (2,))):
+        with pytest.raises(ValueError, match="action_format='box'"):
+            make(act=space)
+    with pytest.raises(ValueError, match="must hold -1 and 1"):
+        make(act=spaces.Box(0, 1, (6,)))
+    for std in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="initial_std must be positive"):
+            make(initial_std=std)
+    with pytest.raises(ValueError, match="label_counts must be 'last' or"):
+        make(label_counts="first")
+    with pytest.raises(ValueError, match="use_sde"):
+        make(use_sde=True)
+
+
+def test_normalised_observations_are_refused_as_the_time_tells_what_counts():
+    env = VecNormalize(GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)))
+    model = PPO(HybridPolicy, env, n_steps=8, batch_size=32, device="cpu")
+    with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
+        model.learn(32)
+    env = VecNormalize(
+        GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)), norm_obs=False
+    )
+    PPO(HybridPolicy, env, n_steps=8, batch_size=32, device="cpu").learn(32)
+
+
+def test_only_agents_sb3_needs_stable_baselines():
+    users = set()
+    agents = Path(__file__).parents[3] / "agents"
+    for path in agents.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+        if any(name.startswith(("stable_baselines3", "sb3_contrib")) for name in names):
+            users.add(path.relative_to(agents).parts[0])
+    assert users == {"sb3"}

@@ -1,0 +1,415 @@
+"""The adapter tells Stable-Baselines3 what its own DummyVecEnv would, and refuses what it can't."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecMonitor,
+    VecNormalize,
+    VecVideoRecorder,
+)
+
+import ram_env  # noqa: F401
+from agents.sb3.vec_env import GlimpseVecEnv, split_infos
+
+N = 3
+SAME_STEP = AutoresetMode.SAME_STEP
+TOY: dict[str, Any] = {"dataset": "toy", "num_glimpses": 3}
+
+pytestmark = pytest.mark.usefixtures("toy_dataset")
+
+
+def cart_pole(monitored: bool = False) -> gym.Env:
+    """An env whose episodes end by falling and, at 18 steps, by a time limit."""
+    env = gym.make("CartPole-v1", max_episode_steps=18)
+    return Monitor(env) if monitored else env
+
+
+def signpost() -> gym.Env:
+    return gym.make("ram_env:SignpostGlimpse-v0", allow_stop=True)
+
+
+def sync(single: Callable[[], gym.Env]) -> VectorEnv:
+    return SyncVectorEnv([single] * N, autoreset_mode=SAME_STEP)
+
+
+def native(env_id: str = "SignpostGlimpse-v0", num_envs: int = N, **keywords: Any) -> Any:
+    return gym.make_vec(env_id, num_envs=num_envs, **keywords)
+
+
+def assert_same_but_scalars(ours: Any, theirs: Any, where: str = ""):
+    """Demand equality to the bit, of types too, but that a scalar may be NumPy's or Python's."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), where
+        for name in theirs:
+            assert_same_but_scalars(ours[name], theirs[name], f"{where}.{name}")
+    elif isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same_but_scalars(a, b, f"{where}[{i}]")
+    elif isinstance(theirs, np.ndarray):
+        assert ours.dtype == theirs.dtype, where
+        np.testing.assert_array_equal(ours, theirs, where)
+    elif where.endswith("episode.t"):  # a clock
+        pass
+    else:
+        assert ours == theirs, where
+        assert np.asarray(ours).dtype.kind == np.asarray(theirs).dtype.kind, where
+
+
+def walk_together(ours: VecEnv, theirs: VecEnv, steps: int) -> int:
+    """Play the same actions in both and demand that they say the same; return episodes ended."""
+    ended = 0
+    space = ours.action_space
+    space.seed(0)
+    ours.seed(7)
+    theirs.seed(7)
+    assert_same_but_scalars(ours.reset(), theirs.reset(), "reset")
+    assert_same_but_scalars(ours.reset_infos, theirs.reset_infos, "reset_infos")
+    for step in range(steps):
+        actions = np.stack([space.sample() for _ in range(N)])
+        said, expected = ours.step(actions), theirs.step(actions)
+        assert_same_but_scalars(said, expected, f"step {step}")
+        assert_same_but_scalars(ours.reset_infos, theirs.reset_infos, f"reset_infos {step}")
+        ended += int(said[2].sum())
+    assert_same_but_scalars(ours.reset(), theirs.reset(), "reset without a seed")
+    return ended
+
+
+# The same as DummyVecEnv
+
+
+@pytest.mark.parametrize("monitored", [False, True])
+def test_it_equals_dummy_vec_env_on_cart_pole_ended_by_falls_and_by_the_time_limit(monitored):
+    def single() -> gym.Env:
+        return cart_pole(monitored)
+
+    ours, theirs = GlimpseVecEnv(sync(single)), DummyVecEnv([single] * N)
+    assert walk_together(ours, theirs, 200) > 10
+    ours.close()
+
+
+def test_the_time_limit_and_the_fall_are_told_apart():
+    env = GlimpseVecEnv(sync(cart_pole))
+    env.action_space.seed(0)
+    env.seed(0)
+    env.reset()
+    cuts, falls = 0, 0
+    for _ in range(200):
+        _, _, ended, infos = env.step(np.array([env.action_space.sample() for _ in range(N)]))
+        for lane in np.flatnonzero(ended):
+            angle = abs(infos[lane]["terminal_observation"][2])
+            assert infos[lane]["TimeLimit.truncated"] is not bool(angle > 0.2095)
+            cuts += infos[lane]["TimeLimit.truncated"]
+            falls += not infos[lane]["TimeLimit.truncated"]
+    assert cuts > 0
+    assert falls > 0
+
+
+@pytest.mark.parametrize(
+    ("env_id", "keywords"),
+    [
+        ("SignpostGlimpse-v0", {"allow_stop": True}),
+        ("SignpostGlimpse-v0", {"action_format": "multidiscrete", "reward": "dense"}),
+        ("MNISTGlimpse-v0", TOY),
+    ],
+)
+def test_it_equals_dummy_vec_env_on_our_vector_env(env_id, keywords):
+    ours = GlimpseVecEnv(native(env_id, **keywords))
+    theirs = DummyVecEnv([lambda: gym.make(env_id, **keywords)] * N)
+    assert walk_together(ours, theirs, 40) > 10
+
+
+def test_it_equals_dummy_vec_env_over_an_async_vector_env():
+    ours = GlimpseVecEnv(AsyncVectorEnv([signpost] * N, autoreset_mode=SAME_STEP))
+    assert walk_together(ours, DummyVecEnv([signpost] * N), 20) > 5
+    ours.close()
+
+
+def test_vec_normalize_around_it_equals_vec_normalize_around_dummy_vec_env():
+    ours = VecNormalize(GlimpseVecEnv(sync(cart_pole)))
+    theirs = VecNormalize(DummyVecEnv([cart_pole] * N))
+    assert walk_together(ours, theirs, 60) > 3
+
+
+def test_what_is_returned_may_be_changed():
+    env = GlimpseVecEnv(native())
+    other = GlimpseVecEnv(native())
+    for e in (env, other):
+        e.seed(1)
+    actions = np.zeros((N, 6), np.float32)
+    assert_same_but_scalars(env.reset(), other.reset())
+    for _ in range(9):
+        said, expected = env.step(actions), other.step(actions)
+        assert_same_but_scalars(said, expected)
+        obs, reward, ended, infos = said
+        assert isinstance(obs, dict)
+        for array in (*obs.values(), reward, ended):
+            array[...] = 0
+        for info in infos:
+            info["mine"] = info.pop("label")
+        env.reset_infos[0]["mine"] = 1
+
+
+# Infos
+
+
+def test_vector_infos_are_the_last_ones_as_arrays():
+    env = VecMonitor(GlimpseVecEnv(native()))
+    env.reset()
+    assert env.vector_infos["label"].shape == (N,)
+    _, _, _, infos = env.step(np.zeros((N, 6), np.float32))
+    assert env.vector_infos["label"].tolist() == [info["label"] for info in infos]
+
+
+def test_infos_are_split_by_their_masks():
+    infos = {
+        "a": np.array([1, 2, 3]),
+        "_a": np.ones(3, bool),
+        "b": np.array([0.0, 5.0, 0.0]),
+        "_b": np.array([False, True, False]),
+        "c": {"d": np.eye(3), "_d": np.array([True, False, True])},
+        "_c": np.array([True, False, True]),
+        "e": "for all",
+    }
+    rows = split_infos(infos, 3)
+    assert [sorted(row) for row in rows] == [["a", "c", "e"], ["a", "b", "e"], ["a", "c", "e"]]
+    assert [row["a"] for row in rows] == [1, 2, 3]
+    assert type(rows[0]["a"]) is int
+    assert rows[1]["b"] == 5.0
+    assert rows[2]["c"]["d"].tolist() == [0, 0, 1]
+    some = split_infos(infos, 3, np.array([2, 1]))
+    assert_same_but_scalars(some, [rows[2], rows[1]])
+    assert split_infos({}, 2) == [{}, {}]
+
+
+def test_gymnasiums_own_statistics_reach_stable_baselines():
+    env = GlimpseVecEnv(RecordEpisodeStatistics(native()))
+    env.reset()
+    steps = [env.step(np.zeros((N, 6), np.float32)) for _ in range(4)]
+    _, _, ended, infos = steps[-1]
+    assert ended.all()
+    assert [info["episode"]["l"] for info in infos] == [4] * N
+    assert not any("episode" in info for info in env.reset_infos)
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_other_autoreset_modes_are_refused_with_the_keyword_to_pass(mode):
+    env = gym.make_vec("CartPole-v1", 2, "sync", vector_kwargs={"autoreset_mode": mode})
+    with pytest.raises(
+        ValueError, match=r'SAME_STEP, got .*vector_kwargs=\{"autoreset_mode": Auto'
+    ):
+        GlimpseVecEnv(env)
+    with pytest.raises(ValueError, match=r'pass autoreset_mode="SameStep" to gymnasium\.make_vec'):
+        GlimpseVecEnv(native(autoreset_mode=mode))
+    assert GlimpseVecEnv(native(autoreset_mode="SameStep")).num_envs == N
+    keywords = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    assert GlimpseVecEnv(gym.make_vec("CartPole-v1", 2, "sync", vector_kwargs=keywords))
+
+
+def test_arrays_that_would_change_under_stable_baselines_are_refused():
+    env = SyncVectorEnv([cart_pole], copy=False, autoreset_mode=SAME_STEP)
+    with pytest.raises(ValueError, match="copy=True"):
+        GlimpseVecEnv(env)
+
+
+def test_tensors_are_refused():
+    env = GlimpseVecEnv(native(device="cpu"))
+    with pytest.raises(ValueError, match=r"NumPy arrays, got \['Tensor'\]"):
+        env.reset()
+
+
+# Seeds and options
+
+
+def test_seeds_hold_for_one_reset_and_then_episodes_go_on():
+    env, reference = GlimpseVecEnv(native()), native()
+    assert env.seed(5) == [5, 6, 7]
+    assert_same_but_scalars(env.reset(), reference.reset(seed=5)[0])
+    assert_same_but_scalars(env.reset(), reference.reset()[0])
+    assert env.seed([9, 9, 2]) == [9, 9, 2]
+    assert_same_but_scalars(env.reset(), reference.reset(seed=[9, 9, 2])[0])
+    env.seed(np.int64(3))  # pyright: ignore[reportArgumentType]
+    assert_same_but_scalars(env.reset(), reference.reset(seed=3)[0])
+    assert len(set(env.seed(None))) == N
+    with pytest.raises(ValueError, match="seed must be one int or 3, got 2"):
+        env.seed([1, 2])
+
+
+def test_options_hold_for_one_reset():
+    env = GlimpseVecEnv(native())
+    env.set_options({"index": np.array([4, 2, 0])})
+    env.reset()
+    assert [info["index"] for info in env.reset_infos] == [4, 2, 0]
+    env.reset()
+    assert [info["index"] for info in env.reset_infos] != [4, 2, 0]
+    env.set_options([{"index": 1}] * N)
+    env.reset()
+    assert [info["index"] for info in env.reset_infos] == [1] * N
+    env.set_options([{"index": lane} for lane in range(N)])
+    with pytest.raises(ValueError, match="same for all lanes"):
+        env.reset()
+
+
+# Attributes and methods
+
+
+def test_attributes_of_sync_lanes_are_their_own():
+    env = GlimpseVecEnv(sync(lambda: cart_pole(monitored=True)))
+    assert env.get_attr("gravity") == [9.8] * N
+    env.set_attr("gravity", 1.0, indices=[0, 2])
+    assert env.get_attr("gravity") == [1.0, 9.8, 1.0]
+    assert env.get_attr("gravity", indices=1) == [9.8]
+    assert env.get_attr("action_space", 0) == [env.action_space]
+    assert len(env.env_method("get_episode_rewards", indices=[1])) == 1
+    assert env.env_method("get_wrapper_attr", "length", indices=[0, 1]) == [0.5, 0.5]
+    assert env.env_is_wrapped(TimeLimit) == [True] * N
+    assert env.env_is_wrapped(Monitor, 0) == [True]
+    assert not GlimpseVecEnv(sync(cart_pole)).env_is_wrapped(Monitor)[0]
+    assert not env.has_attr("nothing")
+
+
+def test_attributes_of_async_lanes_are_their_own():
+    def single() -> gym.Env:
+        return cart_pole(monitored=True)
+
+    env = GlimpseVecEnv(AsyncVectorEnv([single] * N, autoreset_mode=SAME_STEP))
+    env.set_attr("gravity", 1.0)
+    assert env.get_attr("gravity", [2]) == [1.0]
+    assert env.env_method("get_wrapper_attr", "length") == [0.5] * N
+    assert env.env_is_wrapped(Monitor) == [True] * N
+    assert env.env_is_wrapped(VecNormalize) == [False] * N  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="gravity is one for all lanes"):
+        env.set_attr("gravity", 1.0, indices=[0])
+    with pytest.raises(ValueError, match="leave indices out"):
+        env.env_method("get_wrapper_attr", "length", indices=[0])
+    env.close()
+
+
+def test_attributes_of_a_native_vector_env_hold_for_every_lane():
+    wrapped = RecordEpisodeStatistics(native())
+    env = GlimpseVecEnv(wrapped)
+    assert env.get_attr("num_classes") == [4] * N
+    assert env.get_attr("episode_count", 1) == [0]  # the wrapper's
+    assert env.get_attr("observation_space", 1) == [wrapped.single_observation_space]
+    env.set_attr("episode_count", 5)
+    assert wrapped.episode_count == 5
+    assert len(env.env_method("get_state")) == N
+    assert env.env_is_wrapped(Monitor) == [False] * N
+    assert not env.has_attr("nothing")
+    with pytest.raises(ValueError, match="episode_count is one for all lanes"):
+        env.set_attr("episode_count", 5, indices=0)
+    with pytest.raises(ValueError, match="get_state is one for all lanes"):
+        env.env_method("get_state", indices=[0, 1])
+
+
+# What Stable-Baselines3 puts around it
+
+
+def test_frames_are_one_a_lane_and_tiled():
+    env = GlimpseVecEnv(native(render_mode="rgb_array", num_envs=4))
+    env.reset()
+    frames = env.get_images()
+    assert len(frames) == 4
+    assert frames[0] is not None
+    tiled = env.render()
+    assert tiled is not None
+    assert tiled.shape == (2 * frames[0].shape[0], 2 * frames[0].shape[1], 3)
+    with pytest.warns(UserWarning, match="images need an env with render_mode='rgb_array'"):
+        assert GlimpseVecEnv(native()).get_images() == [None] * N
+
+
+def test_videos_have_the_envs_frame_rate(tmp_path: Path, capsys):
+    env = VecVideoRecorder(
+        GlimpseVecEnv(native(render_mode="rgb_array", num_envs=1)),
+        str(tmp_path),
+        lambda step: step == 0,
+        video_length=3,
+    )
+    assert env.frames_per_sec == 4
+    env.reset()
+    for _ in range(4):
+        env.step(np.zeros((1, 6), np.float32))
+    env.close()
+    capsys.readouterr()
+    assert [path.stat().st_size > 0 for path in tmp_path.glob("*.mp4")] == [True]
+
+
+def test_the_monitor_counts_and_writes_what_infos_say(tmp_path: Path):
+    path = tmp_path / "monitor.csv"
+    keywords = ("label", "prediction", "correct")
+    env = VecMonitor(GlimpseVecEnv(native()), str(path), info_keywords=keywords)
+    env.reset()
+    for _ in range(8):
+        env.step(np.zeros((N, 6), np.float32))
+    env.close()
+    first, *lines = path.read_text().splitlines()
+    assert "SignpostGlimpse-v0" in first
+    rows = list(csv.DictReader(lines))
+    assert len(rows) == 2 * N
+    assert {row["l"] for row in rows} == {"4"}
+    assert all(float(row["r"]) == (row["correct"] == "True") for row in rows)
+    assert all((row["label"] == row["prediction"]) == (row["correct"] == "True") for row in rows)
+
+
+def test_ppo_learns_cart_pole_through_it_and_callbacks_and_evaluation_work(tmp_path: Path):
+    keywords = {"autoreset_mode": SAME_STEP}
+    envs = [
+        VecMonitor(GlimpseVecEnv(gym.make_vec("CartPole-v1", n, "sync", vector_kwargs=keywords)))
+        for n in (8, 5)
+    ]
+    model = PPO(
+        "MlpPolicy",
+        envs[0],
+        n_steps=32,
+        batch_size=256,
+        n_epochs=20,
+        gamma=0.98,
+        gae_lambda=0.8,
+        learning_rate=2e-3,
+        seed=0,
+        device="cpu",
+    )
+    callback = EvalCallback(
+        envs[1], n_eval_episodes=5, eval_freq=500, log_path=str(tmp_path), verbose=0
+    )
+    before, _ = evaluate_policy(model, envs[1], n_eval_episodes=20, deterministic=False)
+    model.learn(12_000, callback)
+    after, _ = evaluate_policy(model, envs[1], n_eval_episodes=20, deterministic=False)
+    assert np.mean(before) < 40
+    assert np.mean(after) > 80
+    assert model.ep_info_buffer
+    assert (tmp_path / "evaluations.npz").exists()
+
+
+def test_evaluation_without_a_monitor_counts_by_itself():
+    env = GlimpseVecEnv(native(split="validation", order="sequential", num_envs=8))
+    model = PPO("MultiInputPolicy", env, n_steps=4, batch_size=32, device="cpu", seed=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Evaluation environment is not wrapped")
+        rewards, lengths = evaluate_policy(
+            model, env, n_eval_episodes=21, return_episode_rewards=True
+        )
+    assert isinstance(rewards, list)
+    assert len(rewards) == 21
+    assert lengths == [4] * 21

@@ -1,0 +1,176 @@
+"""What training scripts share: seeds, gradients, running means, checkpoints."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from agents.runs.checkpoints import Checkpoint, CheckpointError
+from agents.training import (
+    ModelT,
+    Training,
+    check_finite,
+    choose_device,
+    clip_gradients,
+    spaced,
+    spread_seed,
+)
+
+
+def test_adjacent_run_seeds_share_no_lane():
+    lanes = [seed for run in range(20) for seed in spread_seed(run, 64)[0]]
+    assert len(set(lanes)) == 20 * 64
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named():
+    last = torch.nn.Linear(2, 1)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), last)
+    model(torch.ones(1, 2)).sum().backward()
+    assert clip_gradients(model, 0.1, update=3) > 0.1
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert torch.nn.utils.get_total_norm(grads) <= 0.1 + 1e-6
+    assert last.bias.grad is not None
+    last.bias.grad[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"update 3: .*\['1.bias'\]"):
+        clip_gradients(model, 0.1, update=3)
+
+
+def test_rollouts_of_one_image_share_its_seed():
+    seeds, _ = spread_seed(0, 12, num_rollouts=4)
+    assert [seeds.count(seed) for seed in seeds] == [4] * 12
+    assert seeds[:4] == seeds[:1] * 4
+
+
+def test_the_last_update_is_always_among_the_spaced_ones():
+    assert spaced(10, 3) == {3, 7, 10}
+    assert spaced(2, 5) == {1, 2}
+
+
+def test_the_mean_of_the_weights_takes_batch_normalisation_along():
+    model = torch.nn.BatchNorm1d(2)
+    training = make_training(model)
+    torch.nn.init.constant_(model.weight, 3.0)
+    assert model.running_mean is not None
+    model.running_mean.fill_(4.0)
+    assert model.num_batches_tracked is not None
+    model.num_batches_tracked.fill_(7)
+    training.move_mean(0.75)
+    mean_model = training.mean_model
+    assert mean_model.weight.tolist() == [1.5, 1.5]  # 0.75 * 1 + 0.25 * 3
+    assert mean_model.running_mean is not None
+    assert mean_model.running_mean.tolist() == [1.0, 1.0]  # 0.75 * 0 + 0.25 * 4
+    assert mean_model.num_batches_tracked is not None
+    assert mean_model.num_batches_tracked.item() == 7
+
+
+def test_the_best_mean_stays_until_one_is_no_worse_or_the_newest_is_wanted():
+    model = torch.nn.Linear(1, 1)
+    training = make_training(model)
+
+    def judge(weight: float, error: float, *, always: bool = False) -> bool:
+        torch.nn.init.constant_(model.weight, weight)
+        training.move_mean(0.0)
+        return training.is_best(error, always=always)
+
+    def kept() -> tuple[float, float]:
+        return training.best["weight"].item(), training.best_error
+
+    assert judge(1.0, 5.0)
+    assert not judge(2.0, 6.0)
+    assert kept() == (1.0, 5.0)
+    assert judge(3.0, 5.0)  # a tie goes to the newer
+    assert kept() == (3.0, 5.0)
+    assert judge(4.0, 9.0, always=True)
+    assert kept() == (4.0, 9.0)
+
+
+class Counter:
+    """An environment whose state is one number."""
+
+    count = 0
+
+    def get_state(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def set_state(self, state: dict[str, Any]) -> int:
+        if not isinstance(state.get("count"), int):
+            raise ValueError("state['count'] must be a number")
+        self.count = state["count"]
+        return self.count
+
+
+def make_training(model: ModelT) -> Training[ModelT]:
+    generator = torch.Generator().manual_seed(3)
+    return Training(model, torch.optim.Adam(model.parameters()), Counter(), {"noise": generator})
+
+
+def learn(training: Training[torch.nn.Linear]) -> None:
+    """Make an update that depends on everything that a checkpoint should hold."""
+    noise = torch.randn(2, generator=training.generators["noise"]) + torch.randn(2)
+    loss = (training.model(noise) * training.env.get_state()["count"]).sum()
+    training.optimizer.zero_grad()
+    loss.backward()
+    training.optimizer.step()
+    training.move_mean(0.5)
+    training.is_best(loss.item() ** 2)
+    training.env.set_state({"count": training.env.get_state()["count"] + 1})
+
+
+def test_what_was_packed_goes_on_as_if_nothing_had_happened():
+    training = make_training(torch.nn.Linear(2, 1))
+    for _ in range(3):
+        learn(training)
+    tensors, state = copy.deepcopy(training.pack())
+    learn(training)
+    again = make_training(torch.nn.Linear(2, 1))
+    assert again.unpack(Checkpoint(3, tensors, json.loads(json.dumps(state)))) == 3
+    learn(again)
+    mine, theirs = training.pack(), again.pack()
+    assert mine[1] == theirs[1]
+    for group, part in mine[0].items():
+        assert part.keys() == theirs[0][group].keys()
+        assert all(torch.equal(part[name], theirs[0][group][name]) for name in part), group
+
+
+@pytest.mark.parametrize("group", ["model", "mean_model", "best_model", "optimizer", "generators"])
+def test_a_checkpoint_of_another_model_is_refused(group):
+    training = make_training(torch.nn.Linear(2, 1))
+    learn(training)
+    tensors, state = training.pack()
+    other = make_training(torch.nn.Linear(3, 1))
+    learn_shape = {**tensors[group], "more": torch.zeros(2)}
+    with pytest.raises(CheckpointError, match=group):
+        training.unpack(Checkpoint(1, {**tensors, group: learn_shape}, state))
+    with pytest.raises(CheckpointError, match="is of another model"):
+        other.unpack(Checkpoint(1, tensors, state))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        ("best_error", "low", "best_error"),
+        ("best_error", -1.0, "best_error"),
+        ("env", {"count": None}, "environment cannot go on"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused(entry, value, said):
+    training = make_training(torch.nn.Linear(2, 1))
+    tensors, state = training.pack()
+    with pytest.raises(CheckpointError, match=said):
+        training.unpack(Checkpoint(0, tensors, {**state, entry: value}))
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="got cuda: torch sees no GPU"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_number_that_is_none_stops_the_run_and_is_named(value):
+    check_finite(8, {"reward": torch.ones(3), "loss": torch.zeros(())})
+    with pytest.raises(FloatingPointError, match="update 8: loss not finite"):
+        check_finite(8, {"reward": torch.ones(3), "loss": torch.tensor(value)})

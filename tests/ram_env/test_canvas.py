@@ -1,0 +1,185 @@
+"""Canvases are what a slow loop paints, and nothing on them tells the label."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ram_env.canvas import draw_canvases
+from ram_env.draws import lane_key
+from tests.ram_env.test_draws import chi_square, slow_below, slow_words
+
+
+def slow_canvas(images, index, words, *, canvas_size, translate, num_clutter, clutter_size):
+    """Paint clutter, then the object, one pixel at a time, in unbounded integers; clip last."""
+    num_images, height, width, colours = images.shape
+    canvas = np.zeros((canvas_size, canvas_size, colours), int)
+    for j in range(num_clutter):
+        word, cut_x, cut_y, drop_x, drop_y = words[2 + 5 * j : 7 + 5 * j]
+        others = [k for k in range(num_images) if k != index]
+        source = images[others[slow_below(word, len(others))]]
+        x, y = (
+            slow_below(w, side - clutter_size + 1) for w, side in ((cut_x, width), (cut_y, height))
+        )
+        left, top = (slow_below(w, canvas_size - clutter_size + 1) for w in (drop_x, drop_y))
+        for row, column in np.ndindex(clutter_size, clutter_size):
+            canvas[top + row, left + column] += source[y + row, x + column]
+    if translate:
+        left = slow_below(words[0], canvas_size - width + 1)
+        top = slow_below(words[1], canvas_size - height + 1)
+    else:
+        left, top = (canvas_size - width) // 2, (canvas_size - height) // 2
+    for row, column in np.ndindex(height, width):
+        canvas[top + row, left + column] += images[index, row, column]
+    return np.minimum(canvas, 255), (left, top)
+
+
+STYLES = [
+    # canvas_size, translate, num_clutter, clutter_size
+    (9, True, 0, 3),
+    (8, False, 0, 3),
+    (15, False, 3, 4),
+    (15, True, 4, 1),
+    (20, True, 12, 6),  # crowded: sums pass 255
+    (13, True, 2, 5),
+]
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (6, 8), (8, 6), (7, 6, 3)])
+@pytest.mark.parametrize("style", STYLES)
+def test_canvases_equal_a_slow_loop(shape, style):
+    names = ("canvas_size", "translate", "num_clutter", "clutter_size")
+    keywords = dict(zip(names, style, strict=True))
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    indices = np.array([4, 0, 2, 2, 1, 3] * 3)
+    canvases, positions = draw_canvases(images, indices, seed=7, **keywords)
+    assert canvases.dtype == np.uint8
+    assert positions.dtype == np.int64
+    clipped = 0
+    for i, index in enumerate(indices):
+        words = slow_words(lane_key(7), i, 2 + 5 * keywords["num_clutter"])
+        wanted, position = slow_canvas(images.reshape(5, *shape[:2], -1), index, words, **keywords)
+        assert (canvases[i].reshape(wanted.shape) == wanted).all()
+        assert tuple(positions[i]) == position
+        clipped += (wanted == 255).sum()
+    assert clipped > 100 or keywords["num_clutter"] < 12  # the crowded style shows the clip
+
+
+def test_sums_are_clipped_not_wrapped():
+    images = np.full((2, 8, 8), 200, np.uint8)
+    canvases, _ = draw_canvases(
+        images, np.zeros(50, int), seed=0, canvas_size=8, num_clutter=1, clutter_size=4
+    )
+    # 8x8 pixels of 200, on 4x4 of which 200 is added: min(400, 255).
+    assert ((canvases == 200).sum((1, 2)) == 64 - 16).all()
+    assert ((canvases == 255).sum((1, 2)) == 16).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_lie_anywhere_inside_all_places_alike(seed):
+    images = np.full((1, 28, 28), 255, np.uint8)
+    canvases, positions = draw_canvases(images, np.zeros(15_000, int), seed=seed, canvas_size=60)
+    assert (canvases == 255).sum() == 15_000 * 28 * 28  # wholly inside
+    assert (canvases.any(1).argmax(1) == positions[:, 0]).all()  # x is the column
+    assert (canvases.any(2).argmax(1) == positions[:, 1]).all()
+    counts = np.zeros((33, 33))
+    np.add.at(counts, (positions[:, 1], positions[:, 0]), 1)  # IndexError outside 0..32
+    assert counts.all()
+    assert chi_square(counts) < 5
+
+
+def test_clutter_is_never_cut_from_the_own_image():
+    images = np.repeat(np.arange(1, 7, dtype=np.uint8), 64).reshape(6, 8, 8)  # image k shows k + 1
+    indices = np.tile(np.arange(6), 500)
+    canvases, positions = draw_canvases(
+        images, indices, seed=0, canvas_size=24, num_clutter=1, clutter_size=4
+    )
+    sources = np.zeros((6, 6), int)
+    for canvas, (x, y), index in zip(canvases, positions, indices, strict=True):
+        canvas[y : y + 8, x : x + 8] = 0
+        if canvas.any():  # a piece shows beside the object
+            sources[index, int(canvas.max()) - 1] += 1
+    assert (np.diag(sources) == 0).all()
+    assert chi_square(sources[~np.eye(6, dtype=bool)]) < 5  # and all others alike
+
+
+def test_a_canvas_depends_on_seed_place_and_image_alone():
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+    style: dict[str, Any] = {"canvas_size": 20, "num_clutter": 3, "clutter_size": 4}
+    long, _ = draw_canvases(images, np.arange(9), seed=3, **style)
+    short, _ = draw_canvases(images, np.arange(4), seed=3, **style)
+    other, _ = draw_canvases(images, np.arange(9), seed=4, **style)
+    assert (long[:4] == short).all()
+    assert (long != other).any((1, 2)).all()
+
+
+def test_images_may_be_strided_and_are_left_alone():
+    images = np.random.default_rng(0).integers(0, 256, (12, 9, 10), np.uint8)
+    before = images.copy()
+    style: dict[str, Any] = {"seed": 0, "canvas_size": 20, "num_clutter": 5, "clutter_size": 4}
+    for view in (images[::2], images[:, ::-1], np.asfortranarray(images), images[:, :, 1:]):
+        canvases, _ = draw_canvases(view, np.arange(3), **style)
+        assert (canvases == draw_canvases(view.copy("C"), np.arange(3), **style)[0]).all()
+    assert (images == before).all()
+
+
+def test_one_image_without_clutter_and_no_canvas_at_all_work():
+    images = np.full((1, 4, 4), 9, np.uint8)
+    canvases, positions = draw_canvases(
+        images, np.array([0]), seed=0, canvas_size=6, translate=False
+    )
+    assert (canvases[0] == np.pad(images[0], 1)).all()
+    assert positions.tolist() == [[1, 1]]
+    canvases, positions = draw_canvases(images, np.array([]), seed=0, canvas_size=6)
+    assert canvases.shape == (0, 6, 6)
+    assert positions.shape == (0, 2)
+
+
+GOOD: dict[str, Any] = {
+    "images": np.zeros((3, 8, 6), np.uint8),
+    "indices": [0, 2],
+    "seed": 0,
+    "canvas_size": 12,
+    "num_clutter": 1,
+    "clutter_size": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", np.zeros((3, 8, 6))),
+        ("images", np.zeros((8, 6), np.uint8)),
+        ("images", [[[1.0]]]),
+        ("images", None),
+        ("indices", [0, 3]),
+        ("indices", [-1]),
+        ("indices", 0),
+        ("indices", [[0]]),
+        ("indices", [0.0]),
+        ("indices", [True]),
+        ("indices", ["0"]),
+        ("indices", [[0], [1, 2]]),
+        ("indices", None),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("seed", "a"),
+        ("seed", None),
+        ("canvas_size", 7),
+        ("canvas_size", 12.0),
+        ("translate", "no"),
+        ("num_clutter", -1),
+        ("num_clutter", 1.5),
+        ("clutter_size", 0),
+        ("clutter_size", 7),
+        ("clutter_size", 2.0),
+    ],
+)
+def test_refusals_name_the_argument(name, value):
+    with pytest.raises(ValueError, match=name):
+        draw_canvases(**{**GOOD, name: value})
+
+
+def test_clutter_needs_another_image():
+    with pytest.raises(ValueError, match="num_clutter=1 needs at least 2 images"):
+        draw_canvases(**{**GOOD, "images": np.zeros((1, 8, 6), np.uint8), "indices": [0]})

@@ -1,0 +1,452 @@
+"""Tests of ram_env.dataset_files through ram_env.data, on made-up datasets of a few images."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ram_env import data, dataset_files
+from ram_env.data import DatasetError, load_digits, open_split
+from tests.dataset_makers import (
+    COUNTS,
+    NUM_VALIDATION,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    compress,
+    file_names,
+    flip,
+    only,
+    write,
+)
+
+# Finding
+
+
+def test_gz_files_are_unpacked_into_the_cache_and_nothing_else_is_written(
+    tiny: dict[str, bytes], tmp_path: Path, cache: Path
+):
+    folder = write(tmp_path / "digits", tiny, gz=True)
+    before = file_names(folder)
+    load_digits("MNIST", "train", folder)
+    assert file_names(folder) == before
+    assert file_names(cache) == {"MNIST", "raw", *tiny}
+    assert all((cache / "MNIST" / "raw" / name).read_bytes() == tiny[name] for name in tiny)
+
+
+def test_one_part_of_a_dataset_is_enough_for_its_splits(tiny: dict[str, bytes], tmp_path: Path):
+    folder = write(tmp_path / "digits", only("t10k", tiny))
+    assert len(load_digits("MNIST", "test", folder)[0]) == 20
+
+
+def test_the_source_says_where_unpacked_files_came_from(
+    tiny: dict[str, bytes], tmp_path: Path, cache: Path
+):
+    folder = write(tmp_path / "digits", tiny, gz=True)
+    origin = f"{folder} (unpacked in {cache})"
+    assert open_split("MNIST", "train", folder).source == f"MNIST train: 50 images from {origin}"
+    # Now the cache has the files of both parts; the archives of this one are still what counts.
+    assert open_split("MNIST", "test", folder).source == f"MNIST test: 20 images from {origin}"
+    assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
+
+
+def test_images_without_their_labels_are_an_error(tiny: dict[str, bytes], tmp_path: Path):
+    folder = write(tmp_path / "digits", {TRAIN_IMAGES: tiny[TRAIN_IMAGES]})
+    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is missing"):
+        load_digits("MNIST", "train", folder)
+
+
+def test_a_processed_file_of_old_torchvision_is_not_loaded(tiny: dict[str, bytes], tmp_path: Path):
+    folder = write(tmp_path / "digits", tiny)
+    (folder / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        (folder / "MNIST" / "processed" / name).write_bytes(b"not a tensor")
+    assert len(load_digits("MNIST", "train", folder)[0]) == 50
+
+
+# Damaged files
+
+Spoil = Callable[[Path, dict[str, bytes]], None]
+
+
+def spoil(change: Callable[[bytes, dict[str, bytes]], bytes]) -> Spoil:
+    def apply(path: Path, tiny: dict[str, bytes]) -> None:
+        path.write_bytes(change(path.read_bytes(), tiny))
+
+    return apply
+
+
+def put_a_folder(path: Path, tiny: dict[str, bytes]) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def link_to(place: str) -> Spoil:
+    def apply(path: Path, tiny: dict[str, bytes]) -> None:
+        path.unlink()
+        path.symlink_to(place)
+
+    return apply
+
+
+FAULTS: dict[str, tuple[Spoil, str]] = {
+    "truncated": (
+        spoil(lambda c, _: c[:-1]),
+        "content .* got 47055, expected 47056|cannot be read",
+    ),
+    "empty": (spoil(lambda c, _: b""), "got 0, expected 47056"),
+    "bit_flip": (spoil(lambda c, _: flip(c)), "SHA-256.*got .* expected|cannot be read"),
+    "html": (spoil(lambda c, _: b"<!DOCTYPE html><html>"), "looks like an HTML page"),
+    "folder": (put_a_folder, "cannot be read .*[Dd]irectory"),
+    "broken_link": (link_to("nowhere"), "cannot be read .*No such file"),
+    "device": (link_to("/dev/zero"), "it is no regular file"),
+}
+CONTENT_FAULTS: dict[str, tuple[Spoil, str]] = {
+    "labels": (spoil(lambda c, t: t[TRAIN_LABELS]), "got 68, expected 47056"),
+    "other_set": (spoil(lambda c, t: t["t10k-images-idx3-ubyte"]), "got 15696, expected 47056"),
+    "too_long": (spoil(lambda c, t: c + b"\0"), "it holds more than the expected 47056 bytes"),
+    "header": (spoil(lambda c, _: flip(c, 7)), "header: got 0000.* expected 0000"),
+}
+GZ_FAULTS: dict[str, tuple[Spoil, str]] = {
+    "bomb": (
+        spoil(lambda c, _: compress(bytes(10_000_000))),
+        "it unpacks to more than the expected 47056 bytes",
+    ),
+    "flipped_inside": (spoil(lambda c, t: compress(flip(t[TRAIN_IMAGES]))), "SHA-256: got"),
+    "labels": (spoil(lambda c, t: compress(t[TRAIN_LABELS])), "got 68, expected 47056"),
+    "not_gzip": (spoil(lambda c, t: t[TRAIN_IMAGES]), "Not a gzipped file"),
+}
+
+
+def check_fault(fault: tuple[Spoil, str], path: Path, tiny: dict[str, bytes], **where: Any) -> None:
+    change, reason = fault
+    change(path, tiny)
+    with pytest.raises(DatasetError, match=f"(?s){path} is damaged.*({reason}).*[Rr]eplace"):
+        load_digits(split="train", **where)
+    assert not data._sample
+
+
+@pytest.mark.parametrize(
+    "fault", [*FAULTS.values(), *CONTENT_FAULTS.values()], ids=[*FAULTS, *CONTENT_FAULTS]
+)
+def test_a_damaged_file_is_named_and_never_replaced(
+    fault: tuple[Spoil, str], tiny: dict[str, bytes], tmp_path: Path
+):
+    folder = write(tmp_path / "digits", tiny)
+    path = folder / "MNIST" / "raw" / TRAIN_IMAGES
+    check_fault(fault, path, tiny, dataset="MNIST", data_dir=folder)
+
+
+@pytest.mark.parametrize(
+    "fault", [*FAULTS.values(), *GZ_FAULTS.values()], ids=[*FAULTS, *GZ_FAULTS]
+)
+def test_a_damaged_archive_is_named_and_leaves_nothing_behind(
+    fault: tuple[Spoil, str], tiny: dict[str, bytes], tmp_path: Path, cache: Path
+):
+    folder = write(tmp_path / "digits", tiny, gz=True)
+    path = folder / "MNIST" / "raw" / f"{TRAIN_IMAGES}.gz"
+    check_fault(fault, path, tiny, dataset="MNIST", data_dir=folder)
+    assert file_names(cache) == set()
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(
+    tiny: dict[str, bytes], tmp_path: Path
+):
+    folder = write(tmp_path / "digits", tiny)
+    path = folder / "MNIST" / "raw" / TRAIN_IMAGES
+    path.unlink()
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    os.write(writer, b"<")  # so that whoever reads it gets something else to complain of
+    with pytest.raises(DatasetError, match=f"{path} is damaged: it is no regular file"):
+        load_digits("MNIST", "train", folder)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "MNIST/raw"])
+@pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("not mounted")])
+def test_what_should_be_a_folder_and_is_none_is_never_replaced_by_the_sample(
+    put: Callable[[Path], None], name: str, cache: Path, tmp_path: Path
+):
+    folder = tmp_path / "digits"
+    (folder / name).parent.mkdir(parents=True)
+    put(folder / name)
+    with pytest.raises(DatasetError, match=f"{folder / name} is damaged: it is no folder.*eplace"):
+        load_digits("MNIST", "train", folder)
+
+
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_says_what_to_do(
+    tiny: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = write(tmp_path / "digits", tiny)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(
+        DatasetError, match=r"MNIST cannot be looked at: .*denied.* Make it readable"
+    ):
+        load_digits("MNIST", "train", folder)
+
+
+def test_a_gzip_bomb_is_not_unpacked(tiny: dict[str, bytes], tmp_path: Path):
+    folder = write(tmp_path / "digits", {**tiny, TRAIN_IMAGES: bytes(10_000_000)}, gz=True)
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match="unpacks to more than the expected 47056"):
+        load_digits("MNIST", "train", folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_swapped_images_and_labels_are_refused(tiny: dict[str, bytes], tmp_path: Path):
+    swapped = {TRAIN_IMAGES: tiny[TRAIN_LABELS], TRAIN_LABELS: tiny[TRAIN_IMAGES]}
+    folder = write(tmp_path / "digits", swapped)
+    with pytest.raises(DatasetError, match=f"{TRAIN_IMAGES} is damaged"):
+        load_digits("MNIST", "train", folder)
+
+
+def test_a_file_replaced_by_one_of_another_dataset_is_refused(
+    tiny: dict[str, bytes], tmp_path: Path
+):
+    other = {**tiny, TRAIN_LABELS: flip(tiny[TRAIN_LABELS])}  # right size, header and range
+    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: SHA-256"):
+        load_digits("MNIST", "train", write(tmp_path / "digits", other))
+
+
+def test_the_siblings_of_mnist_are_checked_too(tiny: dict[str, bytes], tmp_path: Path):
+    folder = write(tmp_path / "gz", {**tiny, TRAIN_IMAGES: b"other"}, "KMNIST", gz=True)
+    with pytest.raises(DatasetError, match=f"{TRAIN_IMAGES}.gz is damaged: MD5: got"):
+        load_digits("KMNIST", "train", folder)
+    folder = write(
+        tmp_path / "raw", {**tiny, TRAIN_LABELS: tiny[TRAIN_LABELS][:-1] + b"\x0a"}, "FashionMNIST"
+    )
+    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: a label is above 9"):
+        load_digits("FashionMNIST", "train", folder)
+
+
+def test_damaged_cifar_files_are_named(tiny_cifar: Path, cache: Path):
+    archive = tiny_cifar / "cifar-10-python.tar.gz"
+    good = archive.read_bytes()
+    archive.write_bytes(flip(good))
+    with pytest.raises(DatasetError, match=f"{archive} is damaged: MD5: got"):
+        load_digits("CIFAR10", "train", tiny_cifar)
+    assert file_names(cache) == set()
+    archive.write_bytes(good)
+    load_digits("CIFAR10", "train", tiny_cifar)
+    batch = cache / "cifar-10-batches-py" / "test_batch"
+    batch.unlink()
+    with pytest.raises(DatasetError, match=f"{batch} is damaged: it cannot be read"):
+        dataset_files._check_cifar(cache)
+
+
+# Downloads
+
+
+class Mirror:
+    """A local server; ``answer`` maps a file's name to (status, content, declared length)."""
+
+    def __init__(self, answer: Callable[[str], tuple[int, bytes, int]]) -> None:
+        self.requested: list[str] = []
+        mirror = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.requested.append(self.path.lstrip("/"))
+                status, content, length = answer(self.path.lstrip("/"))
+                self.send_response(status)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+Serve = Callable[[Callable[[str], tuple[int, bytes, int]]], Mirror]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    mirrors = []
+
+    def start(answer: Callable[[str], tuple[int, bytes, int]]) -> Mirror:
+        mirrors.append(Mirror(answer))
+        monkeypatch.setenv("RAM_ENV_MIRROR", mirrors[-1].url)
+        return mirrors[-1]
+
+    yield start
+    for mirror in mirrors:
+        mirror.server.shutdown()
+        mirror.server.server_close()
+
+
+def whole(content: bytes) -> tuple[int, bytes, int]:
+    return 200, content, len(content)
+
+
+@pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST"])
+def test_a_download_leaves_one_valid_copy(
+    dataset: str, tiny: dict[str, bytes], cache: Path, serve: Serve
+):
+    mirror = serve(lambda name: whole(compress(tiny[name.removesuffix(".gz")])))
+    images, _ = load_digits(dataset, "test")
+    assert images.tobytes() == tiny["t10k-images-idx3-ubyte"][16:]
+    assert file_names(cache) == {dataset, "raw", *tiny}
+    load_digits(dataset, "train")
+    assert sorted(mirror.requested) == sorted(f"{name}.gz" for name in tiny)
+
+
+def test_cifar_is_downloaded(tiny_cifar: Path, cache: Path, serve: Serve):
+    archive = (tiny_cifar / "cifar-10-python.tar.gz").read_bytes()
+    mirror = serve(lambda name: whole(archive))
+    assert load_digits("CIFAR10", "test")[0].shape == (12, 32, 32, 3)
+    assert mirror.requested == ["cifar-10-python.tar.gz"]
+    assert "cifar-10-python.tar.gz" not in file_names(cache)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda good: (200, good[:-9], len(good)), "cannot be read"),
+        (lambda good: whole(flip(good)), "cannot be read|SHA-256"),
+        (lambda good: whole(compress(b"another file")), "content .* got 12, expected 47056"),
+        (lambda good: whole(b"<html>Sign in to the network</html>"), "looks like an HTML page"),
+        (lambda good: whole(compress(bytes(10_000_000))), "unpacks to more than the expected"),
+    ],
+    ids=["truncating", "flipping", "lying", "html", "bomb"],
+)
+def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(
+    answer: Callable[[bytes], tuple[int, bytes, int]],
+    reason: str,
+    tiny: dict[str, bytes],
+    cache: Path,
+    serve: Serve,
+):
+    mirror = serve(lambda name: answer(compress(tiny[name.removesuffix(".gz")])))
+    url = f"{mirror.url}/{TRAIN_IMAGES}.gz"
+    with pytest.raises(DatasetError, match=f"(?s){url} is damaged: .*({reason})"):
+        load_digits("MNIST", "train")
+    assert file_names(cache) == set()
+    assert not data._sample
+
+
+def test_a_download_too_large_is_cut_off(
+    tiny: dict[str, bytes], cache: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dataset_files, "_MAX_DOWNLOAD", 1000)
+    serve(lambda name: whole(bytes(2000)))
+    with pytest.raises(DatasetError, match="larger than 1000 bytes"):
+        load_digits("MNIST", "train")
+    assert file_names(cache) == set()
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_refused_download_says_so(status: int, cache: Path, serve: Serve):
+    mirror = serve(lambda name: (status, b"", 0))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_digits("KMNIST", "train")
+    for part in (
+        "KMNIST",
+        str(cache),
+        f"{mirror.url}/{TRAIN_IMAGES}.gz",
+        str(status),
+        "RAM_ENV_DATA",
+        "data_dir",
+    ):
+        assert part in str(caught.value)
+    assert file_names(cache) == set()
+
+
+def test_a_second_mirror_makes_up_for_the_first(
+    tiny: dict[str, bytes], serve: Serve, monkeypatch: pytest.MonkeyPatch
+):
+    from torchvision.datasets import MNIST
+
+    lying = serve(lambda name: whole(b"<html>"))
+    good = serve(lambda name: whole(compress(tiny[name.removesuffix(".gz")])))
+    monkeypatch.delenv("RAM_ENV_MIRROR")
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/", lying.url, good.url])
+    assert len(load_digits("MNIST", "train")[0]) == 50
+
+
+def test_an_interrupted_download_is_completed(tiny: dict[str, bytes], cache: Path, serve: Serve):
+    write(cache, {TRAIN_IMAGES: tiny[TRAIN_IMAGES]})
+    (cache / "MNIST.part").mkdir()
+    (cache / "MNIST.part" / "half").touch()
+    mirror = serve(lambda name: whole(compress(tiny[name.removesuffix(".gz")])))
+    assert len(load_digits("MNIST", "train")[0]) == 50
+    assert len(mirror.requested) == 3
+    assert file_names(cache) == {"MNIST", "raw", *tiny}
+
+
+def test_a_download_begins_with_the_part_that_was_asked_for(
+    tiny: dict[str, bytes], cache: Path, serve: Serve
+):
+    test_files = only("t10k", tiny)
+
+    def answer(name: str) -> tuple[int, bytes, int]:
+        content = test_files.get(name.removesuffix(".gz"))
+        return whole(compress(content)) if content else (404, b"", 0)
+
+    serve(answer)
+    assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
+    with pytest.raises(FileNotFoundError, match=rf"(?s)no MNIST/raw/{TRAIN_IMAGES}.*404"):
+        load_digits("MNIST", "train")
+
+
+def test_two_processes_at_once_share_one_download(
+    tiny: dict[str, bytes], cache: Path, serve: Serve
+):
+    def answer(name: str) -> tuple[int, bytes, int]:
+        time.sleep(0.1)  # so that the other process comes while this one downloads
+        return whole(compress(tiny[name.removesuffix(".gz")]))
+
+    mirror = serve(answer)
+    tables = json.dumps([COUNTS, NUM_VALIDATION, dataset_files._MNIST_SHA256])
+    code = (
+        "import json, sys; from ram_env import data, dataset_files; import torchvision\n"
+        "tables = json.loads(sys.argv[1])\n"
+        "dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._MNIST_SHA256 = tables\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "print(data.load_digits('MNIST', 'train')[0].tobytes().hex())"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code, tables],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=30)[0] for process in started]
+    assert outputs == [tiny[TRAIN_IMAGES][16 : 16 + 50 * 784].hex() + "\n"] * 2
+    assert len(mirror.requested) == 4
+    assert file_names(cache) == {"MNIST", "raw", *tiny}
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason(cache: Path):
+    cache.parent.write_text("a file where the cache should be")
+    with pytest.raises(FileNotFoundError, match=f"cache folder {cache} cannot be used"):
+        load_digits("KMNIST", "train")

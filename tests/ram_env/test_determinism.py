@@ -1,0 +1,513 @@
+"""The determinism contract: what an episode depends on, and what it doesn't.
+
+Dimension key:
+    N: lanes (sub-environments)
+    n: images in a split
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import ram_env
+from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
+from tests.vector_env_checker import assert_same, row, sampler, scenes
+
+# The first scale shows the whole canvas from its middle, the second from anywhere.
+TOY: dict[str, Any] = {
+    "dataset": "toy",
+    "canvas_size": 32,
+    "translate": True,
+    "num_clutter": 2,
+    "glimpse_size": 32,
+    "num_scales": 2,
+    "num_glimpses": 3,
+}
+NUM_TOY = 40  # images in each of its splits
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "signpost": ("SignpostGlimpse-v0", {}),
+    "toy": ("MNISTGlimpse-v0", TOY),
+    "toy-test": ("MNISTGlimpse-v0", {**TOY, "split": "test"}),
+    "toy-sequential": ("MNISTGlimpse-v0", {**TOY, "order": "sequential"}),
+}
+MNIST_IDS = [
+    "MNISTGlimpse-v0",
+    "TranslatedMNISTGlimpse-v0",
+    "ClutteredMNISTGlimpse-v0",
+    "LargeClutteredMNISTGlimpse-v0",
+]
+
+pytestmark = pytest.mark.usefixtures("toy_dataset")
+each_task = pytest.mark.parametrize("task", TASKS)
+seeded_tasks = pytest.mark.parametrize("task", ["signpost", "toy", "toy-test"])
+
+
+def make_vector(task: str = "toy", num_envs: int = 3, **keywords: Any):
+    env_id, own = TASKS[task]
+    env: Any = gym.make_vec(env_id, num_envs=num_envs, **{**own, **keywords})
+    return env
+
+
+def make_single(task: str = "toy", **keywords: Any):
+    env_id, own = TASKS[task]
+    env: Any = gym.make(env_id, disable_env_checker=True, **{**own, **keywords}).unwrapped
+    return env
+
+
+def first_scenes(env: Any, seed: Any, count: int) -> list[list[bytes]]:
+    """Return what each lane is shown at the start of ``count`` episodes since the seed."""
+    return [scenes(env.reset(seed=seed)), *(scenes(env.reset()) for _ in range(count - 1))]
+
+
+def visits(env: Any, count: int, **options: Any) -> list[tuple[int, bytes, bytes]]:
+    """Return (index, scene, first location) of visits 0 .. count - 1 of a sequential env."""
+    seen: list[tuple[int, bytes, bytes]] = []
+    while len(seen) < count:
+        obs, infos = env.reset(options=options)
+        glimpses = [glimpse.tobytes() for glimpse in obs["glimpse"]]
+        locations = [location.tobytes() for location in obs["location"]]
+        seen += zip(infos["index"].tolist(), glimpses, locations, strict=True)
+    return seen[:count]
+
+
+# What an episode depends on
+
+
+@seeded_tasks
+def test_an_episode_depends_on_its_seed_and_number_and_not_on_num_envs(task):
+    wide = first_scenes(make_vector(task, 7), 20, 4)
+    for num_envs in (1, 3):
+        narrow = first_scenes(make_vector(task, num_envs), 22, 4)
+        assert narrow == [episode[2 : 2 + num_envs] for episode in wide]
+    if task != "toy-test":  # whose 40 scenes come again
+        assert len({scene for episode in wide for scene in episode}) == 28
+
+
+@each_task
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_an_episode_does_not_depend_on_actions(task, mode):
+    played = []
+    for seed_of_actions in (0, 1):
+        env = make_vector(task, 3, autoreset_mode=mode, allow_stop=True)
+        sample = sampler(env, seed_of_actions)
+        lanes = [[scene] for scene in scenes(env.reset(seed=5))]
+        rests = np.zeros(3, bool)
+        for _ in range(30):
+            obs, _, ended, _, infos = env.step(sample())
+            begun = ended if mode == "SameStep" else rests
+            for lane in np.flatnonzero(begun):
+                lanes[lane].append(scenes((obs, infos))[lane])
+            rests = ended
+        played.append([episodes[:5] for episodes in lanes])
+        assert min(map(len, played[-1])) == 5
+    assert played[0] == played[1]
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_the_count_of_episodes_includes_full_masked_and_automatic_resets(mode):
+    expected = first_scenes(make_vector("toy", 2), 9, 5)
+    env = make_vector("toy", 2, autoreset_mode=mode)
+    action = np.zeros((2, 6), np.float32)
+    assert scenes(env.reset(seed=9)) == expected[0]
+    assert scenes(env.reset()) == expected[1]  # full
+    obs, infos = env.reset(options={"reset_mask": np.array([True, False])})
+    assert scenes((obs, infos))[0] == expected[2][0]  # masked: lane 0 is one episode ahead
+    for _ in range(env.task.num_glimpses - (mode == "SameStep")):
+        env.step(action)
+    assert scenes(env.step(action)) == [expected[3][0], expected[2][1]]  # automatic
+    assert scenes(env.reset()) == [expected[4][0], expected[3][1]]
+
+
+@seeded_tasks
+def test_a_list_of_seeds_seeds_lane_by_lane(task):
+    alone = [first_scenes(make_vector(task, 1), seed, 3) for seed in (8, 2, 5)]
+    together = first_scenes(make_vector(task, 3), [8, 2, 5], 3)
+    assert together == [[lane[k][0] for lane in alone] for k in range(3)]
+
+
+@seeded_tasks
+def test_equal_seeds_are_rollouts_of_one_image(task):
+    env = make_vector(task, 3)
+    sample, first = sampler(env, 0), env.reset(seed=[4, 4, 4])
+    for step in range(9):
+        if step % env.task.num_glimpses == 0:
+            assert len({*scenes(first)}) == 1
+        assert len({*first[-1]["label"].tolist()}) == 1
+        first = env.step(sample())
+
+
+@pytest.mark.parametrize("task", ["signpost", "toy"])
+def test_another_seed_gives_other_episodes(task):
+    a, b = (first_scenes(make_vector(task, 1), seed, 20) for seed in (0, 1))
+    assert not {scene for (scene,) in a} & {scene for (scene,) in b}
+
+
+@each_task
+def test_the_single_env_plays_the_vector_envs_episodes(task):
+    single, vector = make_single(task), make_vector(task, 1)
+    for seed in (3, None, None):
+        obs, info = single.reset(seed=seed)
+        expected, infos = vector.reset(seed=seed)
+        assert_same(obs, row(expected, 0))
+        assert {name: np.array(value).tolist() for name, value in info.items()} == {
+            name: infos[name][0].tolist() for name in info
+        }
+
+
+# Order, splits and options
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test", "train+validation"])
+def test_sequential_order_ignores_the_seed(split):
+    keywords = {"order": "sequential", "split": split}
+    runs = [first_scenes(make_vector("toy", 3, **keywords), seed, 4) for seed in (0, 1, None)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 40, 64])
+def test_sequential_lane_i_visits_i_then_i_plus_n(num_envs):
+    env = make_vector("toy", num_envs, order="sequential", num_glimpses=1)
+    _, infos = env.reset(seed=0)
+    for turn in range(5):
+        expected = (turn * num_envs + np.arange(num_envs)) % NUM_TOY
+        assert_same(infos["index"], expected)
+        *_, infos = env.step(np.zeros((num_envs, 6), np.float32))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sequential_visits_are_the_same_for_any_num_envs(split):
+    keywords = {"order": "sequential", "split": split}
+    expected = visits(make_vector("toy", 1, **keywords), 100)
+    assert [index for index, _, _ in expected] == [visit % NUM_TOY for visit in range(100)]
+    for num_envs in (3, 40, 64):
+        assert visits(make_vector("toy", num_envs, **keywords), 100) == expected
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_each_pass_over_a_frozen_split_has_the_same_canvases_and_its_own_first_locations(split):
+    keywords = {"order": "sequential", "split": split}
+    seen = visits(make_vector("toy", 7, **keywords), 3 * NUM_TOY)
+    passes = [seen[:NUM_TOY], seen[NUM_TOY : 2 * NUM_TOY], seen[2 * NUM_TOY :]]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert all(x[2] != y[2] for x, y in zip(passes[a], passes[b], strict=True))
+    seen = visits(make_vector("toy", 7, **keywords), 3 * NUM_TOY, location=(0, 0))
+    assert seen[:NUM_TOY] == seen[NUM_TOY : 2 * NUM_TOY] == seen[2 * NUM_TOY :]
+
+
+def test_each_pass_over_the_training_split_has_its_own_canvases():
+    seen = visits(make_vector("toy", 7, order="sequential"), 2 * NUM_TOY, location=(0, 0))
+    assert all(a[1] != b[1] for a, b in zip(seen[:NUM_TOY], seen[NUM_TOY:], strict=True))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_frozen_image_has_one_canvas_and_first_location_whatever_order_and_seed(split):
+    listed = visits(make_vector("toy", 7, order="sequential", split=split), NUM_TOY)
+    assert len({*listed}) == NUM_TOY
+    for seed in (0, 1):
+        env = make_vector("toy", 7, split=split)
+        env.reset(seed=seed)
+        drawn = visits(env, 200)
+        assert {*drawn} <= {*listed}
+        assert len({*drawn}) > NUM_TOY / 2
+    chosen = make_single("toy", split=split)
+    for k in (0, 13, NUM_TOY - 1):
+        obs, info = chosen.reset(options={"index": k})
+        assert (info["index"], obs["glimpse"].tobytes(), obs["location"].tobytes()) == listed[k]
+
+
+def test_validation_and_test_draw_different_canvases():
+    a, b = (frozen_canvases("SignpostGlimpse-v0", split)[0] for split in ("validation", "test"))
+    assert (a != b[:5000]).any((1, 2, 3)).mean() > 0.9
+
+
+def test_the_index_option_fixes_the_image_and_no_other_draw():
+    env, twin = make_vector("toy", 5), make_vector("toy", 5)
+    drawn, infos = env.reset(seed=0)
+    fixed, others = twin.reset(seed=0, options={"index": [0, 1, 2, 3, 39]})
+    assert_same(others["index"], np.array([0, 1, 2, 3, 39]))
+    assert (others["index"] != infos["index"]).all()
+    assert_same(fixed["location"], drawn["location"])
+    assert_same(others["position"], infos["position"])
+    assert scenes(env.reset()) == scenes(twin.reset())
+
+
+def test_the_index_option_shows_that_image():
+    images, labels = ram_env.load_digits("toy", "train")
+    env = make_single("toy", num_clutter=0)
+    for k in (0, 17, 39):
+        obs, info = env.reset(options={"index": k, "location": (0, 0)})
+        x, y = info["position"]
+        digit = obs["glimpse"][0, y : y + 28, x : x + 28]
+        assert_same(digit, images[k] * np.float32(1 / 255))
+        assert info["label"] == labels[k]
+
+
+@pytest.mark.parametrize("task", ["toy", "toy-test"])
+def test_the_location_option_fixes_the_first_location_and_no_other_draw(task):
+    env, twin = make_vector(task, 2), make_vector(task, 2)
+    _, infos = env.reset(seed=0)
+    obs, others = twin.reset(seed=0, options={"location": [(0.5, -0.25), (1, -1)]})
+    assert obs["location"].tolist() == [[0.5, -0.25], [1, -1]]
+    assert_same(others, infos)
+    assert scenes(env.reset()) == scenes(twin.reset())
+
+
+# Saved states
+
+
+COPIES = {
+    "json": lambda env: None,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda env: pickle.loads(pickle.dumps(env)),
+}
+
+
+def future(env: Any, actions: list[Any]) -> list[Any]:
+    """Return all that happens under these actions, and in two resets after them."""
+    seen = []
+    for action in actions:
+        if not env.unwrapped._episodes.running.any():  # a single env's end
+            seen.append(env.reset())
+        seen.append(env.step(copy.deepcopy(action)))
+    return [*seen, env.reset(), env.reset(), env.reset(seed=77)]
+
+
+@pytest.mark.parametrize("steps", [0, 2, 5])
+@pytest.mark.parametrize("kind", ["single", "SameStep", "NextStep", "cpu"])
+@pytest.mark.parametrize("way", COPIES)
+@each_task
+def test_a_saved_env_continues_exactly(task, way, kind, steps):
+    def make():
+        if kind == "single":
+            return make_single(task, allow_stop=True)
+        if kind == "cpu":
+            return make_vector(task, 3, allow_stop=True, device="cpu")
+        return make_vector(task, 3, allow_stop=True, autoreset_mode=kind)
+
+    env, sample = make(), sampler(make_vector(task, 3, allow_stop=True), 1)
+    actions = [sample()[0] if kind == "single" else sample() for _ in range(steps + 10)]
+    env.reset(seed=6)
+    obs, info = env.reset(options={"index": 3, "location": (0.5, 0)})  # a state holds these, too
+    for action in actions[:steps]:
+        if not env._episodes.running.any():
+            env.reset()
+        obs, *_, info = env.step(action)
+    again = COPIES[way](env)
+    if again is None:
+        again = make()
+        again.reset(seed=99)  # whatever it was before
+        shown = again.set_state(json.loads(json.dumps(env.get_state())))
+        described = {name: info[name] for name in shown[1]}  # the end of an episode tells more
+        assert_same(shown, (obs, described))
+    assert again.get_state() == env.get_state()
+    assert_same(future(again, actions[steps:]), future(env, actions[steps:]))
+
+
+def test_a_state_fits_one_task_and_one_number_of_lanes():
+    env = make_vector("toy", 3)
+    env.reset(seed=0)
+    state = env.get_state()
+    for other, changed in (
+        (make_vector("toy", 2), state),
+        (make_vector("toy", 3, num_clutter=1), state),
+        (make_vector("signpost", 3), state),
+        (env, {**state, "version": 0}),
+    ):
+        before = other.get_state()
+        with pytest.raises(ValueError, match="state"):
+            other.set_state(changed)
+        assert other.get_state() == before
+
+
+def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():
+    fresh, env = make_single("toy"), make_single("toy")
+    env.reset(seed=3)
+    assert env.set_state(fresh.get_state()) is None
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(env.action_space.sample())
+
+
+def test_a_state_saved_without_rendering_shows_nothing_of_another_path():
+    env, shown = make_single("signpost"), make_single("signpost", render_mode="rgb_array")
+    env.reset(seed=0)
+    shown.reset(seed=1)
+    for place in (1, -1):
+        env.step(np.full(6, place, np.float32))
+        shown.step(np.full(6, -place, np.float32))
+    shown.set_state(env.get_state())
+    assert (shown._episodes.path[0, :3] == -1).all()
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_pickle_carries_the_name_of_the_dataset_and_a_copy_shares_its_bytes(device):
+    images = np.random.default_rng(0).integers(0, 256, (2000, 28, 28), np.uint8)
+    ram_env.register_dataset("large", lambda: {"train": (images, np.arange(2000) % 3)})
+    for env in (make_single(dataset="large"), make_vector(dataset="large", device=device)):
+        env.reset(seed=0)
+        pickled = pickle.dumps(env)
+        assert len(pickled) < images.nbytes / 10
+        for twin in (pickle.loads(pickled), copy.deepcopy(env)):
+            split, own = twin._episodes.scenes._split, env._episodes.scenes._split
+            assert np.shares_memory(split.images, own.images)
+
+
+# Seeds from outside
+
+
+@pytest.mark.parametrize("make", [make_single, make_vector])
+def test_an_unseeded_reset_takes_its_key_from_np_random(make):
+    def begin(generator_seed: int) -> list[Any]:
+        env = make("toy")
+        env.np_random = np.random.default_rng(generator_seed)
+        return [env.reset(), env.reset()]
+
+    assert_same(begin(3), begin(3))
+    assert begin(3)[0][0]["location"].tolist() != begin(4)[0][0]["location"].tolist()
+
+
+def test_unseeded_lanes_differ_from_each_other_and_from_other_envs():
+    lanes = [*scenes(make_vector("toy", 4).reset()), *scenes(make_vector("toy", 4).reset())]
+    assert len({*lanes}) == 8
+
+
+def test_the_single_env_returns_python_scalars():
+    env = make_single("toy", num_glimpses=1, glimpse_cost=0.5)
+    _, info = env.reset(seed=0)
+    assert [type(info[name]) for name in ("label", "index")] == [int, int]
+    _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    assert (type(reward), type(terminated), type(truncated)) == (float, bool, bool)
+    assert (type(info["correct"]), type(info["prediction"])) == (bool, int)
+    assert (type(info["position"]), info["position"].dtype) == (np.ndarray, "int64")
+
+
+# Frozen canvases
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_frozen_canvases_are_what_a_sequential_env_shows(split):
+    canvases, labels = frozen_canvases("SignpostGlimpse-v0", split)
+    env: Any = gym.make_vec(
+        "SignpostGlimpse-v0", 500, split=split, order="sequential", glimpse_size=24
+    )
+    obs, infos = env.reset(seed=1, options={"location": (0, 0)})
+    _assert_shows(obs, infos, canvases[:500], labels[:500])
+    assert len(canvases) == env.num_images
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("env_id", MNIST_IDS)
+def test_frozen_canvases_of_mnist_never_change(env_id: str, split: str, full_mnist: Path):
+    canvases, labels = frozen_canvases(env_id, split, full_mnist)
+    assert digest(canvases) == FROZEN_SHA256[env_id][split]
+    side = canvases.shape[1]
+    env: Any = gym.make_vec(
+        env_id,
+        300,
+        split=split,
+        order="sequential",
+        data_dir=str(full_mnist),
+        glimpse_size=side,
+        num_scales=1,
+    )
+    obs, infos = env.reset(seed=1, options={"location": (0, 0)})
+    _assert_shows(obs, infos, canvases[:300], labels[:300])
+    assert (
+        len(canvases) == len(labels) == env.num_images == {"validation": 5000, "test": 10000}[split]
+    )
+
+
+def test_the_table_of_frozen_digests_is_complete():
+    assert [*FROZEN_SHA256] == MNIST_IDS
+    assert all([*digests] == ["validation", "test"] for digests in FROZEN_SHA256.values())
+    assert len({value for digests in FROZEN_SHA256.values() for value in digests.values()}) == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [("env_id", ("CartPole-v1", "test")), ("split", ("SignpostGlimpse-v0", "train"))],
+)
+def test_frozen_canvases_refuse_other_names(argument, call):
+    with pytest.raises(ValueError, match=argument):
+        frozen_canvases(*call)
+
+
+def _assert_shows(obs: Any, infos: Any, canvases: np.ndarray, labels: np.ndarray):
+    planes = canvases[:, None] if canvases.ndim == 3 else canvases.transpose(0, 3, 1, 2)
+    assert_same(obs["glimpse"], planes * np.float32(1 / 255))
+    assert_same(infos["label"], labels)
+    assert_same(infos["index"], np.arange(len(labels)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("version", 1),
+        ("data", {"num_scenes": 5, "is_sample": False}),
+        ("key", [1]),
+        ("key", [-1, 0, 0]),
+        ("key", ["a", "b", "c"]),
+        ("episode", [0.5, None, 1]),
+        ("index", [-5, 0, 0]),
+        ("index", [2**40, 0, 0]),
+        ("seen", [99, 1, 1]),
+        ("seen", [1.7, 1, 1]),
+        ("episode", [True, 0, 0]),
+        ("running", None),
+        ("running", [1, 1, 1]),
+        ("location", [[5, 5], [0, 0], [0, 0]]),
+        ("location", [[float("nan"), 0], [0, 0], [0, 0]]),
+        ("keyed", []),
+    ],
+)
+def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
+    env = ram_env.SignpostVectorEnv(3)
+    env.reset(seed=0)
+    before = env.get_state()
+    with pytest.raises(ValueError, match=entry):
+        env.set_state({**before, entry: value})
+    with pytest.raises(ValueError, match="state must be a dict"):
+        env.set_state(None)  # pyright: ignore[reportArgumentType]
+    assert env.get_state() == before
+
+
+def test_a_lane_that_runs_has_seen_something():
+    env = ram_env.SignpostVectorEnv(2)
+    env.reset(seed=0)
+    for entry in ("seen", "episode"):
+        state = env.get_state()
+        state[entry][0] -= 1
+        with pytest.raises(ValueError, match="running"):
+            env.set_state(state)
+
+
+def test_a_state_of_other_data_under_the_same_name_is_refused():
+    def register(count: int) -> None:
+        images = np.zeros((count, 28, 28), np.uint8), np.arange(count) % 3
+        ram_env.register_dataset("changing", lambda: {"train": images})
+
+    register(9)
+    env: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
+    env.reset(seed=0)
+    register(90)
+    other: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
+    with pytest.raises(ValueError, match=r"state\['data'\] must be .*90.* got .*9"):
+        other.set_state(env.get_state())
+
+
+def test_a_wrapped_environment_continues_after_a_reset():
+    env, other = (gym.make("SignpostGlimpse-v0") for _ in range(2))
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    other.reset()
+    unwrapped: Any = other.unwrapped
+    unwrapped.set_state(env.unwrapped.get_state())  # pyright: ignore[reportAttributeAccessIssue]
+    action = env.action_space.sample()
+    assert_same(env.step(action)[0], other.step(action)[0])

@@ -1,0 +1,666 @@
+"""The rules of an episode, what users get wrong, and what other libraries demand."""
+
+import ast
+import inspect
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils.env_checker import check_env
+
+import ram_env
+from ram_env import (
+    TASKS,
+    GlimpseEnv,
+    GlimpseVectorEnv,
+    SignpostEnv,
+    SignpostVectorEnv,
+    extract_glimpses,
+    load_digits,
+)
+from ram_env.draws import lane_key, named_key, uniform_locations
+from ram_env.tasks import ImageTask
+from tests.ram_env.test_canvas import slow_canvas
+from tests.ram_env.test_draws import slow_below, slow_words
+
+ROOT = Path(__file__).parents[2]
+MNIST_IDS = [env_id for env_id in TASKS if "MNIST" in env_id and env_id[0] not in "FK"]
+
+
+@pytest.fixture(scope="session")
+def datasets() -> dict[str, str]:
+    """Keywords that replace what can't be fetched here by random images of the same shape."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("random-grey", (28, 28)), ("random-colour", (32, 32, 3))):
+        split = rng.integers(0, 256, (60, *shape), np.uint8), np.arange(60) % 10
+        ram_env.register_dataset(name, lambda split=split: {"train": split, "validation": split})
+    return {
+        "FashionMNISTGlimpse-v0": "random-grey",
+        "KMNISTGlimpse-v0": "random-grey",
+        "CIFAR10Glimpse-v0": "random-colour",
+    }
+
+
+@pytest.fixture(params=TASKS)
+def any_id(request, datasets) -> tuple[str, dict[str, Any]]:
+    """Every registered id, with the keywords that it needs here."""
+    if request.param in MNIST_IDS:
+        request.getfixturevalue("full_mnist")
+    dataset = datasets.get(request.param)
+    return request.param, {"dataset": dataset} if dataset else {}
+
+
+@pytest.fixture
+def make(toy_dataset):
+    """Make a bare ``MNISTGlimpse-v0`` of toy images, with dict actions and four glimpses."""
+
+    def make(env_id: str = "MNISTGlimpse-v0", **keywords: Any) -> Any:
+        defaults = {"dataset": toy_dataset, "action_format": "dict", "num_glimpses": 4}
+        return gym.make(env_id, **{**defaults, **keywords}).unwrapped
+
+    return make
+
+
+def act(label: int, location: Any = (0, 0), **more: Any) -> dict[str, Any]:
+    return {"location": location, "label": label, **more}
+
+
+# An episode
+
+
+@pytest.mark.parametrize("num_glimpses", [1, 2, 7])
+def test_an_episode_is_exactly_num_glimpses_steps(make, num_glimpses):
+    env = make(num_glimpses=num_glimpses)
+    for episode in range(3):
+        obs, info = env.reset(seed=episode)
+        step_info = info
+        assert set(info) == {"label", "index", "position"}
+        for t in range(1, num_glimpses + 1):
+            # time is t / T when glimpse t is shown: 1/T after reset, 1 at the scored action.
+            assert obs["time"].tolist() == [np.float32(t / num_glimpses)]
+            obs, reward, terminated, truncated, step_info = env.step(act(info["label"]))
+            assert type(reward) is float
+            assert (terminated, truncated) == (t == num_glimpses, False)
+            assert type(terminated) is bool
+            assert type(truncated) is bool
+            ending = {"correct", "prediction"} if terminated else set()
+            assert set(step_info) == {"label", "index", "position"} | ending
+        assert obs["time"].tolist() == [1]
+        assert (step_info["correct"], step_info["prediction"]) == (True, info["label"])
+        assert type(step_info["correct"]) is bool
+
+
+def test_a_wrong_label_is_told_and_not_paid(make):
+    env = make(num_glimpses=1)
+    _, info = env.reset(seed=0)
+    wrong = (info["label"] + 1) % 4
+    _, reward, terminated, _, info = env.step(act(wrong))
+    assert (reward, terminated, info["correct"], info["prediction"]) == (0, True, False, wrong)
+
+
+def test_observations_lie_in_their_space_and_are_glimpses_of_the_canvas(any_id):
+    env_id, keywords = any_id
+    env = gym.make(env_id, action_format="dict", **keywords).unwrapped
+    assert isinstance(env, GlimpseEnv)
+    env.action_space.seed(0)
+    for seed in range(3):
+        obs, info = env.reset(seed=seed)
+        canvas = env._episodes.canvas(0)
+        assert canvas.shape[:2] == (env.task.side, env.task.side)
+        terminated, before, expected = False, obs["location"], obs["location"]
+        while not terminated:
+            assert env.observation_space.contains(obs)
+            assert (obs["location"] == expected).all()
+            glimpses = extract_glimpses(
+                canvas[None],
+                obs["location"][None],
+                size=env.task.glimpse_size,
+                num_scales=env.task.num_scales,
+            )
+            assert obs["glimpse"].tobytes() == glimpses.tobytes()
+            action = env.action_space.sample()
+            before, expected = expected, np.clip(action["location"], -1, 1)
+            obs, _, terminated, _, info = env.step(action)
+        assert (obs["location"] == before).all()  # the last location is not used
+        if isinstance(env.task, ImageTask):
+            images, labels = load_digits(env.task.dataset, "train")
+            image, (x, y) = images[info["index"]], info["position"]
+            side = image.shape[0]
+            shown = canvas[y : y + side, x : x + side]
+            assert (shown >= image).all() if env.task.num_clutter else (shown == image).all()
+            assert info["label"] == labels[info["index"]]
+            assert info["position"].dtype == np.int64
+
+
+def test_the_last_observation_repeats_the_last_glimpse_in_fresh_arrays(make):
+    env = make()
+    shown = [env.reset(seed=0)[0]]
+    for t in range(4):
+        location = np.array([0.3 * t, -0.2], np.float32)
+        shown.append(env.step(act(0, location))[0])
+        location[:] = 9  # the caller's array is free again
+    for name in ("glimpse", "location", "time"):
+        assert (shown[-1][name] == shown[-2][name]).all()
+        for i in range(5):
+            assert not any(np.shares_memory(shown[i][name], shown[j][name]) for j in range(i))
+            shown[i][name][:] = 0  # writable, and nobody minds
+    assert env._episodes.canvas(0).any()
+
+
+def test_locations_beyond_the_border_are_clipped(make):
+    env = make()
+    env.reset(seed=0)
+    assert env.step(act(0, (3, -1.5)))[0]["location"].tolist() == [1, -1]
+
+
+def test_positions_are_x_then_y_of_the_object(make):
+    env = make(canvas_size=60, translate=True, num_glimpses=2, order="sequential")
+    positions = []
+    for _ in range(40):
+        _, info = env.reset()
+        x, y = info["position"]
+        canvas = env._episodes.canvas(0)
+        assert (
+            canvas[y : y + 28, x : x + 28] == load_digits("toy", "train")[0][info["index"]]
+        ).all()
+        canvas[y : y + 28, x : x + 28] = 0
+        assert not canvas.any()
+        positions.append((x, y))
+    assert len(set(positions)) > 30
+
+
+STYLE: dict[str, Any] = {
+    "canvas_size": 40,
+    "translate": True,
+    "num_clutter": 3,
+    "clutter_size": 8,
+}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_canvases_and_first_locations_are_those_of_the_written_rule(make, split):
+    # Word 0 of episode e is the image, 1 and 2 the first location, the rest the canvas. The
+    # frozen splits take words 1.. from a pinned stream, whose counter is the image.
+    images, _ = load_digits("toy", split)
+    env = make(split=split, **STYLE)
+    for episode in range(5):
+        obs, info = env.reset(seed=11) if episode == 0 else env.reset()
+        words = slow_words(lane_key(11), episode, 3 + 2 + 5 * 3)
+        index = slow_below(words[0], len(images))
+        if split == "validation":
+            words = slow_words(named_key("validation"), index, 3 + 2 + 5 * 3)
+        wanted, position = slow_canvas(images[..., None], index, words[3:], **STYLE)
+        assert info["index"] == index
+        assert tuple(info["position"]) == position
+        assert (env._episodes.canvas(0) == wanted[..., 0]).all()
+        assert (obs["location"] == uniform_locations(np.array(words[1:3], np.uint64))).all()
+
+
+def test_frozen_canvases_are_those_of_the_environment(full_mnist):
+    canvases, labels = ram_env.frozen_canvases("ClutteredMNISTGlimpse-v0", "validation")
+    env = gym.make("ClutteredMNISTGlimpse-v0", split="validation").unwrapped
+    assert isinstance(env, GlimpseEnv)
+    for k in (0, 17, 4_999):
+        _, info = env.reset(seed=k, options={"index": k})
+        assert (env._episodes.canvas(0) == canvases[k]).all()
+        assert info["label"] == labels[k]
+
+
+def test_images_smaller_than_a_clutter_piece_need_no_room_for_one(make):
+    images = np.full((3, 6, 6), 255, np.uint8), np.arange(3)
+    ram_env.register_dataset("small", lambda: {"train": images})
+    env = make(dataset="small", canvas_size=6, glimpse_size=6)
+    obs, _ = env.reset(seed=0, options={"location": (0, 0)})
+    assert (obs["glimpse"] == 1).all()
+    with pytest.raises(ValueError, match=r"clutter_size must be a Python int in 1\.\.6, got 8"):
+        make(dataset="small", canvas_size=6, glimpse_size=6, num_clutter=1)
+
+
+def test_sequential_order_ignores_the_seed_and_moves_first_locations_with_the_pass(make):
+    env = make(split="validation", order="sequential", **STYLE)
+    visits = []
+    for visit in range(80):
+        obs, info = env.reset(seed=5) if visit == 0 else env.reset()
+        assert info["index"] == visit % 40
+        visits.append((env._episodes.canvas(0).tobytes(), obs["location"].tobytes()))
+    canvases, locations = zip(*visits, strict=True)
+    assert canvases[:40] == canvases[40:]  # frozen
+    assert len(set(locations)) == 80
+    again = make(split="validation", order="sequential", **STYLE).reset(seed=6)[0]
+    assert again["location"].tobytes() == locations[0]
+
+
+def test_options_fix_the_image_or_the_first_location_and_no_other_draw(make):
+    env = make(split="validation", num_scales=1, **STYLE)
+    free, free_info = env.reset(seed=3)
+    canvas = env._episodes.canvas(0)
+    index = free_info["index"]
+    obs, info = env.reset(seed=3, options={"location": (0.5, -0.5)})
+    assert obs["location"].tolist() == [0.5, -0.5]
+    assert info["index"] == index
+    assert (env._episodes.canvas(0) == canvas).all()
+    obs, info = env.reset(seed=4, options={"index": index})
+    assert (obs["location"] == free["location"]).all()
+    assert (env._episodes.canvas(0) == canvas).all()
+    env = make(**STYLE)  # train: words belong to the episode, whatever image is asked for
+    free, free_info = env.reset(seed=3)
+    other = (free_info["index"] + 1) % 40
+    obs, info = env.reset(seed=3, options={"index": np.int64(other)})
+    assert info["index"] == other
+    assert (info["position"] == free_info["position"]).all()
+    assert (obs["location"] == free["location"]).all()
+
+
+# Rewards, by hand, for four glimpses
+
+
+def play(env, labels, stops=None, **reset) -> list[float]:
+    """Name labels relative to the true one (0: right); return the rewards."""
+    _, info = env.reset(seed=0, **reset)
+    rewards, terminated = [], False
+    for t, offset in enumerate(labels):
+        stop = {} if stops is None else {"stop": stops[t]}
+        _, reward, terminated, _, _ = env.step(act((info["label"] + offset) % 4, **stop))
+        rewards.append(reward)
+    assert terminated
+    return rewards
+
+
+@pytest.mark.parametrize(
+    ("labels", "final", "dense"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 1], [0.25] * 4),  # T = 4: 1/4 a step
+        ([1, 0, 2, 0], [0, 0, 0, 1], [0, 0.25, 0, 0.25]),
+        ([0, 0, 0, 3], [0, 0, 0, 0], [0.25, 0.25, 0.25, 0]),
+    ],
+)
+def test_final_pays_the_last_label_and_dense_every_label(make, labels, final, dense):
+    assert play(make(), labels) == final
+    assert play(make(reward="dense"), labels) == dense
+
+
+@pytest.mark.parametrize(
+    ("labels", "final", "dense"),
+    [
+        ([0], [1], [1]),  # t = 1: (4 - 1 + 1) / 4
+        ([0, 0], [0, 1], [0.25, 0.75]),  # t = 2: (4 - 2 + 1) / 4
+        ([1, 1, 0], [0, 0, 1], [0, 0, 0.5]),  # t = 3: (4 - 3 + 1) / 4
+        ([0, 0, 0, 0], [0, 0, 0, 1], [0.25] * 4),
+        ([0, 1], [0, 0], [0.25, 0]),
+    ],
+)
+def test_a_stop_is_paid_for_the_steps_it_saves(make, labels, final, dense):
+    stops = [0] * (len(labels) - 1) + [1]
+    assert play(make(allow_stop=True), labels, stops) == final
+    assert play(make(allow_stop=True, reward="dense"), labels, stops) == dense
+
+
+def test_a_stop_ends_the_episode_with_the_last_glimpse_again(make):
+    env = make(allow_stop=True)
+    _, info = env.reset(seed=0)
+    seen, *_ = env.step(act(0, (0.5, 0.5), stop=0))
+    obs, _, terminated, _, info = env.step(act(info["label"], (-0.5, 0.5), stop=1))
+    assert terminated
+    assert info["correct"] is True
+    for name in seen:
+        assert (obs[name] == seen[name]).all()
+    with pytest.raises(ResetNeeded):
+        env.step(act(0, stop=0))
+
+
+def test_every_step_costs(make):
+    # -1/8 a step, and 1 or 1/4 for a right label
+    assert play(make(glimpse_cost=0.125), [0] * 4) == [-0.125] * 3 + [0.875]
+    assert play(make(glimpse_cost=0.125, reward="dense"), [0, 1, 0, 0]) == [
+        0.125,
+        -0.125,
+        0.125,
+        0.125,
+    ]
+    env = make(glimpse_cost=0.125, allow_stop=True)
+    assert play(env, [1, 0], [0, 1]) == [-0.125, 0.875]
+
+
+@pytest.mark.parametrize(
+    ("scores", "log_p"),
+    [
+        ([0, 0, 0, 0], -math.log(4)),  # the first is the true class
+        ([math.log(3), 0, 0, 0], -math.log(2)),  # 3 / (3 + 1 + 1 + 1)
+        ([1e30, 0, 0, 0], 0),
+        ([0, 1e30, 0, 0], -7),  # the floor
+        ([0, 6, 0, 0], -math.log(math.exp(6) + 3)),  # -6.0074, just above it
+        ([-3e38, 3e38, 0, 0], -7),
+    ],
+)
+@pytest.mark.parametrize("stop_at", [None, 2])
+def test_log_score_pays_the_log_probability_of_the_truth(make, scores, log_p, stop_at):
+    env = make(action_format="box", reward="log_score", allow_stop=True, glimpse_cost=0.5)
+    _, info = env.reset(seed=0)
+    terminated = False
+    for t in range(1, (stop_at or 4) + 1):
+        assert not terminated
+        action = [0, 0, *np.roll(scores, info["label"]), 1 if t == stop_at else -1]
+        _, reward, terminated, _, _ = env.step(action)
+        weight = 3 / 4 if t == stop_at else 1 / 4
+        assert reward == pytest.approx(log_p * weight - 0.5, rel=1e-6, abs=1e-9)
+    assert terminated
+
+
+# Calls out of turn and bad arguments
+
+
+def test_calls_out_of_turn_are_errors(make):
+    for env in (make(), gym.make("SignpostGlimpse-v0", action_format="dict")):
+        with pytest.raises(ResetNeeded):
+            env.step(act(0))
+    env = make(render_mode="rgb_array")
+    with pytest.raises(ResetNeeded, match="before render"):
+        env.render()
+    play(env, [0] * 4)
+    with pytest.raises(ResetNeeded, match="after the end of an episode"):
+        env.step(act(0))
+    assert env.render().dtype == np.uint8
+    env.reset()
+    env.step(act(0))
+    env.close()
+    env.close()
+    for call in (lambda: env.step(act(0)), env.render):
+        with pytest.raises(ClosedEnvironmentError):
+            call()
+    env.reset()
+    env.step(act(0))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"seed": -1}, "seed must be None or an int >= 0, got -1"),
+        ({"seed": 1.0}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"options": {"indx": 1}}, r"unknown reset options \['indx'\]; allowed: \['index'"),
+        ({"options": {"reset_mask": np.array([True])}}, "unknown reset options"),
+        ({"options": {0: 1, "b": 2}}, "unknown reset options"),
+        ({"options": 5}, "options must be None or a dict, got 5"),
+        ({"options": {"index": 40}}, r"options\['index'\] must be an integer in 0..39, .* got 40"),
+        ({"options": {"index": -1}}, "index"),
+        ({"options": {"index": 1.0}}, "index"),
+        ({"options": {"index": True}}, "index"),
+        ({"options": {"index": "1"}}, "index"),
+        ({"options": {"index": [1, 2]}}, "index"),
+        ({"options": {"index": [[1], [2, 3]]}}, "index"),
+        ({"options": {"location": (0, 1.01)}}, r"options\['location'\] must be \(x, y\) in"),
+        ({"options": {"location": (np.nan, 0)}}, "location"),
+        ({"options": {"location": (1e300, 0)}}, "location"),
+        ({"options": {"location": (0, 0, 0)}}, "location"),
+        ({"options": {"location": 0}}, "location"),
+        ({"options": {"location": ("0", "0")}}, "location"),
+        ({"options": {"location": (0j, 0j)}}, "location"),
+        ({"options": {"location": object()}}, "location"),
+    ],
+    ids=str,
+)
+def test_a_refused_reset_changes_nothing(make, keywords, message):
+    env = make()
+    env.reset(seed=0)
+    env.step(act(0))
+    before = env.get_state()
+    generator = str(env.np_random.bit_generator.state)
+    with pytest.raises(ValueError, match=message):
+        env.reset(**keywords)
+    assert env.get_state() == before
+    assert str(env.np_random.bit_generator.state) == generator
+    env.step(act(0))
+
+
+def test_a_refused_action_changes_nothing(make):
+    env = make()
+    env.reset(seed=0)
+    before = env.get_state()
+    for action in (act(4), act(0, (0, math.nan)), [0] * 6, None):
+        with pytest.raises(ValueError, match="action"):
+            env.step(action)
+    assert env.get_state() == before
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"split": "dev"}, "split must be one of 'train', 'validation',.* got 'dev'"),
+        ({"order": "shuffled"}, "order must be one of 'random', 'sequential', got 'shuffled'"),
+        ({"reward": "sparse"}, "reward must be one of 'final', 'dense', 'log_score'"),
+        ({"action_format": "tuple"}, "action_format must be one of 'box', 'dict', 'multi.*'tuple'"),
+        ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
+        ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
+        ({"split": "train+validation", "dataset": "no-validation"}, "split"),
+        ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
+        ({"num_glimpses": 7.0}, "num_glimpses"),
+        ({"glimpse_size": 7}, "glimpse_size must be even and in 2..28.* got 7"),
+        ({"glimpse_size": 0}, "glimpse.size"),
+        ({"glimpse_size": 30}, "glimpse_size must be a Python int in 2..28, got 30"),
+        ({"glimpse_size": "8"}, "glimpse.size"),
+        ({"glimpse_size": np.int64(8)}, "glimpse_size must be a Python int"),
+        ({"glimpse_cost": 10**400}, "glimpse_cost must be a finite number"),
+        ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
+        ({"num_scales": 0}, "num_scales must be a Python int in 1..8, got 0"),
+        ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
+        ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
+        ({"canvas_size": 60.0}, "canvas_size"),
+        ({"num_clutter": -1}, "num_clutter"),
+        (
+            {"num_clutter": 1, "clutter_size": 29},
+            "clutter_size must be a Python int in 1..28, got 29",
+        ),
+        (
+            {"num_clutter": 1, "clutter_size": 29, "canvas_size": 60},
+            "clutter_size must be in 1..28, .* got 29",
+        ),
+        ({"clutter_size": 0}, "clutter_size"),
+        ({"translate": 1}, "translate must be True or False, got 1"),
+        ({"allow_stop": "yes"}, "allow_stop must be True or False, got 'yes'"),
+        ({"glimpse_cost": -0.1}, "glimpse_cost must be a finite number >= 0, got -0.1"),
+        ({"glimpse_cost": math.nan}, "glimpse_cost"),
+        ({"glimpse_cost": "0"}, "glimpse_cost"),
+        ({"grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
+        ({"grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
+        ({"data_dir": "/nowhere", "dataset": "MNIST"}, "data_dir must be an existing folder"),
+    ],
+    ids=str,
+)
+def test_bad_keywords_are_refused_by_name_value_and_what_is_allowed(make, keywords, message):
+    images = np.zeros((2, 28, 28), np.uint8), np.arange(2)
+    ram_env.register_dataset("no-validation", lambda: {"train": images})
+    with pytest.raises(ValueError, match=message):
+        make(**keywords)
+
+
+def test_a_bad_render_mode_is_refused():
+    with pytest.raises(ValueError, match=r"render_mode must be None or one of .* got 'ansi'"):
+        SignpostEnv(render_mode="ansi")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("MNIST", "num_glimpse"), ("Signpost", "dataset")])
+def test_unknown_keywords_are_refused_by_name(kind, name):
+    keywords: dict[str, Any] = {name: 3}
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        gym.make(f"{kind}Glimpse-v0", **keywords)
+
+
+# Registration
+
+
+def test_the_ids_are_those_of_the_design():
+    assert set(TASKS) == {
+        "MNISTGlimpse-v0",
+        "TranslatedMNISTGlimpse-v0",
+        "ClutteredMNISTGlimpse-v0",
+        "LargeClutteredMNISTGlimpse-v0",
+        "FashionMNISTGlimpse-v0",
+        "KMNISTGlimpse-v0",
+        "CIFAR10Glimpse-v0",
+        "SignpostGlimpse-v0",
+    }
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_every_id_is_registered_by_entry_points_that_are_text_and_without_a_time_limit(env_id):
+    spec = gym.spec(env_id)
+    assert isinstance(spec.entry_point, str)
+    assert isinstance(spec.vector_entry_point, str)
+    assert spec.max_episode_steps is None
+    assert EnvSpec.from_json(spec.to_json()) == spec
+
+
+def test_a_specification_survives_json(make):
+    keywords = {
+        "dataset": "toy",
+        "canvas_size": 60,
+        "action_format": "multidiscrete",
+        "grid_size": (4, 3),
+        "num_scales": 2,
+        "allow_stop": True,
+        "glimpse_cost": 0.1,
+    }
+    env = make(**keywords)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json())).unwrapped
+    assert again.action_space == env.action_space
+    assert again.observation_space == env.observation_space
+    obs, again_obs = env.reset(seed=0)[0], again.reset(seed=0)[0]
+    assert all((obs[name] == again_obs[name]).all() for name in obs)
+
+
+def run_python(code: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=ROOT, text=True, check=True, capture_output=True).stdout
+
+
+def test_ids_work_without_the_import_and_need_no_heavy_library():
+    printed = run_python(
+        "import sys, gymnasium as gym\n"
+        "env = gym.make('ram_env:SignpostGlimpse-v0')\n"
+        "env.reset(seed=0)\n"
+        "env.step(env.action_space.sample())\n"
+        "heavy = 'torch', 'torchvision', 'PIL', 'pygame', 'matplotlib', 'stable_baselines3'\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    assert printed == "[]\n"
+
+
+def test_the_page_has_gymnasiums_headings():
+    headings = (
+        "Description",
+        "Action Space",
+        "Observation Space",
+        "Rewards",
+        "Starting State",
+        "Episode End",
+        "Arguments",
+        "Version History",
+    )
+    for env in (GlimpseEnv, SignpostEnv, GlimpseVectorEnv, SignpostVectorEnv):
+        page = inspect.getdoc(env) or ""
+        places = [page.find(f"\n{heading}:\n") for heading in headings]
+        assert min(places) >= 0, headings[places.index(min(places))]
+        assert places == sorted(places)
+
+
+def test_the_pages_table_shows_what_is_registered():
+    rows = {}
+    for line in (GlimpseEnv.__doc__ or "").splitlines():
+        ids, *cells = (cell.strip() for cell in line.strip().strip("|").split("|"))
+        rows |= {env_id.strip("` "): cells for env_id in ids.split(",") if "-v0``" in env_id}
+    assert set(rows) == set(TASKS) - {"SignpostGlimpse-v0"}
+    for env_id, (canvas, place, *numbers) in rows.items():
+        kind, keywords = TASKS[env_id]
+        task = kind(**keywords)
+        assert isinstance(task, ImageTask)
+        assert canvas.split()[0] == str(task.canvas_size)
+        assert place == ("anywhere" if task.translate else "centred")
+        shown = [task.num_clutter, task.glimpse_size, task.num_scales, task.num_glimpses]
+        assert numbers == [str(number) for number in shown]
+
+
+# Sharing and layering
+
+
+def test_single_envs_share_one_array_of_images(make):
+    envs = [make() for _ in range(64)]
+    splits = [env._episodes.scenes._split for env in envs]
+    assert len({id(split.images) for split in splits}) == 1
+    assert len({split.planes.__array_interface__["data"][0] for split in splits}) == 1
+    assert not splits[0].images.flags.writeable
+
+
+def imported(folder: str) -> set[str]:
+    """Top-level names that a package's files import anywhere, lazily too."""
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_task_and_agents_do_not_know_each_other():
+    assert {"numpy", "gymnasium"} <= imported("ram_env")
+    assert not {"agents", "train", "tests", "stable_baselines3"} & imported("ram_env")
+    assert "torch" in imported("agents")
+    assert not {"ram_env", "train", "tests"} & imported("agents")
+
+
+# What other libraries demand
+
+
+def test_gymnasiums_checker_is_content(any_id, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env_id, keywords = any_id
+    check_env(gym.make(env_id, **keywords).unwrapped)
+    check_env(gym.make(env_id, render_mode="rgb_array", **keywords).unwrapped)
+
+
+@pytest.mark.parametrize("allow_stop", [False, True])
+@pytest.mark.parametrize("action_format", ["box", "dict", "multidiscrete"])
+def test_gymnasiums_checker_is_content_with_every_action_format(action_format, allow_stop):
+    env = gym.make("SignpostGlimpse-v0", action_format=action_format, allow_stop=allow_stop)
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("action_format", ["box", "multidiscrete"])
+def test_stable_baselines_checker_is_content(any_id, action_format):
+    from stable_baselines3.common.env_checker import check_env as check_for_sb3
+
+    env_id, keywords = any_id
+    env = gym.make(env_id, action_format=action_format, render_mode="rgb_array", **keywords)
+    with warnings.catch_warnings():
+        # Said of every three-dimensional float Box, which SB3 takes for an image.
+        warnings.filterwarnings("ignore", "It seems that your observation ")
+        warnings.filterwarnings("ignore", "The minimal resolution ")
+        check_for_sb3(env.unwrapped, skip_render_check=False)
+
+
+def test_ppo_of_stable_baselines_learns_from_the_id_alone():
+    from stable_baselines3 import PPO
+
+    model = PPO(
+        "MultiInputPolicy",
+        "ram_env:SignpostGlimpse-v0",
+        n_steps=64,
+        batch_size=32,
+        device="cpu",
+        seed=0,
+    )
+    model.learn(128)
+    assert model.num_timesteps == 128
+    assert model.ep_info_buffer is not None
+    assert {info["l"] for info in model.ep_info_buffer} == {4}

@@ -1,0 +1,73 @@
+"""From an id to its task: ours, a user's own, in a module of theirs; and what is none."""
+
+import sys
+
+import gymnasium
+import pytest
+
+import train.baselines
+import train.reinforce
+import train.sb3
+from agents.runs.commands import read_resumed
+from ram_env import TASKS, find_task
+
+MODULE = """
+import gymnasium
+
+gymnasium.register(
+    "MyDigits-v0",
+    entry_point="ram_env.env:GlimpseEnv",
+    vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
+    kwargs={"dataset": "toy", "num_glimpses": 3, "render_mode": None},
+)
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """The name of a module that registers an environment, not yet imported."""
+    (tmp_path / "my_digits.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_digits"
+    sys.modules.pop("my_digits", None)
+    gymnasium.registry.pop("MyDigits-v0", None)
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_an_ids_task_is_the_one_that_its_environment_has(env_id):
+    kind, keywords = TASKS[env_id]
+    assert find_task(env_id) == find_task(f"ram_env:{env_id}") == kind(**keywords)
+
+
+def test_an_environment_of_a_users_module_is_found_as_gymnasium_would(own_module):
+    task = find_task(f"{own_module}:MyDigits-v0")
+    assert (task.num_glimpses, task.glimpse_size) == (3, 8)
+
+
+@pytest.mark.parametrize("config", [train.reinforce.Config, train.sb3.Config])
+def test_training_takes_it_and_refuses_what_is_no_glimpse_environment(own_module, config):
+    assert config(env_id=f"{own_module}:MyDigits-v0").env_id == "my_digits:MyDigits-v0"
+    assert config(env_id="ram_env:MNISTGlimpse-v0")
+    with pytest.raises(ValueError, match=r"must name a glimpse .*'CartPole-v1'"):
+        config(env_id="CartPole-v1")
+    with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
+        config(env_id="no_such_module:MyDigits-v0")
+    with pytest.raises(gymnasium.error.Error, match="Glympse"):
+        config(env_id="Glympse-v0")
+
+
+@pytest.mark.usefixtures("toy_dataset")
+def test_a_run_in_it_goes_on_once_the_user_allows_the_import(own_module, tmp_path, capsys):
+    env_id = f"{own_module}:MyDigits-v0"
+    flags = ["--env-id", env_id, "--run-dir", str(tmp_path / "run"), "--total-episodes", "256"]
+    train.reinforce.main(train.reinforce.parse([*flags, "--threads", "1", "--device", "cpu"]))
+    line = capsys.readouterr().out.splitlines()[-1]
+    del sys.modules[own_module], gymnasium.registry["MyDigits-v0"]
+    resume = ["--resume", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=f"say --env-id {env_id} if you trust it"):
+        train.reinforce.parse(resume)
+    with pytest.raises(ValueError, match="is a run on 'my_digits:MyDigits-v0', got --env-id Other"):
+        read_resumed(train.reinforce.Config, [*resume, "--env-id", "Other-v0"])
+    assert own_module not in sys.modules
+    train.reinforce.main(train.reinforce.parse([*resume, f"--env-id={env_id}"]))
+    assert capsys.readouterr().out.splitlines() == [line]

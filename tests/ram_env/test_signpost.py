@@ -1,0 +1,317 @@
+"""The board's bounds hold, and nothing is on it but what its page says.
+
+Scripted policies see glimpses only. Dimension key: N lanes, T glimpses, m cells a side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import ram_env
+from ram_env.draws import draw_words
+from ram_env.env import SignpostEnv
+from ram_env.signpost import SignpostScenes, SignpostStyle
+from tests.ram_env.test_draws import chi_square
+
+SPLIT_SIZES = {"train": 2**31, "validation": 5_000, "test": 10_000, "train+validation": 2**31}
+
+
+def make(num_envs: int, **keywords: Any):
+    return gym.make_vec(
+        "SignpostGlimpse-v0", num_envs=num_envs, action_format="multidiscrete", **keywords
+    )
+
+
+def decode(colours: np.ndarray, m: int, num_marks: int) -> tuple[np.ndarray, ...]:
+    """Read column, row and mark (-1: none) from red, green and blue in 0..255, (..., 3)."""
+    cells = np.rint(colours[..., :2] / 255 * (m - 1)).astype(int)
+    mark = np.rint(colours[..., 2] / 255 * num_marks).astype(int) - 1
+    return cells[..., 0], cells[..., 1], mark
+
+
+def accuracy(
+    policy: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]], rounds: int = 10, **dials: Any
+) -> tuple[float, int]:
+    """Play and return how often the label was right, and over how many episodes."""
+    num_envs = 500
+    envs = make(num_envs, **dials)
+    m, num_marks = dials.get("board_size", 3), dials.get("num_marks", 4)
+    num_glimpses = dials.get("num_glimpses", 4)
+    obs, _ = envs.reset(seed=0)
+    right = 0.0
+    for _ in range(rounds):
+        memory: dict[str, Any] = {}
+        for t in range(1, num_glimpses + 1):
+            colours = obs["glimpse"][:, :3, 1, 1] * 255  # (N, 3)
+            column, row, label = policy(t, *decode(colours, m, num_marks), memory)
+            obs, reward, terminated, _, _ = envs.step(np.stack([column, row, label], 1))
+            assert terminated.all() == terminated.any() == (t == num_glimpses)
+            right += float(reward.sum())
+    envs.close()
+    return right / (rounds * num_envs), rounds * num_envs
+
+
+def follower(chain: int, parts: int, num_marks: int = 4):
+    """Go where the colours point and remember the marks; stay at the end of the path."""
+
+    def policy(t, column, row, mark, memory):
+        step = min(t, chain + 1)
+        if t == step:
+            memory[step] = column, row, mark
+        column, row, _ = memory[step]
+        # The mark of cell chain + 1 - k weighs num_marks^k.
+        label = sum(
+            np.maximum(memory[chain + 1 - k][2], 0) * num_marks**k
+            for k in range(parts)
+            if chain + 1 - k in memory
+        )
+        return column, row, label + np.zeros_like(column)
+
+    return policy
+
+
+PATHS = [
+    # chain, parts, board_size, num_marks, num_glimpses
+    (1, 1, 3, 4, 4),
+    (1, 1, 2, 3, 2),
+    (1, 2, 3, 4, 2),
+    (2, 1, 3, 4, 3),
+    (2, 2, 4, 5, 6),
+    (3, 1, 3, 2, 4),
+    (3, 4, 2, 3, 4),
+]
+
+
+@pytest.mark.parametrize(("chain", "parts", "board_size", "num_marks", "num_glimpses"), PATHS)
+def test_following_the_signposts_with_memory_is_always_right(
+    chain, parts, board_size, num_marks, num_glimpses
+):
+    right, _ = accuracy(
+        follower(chain, parts, num_marks),
+        rounds=2,
+        chain=chain,
+        parts=parts,
+        board_size=board_size,
+        num_marks=num_marks,
+        num_glimpses=num_glimpses,
+    )
+    assert right == 1
+
+
+def test_the_follower_with_one_glimpse_too_few_guesses():
+    right, n = accuracy(follower(2, 1), chain=2, num_glimpses=2)
+    assert right < 1 / 4 + 4 * np.sqrt(3 / 16 / n)
+
+
+def test_a_glimpse_on_a_corner_shows_four_cells_and_one_reads_the_smallest_board():
+    """As the page says: a glimpse within one cell has a bound, this one doesn't."""
+    envs = gym.make_vec("SignpostGlimpse-v0", num_envs=300, board_size=2, chain=3, num_glimpses=2)
+    obs, _ = envs.reset(seed=0)
+    middle = np.zeros((300, 2), np.float32)
+    obs, *_ = envs.step(np.concatenate([middle, np.zeros((300, 4), np.float32)], 1))
+    blue = obs["glimpse"][:, 2, 1:3, 1:3].reshape(300, 4)  # of the four cells; one has a mark
+    mark = np.rint(blue.max(1) * 4).astype(int) - 1
+    actions = np.concatenate([middle, np.eye(4, dtype=np.float32)[mark]], 1)
+    _, reward, terminated, _, _ = envs.step(actions)
+    assert terminated.all()
+    assert reward.mean() == 1
+
+
+@pytest.mark.parametrize(("board_size", "num_marks", "num_glimpses"), [(3, 4, 4), (2, 3, 6)])
+def test_looking_at_random_cells_reaches_what_the_page_says(board_size, num_marks, num_glimpses):
+    rng = np.random.default_rng(0)
+
+    def policy(t, column, row, mark, memory):
+        guess = memory.setdefault("guess", rng.integers(num_marks, size=len(mark)))
+        seen = memory["guess"] = np.where(mark >= 0, mark, guess)
+        column, row = rng.integers(board_size, size=(2, len(mark)))
+        return column, row, seen
+
+    right, n = accuracy(
+        policy,
+        rounds=40,
+        board_size=board_size,
+        num_marks=num_marks,
+        num_glimpses=num_glimpses,
+    )
+    # The defaults: q = 1 - (8/9)^3 = 217/729, and 217/729 + 512/729 / 4 = 345/729 = 0.4733.
+    q = 1 - (1 - 1 / board_size**2) ** (num_glimpses - 1)
+    expected = q + (1 - q) / num_marks
+    assert (board_size, num_marks) != (3, 4) or abs(expected - 0.4733) < 1e-4
+    assert abs(right - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_without_memory_a_part_is_known_and_the_others_are_guessed(parts):
+    def forgetful(t, column, row, mark, memory):
+        return column, row, np.maximum(mark, 0)  # follows, and names the last mark: part 0
+
+    dials: dict[str, Any] = {"chain": 2, "parts": parts, "num_glimpses": 3}
+    right, n = accuracy(forgetful, **dials)
+    bound = 4.0 ** -(parts - 1)
+    sigma = np.sqrt(bound * (1 - bound) / n)
+    assert right <= bound + 4 * sigma
+    assert right >= bound - 4 * sigma  # the bound is reached
+    assert accuracy(follower(2, parts), rounds=2, **dials)[0] == 1
+
+
+def test_guessing_is_right_once_in_num_classes():
+    def blind(t, column, row, mark, memory):
+        return column * 0, row * 0, column * 0
+
+    right, n = accuracy(blind, parts=2, num_glimpses=1, rounds=40)
+    assert abs(right - 1 / 16) < 4 * np.sqrt(15 / 256 / n)
+
+
+def boards(style: SignpostStyle, n: int = 400):
+    """Return canvases (n, m, m, 3) of one pixel a cell, labels, positions and first locations."""
+    scenes = SignpostScenes(style, "train")
+    words = draw_words(np.arange(n).astype(np.uint64), np.zeros(n, int), scenes.num_words)
+    canvases = np.zeros((n, 3, scenes.side, scenes.side), np.uint8)
+    drawn = scenes.draw(canvases, 0, np.arange(n), np.arange(n), words)
+    assert drawn.locations is not None
+    cells = canvases[:, :, 4::8, 4::8]
+    assert (canvases == cells.repeat(8, 2).repeat(8, 3)).all()  # a cell has one colour
+    return cells.transpose(0, 2, 3, 1), drawn.labels, drawn.positions, drawn.locations
+
+
+STYLES = [
+    SignpostStyle(),
+    SignpostStyle(chain=2, parts=2),
+    SignpostStyle(chain=8, parts=3, num_marks=5),
+    SignpostStyle(board_size=2, chain=3, parts=4, num_marks=3),
+    SignpostStyle(board_size=5, chain=3, num_marks=255),
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_colours_spell_the_path_the_marks_and_the_label(style):
+    m = style.board_size
+    for board, label, position, location in zip(*boards(style), strict=True):
+        column, row = np.rint((location + 1) * m / 2 - 0.5).astype(int)
+        path, marks = [(column, row)], []
+        for _ in range(style.chain):
+            column, row, mark = (int(v) for v in decode(board[row, column], m, style.num_marks))
+            marks.append(mark)
+            path.append((column, row))
+        marks.append(int(decode(board[row, column], m, style.num_marks)[2]))
+        assert len(set(path)) == style.chain + 1  # no cell comes twice
+        assert (position == 8 * np.array(path[-1])).all()
+        assert marks[: -style.parts] == [-1] * (style.chain + 1 - style.parts)
+        last_first = marks[::-1][: style.parts]
+        assert label == sum(v * style.num_marks**k for k, v in enumerate(last_first))
+        on_path = np.zeros((m, m), bool)
+        on_path[tuple(np.array(path[-style.parts :])[:, ::-1].T)] = True
+        assert ((board[..., 2] > 0) == on_path).all()  # blue nowhere else
+
+
+def test_levels_are_rounded_down():
+    canvases, *_ = boards(SignpostStyle(board_size=5))
+    # 255 c / 4 = 0, 63.75, 127.5, 191.25, 255; 255 (v + 1) / 4 the same without 0.
+    assert np.unique(canvases[..., 0]).tolist() == [0, 63, 127, 191, 255]
+    assert np.unique(canvases[..., 1]).tolist() == [0, 63, 127, 191, 255]
+    assert np.unique(canvases[..., 2]).tolist() == [0, 63, 127, 191, 255]
+
+
+def test_starts_ends_marks_and_other_cells_are_uniform():
+    canvases, labels, positions, locations = boards(SignpostStyle(parts=2), 8000)
+    start = np.rint((locations + 1) * 1.5 - 0.5).astype(int) @ [1, 3]
+    end = positions // 8 @ [1, 3]
+    assert chi_square(np.bincount(start, minlength=9)) < 5
+    assert chi_square(np.bincount(end, minlength=9)) < 5
+    pairs = np.bincount(start * 9 + end, minlength=81).reshape(9, 9)
+    assert chi_square(pairs[~np.eye(9, dtype=bool)]) < 5  # all paths alike
+    assert chi_square(np.bincount(labels, minlength=16)) < 5
+    column, row, _ = decode(canvases, 3, 4)
+    assert chi_square(np.bincount((column + 3 * row).ravel(), minlength=9)) < 5
+
+
+def test_the_first_glimpse_lies_on_the_centre_of_the_first_cell():
+    env = gym.make("SignpostGlimpse-v0", board_size=5).unwrapped
+    for seed in range(50):
+        obs, _ = env.reset(seed=seed)
+        assert np.isin(obs["location"], np.array([-0.8, -0.4, 0, 0.4, 0.8], np.float32)).all()
+        assert (obs["glimpse"] == obs["glimpse"][:, :1, :1]).all()  # one colour: one cell
+
+
+@pytest.mark.parametrize("split", SPLIT_SIZES)
+def test_board_k_depends_on_the_split_and_k_alone(split):
+    def show(env: Any, index: int, **keywords: Any) -> tuple[bytes, bytes, int]:
+        obs, info = env.reset(options={"index": index}, **keywords)
+        assert info["index"] == index
+        canvas = env.unwrapped._episodes.canvas(0)
+        return canvas.tobytes(), obs["location"].tobytes(), info["label"]
+
+    envs = [
+        gym.make("SignpostGlimpse-v0", split=split, order=order)
+        for order in ("random", "sequential")
+    ]
+    for index in (0, 17, SPLIT_SIZES[split] - 1):
+        seen = {show(env, index, seed=seed) for env in envs for seed in (0, 1)}
+        assert len(seen | {show(env, index) for env in envs}) == 1
+    with pytest.raises(ValueError, match=f"0..{SPLIT_SIZES[split] - 1}"):
+        envs[0].reset(options={"index": SPLIT_SIZES[split]})
+
+
+def test_splits_share_no_order_of_boards():
+    def first(split) -> np.ndarray:
+        env = SignpostEnv(split=split)
+        canvases = []
+        for index in range(20):
+            env.reset(options={"index": index})
+            canvases.append(env._episodes.canvas(0))
+        return np.stack(canvases)
+
+    shown = [first(split) for split in SPLIT_SIZES]
+    for left, right in [(i, j) for i in range(4) for j in range(i)]:
+        assert (shown[left] != shown[right]).any((1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_frozen_boards_are_those_of_the_environment(split):
+    canvases, labels = ram_env.frozen_canvases("SignpostGlimpse-v0", split)
+    assert canvases.shape == (SPLIT_SIZES[split], 24, 24, 3)
+    env = SignpostEnv(split=split, order="sequential")
+    for k in range(30):
+        _, info = env.reset()
+        assert (env._episodes.canvas(0) == canvases[k]).all()
+        assert info["label"] == labels[k]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "name"),
+    [
+        ({"board_size": 1}, "board_size"),
+        ({"board_size": 33}, "board_size"),
+        ({"board_size": 3.0}, "board_size"),
+        ({"chain": 0}, "chain"),
+        ({"chain": 9}, "chain must be a Python int in 1..8, got 9"),  # 9 cells, 8 steps
+        ({"parts": 0}, "parts"),
+        ({"parts": 3}, "parts must be a Python int in 1..2, got 3"),  # two cells on the path
+        ({"num_marks": 1}, "num_marks"),
+        ({"num_marks": 256}, "num_marks"),
+        ({"num_marks": True}, "num_marks"),
+        ({"num_marks": 101, "parts": 2}, r"num_marks\*\*parts"),
+    ],
+)
+def test_dials_out_of_range_are_refused(keywords, name):
+    with pytest.raises(ValueError, match=name):
+        gym.make("SignpostGlimpse-v0", **keywords)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"board_size": 2, "chain": 3, "parts": 4, "num_marks": 10},
+        {"board_size": 32, "num_marks": 255},
+    ],
+)
+def test_dials_at_their_limits_work(keywords):
+    env = gym.make("SignpostGlimpse-v0", **keywords)
+    _, info = env.reset(seed=0)
+    k = keywords["num_marks"] ** keywords.get("parts", 1)
+    assert env.action_space.shape == (2 + k,)
+    assert 0 <= info["label"] < k

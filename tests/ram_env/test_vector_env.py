@@ -1,0 +1,651 @@
+"""The vector environment keeps Gymnasium's API, equals its single environment, refuses nonsense."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from itertools import product
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ClosedEnvironmentError, DependencyNotInstalled, ResetNeeded
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.wrappers.vector import (
+    FlattenObservation,
+    NormalizeObservation,
+    RecordEpisodeStatistics,
+    RecordVideo,
+)
+
+from agents.controls import oracle_location
+from ram_env import GlimpseVectorEnv, SignpostVectorEnv, register_dataset
+from tests.vector_env_checker import (
+    assert_same,
+    check_equal,
+    check_no_reuse,
+    check_vector_env,
+    leaves,
+    lockstep,
+    sampler,
+)
+
+SIGNPOST = "SignpostGlimpse-v0"
+TOY: dict[str, Any] = {
+    "dataset": "toy",
+    "canvas_size": 36,
+    "translate": True,
+    "num_clutter": 2,
+    "glimpse_size": 6,
+    "num_scales": 3,
+    "num_glimpses": 4,
+}
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "signpost": (SIGNPOST, {}),
+    "toy": ("MNISTGlimpse-v0", TOY),
+}
+PAYMENTS = [
+    *product(("box", "dict", "multidiscrete"), ("final", "dense")),
+    ("box", "log_score"),
+]
+MODES = list(AutoresetMode)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+pytestmark = pytest.mark.usefixtures("toy_dataset")
+
+
+def make_vector(task: str = "signpost", num_envs: int = 3, **keywords: Any):
+    env_id, own = TASKS[task]
+    env: Any = gym.make_vec(env_id, num_envs=num_envs, **{**own, **keywords})
+    return env
+
+
+def make_single(task: str = "signpost", **keywords: Any):
+    env_id, own = TASKS[task]
+    env: Any = gym.make(env_id, disable_env_checker=True, **{**own, **keywords})
+    return env
+
+
+def check(task: str, **keywords: Any):
+    check_vector_env(
+        lambda num_envs, mode: make_vector(task, num_envs, autoreset_mode=mode, **keywords),
+        lambda: make_single(task, **keywords),
+    )
+
+
+def need(device: str):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+# The API, and equality with the single environment
+
+
+@pytest.mark.parametrize(("allow_stop", "glimpse_cost"), [(False, 0.0), (True, 0.1)])
+@pytest.mark.parametrize(("action_format", "reward"), PAYMENTS)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_vector_env_passes_the_checker(task, action_format, reward, allow_stop, glimpse_cost):
+    check(
+        task,
+        action_format=action_format,
+        reward=reward,
+        allow_stop=allow_stop,
+        glimpse_cost=glimpse_cost,
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "keywords"),
+    [
+        ("signpost", {"num_glimpses": 1}),
+        ("signpost", {"chain": 2, "parts": 2, "num_marks": 2, "board_size": 4, "num_scales": 2}),
+        ("signpost", {"split": "validation", "render_mode": "rgb_array", "allow_stop": True}),
+        ("toy", {"split": "test", "action_format": "multidiscrete", "grid_size": (2, 5)}),
+        ("toy", {"num_glimpses": 1, "allow_stop": True, "glimpse_cost": 1}),
+    ],
+)
+def test_other_tasks_pass_the_checker(task, keywords):
+    check(task, **keywords)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_vector_env_equals_an_async_one(mode):
+    keywords = {"allow_stop": True, "action_format": "dict"}
+
+    def single() -> gym.Env:
+        import ram_env  # registers the ids in the worker  # noqa: F401
+
+        return gym.make(SIGNPOST, **keywords)
+
+    reference = AsyncVectorEnv([single] * 2, context="spawn", autoreset_mode=mode)
+    check_equal(make_vector(num_envs=2, autoreset_mode=mode, **keywords), reference, 12, 3)
+
+
+def test_an_order_of_memory_does_not_change_the_reward():
+    plain, turned = (make_vector(reward="log_score", num_marks=16) for _ in range(2))
+    sample = sampler(plain, 0)
+    plain.reset(seed=0)
+    turned.reset(seed=0)
+    for _ in range(20):
+        action = sample()
+        assert_same(plain.step(action)[1], turned.step(np.asfortranarray(action))[1])
+
+
+def test_make_vec_picks_the_native_class_by_itself():
+    env = gym.make_vec("ram_env:ClutteredMNISTGlimpse-v0", num_envs=3, dataset="toy")
+    assert type(env) is GlimpseVectorEnv
+    assert type(make_vector()) is SignpostVectorEnv
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert env.num_envs == 3
+
+
+def test_a_spec_survives_json_and_makes_an_equal_env():
+    env = make_vector("toy", autoreset_mode="SameStep", allow_stop=True)
+    text = env.spec.to_json()
+    json.loads(text)
+    again: Any = gym.make_vec(EnvSpec.from_json(text))
+    assert again.num_envs == 3
+    assert again.autoreset_mode is AutoresetMode.SAME_STEP
+    assert again.spec.to_json() == text
+    check_equal(env, again, 10, 0)
+
+
+# What is refused, and that it changes nothing
+
+
+BAD_SEEDS: list[Any] = [-1, 1.5, "1", True, (-1,), [1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
+BAD_OPTIONS: list[tuple[str, Any]] = [
+    ("options", 5),
+    ("nope", {"nope": 1}),
+    ("index", {"index": -1}),
+    ("index", {"index": 40}),
+    ("index", {"index": 1.0}),
+    ("index", {"index": True}),
+    ("index", {"index": [0, 1]}),
+    ("index", {"index": [[0], [1, 2]]}),
+    ("location", {"location": (0, 1.5)}),
+    ("location", {"location": (0, np.nan)}),
+    ("location", {"location": "middle"}),
+    ("location", {"location": (0, 0, 0)}),
+    ("reset_mask", {"reset_mask": np.ones(3, int)}),
+    ("reset_mask", {"reset_mask": np.ones(2, bool)}),
+    ("reset_mask", {"reset_mask": np.zeros(3, bool)}),
+    ("reset_mask", {"reset_mask": [[True], [True, False]]}),
+]
+
+
+def refuse(call: str, argument: str, *args: Any, envs: tuple[Any, Any], **keywords: Any):
+    """See that a call on the first env raises, names the argument and leaves no trace."""
+    env, twin = envs
+    for each in envs:
+        each.reset(seed=1)
+    before, generator = env.get_state(), env.np_random.bit_generator.state
+    with pytest.raises(ValueError, match=argument):
+        getattr(env, call)(*args, **keywords)
+    assert env.get_state() == before
+    assert env.np_random.bit_generator.state == generator
+    env.action_space.seed(0)
+    action = env.action_space.sample()
+    assert_same(env.step(action), twin.step(action))
+    assert_same(env.reset(), twin.reset())
+
+
+def pair(kind: str, **keywords: Any) -> tuple[Any, Any]:
+    if kind == "single":
+        return make_single(**keywords).unwrapped, make_single(**keywords).unwrapped
+    device = None if kind == "vector" else kind
+    return make_vector(device=device, **keywords), make_vector(device=device, **keywords)
+
+
+@pytest.mark.parametrize("seed", BAD_SEEDS, ids=str)
+@pytest.mark.parametrize("kind", ["single", "vector"])
+def test_a_bad_seed_is_refused_by_name(kind, seed):
+    refuse("reset", "seed", envs=pair(kind), seed=seed)
+
+
+@pytest.mark.parametrize(("argument", "options"), BAD_OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", ["single", "vector"])
+def test_a_bad_reset_option_is_refused_by_name(kind, argument, options):
+    envs = tuple(
+        make_single("toy").unwrapped if kind == "single" else make_vector("toy") for _ in range(2)
+    )
+    refuse("reset", argument, envs=envs, seed=5, options=options)
+
+
+def test_a_single_env_knows_no_reset_mask():
+    refuse("reset", "reset_mask", envs=pair("single"), options={"reset_mask": np.ones(1, bool)})
+
+
+def test_a_masked_reset_needs_a_full_one_before():
+    env = make_vector()
+    with pytest.raises(ResetNeeded, match="reset_mask"):
+        env.reset(seed=3, options={"reset_mask": np.array([True, False, True])})
+    assert not any(env.get_state()["keyed"])
+
+
+def _bad_actions() -> list[Any]:
+    """Return (format, what the error names, a batch whose last row is bad)."""
+    box, label = np.zeros((3, 7), np.float32), np.zeros(3, int)
+    location = np.zeros((3, 2), np.float32)
+    good = {"location": location, "label": label, "stop": label}
+    cells = np.zeros((3, 4), int)
+
+    def spoilt(array: np.ndarray, place: int, value: float) -> np.ndarray:
+        array = array.copy()
+        array[-1, ..., place] = value
+        return array
+
+    return [
+        ("box", "action", spoilt(box, 0, np.nan)),
+        ("box", "action", spoilt(box, 3, np.inf)),
+        ("box", "action", spoilt(box, 6, np.nan)),
+        ("box", "action", spoilt(box.astype(np.float64), 3, 1e300)),
+        ("box", "action", box[:, :-1]),
+        ("box", "action", box[0, 0]),
+        ("box", "action", box.astype(bool)),
+        ("box", "action", box.astype(complex)),
+        ("box", "action", box.astype(str)),
+        ("box", "action", None),
+        ("box", "action", good),
+        ("dict", "action", box),
+        ("dict", "stop", {"location": location, "label": label}),
+        ("dict", "action", {**good, "more": label}),
+        ("dict", "location", {**good, "location": spoilt(location, 1, np.nan)}),
+        ("dict", "location", {**good, "location": location[:, :1]}),
+        ("dict", "location", {**good, "location": location.astype(bool)}),
+        ("dict", "label", {**good, "label": label + 4}),
+        ("dict", "label", {**good, "label": label - 1}),
+        ("dict", "label", {**good, "label": label.astype(np.float32)}),
+        ("dict", "label", {**good, "label": label[:, None]}),
+        ("dict", "stop", {**good, "stop": label + 2}),
+        ("dict", "stop", {**good, "stop": label > 0}),
+        ("multidiscrete", "action", spoilt(cells, 0, 3)),
+        ("multidiscrete", "action", spoilt(cells, 1, -1)),
+        ("multidiscrete", "action", spoilt(cells, 2, 4)),
+        ("multidiscrete", "action", spoilt(cells, 3, 2)),
+        ("multidiscrete", "action", cells.astype(np.float32)),
+        ("multidiscrete", "action", cells[:, :3]),
+    ]
+
+
+@pytest.mark.parametrize(("action_format", "argument", "action"), _bad_actions())
+@pytest.mark.parametrize("kind", ["single", "vector", "cpu"])
+def test_a_bad_action_is_refused_by_name(kind, action_format, argument, action):
+    if kind == "single" and isinstance(action, dict):
+        action = {name: part[-1] for name, part in action.items()}
+    elif kind == "single" and np.ndim(action) > 0:
+        action = action[-1]
+    refuse("step", argument, action, envs=pair(kind, action_format=action_format, allow_stop=True))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *product(["num_envs"], [0, -1, 2.0, True, "3"]),
+        *product(["autoreset_mode"], ["nope", None, 3]),
+        *product(["device"], ["nope", 1.5, "cuda:99"]),
+        *product(["render_mode"], ["ansi", 1]),
+    ],
+)
+def test_a_bad_keyword_of_the_vector_env_is_refused_by_name(argument, value):
+    with pytest.raises(ValueError, match=argument):
+        SignpostVectorEnv(**{argument: value})
+
+
+# When a call is out of place
+
+
+@pytest.mark.parametrize("make", [make_single, make_vector])
+def test_nothing_works_before_a_reset_or_after_close(make):
+    env = make(render_mode="rgb_array").unwrapped
+    action = env.action_space.sample()
+    for call in (lambda: env.step(action), env.render):
+        with pytest.raises(ResetNeeded):
+            call()
+    env.reset(seed=0)
+    env.step(action)
+    state = env.get_state()
+    env.close()
+    env.close()
+    for call in (lambda: env.step(action), env.render, lambda: env.set_state(state)):
+        with pytest.raises(ClosedEnvironmentError):
+            call()
+
+
+def test_a_closed_vector_env_refuses_a_reset():
+    env = make_vector()
+    env.close()
+    with pytest.raises(ClosedEnvironmentError):
+        env.reset(seed=0)
+
+
+def test_disabled_autoreset_needs_a_reset_of_every_ended_lane():
+    env = make_vector(autoreset_mode="Disabled", num_glimpses=1)
+    action = env.action_space.sample()
+    env.reset(seed=0)
+    env.step(action)
+    with pytest.raises(ResetNeeded, match=re.escape("[0, 1, 2]")):
+        env.step(action)
+    env.reset(options={"reset_mask": np.array([True, False, True])})
+    with pytest.raises(ResetNeeded, match=re.escape("[1]")):
+        env.step(action)
+    env.reset(options={"reset_mask": np.array([False, True, False])})
+    env.step(action)
+
+
+@pytest.mark.parametrize("device", [None, *DEVICES])
+@pytest.mark.parametrize("action_format", ["box", "dict", "multidiscrete"])
+def test_next_step_ignores_whatever_action_a_resting_lane_gets(action_format, device):
+    need(str(device))
+    keywords = {"autoreset_mode": "NextStep", "action_format": action_format, "allow_stop": True}
+    env, twin = (make_vector(device=device, glimpse_cost=0.1, **keywords) for _ in range(2))
+    legal = {
+        "box": np.array([[0, 0, 1, 0, 0, 0, stop] for stop in (1.0, -1.0, 1.0)]),
+        "dict": {
+            "location": np.zeros((3, 2)),
+            "label": np.zeros(3, int),
+            "stop": np.array([1, 0, 1]),
+        },
+        "multidiscrete": np.array([[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]]),
+    }[action_format]
+    wild: Any = copy.deepcopy(legal)
+    for part in leaves(wild):
+        part[[0, 2]] = np.nan if part.dtype.kind == "f" else -9
+    for each in (env, twin):
+        each.reset(seed=0)
+        assert each.step(legal)[2].tolist() == [True, False, True]
+    out = env.step(wild)
+    assert_same(out, twin.step(legal))
+    assert out[1].tolist() == pytest.approx([0, -0.1, 0])
+    assert out[0]["time"][:, 0].tolist() == [0.25, 0.75, 0.25]
+    with pytest.raises(ValueError, match="action"):
+        env.step(wild)  # now all lanes count
+
+
+def test_a_bad_action_beside_a_resting_lane_changes_nothing():
+    env, twin = (make_vector(autoreset_mode="NextStep", allow_stop=True) for _ in range(2))
+    action = np.array([[0, 0, 1, 0, 0, 0, stop] for stop in (1.0, -1.0, -1.0)])
+    for each in (env, twin):
+        each.reset(seed=0)
+        each.step(action)
+    before = env.get_state()
+    with pytest.raises(ValueError, match="lane 2"):
+        env.step(np.where(np.arange(3)[:, None] == 2, np.nan, action))
+    assert env.get_state() == before
+    assert_same(env.step(action), twin.step(action))
+
+
+# Gymnasium's wrappers, and showing
+
+
+@pytest.mark.parametrize("wrapper", [FlattenObservation, NormalizeObservation])
+def test_observation_wrappers_refuse_same_step(wrapper):
+    with pytest.raises(ValueError, match="NEXT_STEP"):
+        wrapper(make_vector(autoreset_mode="SameStep"))
+
+
+def test_flatten_and_normalize_observation_work_with_next_step():
+    flat: Any = FlattenObservation(make_vector(autoreset_mode="NextStep"))
+    plain = make_vector(autoreset_mode="NextStep")
+    sample = sampler(plain, 0)
+    obs, expected = flat.reset(seed=0)[0], plain.reset(seed=0)[0]
+    for _ in range(10):
+        flattened = [expected[name].reshape(3, -1) for name in sorted(expected)]
+        assert_same(obs, np.concatenate(flattened, 1))
+        assert flat.observation_space.contains(obs)
+        action = sample()
+        obs, expected = flat.step(action)[0], plain.step(action)[0]
+    normal: Any = NormalizeObservation(flat)
+    normal.reset(seed=0)
+    for _ in range(30):
+        obs = normal.step(sample())[0]
+    assert obs.shape == (3, 51)
+    assert np.isfinite(obs).all()
+    assert np.abs(obs.mean()) < 1
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_vector_episode_statistics_count_returns_and_lengths(mode):
+    env: Any = RecordEpisodeStatistics(make_vector(autoreset_mode=mode, reward="dense"))
+    sample = sampler(env, 0)
+    env.reset(seed=0)
+    total = sum(env.step(sample())[1] for _ in range(3))
+    _, reward, terminated, _, infos = env.step(sample())
+    assert terminated.all()
+    assert infos["episode"]["l"].tolist() == [4, 4, 4]
+    assert_same(infos["episode"]["r"], total + reward)
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_record_video_writes_a_file(vector, tmp_path):
+    pytest.importorskip("moviepy", reason="needs moviepy")
+    folder = tmp_path / "videos"
+    if vector:
+        env: Any = make_vector(num_envs=2, render_mode="rgb_array", autoreset_mode="NextStep")
+        env = RecordVideo(env, str(folder))
+    else:
+        env = gym.wrappers.RecordVideo(make_single(render_mode="rgb_array"), str(folder))
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(env.action_space.sample())
+    env.close()
+    (video,) = folder.glob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("device", [None, *DEVICES])
+def test_render_returns_one_frame_a_lane(device):
+    need(str(device))
+    env = make_vector("toy", 3, render_mode="rgb_array", device=device)
+    env.reset(seed=0)
+    env.step(np.zeros((3, 6), np.float32))
+    frames = env.render()
+    assert isinstance(frames, tuple)
+    assert len(frames) == 3
+    assert {(frame.shape[2], str(frame.dtype)) for frame in frames} == {(3, "uint8")}
+    alone = make_single("toy", render_mode="rgb_array")
+    alone.reset(seed=1)
+    alone.step(np.zeros(6, np.float32))
+    assert (alone.render() == frames[1]).all()
+
+
+@pytest.mark.parametrize("make", [make_single, make_vector])
+def test_human_mode_runs(make, monkeypatch):
+    pytest.importorskip("pygame", reason="needs pygame-ce")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = make(render_mode="human")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    assert env.unwrapped._display._window.is_open
+    assert env.render() is None
+    env.close()
+    assert not env.unwrapped._display._window.is_open
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_a_window_shows_how_each_episode_ended(monkeypatch, mode):
+    pytest.importorskip("pygame", reason="needs pygame-ce")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    verdicts = []
+    monkeypatch.setattr(
+        "ram_env.display.draw_frame",
+        lambda *a, correct, **k: verdicts.append(correct) or np.zeros((8, 8, 3), np.uint8),
+    )
+    env = make_vector(num_envs=1, render_mode="human", autoreset_mode=mode, num_glimpses=2)
+    env.reset(seed=0)
+    rewards = [env.step(env.action_space.sample())[1][0] for _ in range(9)]
+    told = [verdict for verdict in verdicts if verdict is not None]
+    ends = 4 if mode == "SameStep" else 3  # in the other every third step is a reset
+    assert len(told) == ends
+    assert sum(told) == sum(rewards)
+    env.close()
+
+
+@pytest.mark.parametrize("make", [make_single, make_vector])
+def test_a_window_without_pygame_is_refused_when_the_environment_is_made(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(DependencyNotInstalled, match="human"):
+        make(render_mode="human")
+
+
+def test_a_frame_knows_no_verdict_after_a_state_was_set():
+    env: Any = make_single(num_glimpses=1, render_mode="rgb_array").unwrapped
+    _, info = env.reset(seed=0)
+    action = np.zeros(6, np.float32)
+    action[2 + info["label"]] = 1
+    assert env.step(action)[1] == 1
+    right = env.render()
+    env.set_state(env.get_state())
+    assert not (env.render() == right).all()
+    assert env._display._frames()[0].shape == right.shape
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_reset_options_may_be_tensors_of_the_device(device):
+    need(device)
+    env = make_vector(device=device)
+    location = torch.full((3, 2), 0.5, device=device, requires_grad=True)
+    index = torch.tensor([5, 6, 7], device=device)
+    obs, infos = env.reset(seed=0, options={"location": location, "index": index})
+    assert torch.equal(obs["location"], location.detach())
+    assert torch.equal(infos["index"], index)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_single_environment_tells_the_same_of_its_task(task):
+    many, one = make_vector(task), make_single(task).unwrapped
+    for name in ("data_source", "data_is_sample", "glimpse_shape", "object_size"):
+        assert getattr(one, name) == getattr(many, name)
+    assert (one.num_classes, one.num_images) == (many.num_classes, many.num_images)
+    assert one.observation_space["glimpse"].shape == many.glimpse_shape
+
+
+def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
+    images = np.full((4, 10, 20), 255, np.uint8), np.arange(4)
+    register_dataset("wide", lambda: {"train": images})
+    env = gym.make_vec(
+        "MNISTGlimpse-v0", num_envs=50, dataset="wide", canvas_size=40, translate=True,
+        glimpse_size=2,
+    )  # fmt: skip
+    assert isinstance(env, GlimpseVectorEnv)
+    assert env.object_size == (20, 10)
+    _, infos = env.reset(seed=0)
+    places = oracle_location(torch.as_tensor(infos["position"]), env.object_size, 40).numpy()
+    last = np.array(env.object_size) - 1  # the farthest pixel, and the next one
+    for offset, inside in ((last, True), (last + 1, False)):
+        far = (infos["position"] + offset + 1) / 20 - 1  # the retina's pixels go from c - 1 on
+        obs, _ = env.reset(seed=0, options={"location": np.clip(far, -1, 1)})
+        assert (obs["glimpse"][:, 0, 0, 0] > 0).all() == inside
+    obs, _ = env.reset(seed=0, options={"location": places})
+    assert obs["glimpse"].min() == 1
+
+
+def test_render_without_a_render_mode_warns():
+    env = make_vector()
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert env.render() is None
+
+
+# On a device
+
+
+def tensors(tree: Any, device: str) -> Any:
+    """Turn NumPy outputs into what a device env returns: tensors, float32 rewards."""
+    if isinstance(tree, dict):
+        return {name: tensors(part, device) for name, part in tree.items()}
+    return torch.as_tensor(np.array(tree), device=device)
+
+
+def as_on_device(out: tuple[Any, ...], device: str) -> tuple[Any, ...]:
+    """Turn a NumPy env's output into what its device twin must return."""
+    obs, *middle, infos = out
+    infos = dict(infos)
+    if "final_obs" in infos:  # one batched dict, zeros where absent
+        rows = infos["final_obs"]
+        some = next(row for row in rows if row is not None)
+        infos["final_obs"] = {
+            name: np.stack(
+                [np.zeros_like(some[name]) if row is None else row[name] for row in rows]
+            )
+            for name in some
+        }
+    if middle:
+        middle[0] = middle[0].astype(np.float32)
+    return (
+        tensors(obs, device),
+        *(tensors(part, device) for part in middle),
+        tensors(infos, device),
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("allow_stop", "glimpse_cost"), [(False, 0.0), (True, 0.1)])
+@pytest.mark.parametrize(("action_format", "reward"), PAYMENTS)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_device_env_returns_the_same_bits_as_tensors(
+    task, action_format, reward, allow_stop, glimpse_cost, device
+):
+    need(device)
+    for mode in MODES:
+        keywords = {
+            "autoreset_mode": mode,
+            "action_format": action_format,
+            "reward": reward,
+            "allow_stop": allow_stop,
+            "glimpse_cost": glimpse_cost,
+        }
+        host, other = (
+            make_vector(task, 4, **keywords),
+            make_vector(task, 4, device=device, **keywords),
+        )
+        for expected, out in lockstep((host, other), 15, 0):
+            want: Any = as_on_device(expected, str(torch.empty(0, device=device).device))
+            if reward == "log_score" and len(out) == 5:  # but for rounding
+                torch.testing.assert_close(out[1], want[1], rtol=0, atol=1e-6)
+                out, want = (out[0], *out[2:]), (want[0], *want[2:])
+            assert_same(out, want)
+
+
+def test_a_device_env_reuses_nothing_that_it_returned():
+    for mode in MODES:
+        keywords = {"autoreset_mode": mode, "allow_stop": True, "device": "cpu"}
+        check_no_reuse((make_vector(**keywords), make_vector(**keywords)), 15, 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
+    need(device)
+    env, twin = (make_vector(device=device) for _ in range(2))
+    env.reset(seed=0)
+    twin.reset(seed=0)
+    action = torch.rand(3, 6, requires_grad=True, device=device)
+    obs, reward, *_ = out = env.step(action)
+    assert not obs["location"].requires_grad
+    assert not reward.requires_grad
+    assert_same(out, twin.step(action.detach().cpu().numpy()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.astype(">f4"),
+        lambda a: a.astype(np.longdouble),
+        lambda a: np.asfortranarray(a),
+        lambda a: np.ascontiguousarray(a[:, ::-1])[:, ::-1],
+        lambda a: a.tolist(),
+    ],
+)
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_any_array_of_real_numbers_is_an_action(device, change):
+    env, twin = (make_vector(device=device) for _ in range(2))
+    action = np.random.default_rng(0).random((3, 6)).astype(np.float32)
+    env.reset(seed=0)
+    twin.reset(seed=0)
+    assert_same(env.step(change(action)), twin.step(action))

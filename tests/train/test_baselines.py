@@ -1,0 +1,198 @@
+"""The full-image baselines' script: whose canvases it shows, what it prints, and that it learns."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agents.training import spread_seed
+from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
+from ram_env.frozen import FROZEN_SHA256, digest
+from tests.script_helpers import LAST_LINE
+from train.baselines import Config, draw, evaluate, main, make_env
+
+SCRIPT = Path(__file__).parents[2] / "train" / "baselines.py"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluttered_id() -> Iterator[str]:
+    """The id of a small cluttered task; the row that is bright in an image is its label."""
+    rng = np.random.default_rng(0)
+
+    def bars(n: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(n) % 4
+        images = rng.integers(0, 60, (n, 12, 12), np.uint8)
+        images[np.arange(n), 3 * labels + 1] = 255
+        return images, labels
+
+    splits = {"train": bars(200), "validation": bars(130), "test": bars(90)}
+    register_dataset("bars", lambda: splits)
+    env_id = "BarsGlimpse-v0"
+    keywords = {"dataset": "bars", "canvas_size": 16, "translate": True}
+    keywords |= {"num_clutter": 2, "clutter_size": 3}
+    gymnasium.register(
+        env_id,
+        entry_point="ram_env.env:GlimpseEnv",
+        vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
+        kwargs=keywords,
+    )
+    yield env_id
+    del gymnasium.registry[env_id]
+
+
+def train(run_dir: Path, capsys, **changes) -> list[str]:
+    """Train in this process; return the printed lines."""
+    settings = {"env_id": "BarsGlimpse-v0", "model": "fc64", "total_episodes": 1_000}
+    settings |= {"num_envs": 32, "num_validations": 2, "threads": 1, "log_every": 5}
+    settings |= {"device": "cpu"}
+    main(Config(run_dir=run_dir, **{**settings, **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+def as_pixels(canvases: torch.Tensor) -> np.ndarray:
+    """Return canvases in [0, 1], (N, 1, H, H), as the uint8 (N, H, H) that they came from."""
+    pixels = (canvases[:, 0] * 255).round()
+    torch.testing.assert_close(canvases[:, 0], pixels / 255, rtol=1e-6, atol=0)
+    return pixels.to(torch.uint8).numpy()
+
+
+def see_split(env_id: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a frozen split as the script does; return canvases and labels."""
+    env = make_env(Config(env_id=env_id), CPU, 50, split=split, order="sequential")
+    batches = [draw(env, CPU, seed=None if k else 0) for k in range(-(-env.num_images // 50))]
+    pixels = np.concatenate([as_pixels(canvases) for canvases, _ in batches])
+    labels = np.concatenate([labels.numpy() for _, labels in batches])
+    return pixels[: env.num_images], labels[: env.num_images]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_it_is_judged_on_the_frozen_canvases(cluttered_id, split):
+    pixels, labels = see_split(cluttered_id, split)
+    frozen, frozen_labels = frozen_canvases(cluttered_id, split)
+    assert np.array_equal(pixels, frozen)
+    assert np.array_equal(labels, frozen_labels)
+
+
+@pytest.mark.usefixtures("full_mnist")
+def test_the_published_tasks_canvases_have_the_published_digest():
+    pixels, _ = see_split("ClutteredMNISTGlimpse-v0", "validation")
+    assert digest(pixels) == FROZEN_SHA256["ClutteredMNISTGlimpse-v0"]["validation"]
+
+
+def test_it_trains_on_the_canvases_of_the_agents_run_with_the_same_seed(cluttered_id):
+    lane_seeds, _ = spread_seed(3, 5)
+    env = make_env(Config(env_id=cluttered_id), CPU, 5, split="train")
+    agents = gymnasium.make_vec(cluttered_id, num_envs=5, num_glimpses=3, action_format="dict")
+    assert isinstance(agents, GlimpseVectorEnv)
+    _, infos = agents.reset(seed=lane_seeds)
+    action = {"location": np.full((5, 2), 0.3, np.float32), "label": np.zeros(5, np.int64)}
+    for episode in range(3):
+        canvases, labels = draw(env, CPU, seed=None if episode else lane_seeds)
+        shown = np.stack([agents._episodes.canvas(lane) for lane in range(5)])
+        assert np.array_equal(as_pixels(canvases), shown)
+        assert np.array_equal(labels.numpy(), infos["label"])
+        for _ in range(3):
+            infos = agents.step(action)[4]
+
+
+def test_every_canvas_is_judged_once(cluttered_id):
+    env = make_env(Config(env_id=cluttered_id), CPU, 50, split="test", order="sequential")
+
+    class First(torch.nn.Module):
+        def forward(self, canvases):
+            return torch.eye(4)[torch.zeros(len(canvases), dtype=torch.int64)]
+
+    score = evaluate(First(), env, CPU)
+    assert (score.wrong, score.total) == (67, 90)  # labels 0, 1, 2, 3, 0, ...: 23 are 0
+
+
+def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, seed=7)
+    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert "bars train: 200 images" in lines[1]
+    # 256*64+64 + 64*64+64 + 64*4+4 parameters, 256*64 + 64*64 + 64*4 products
+    assert lines[2] == (
+        "fc64: 20868 parameters; a decision takes 20736 multiply-adds and sees 256 pixels"
+    )
+    # 1,000 canvases fill 32 batches of 32, with 16 of the first half
+    assert lines[3].startswith("512 canvases: validation error ")
+    assert lines[4].startswith("1024 canvases: validation error ")
+    assert lines[4].endswith(", 130 images), 0:00 left")
+    assert LAST_LINE.fullmatch(lines[-1])
+    assert [line for line in lines if "test error" in line] == lines[-1:]
+    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("split", ["validation", "none"])
+def test_the_test_split_is_only_looked_at_when_asked_for(tmp_path, capsys, split):
+    lines = train(tmp_path / "run", capsys, final_split=split)
+    assert not [line for line in lines if "test error" in line]
+    assert bool(LAST_LINE.fullmatch(lines[-1])) == (split == "validation")
+
+
+def test_it_learns_and_the_best_validation_is_what_is_kept(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, total_episodes=20_000, final_split="validation")
+    found = (re.search(r"validation error ([\d.]+)", line) for line in lines)
+    errors = [float(match[1]) for match in found if match]
+    assert errors[-1] == min(errors)
+    assert errors[-1] < 10  # chance: 75
+
+
+@pytest.mark.parametrize(("model", "canvases"), [("fc64", 320), ("conv", 320), ("resnet18", 64)])
+def test_the_same_command_gives_the_same_bytes(tmp_path, capsys, model, canvases):
+    settings = {"total_episodes": canvases, "num_validations": 1, "log_every": 1}
+    for name in ("a", "b"):
+        train(tmp_path / name, capsys, model=model, final_split="none", **settings)
+    for file in ("best.safetensors", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
+    for name, bf16 in (("plain", False), ("short", True)):
+        train(tmp_path / name, capsys, model="conv", total_episodes=320, bf16=bf16)
+    plain, short = (load_file(tmp_path / n / "best.safetensors") for n in ("plain", "short"))
+    assert {tensor.dtype for tensor in short.values()} == {torch.float32}
+    assert any(not torch.equal(plain[name], short[name]) for name in plain)
+
+
+def test_another_seed_gives_other_weights(tmp_path, capsys):
+    for seed in (0, 1):
+        train(tmp_path / str(seed), capsys, seed=seed)
+    weights = [(tmp_path / str(seed) / "best.safetensors").read_bytes() for seed in (0, 1)]
+    assert weights[0] != weights[1]
+
+
+def test_a_task_without_labelled_images_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"env_id must name a task of labelled.*'SignpostGlimpse"):
+        train(tmp_path / "run", capsys, env_id="SignpostGlimpse-v0")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"total_episodes": 0}, "total_episodes"),
+        ({"model": "fc128"}, "model"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"ema": 1.0}, "ema"),
+    ],
+)
+def test_a_bad_setting_fails_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(**changes)
+
+
+def test_the_command_refuses_an_unknown_flag():
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--total-epsodes", "3"], capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "total-epsodes" in run.stderr + run.stdout

@@ -1,0 +1,466 @@
+"""The comparison: what is there isn't run again, what went wrong is told and never left out."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from stable_baselines3 import PPO
+
+from tests.script_helpers import wait_for
+from train import compare, reinforce, sb3, stock_ppo
+from train.compare import PROTOCOL, STAGES, Config, main, make_command
+from train.comparison.protocol import read_protocol
+from train.comparison.report import FILES
+from train.comparison.results import (
+    BEHAVIOUR,
+    Trial,
+    best_trial,
+    read_seeds,
+    read_trials,
+    trials_path,
+    write_trials,
+)
+from train.comparison.tuning import draw_trials
+
+SCRIPT = Path(compare.__file__)
+
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder, seed = Path(words["--run-dir"]), int(words["--seed"])
+rate, does = float(words.get("--rate", 0.5)), words.get("--does", "")
+with Path(__file__).with_name("calls.txt").open("a") as calls:
+    calls.write(f"{does or 'works'} {words['--split']} seed {seed} rate {rate}\\n")
+folder.mkdir()
+told = {"parameters": 12, "commit": "abc", "command": f"python x {folder}"}
+told["sample"] = does == "samples"
+told["started"] = "yesterday" if does == "misdates" else "2026-01-31T12:00"
+(folder / "config.json").write_text(json.dumps(told))
+if does == "is killed" and not Path(__file__).with_name("survives").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
+if does == "sleeps":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(__file__).with_name("told").touch()))
+    (folder / "asleep").touch()
+    time.sleep(60)
+steps, marks = int(words["--steps"]), int(words["--marks"])
+with Path(__file__).with_name("sizes.txt").open("a") as sizes:
+    sizes.write(f"{words['--split']} {steps} {marks}\\n")
+metrics = ["env_steps,tag,value"]
+for mark in range(1, marks + 1):
+    at = steps * mark // marks
+    metrics += [f"{at},eval/error,{50 / mark}", f"{at},eval/error_sampled,{60 / mark}"]
+    metrics += [f"{at},eval/most_named,{mark}", f"{at},train/loss,1.0"]
+(folder / "metrics.csv").write_text("\\n".join(metrics[: 9 if does == "diverges" else None]))
+if does != "forgets":
+    (folder / "timing.csv").write_text(f"env_steps,cpu_seconds\\n{steps},10.0\\n")
+if does == "diverges":
+    print("error: update 3: loss not finite")
+    sys.exit(3)
+end = {"split": words["--split"], "wrong": int(100 * abs(rate - 0.3)) + seed % 10, "total": 200}
+(folder / "result.json").write_text(json.dumps(end))
+print("finished")
+"""
+
+HEAD = """
+[programs]
+ours = "python {program} --env-id {env_id} --seed {seed} --run-dir {run_dir} --steps {env_steps} --marks {marks} --split {split}"
+
+[tasks.MNISTGlimpse-v0]
+num_glimpses = 7
+env_steps = 3000
+seeds = 2
+trials = 4
+chance_error = 90.0
+threshold = 10.0
+
+[algorithms.tuned]
+program = "ours"
+space = { rate = [0.1, 0.9] }
+"""  # noqa: E501
+
+
+class Place:
+    """A protocol, its program and its folders, in a scratch directory."""
+
+    def __init__(self, folder: Path, more: str = ""):
+        self.folder = folder
+        program = folder / "program.py"
+        program.write_text(PROGRAM)
+        self.write(more)
+
+    def write(self, more: str, head: str = HEAD) -> None:
+        text = head.replace("{program}", str(self.folder / "program.py")) + more
+        (self.folder / "protocol.toml").write_text(text)
+
+    def config(self, **changes: Any) -> Config:
+        folders = {"results": self.folder / "results", "work_dir": self.folder / "work"}
+        settings = {"env_id": "MNISTGlimpse-v0", "processes": 2, "stages": ("tune", "run")}
+        protocol = self.folder / "protocol.toml"
+        return Config(protocol=protocol, **folders, **{**settings, **changes})
+
+    def calls(self) -> list[str]:
+        """Return how the program was called since the last time."""
+        path = self.folder / "calls.txt"
+        lines = sorted(path.read_text().splitlines()) if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def seeds(self) -> list[tuple[str, int, str, float]]:
+        found = read_seeds(self.folder / "results", "MNISTGlimpse-v0")
+        return [(s.algorithm, s.number, s.result.status, s.result.error) for s in found]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path):
+    place = Place(tmp_path)
+    main(place.config())
+    calls = place.calls()
+    trials = read_trials(tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv")
+    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
+    assert trials[0].settings == {}
+    best = min(trials, key=lambda trial: trial.error)
+    assert best.error == min(100 * int(100 * abs(t.settings.get("rate", 0.5) - 0.3)) / 200
+                             for t in trials)  # fmt: skip
+    assert sum("validation seed 1000" in call for call in calls) == 5
+    rate = best.settings.get("rate", 0.5)
+    expected = [f"works test seed {seed} rate {rate}" for seed in (0, 1)]
+    assert [call for call in calls if "test" in call] == expected
+    main(place.config())
+    assert place.calls() == []
+    (tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "seed_1" / "result.json").unlink()
+    main(place.config())
+    assert place.calls() == expected[1:]
+
+
+def test_a_trial_has_a_third_of_the_budget_and_is_judged_once_at_its_end(tmp_path):
+    place = Place(tmp_path)
+    main(place.config(seeds=1))
+    sizes = sorted((tmp_path / "sizes.txt").read_text().splitlines())
+    assert sizes == ["test 3000 10", *["validation 1000 1"] * 5]  # of one seed, as asked for
+
+
+def test_the_last_stage_writes_reports_of_all_tasks_that_have_results(tmp_path, capsys):
+    place = Place(tmp_path)
+    main(place.config(stages=STAGES))
+    results = tmp_path / "results"
+    written = [results / "MNISTGlimpse-v0" / name for name in FILES] + [results / "report.md"]
+    assert capsys.readouterr().out.splitlines()[-5:] == [str(path) for path in written]
+    assert "| tuned |" in written[0].read_text()
+    assert all(path.stat().st_size for path in written)
+
+
+def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path):
+    place = Place(tmp_path)
+    main(place.config())
+    seed = read_seeds(tmp_path / "results", "MNISTGlimpse-v0")[1]
+    assert seed.config["command"] == "python x RUN_DIR"
+    assert seed.config["called_as"].endswith("--rate " + seed.config["called_as"].split()[-1])
+    np.testing.assert_array_equal(seed.curve.env_steps, 300 * np.arange(1, 11))
+    np.testing.assert_array_equal(seed.curve.error_sampled, 60 / np.arange(1, 11))
+    np.testing.assert_allclose(seed.curve.cpu_seconds, np.arange(1, 11))  # of 10 s, evenly
+    assert (seed.result.split, seed.result.total, seed.result.env_steps) == ("test", 200, 3000)
+    assert seed.result.cpu_seconds > 0
+    assert seed.result.last == {"eval/most_named": 10.0}
+    files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20_000
+
+
+def test_a_seed_whose_process_was_killed_is_run_again(tmp_path, capsys):
+    more = '[algorithms.fragile]\nprogram = "ours"\nflags = "--does \'is killed\'"\n'
+    place = Place(tmp_path, more)
+    with pytest.raises(SystemExit) as ended:
+        main(place.config())
+    assert ended.value.code == 1
+    assert "fragile, seed 1 ended with status -9" in capsys.readouterr().out
+    assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
+    (tmp_path / "survives").touch()
+    place.calls()
+    main(place.config())
+    assert [call.split(" rate")[0] for call in place.calls()] == [
+        "is killed test seed 0",
+        "is killed test seed 1",
+    ]
+    assert len(place.seeds()) == 4
+
+
+def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_path):
+    place = Place(tmp_path, '[algorithms.wild]\nprogram = "ours"\nflags = "--does diverges"\n')
+    with pytest.raises(SystemExit) as ended:
+        main(place.config(algorithms=("wild",)))
+    assert ended.value.code == 3
+    assert place.seeds() == [("wild", 0, "diverged", 90.0), ("wild", 1, "diverged", 90.0)]
+    seed = read_seeds(tmp_path / "results", "MNISTGlimpse-v0")[0]
+    assert seed.result.reason == "update 3: loss not finite"
+    assert len(seed.curve.error) == 2  # as far as it came
+    place.calls()
+    with pytest.raises(SystemExit) as ended:
+        main(place.config(algorithms=("wild",)))
+    assert (ended.value.code, place.calls()) == (3, [])  # it isn't forgotten the second time
+
+
+def test_a_program_that_leaves_too_little_is_told_and_not_counted(tmp_path, capsys):
+    place = Place(tmp_path, '[algorithms.lazy]\nprogram = "ours"\nflags = "--does forgets"\n')
+    with pytest.raises(SystemExit) as ended:
+        main(place.config())
+    assert ended.value.code == 1
+    assert "timing.csv" in capsys.readouterr().out
+    assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("samples", "trained on the sample of digits"),
+        ("misdates", r"config\.json: started must be .* 'yesterday'"),
+    ],
+)
+def test_a_run_that_no_report_can_use_is_not_kept(tmp_path, capsys, does, told):
+    place = Place(tmp_path, f'[algorithms.poor]\nprogram = "ours"\nflags = "--does {does}"\n')
+    with pytest.raises(SystemExit) as ended:
+        main(place.config())
+    assert ended.value.code == 1
+    assert re.search(told, capsys.readouterr().out)
+    assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("env_steps = 3000", "env_steps = 6000"), ("--seed", "--more 1 --seed"), ("0.9]", "0.8]")],
+)
+def test_results_of_another_protocol_are_refused(tmp_path, old, new):
+    assert old in HEAD
+    more = '[algorithms.fixed]\nprogram = "ours"\n'
+    place = Place(tmp_path, more)
+    main(place.config())
+    place.write(more, HEAD.replace(old, new))
+    with pytest.raises(ValueError, match=r"trials.csv, trial \d, was run as .*move it away"):
+        main(place.config())
+    if old != "0.9]":  # that is not this one's
+        with pytest.raises(ValueError, match=r"seed_0 was run as .*move it away"):
+            main(place.config(algorithms=("fixed",)))
+
+
+def test_seeds_are_not_run_before_the_tuning_is_complete_but_others_are(tmp_path, capsys):
+    place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
+    with pytest.raises(SystemExit) as ended:
+        main(place.config(stages=("run",)))
+    assert ended.value.code == 1
+    assert re.search(r"error: tuned has 0 of 5 trials .* --stages tune", capsys.readouterr().out)
+    assert [name for name, *_ in place.seeds()] == ["fixed", "fixed"]
+
+
+def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path, capsys):
+    place = Place(tmp_path)
+    other = "\n[tasks.Other-v0]\nnum_glimpses = 4\nenv_steps = 900\nseeds = 1\ntrials = 0\n"
+    other += 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n'
+    place.write(other)
+    main(place.config(stages=("tune",)))
+    path = trials_path(tmp_path / "results", "MNISTGlimpse-v0", "tuned")
+    trials = read_trials(path)
+    for count in (0, 4):  # some trials are not all
+        write_trials(path, trials[:count])
+        with pytest.raises(SystemExit):
+            main(place.config(env_id="Other-v0"))
+        told = f"tuned has {count} of 5 trials on MNISTGlimpse-v0: .* --stages tune"
+        assert re.search(told, capsys.readouterr().out)
+    write_trials(path, trials)
+    place.calls()
+    main(place.config(env_id="Other-v0"))
+    rate = min(trials, key=lambda trial: trial.error).settings.get("rate", 0.5)
+    assert place.calls() == [f"works test seed 0 rate {rate}"]
+
+
+def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
+    wild, late = Trial(1, {}, 75.0, "diverged", ""), Trial(2, {}, 75.3, "finished", "")
+    assert best_trial([wild, late]) == late
+    assert best_trial([wild]) == wild
+    assert best_trial([]) is None
+
+
+def test_an_ablation_takes_the_settings_that_another_was_tuned_to(tmp_path):
+    more = '[algorithms.changed]\nprogram = "ours"\nflags = "--does more"\ntuned_as = "tuned"\n'
+    place = Place(tmp_path, more)
+    main(place.config())
+    calls = place.calls()
+    rates = {call.split()[-1] for call in calls if call.startswith("works test")}
+    assert len(rates) == 1
+    assert {call.split()[-1] for call in calls if call.startswith("more")} == rates
+    assert not [call for call in calls if call.startswith("more validation")]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_stops_the_programs_and_the_next_call_goes_on(tmp_path, how):
+    place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
+    words = ["--env-id", "MNISTGlimpse-v0", "--protocol", str(tmp_path / "protocol.toml")]
+    words += ["--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work")]
+    with subprocess.Popen([sys.executable, str(SCRIPT), *words, "--processes", "1"]) as process:
+        wait_for((tmp_path / "work/MNISTGlimpse-v0/slow/seed_0/asleep").exists)
+        process.send_signal(how)
+        expected = 128 + how if how == signal.SIGTERM else -how
+        assert process.wait(timeout=20) == expected  # the program would sleep for a minute
+    if how == signal.SIGTERM or sys.platform == "linux":
+        wait_for((tmp_path / "told").exists)
+    assert [name for name, *_ in place.seeds()] == ["tuned"]
+    place.calls()
+    main(place.config(algorithms=("tuned",)))
+    assert [call.split(" rate")[0] for call in place.calls()] == ["works test seed 1"]
+
+
+def test_one_comparison_at_a_time_writes_to_a_folder_of_results(tmp_path):
+    place = Place(tmp_path)
+    place.config().results.mkdir()
+    with (
+        FileLock(tmp_path / "results" / ".MNISTGlimpse-v0.lock"),
+        pytest.raises(ValueError, match="results is in use: another comparison"),
+    ):
+        main(place.config())
+    assert place.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"env_id": "Nothing-v0"}, "env_id must be of .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
+        ({"algorithms": ("nobody",)}, r"algorithms must be of .*tuned.* got \['nobody'\]"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"processes": 0}, "processes must be at least 1"),
+    ],
+)
+def test_what_is_not_in_the_protocol_is_refused_at_once(tmp_path, changes, named):
+    place = Place(tmp_path)
+    with pytest.raises(ValueError, match=named):
+        main(place.config(**changes))
+    assert place.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("seeds = 2", "seeds = 0", "seeds must be at least 1"),
+        ("{seed}", "0", "must use env_id, seed and run_dir"),
+        ("{split}", "{spilt}", "may use"),
+        ('program = "ours"', 'program = "theirs"', "program of tuned must be one of"),
+        ("[algorithms.tuned]", "[algorithms.'../tuned']", "name must be of a-z"),
+        ("space =", "spaces =", "unknown settings of Algorithm: .'spaces'."),
+        ("[0.1, 0.9]", "[0.9, 0.1]", "low <= high"),
+        ("[programs]", 'comparisons = [["tuned", "nobody"]]\n[programs]', "nobody"),
+        ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
+        ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', "tuned_as of tuned must be of"),
+        ("[programs]", "programs", "protocol.toml"),
+        ("seeds = 2", 'seeds = 2\ntuned_on = "Nothing-v0"', "tuned_on of MNISTGlimpse-v0 must be"),
+    ],
+)
+def test_a_bad_protocol_is_refused_by_name(tmp_path, old, new, named):
+    assert old in HEAD
+    place = Place(tmp_path)
+    place.write("", HEAD.replace(old, new))
+    with pytest.raises(ValueError, match=named):
+        read_protocol(tmp_path / "protocol.toml")
+
+
+def test_algorithms_of_two_classes_are_never_compared(tmp_path):
+    place = Place(tmp_path)
+    more = '[algorithms.told]\nprogram = "ours"\nsees_label = true\n'
+    place.write(more, 'comparisons = [["told", "tuned"]]\n' + HEAD)
+    with pytest.raises(ValueError, match="of one class"):
+        read_protocol(tmp_path / "protocol.toml")
+
+
+PUBLISHED = read_protocol(PROTOCOL)
+
+
+@pytest.mark.parametrize("env_id", PUBLISHED.tasks)
+def test_the_published_protocol_calls_our_scripts_with_flags_that_they_have(env_id):
+    task = PUBLISHED.tasks[env_id]
+    parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
+    parse["train/stock_ppo.py"] = stock_ppo.parse
+    configs, stock = [], []
+    for algorithm in PUBLISHED.on(task):
+        for settings in draw_trials(algorithm, 12) or [{}]:
+            steps = task.env_steps
+            words = make_command(
+                PUBLISHED, task, algorithm, settings, Path("x"), 3, steps, "validation"
+            )
+            group = stock if words[1] == "train/stock_ppo.py" else configs
+            group.append(parse[words[1]](words[2:]))
+    assert {config.env_id for config in [*configs, *stock]} == {env_id}
+    assert {config.seed for config in [*configs, *stock]} == {3}
+    assert {config.env_steps for config in stock} <= {task.env_steps}
+    assert {config.keep for config in configs} == {"last"}
+    assert {(config.validate_sampled, config.validation_images) for config in configs} == {
+        (True, 2000)
+    }
+    assert len({config.learning_rate for config in configs}) > 12
+    assert {config.final_std for config in configs} == {0.05}
+
+
+def test_the_class_of_the_published_rows_is_that_of_their_estimators():
+    for algorithm in PUBLISHED.algorithms.values():
+        words = algorithm.flags.split()
+        if algorithm.program == "reinforce":
+            estimator = reinforce.ESTIMATORS[words[words.index("--estimator") + 1]]
+            assert algorithm.sees_label == estimator.sees_label
+        else:
+            assert not algorithm.sees_label
+
+
+def test_algorithms_with_the_same_space_try_the_same_values():
+    drawn = [draw_trials(PUBLISHED.algorithms[name], 12) for name in ("a2c", "ppo_history")]
+    assert drawn[0] == drawn[1]
+    assert len({json.dumps(settings) for settings in drawn[0]}) == 13
+    for settings in drawn[0][1:]:
+        assert 2e-4 <= settings["learning_rate"] <= 5e-3
+    assert draw_trials(PUBLISHED.algorithms["stock_ppo"], 12) == []
+
+
+def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):
+    text = PROTOCOL.read_text().replace("env_steps = 300_000", "env_steps = 2_048")
+    (tmp_path / "protocol.toml").write_text(text.replace("seeds = 10", "seeds = 1"))
+    config = Config(
+        protocol=tmp_path / "protocol.toml",
+        algorithms=("stock_ppo",),
+        results=tmp_path / "results",
+        work_dir=tmp_path / "work",
+        stages=("run",),
+        final_split="validation",
+    )
+    monkeypatch.chdir(SCRIPT.parents[1])
+    main(config)
+    (seed,) = read_seeds(tmp_path / "results", "SignpostGlimpse-v0")
+    assert seed.result.total == 5000
+    assert 60 < seed.result.error < 90  # of guessing one of four
+    assert len(seed.curve.error) == 10
+    assert seed.curve.cpu_seconds[-1] < seed.result.cpu_seconds
+    assert set(seed.result.last) < set(BEHAVIOUR)
+
+
+def test_the_naive_first_try_refuses_an_environment_without_glimpses(tmp_path):
+    with pytest.raises(ValueError, match=r"env_id must name a glimpse environment .*CartPole"):
+        stock_ppo.Config(tmp_path / "run", "CartPole-v1")
+
+
+def test_the_naive_first_try_tells_that_it_diverged(tmp_path, monkeypatch):
+    make = PPO.__init__
+    monkeypatch.setattr(
+        PPO, "__init__", lambda *a, **k: make(*a, **{**k, "learning_rate": math.inf})
+    )
+    with pytest.raises(FloatingPointError):
+        stock_ppo.main(stock_ppo.Config(tmp_path / "run", "SignpostGlimpse-v0", env_steps=4096))

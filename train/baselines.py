@@ -12,6 +12,9 @@ Dimension key:
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -33,8 +36,8 @@ from agents.training import (
     check_finite,
     choose_device,
     clip_gradients,
-    spaced,
     spread_seed,
+    validation_updates,
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import ImageTask
@@ -122,7 +125,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     training = Training(model, optimizer, env)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
     log.note_facts({"parameters": count_parameters(model)})
-    validations = spaced(config.num_updates, config.num_validations)
+    validations = validation_updates(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(

@@ -28,6 +28,9 @@ The exit status is 0 if all runs finished, 3 if one diverged, 1 if one failed.
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import math
 import os
 import signal

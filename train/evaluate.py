@@ -12,6 +12,9 @@ Dimension key:
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import json
 import os
 from collections.abc import Sequence

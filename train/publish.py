@@ -7,6 +7,9 @@ manifest.
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import hashlib
 import json
 import re

@@ -9,6 +9,9 @@ Dimension key:
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import argparse
 import math
 import os
@@ -35,13 +38,13 @@ from agents.runs.commands import Stop, read_resumed, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
-    blaming_outputs,
     check_finite,
-    check_images,
+    check_validation_images,
     choose_device,
     clip_gradients,
-    spaced,
+    report_nonfinite_outputs,
     spread_seed,
+    validation_updates,
 )
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -192,7 +195,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
-    check_images(config.validation_images, validation_env.num_images)
+    check_validation_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
     steps_per_update = config.num_envs * num_glimpses
     estimator = ESTIMATORS[config.estimator]
@@ -223,7 +226,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
-    validations = spaced(config.num_updates, config.num_validations)
+    validations = validation_updates(config.num_updates, config.num_validations)
 
     def judged(env: ram_env.GlimpseVectorEnv, num_images: int | None = None) -> dict[str, Any]:
         generator = torch.Generator(device).manual_seed(0)
@@ -278,7 +281,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         steps: list[tuple[torch.Tensor, ...]] = []
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-            blaming_outputs(update, outputs),
+            report_nonfinite_outputs(update, outputs),
         ):
             for step in range(num_glimpses):
                 glimpse, seen = to_tensors(obs, device)

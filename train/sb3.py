@@ -12,6 +12,9 @@ Dimension key:
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import math
 import os
 from collections.abc import Sequence
@@ -42,7 +45,14 @@ from agents.sb3.policies import HybridPolicy, RecurrentHybridPolicy
 from agents.sb3.recurrent import EpisodeBuffer
 from agents.sb3.training import GoingOn, cosine, learn, make_logger, weights_of
 from agents.sb3.vec_env import GlimpseVecEnv
-from agents.training import Training, check_finite, check_images, choose_device, spaced, spread_seed
+from agents.training import (
+    Training,
+    check_finite,
+    check_validation_images,
+    choose_device,
+    spread_seed,
+    validation_updates,
+)
 from ram_env import GlimpseVectorEnv, find_task
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
@@ -161,10 +171,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     env = make_env(config, config.num_envs, split="train")
     validation_env = make_env(config, 500, split="validation", order="sequential")
-    check_images(config.validation_images, validation_env.num_images)
+    check_validation_images(config.validation_images, validation_env.num_images)
     steps = config.num_envs * config.lane_episodes * env.task.num_glimpses  # of an update
     num_updates = math.ceil(config.total_steps / steps)
-    validations = spaced(num_updates, config.num_validations)
+    validations = validation_updates(num_updates, config.num_validations)
 
     # Algorithm
     start = GoingOn(env)

@@ -7,6 +7,9 @@ example of how any program joins it.
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import csv
 import json
 import time
@@ -29,7 +32,7 @@ from agents.runs.machine import commit, describe_machine
 from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
 from agents.sb3.training import raising_divergence
 from agents.sb3.vec_env import GlimpseVecEnv
-from agents.training import check_finite, spaced
+from agents.training import check_finite, validation_updates
 from ram_env import GlimpseVectorEnv
 from train.sb3 import check_env
 
@@ -62,7 +65,7 @@ class Marks(BaseCallback):
     def __init__(self, config: Config):
         super().__init__()
         self._env_id, self._folder = config.env_id, config.run_dir
-        self._marks = spaced(config.env_steps, config.marks)
+        self._marks = validation_updates(config.env_steps, config.marks)
         self._begun, self._judging = time.process_time(), 0.0
 
     def _on_step(self) -> bool:

@@ -27,6 +27,9 @@ The report (`--report` alone makes it anew) is a CSV of all trials with a JSON b
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 import math
 import os
 import re

@@ -33,8 +33,8 @@ class RunConfig:
     """Random seed for weights, exploration, images and locations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for the networks; auto takes a GPU if there is one."""
-    threads: int = os.cpu_count() or 1
-    """CPU threads for the networks."""
+    threads: int = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
     run_dir: Path | None = None
     """Folder to write the run to; by default a new one below runs/."""
     resume: Path | None = None

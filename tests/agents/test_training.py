@@ -14,8 +14,8 @@ from agents.training import (
     check_finite,
     choose_device,
     clip_gradients,
-    spaced,
     spread_seed,
+    validation_updates,
 )
 
 
@@ -44,8 +44,8 @@ def test_rollouts_of_one_image_share_its_seed():
 
 
 def test_the_last_update_is_always_among_the_spaced_ones():
-    assert spaced(10, 3) == {3, 7, 10}
-    assert spaced(2, 5) == {1, 2}
+    assert validation_updates(10, 3) == {3, 7, 10}
+    assert validation_updates(2, 5) == {1, 2}
 
 
 def test_the_mean_of_the_weights_takes_batch_normalisation_along():

@@ -1,4 +1,4 @@
-"""What training scripts share as commands: ``--resume``, signals, errors in plain words."""
+"""The command line of a training script: its flags, ``--resume``, signals and errors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import gymnasium
 
-from agents.runs.files import read_json
+from agents.runs.files import convert
+from agents.runs.records import printable, read_settings
 
 ConfigT = TypeVar("ConfigT")
 
 DIVERGED = 3
-"""Exit status of a run whose numbers are no numbers any more."""
+"""Exit status of a run in which a loss or weight became NaN or infinite."""
+
+
+def _default_threads() -> int:
+    """Return the first number of OMP_NUM_THREADS, or the number of cores."""
+    value = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(value) if value.isdecimal() and int(value) else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,14 @@ class RunConfig:
     """Random seed for weights, exploration, images and locations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for the networks; auto takes a GPU if there is one."""
-    threads: int = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads: int = _default_threads()
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
     run_dir: Path | None = None
     """Folder to write the run to; by default a new one below runs/."""
     resume: Path | None = None
     """Folder of a run to resume with its own settings; takes no other flag."""
     final_split: Literal["test", "validation", "none"] = "test"
-    """Split to judge once, at the end, with the weights that were best on validation."""
+    """Split to evaluate once, at the end, with the weights that were best on validation."""
     num_validations: int = 12
     """Number of validations, evenly spaced; the last is at the end."""
     log_every: int = 100
@@ -57,15 +64,89 @@ class RunConfig:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 
 
+RUN_FLAGS = ("run_dir", "resume", "seed", "device", "threads")
+"""Flags of :class:`RunConfig` about the run itself, for the groups of :func:`parse_flags`."""
+
+LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_every")
+"""Flags of :class:`RunConfig` about validation, metrics and checkpoints."""
+
+
+def parse_flags(
+    config_class: type[ConfigT],
+    arguments: Sequence[str],
+    description: str,
+    *,
+    default: ConfigT | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> ConfigT:
+    """Return the settings that a command line asks for.
+
+    Args:
+        config_class: Dataclass of the settings. Each field is a flag, and the string below the
+            field is its help. With a field ``resume``, it also needs ``run_dir`` and ``env_id``:
+            ``--resume RUN_DIR`` then returns that run's settings (:func:`read_resumed`).
+        arguments: Command line, without the program's name.
+        description: Text above the flags in ``--help``.
+        default: Values of the flags that are not given; by default those of the class.
+        groups: Names of fields by the title of their box in ``--help``, such as
+            ``{"run": ("seed", ...), "learning": ("learning_rate", ...)}``. Every field is then
+            in one group and has a default. By default all are in one box.
+
+    Raises:
+        ValueError: If a value is not allowed, or for the reasons of :func:`read_resumed`.
+        SystemExit: If the command line cannot be parsed, or after ``--help``.
+    """
+    import tyro  # an extra, which importing this module must not need
+
+    names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
+    if "resume" in names and (resumed := read_resumed(config_class, arguments)) is not None:
+        return resumed
+    if groups is None:
+        return tyro.cli(config_class, args=arguments, default=default, description=description)
+    assert sorted(names) == sorted(name for group in groups.values() for name in group), groups
+    boxed = tyro.cli(
+        _nest(config_class, default or config_class(), groups),
+        args=arguments,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    boxes = [vars(getattr(boxed, title)) for title in groups]
+    return config_class(**{name: value for box in boxes for name, value in box.items()})
+
+
+def _nest(config_class: type, default: Any, groups: Mapping[str, Sequence[str]]) -> type:
+    """Return a dataclass with one dataclass per group: tyro draws one box for each."""
+    import tyro
+    from docstring_parser import parse_from_object  # comes with tyro
+
+    hints = get_type_hints(config_class, include_extras=True)
+    bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
+    params = [param for base in bases for param in parse_from_object(base).params]
+    helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
+    boxes = []
+    for title, names in groups.items():
+        flags = [
+            (
+                name,
+                Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
+                field(default=getattr(default, name)),
+            )
+            for name in names
+        ]
+        box = make_dataclass(title, flags, frozen=True)
+        boxes.append((title, box, field(default=box())))
+    return make_dataclass("Flags", boxes, frozen=True)
+
+
 class Stopped(SystemExit):
-    """A signal ended the run in good order; the exit status is 128 + the signal's number."""
+    """A signal ended the run after a checkpoint; the exit status is 128 + the signal's number."""
 
 
 class Stop:
-    """Lets SIGINT (Ctrl-C) and SIGTERM end a run in good order, where the run asks for it.
+    """Lets SIGINT (Ctrl-C) and SIGTERM end a run where the run asks for it.
 
-    As a context manager, in the main thread, it takes the signals over. The first one is
-    remembered until :meth:`check`; a second one ends the process at once.
+    As a context manager, in the main thread, it handles both signals: it remembers the first one
+    until :meth:`check`, and a second one ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -74,14 +155,14 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return self._signal is not None
 
     def check(self) -> None:
-        """End the run here if a signal has come.
+        """End the run here if a signal has arrived.
 
         Raises:
-            Stopped: If so.
+            Stopped: If one has.
         """
         if self._signal is not None:
             raise Stopped(128 + self._signal)
@@ -105,13 +186,14 @@ class Stop:
 
 
 def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
-    """Return the settings of the run that ``--resume RUN_DIR`` names, or None without it.
+    """Return the settings of the run that ``--resume RUN_DIR`` names, or None without that flag.
 
-    ``--env-id`` beside it, the run's own, allows the import of the module that it names.
+    The only other flag is ``--env-id`` with the run's own environment, which allows the import
+    of the module that it names.
 
     Args:
         config_class: The script's settings, with the fields ``run_dir``, ``resume`` and ``env_id``.
-        arguments: The command line.
+        arguments: Command line, without the program's name.
 
     Raises:
         ValueError: If there are other flags, or the folder holds no run of this script.
@@ -128,77 +210,69 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         )
     folder = Path(flags["--resume"])
     if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no config.json: no run has begun there to go on with")
-    settings = read_json(folder / "config.json").get("config")
-    names = {field.name for field in fields(config_class)}  # pyright: ignore[reportArgumentType]
-    if not isinstance(settings, dict) or settings.keys() != names:
-        differing = sorted(names ^ settings.keys()) if isinstance(settings, dict) else "all"
+        raise ValueError(f"{folder} holds no config.json: there is no run to resume")
+    settings = read_settings(folder)
+    names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
+    if settings.keys() != names:
         raise ValueError(
-            f"{folder} was made by another script or version: settings {differing} differ"
+            f"{folder} was made by another script or version: settings "
+            f"{sorted(names ^ settings.keys())} differ"
         )
-    hints = get_type_hints(config_class)
-    for name, value in settings.items():
-        if not _fits(value, hints[name]):
-            raise ValueError(f"{folder / 'config.json'} holds a bad setting: {name} is {value!r}")
     check_env_id(settings["env_id"], folder, allowed=flags.get("--env-id"))
-    return config_class(**{**settings, "run_dir": folder, "resume": folder})
+    settings |= {"run_dir": str(folder), "resume": str(folder)}
+    try:
+        return convert(settings, config_class)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is not valid: {error}") from error
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Say whether a value from a JSON file is one that a field's annotation allows."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_args(kind):  # of a union
-        return any(_fits(value, part) for part in get_args(kind))
-    return type(value) in {float: (float, int), Path: (str,)}.get(kind, (kind,))
-
-
-def check_env_id(env_id: str, run_dir: Path, allowed: str | None = None) -> None:
-    """Refuse to import a module because a run folder says so.
+def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None:
+    """Refuse to import a module only because a run folder names it.
 
     Args:
-        env_id: As the run folder has it; Gymnasium imports the module before a colon.
+        env_id: Environment id from the run folder; Gymnasium imports the module before a colon.
         run_dir: The run folder.
-        allowed: The environment that the user has named.
+        allowed: Environment id that the user has given.
 
     Raises:
-        ValueError: If there is such a module, other than ours and those that are imported already,
-            and the user has not named it; if the user has named another environment; or if it is
-            no text.
+        ValueError: If the id is not a printable string; if the user has given another one; or if
+            it names a module that is neither ours nor imported already, and the user has not
+            given it.
     """
-    if not isinstance(env_id, str):
-        raise ValueError(f"{run_dir / 'config.json'}: env_id must be a text, got {env_id!r}")
+    path = run_dir / "config.json"
+    if not isinstance(env_id, str) or not env_id.isprintable():
+        raise ValueError(f"{path}: env_id must be a printable string, got {env_id!r}")
     if allowed not in (None, env_id):
         raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
     if allowed is None and (module := foreign_module(env_id)) not in (None, *sys.modules):
         raise ValueError(
-            f"{run_dir / 'config.json'} wants the module {module!r} imported, which would run it: "
-            f"say --env-id {shlex.quote(env_id)} if you trust it"
+            f"{path} names the module {module!r}, and importing it would run it: add --env-id "
+            f"{shlex.quote(env_id)} if you trust it"
         )
 
 
 def foreign_module(env_id: str) -> str | None:
-    """Return the module that an environment's id names before a colon, unless it is ours."""
+    """Return the module that an environment id names before a colon, unless it is ours."""
     module = env_id.rpartition(":")[0]
     return module if module not in ("", "ram_env") else None
 
 
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
-    """Read the command line and run; what a user can get wrong ends in one plain line.
+    """Read the command line and run; report a user's mistake in one line.
 
-    The exit status is then 1, and :data:`DIVERGED` where numbers were no numbers any more.
+    The exit status is then 1, and :data:`DIVERGED` after a FloatingPointError.
     """
     threading.excepthook = _report_thread
     try:
         main(read(sys.argv[1:]))
     except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(DIVERGED)
     except (ValueError, OSError, gymnasium.error.Error) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
 
 
 def _report_thread(error: threading.ExceptHookArgs) -> None:
-    """Say that a thread has failed, but for what the main thread will say: no room to write."""
+    """Report a failed thread, except for OSErrors: the main thread meets and reports them."""
     if not issubclass(error.exc_type, OSError):  # TensorBoard's writer raises it again there
         threading.__excepthook__(error)

@@ -127,7 +127,6 @@ def test_settings_of_another_script_or_version_are_named(tmp_path):
         ("bf16", 0),
         ("preset", "worst"),
         ("env_id", 5),
-        ("run_dir", 5),
     ],
 )
 def test_a_setting_of_a_wrong_type_is_refused_and_named(tmp_path, setting, value):
@@ -144,7 +143,7 @@ def test_a_module_that_a_run_folder_names_is_not_imported(tmp_path):
 
 
 def test_an_environment_that_is_no_text_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="env_id must be a text, got 5"):
+    with pytest.raises(ValueError, match="env_id must be a printable string, got 5"):
         check_env_id(5, tmp_path)  # pyright: ignore[reportArgumentType]
 
 

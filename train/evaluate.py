@@ -40,7 +40,7 @@ from agents.evaluation import (
     to_tensors,
 )
 from agents.ram import RecurrentAttentionModel
-from agents.runs.commands import check_env_id, run
+from agents.runs.commands import run
 from agents.runs.files import read_json
 from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_machine
@@ -100,10 +100,8 @@ def main(config: Config) -> None:
     """Play the split under each protocol and report."""
     # Setup
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
-    model, settings = load_run(run_dir)
-    env_id = config.env_id or find(settings, "env_id", run_dir)
-    if config.env_id is None:
-        check_env_id(env_id, run_dir)
+    model, settings = load_run(run_dir, env_id=config.env_id)
+    env_id = find(settings, "env_id", run_dir)
     learned_std = None if model.location_std is None else model.location_std.mean().item()
     std = config.std or learned_std or find(settings, "final_std", run_dir)
     device = choose_device(config.device)

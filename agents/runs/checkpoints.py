@@ -1,16 +1,13 @@
-"""Checkpoints: all that the rest of a run depends on, in a folder that nothing can half write.
+"""Checkpoints: all that the rest of a run depends on, in folders that are never half written.
 
-``checkpoints/step_00012000/`` holds tensors as safetensors, everything else as JSON, and
-``manifest.json`` with the size and SHA-256 of each file. It gets its name only when all of it
-is on the disk. Nothing is unpickled.
+``checkpoints/step_00012000/`` holds tensors as safetensors, everything else as JSON, and a
+manifest (:mod:`agents.runs.hashed`). Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from agents.runs.files import (
-    MAX_TEXT,
-    first_line,
-    make_folder,
-    parse_json,
-    read_file,
-    read_json,
-    replace,
-    sync_folder,
-    to_json,
-    write_file,
-)
-
-SCHEMA = 1
-"""Version of what a checkpoint holds; another one is refused."""
-
-MAX_BYTES = 4 * 2**30
-"""A checkpoint with a file of more bytes is refused."""
+from agents.runs.files import first_line, parse_json, replace, to_json
+from agents.runs.hashed import read_hashed, remove, write_hashed
 
 Tensors = dict[str, Tensor]
 
@@ -49,11 +30,11 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from.
+    """The state from which a run resumes.
 
     Attributes:
-        step: Updates done.
-        tensors: By group; each group is one ``.safetensors`` file.
+        step: Number of updates so far.
+        tensors: Tensors by group; each group is one ``.safetensors`` file.
         state: Everything else, ready for JSON.
     """
 
@@ -63,67 +44,51 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
-    """Write a checkpoint, then delete the oldest of those up to it.
+    """Write a checkpoint, then delete the oldest ones.
 
-    Files are written and synchronised under a temporary name, which one rename makes final:
-    whenever the process or the machine dies, the checkpoints before are as they were.
+    Whenever the process or the machine dies, the earlier checkpoints are as they were.
 
     Args:
-        folder: Of all checkpoints of a run; made if it isn't there.
+        folder: Folder of all checkpoints of a run; created if missing.
         checkpoint: What to write.
-        keep: So many stay; those of later steps, which were passed over, don't count.
+        keep: Number of checkpoints to keep, not counting those of later steps, which the resumed
+            run has passed over.
 
     Returns:
         The checkpoint's own folder.
 
     Raises:
-        OSError: If the disk is full or read-only; the checkpoints before are as they were.
+        OSError: If the disk is full or read-only.
     """
-    make_folder(folder)
     _remove_leftovers(folder)
-    final = folder / f"step_{checkpoint.step:08d}"
-    new = folder / f".{final.name}.new"
-    os.mkdir(new)
+    path = folder / f"step_{checkpoint.step:08d}"
     files = {f"{group}.safetensors": save(part) for group, part in checkpoint.tensors.items()}
-    files["state.json"] = to_json(dict(checkpoint.state))
-    files["manifest.json"] = to_json(
-        {
-            "schema": SCHEMA,
-            "files": {
-                name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                for name, content in files.items()
-            },
-        }
-    )
-    for name, content in files.items():
-        write_file(new / name, content)
-    sync_folder(new)
-    if os.path.lexists(final):  # a damaged one, which the resumed run has passed over
-        _delete(final)
-    replace(new, final)
+    write_hashed(path, {**files, "state.json": to_json(dict(checkpoint.state))})
     prune_checkpoints(folder, checkpoint.step, keep=keep)
-    return final
+    return path
 
 
 def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
-    """Delete the oldest checkpoints up to a step, and what a save that was cut off has left.
+    """Delete all but the newest checkpoints up to a step, and what an interrupted save left.
 
     Args:
-        folder: Of all checkpoints of a run.
-        step: Of the newest that counts.
-        keep: So many stay.
+        folder: Folder of all checkpoints of a run.
+        step: Step of the newest checkpoint that counts.
+        keep: Number of checkpoints to keep.
     """
     _remove_leftovers(folder)
-    for old in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
-        _delete(old)
+    for path in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
+        old = path.with_name(f".{path.name}.old")  # so that no checkpoint is ever there in part
+        replace(path, old)
+        remove(old)
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest valid checkpoint, or None if there is none.
 
     Args:
-        folder: Of all checkpoints of a run; need not exist.
-        warn: Told of each newer one that is damaged, and passed over.
+        folder: Folder of all checkpoints of a run, which may be missing.
+        warn: Called with a message for each newer one that is damaged and passed over.
     """
     for path in reversed(list_checkpoints(folder)):
         try:
@@ -137,7 +102,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first.
 
     Raises:
-        OSError: If ``folder`` is no folder.
+        OSError: If ``folder`` is not a folder.
     """
     if not os.path.lexists(folder):
         return []
@@ -150,27 +115,46 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint and check every byte of it.
 
     Args:
-        path: Its own folder, ``.../step_00012000``.
+        path: The checkpoint's own folder, ``.../step_00012000``.
 
     Raises:
-        CheckpointError: If it is not as it was written; the message names the file.
+        CheckpointError: If it differs from what was written; the message names the file.
     """
     try:
-        contents = {name: _read(path, name, facts) for name, facts in _manifest(path).items()}
-        state = parse_json(contents.pop("state.json"), path / "state.json")
+        files = read_hashed(path)
+        state = parse_json(files.pop("state.json", b""), path / "state.json")
         tensors = {
-            name.removesuffix(".safetensors"): _load(name, contents[name]) for name in contents
+            name.removesuffix(".safetensors"): load_tensors(content, path / name)
+            for name, content in files.items()
         }
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     step = _step(path)
     if state.get("update") != step:
-        raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')}")
+        raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')!r}")
     return Checkpoint(step, tensors, state)
 
 
+def load_tensors(content: bytes, path: Path) -> Tensors:
+    """Return the tensors in the content of a safetensors file.
+
+    Raises:
+        ValueError: If there are none to read; the message names ``path``.
+    """
+    try:
+        return load(content)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{path} holds no tensors that can be read: {reason}") from error
+
+
 def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
-    """Return a group of a checkpoint's tensors, once they have the expected names and shapes.
+    """Return a group of tensors if they have the expected names, shapes and types.
+
+    Args:
+        group: Name of their file, without ``.safetensors``.
+        tensors: Tensors by name.
+        expected: Tensors of the right names, shapes and types.
 
     Raises:
         CheckpointError: If a name, shape or type differs.
@@ -178,40 +162,38 @@ def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
     if tensors.keys() != expected.keys():
         differing = sorted(tensors.keys() ^ expected.keys())
         raise CheckpointError(
-            f"{group}.safetensors is of another model or device: {differing} differ"
+            f"{group}.safetensors belongs to another model or device: {differing} differ"
         )
     for name, tensor in expected.items():
-        mine, theirs = (tensor.shape, tensor.dtype), (tensors[name].shape, tensors[name].dtype)
-        if mine != theirs:
+        wanted, got = (f"{each.dtype} {tuple(each.shape)}" for each in (tensor, tensors[name]))
+        if wanted != got:
             raise CheckpointError(
-                f"{group}.safetensors is of another model: {name} must be "
-                f"{tensor.dtype} {tuple(tensor.shape)}, got "
-                f"{tensors[name].dtype} {tuple(tensors[name].shape)}"
+                f"{group}.safetensors belongs to another model: {name} must be {wanted}, got {got}"
             )
     return tensors
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
-    """Return an optimiser's tensors by parameter's number and name, such as ``3.exp_avg``."""
+    """Return an optimiser's tensors by parameter index and name, such as ``3.exp_avg``."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": part for i, parts in state.items() for name, part in parts.items()}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Give an optimiser the tensors that :func:`pack_optimizer` returned.
+    """Load what :func:`pack_optimizer` returned into an optimiser.
 
     Raises:
-        CheckpointError: If they are not of the same parameters.
+        CheckpointError: If they belong to other parameters.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, Tensors] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
         if not number.isdecimal() or int(number) >= len(params):
-            raise CheckpointError(f"optimizer.safetensors is of another model: {key!r}")
+            raise CheckpointError(f"optimizer.safetensors belongs to another model: {key!r}")
         if tensor.ndim and tensor.shape != params[int(number)].shape:
             raise CheckpointError(
-                f"optimizer.safetensors is of another model: {key} must have shape "
+                f"optimizer.safetensors belongs to another model: {key} must have shape "
                 f"{tuple(params[int(number)].shape)}, got {tuple(tensor.shape)}"
             )
         state.setdefault(int(number), {})[name] = tensor.clone()
@@ -221,7 +203,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
 def pack_generators(
     generators: Mapping[str, torch.Generator], device: torch.device | None = None
 ) -> Tensors:
-    """Return the states of random number generators, and of torch's own, on a GPU its too."""
+    """Return the states of random number generators: these, torch's and, on a GPU, CUDA's."""
     states = {name: generator.get_state() for name, generator in generators.items()}
     states["torch"] = torch.get_rng_state()
     if device is not None and device.type == "cuda":
@@ -234,10 +216,10 @@ def unpack_generators(
     states: Tensors,
     device: torch.device | None = None,
 ) -> None:
-    """Set random number generators, and torch's own, to what :func:`pack_generators` returned.
+    """Restore the generators whose states :func:`pack_generators` returned.
 
     Raises:
-        CheckpointError: If a state is missing or unknown, or not a generator's.
+        CheckpointError: If a state is missing, unknown or not that of a generator.
     """
     check_like("generators", states, pack_generators(generators, device))
     for name, generator in generators.items():
@@ -247,76 +229,12 @@ def unpack_generators(
         torch.cuda.set_rng_state(states["torch_cuda"])
 
 
-def _manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest's entries by file name, once schema and names are in order."""
-    manifest = read_json(_plain(path, "manifest.json"))
-    if manifest.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"manifest.json has schema {manifest.get('schema')!r}, this version reads {SCHEMA}"
-        )
-    files = manifest.get("files")
-    names = {entry.name for entry in path.iterdir()} - {"manifest.json"}
-    if not isinstance(files, dict) or "state.json" not in files or files.keys() != names:
-        raise CheckpointError(
-            f"manifest.json must list the files there, state.json among them: {sorted(names)}"
-        )
-    for name, facts in files.items():
-        if not re.fullmatch(r"\w+\.safetensors|state\.json", name) or not isinstance(facts, dict):
-            raise CheckpointError(f"manifest.json has a strange entry {name!r}")
-    return files
-
-
-def _read(path: Path, name: str, facts: dict[str, Any]) -> bytes:
-    """Return a file's content, once it is what the manifest says."""
-    file = _plain(path, name)
-    if file.stat().st_size != facts.get("bytes"):
-        raise CheckpointError(
-            f"{name} has {file.stat().st_size} bytes, the manifest says {facts.get('bytes')}"
-        )
-    content = read_file(file, MAX_TEXT if name == "state.json" else MAX_BYTES)
-    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
-        raise CheckpointError(f"{name} was changed: its SHA-256 is not the manifest's")
-    return content
-
-
-def _plain(path: Path, name: str) -> Path:
-    """Return the path of a file in a checkpoint, once it is a file and no link to one."""
-    file = path / name
-    if file.is_symlink() or not file.is_file():
-        raise CheckpointError(f"{name} is missing or no plain file")
-    return file
-
-
-def _load(name: str, content: bytes) -> Tensors:
-    """Return the tensors of a file's content."""
-    try:
-        return load(content)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise CheckpointError(f"{name} holds no tensors that can be read: {reason}") from error
-
-
 def _step(path: Path) -> int:
-    """Return the step that a checkpoint's name tells."""
+    """Return the step in a checkpoint's name."""
     return int(path.name.removeprefix("step_"))
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a save that was cut off has left."""
+    """Remove what an interrupted save has left."""
     for leftover in folder.glob(".step_*"):
-        _remove(leftover)
-
-
-def _delete(path: Path) -> None:
-    """Delete a checkpoint under another name, so that none is ever there in part."""
-    old = path.with_name(f".{path.name}.old")
-    replace(path, old)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder, or whatever is in its place."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        remove(leftover)

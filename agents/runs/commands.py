@@ -24,7 +24,7 @@ DIVERGED = 3
 """Exit status of a run in which a loss or weight became NaN or infinite."""
 
 
-def _default_threads() -> int:
+def default_threads() -> int:
     """Return the first number of OMP_NUM_THREADS, or the number of cores."""
     value = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(value) if value.isdecimal() and int(value) else os.cpu_count() or 1
@@ -40,7 +40,7 @@ class RunConfig:
     """Random seed for weights, exploration, images and locations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for the networks; auto takes a GPU if there is one."""
-    threads: int = _default_threads()
+    threads: int = default_threads()
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
     run_dir: Path | None = None
     """Folder to write the run to; by default a new one below runs/."""
@@ -102,7 +102,8 @@ def parse_flags(
     if "resume" in names and (resumed := read_resumed(config_class, arguments)) is not None:
         return resumed
     if groups is None:
-        return tyro.cli(config_class, args=arguments, default=default, description=description)
+        start = tyro.MISSING_NONPROP if default is None else default
+        return tyro.cli(config_class, args=arguments, default=start, description=description)
     assert sorted(names) == sorted(name for group in groups.values() for name in group), groups
     boxed = tyro.cli(
         _nest(config_class, default or config_class(), groups),

@@ -87,7 +87,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise ValueError(f"{path} cannot be read: it is no plain file")
+            raise ValueError(f"{path} cannot be read: it is not a regular file")
         if facts.st_size > max_bytes:
             raise ValueError(f"{path} has {facts.st_size} bytes, more than {max_bytes}")
         return path.read_bytes()

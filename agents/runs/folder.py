@@ -1,75 +1,69 @@
-"""The run folder: what was run, what came of it, and what it takes to go on."""
+"""The run folder: what was run, its results, and what it takes to resume."""
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from safetensors.torch import save
-from torch import Tensor
 
 from agents.evaluation import Score
-from agents.runs.checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    Tensors,
-    latest_checkpoint,
-    list_checkpoints,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from agents.runs import checkpoints
+from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
 from agents.runs.commands import Stop, Stopped, foreign_module
-from agents.runs.files import read_json, to_json, write_whole
-from agents.runs.folder_files import (
-    TIMING,
-    Stopwatch,
-    claim,
-    cut_csv,
-    default_run_dir,
-    finished_line,
-    open_events,
-)
+from agents.runs.files import convert, make_folder, read_json, to_json, write_whole
+from agents.runs.hashed import remove
 from agents.runs.machine import command_line, commit, describe_machine, interpreter, versions
+from agents.runs.metrics import METRICS, TIMING, Stopwatch, cut_csv, open_events
+from agents.runs.progress import TrainingProgress
+from agents.runs.records import finished_line, printable
 
-_METRICS = "env_steps,tag,value\n"
+
+class _SavedState(msgspec.Struct):
+    """Entries in the state of every checkpoint; scripts add their own."""
+
+    env_steps: Annotated[int, msgspec.Meta(ge=0)]
+    metrics: dict[str, float]
+    config: dict[str, Any]
 
 
 class RunLog:
-    """A folder for one run, and what a person sees of it while it goes on.
+    """A folder for one run, and what a person sees of it meanwhile.
 
     It holds ``config.json`` (settings, command, commit, machine; written first), ``log.txt``
-    (every line that was printed), ``metrics.csv``, ``timing.csv`` (whatever depends on the
-    clock), TensorBoard events, ``checkpoints/``, ``model.json`` with ``best.safetensors``, and
-    in the end ``result.json``. All metrics count env steps.
+    (all that was printed, but for the status lines), ``metrics.csv``, ``timing.csv`` (whatever
+    depends on the clock), TensorBoard events, ``checkpoints/``, ``model.json`` with
+    ``best.safetensors``, and in the end ``result.json``. Metrics count env steps, those of all
+    lanes together.
 
-    As a context manager it says how to go on with a run that was stopped or failed.
+    As a context manager it says how to resume a run that was stopped or failed. A new run that
+    fails before its first update leaves nothing behind.
 
     Args:
-        folder: Made here; must not hold a run already, unless ``resume``.
+        folder: Folder to create; must not hold a run already, unless ``resume``.
         config: A dataclass of settings, stored as JSON.
-        resume: Go on with the run that the folder holds: from :attr:`checkpoint`, or from the
-            start where that is None. Metrics from after the checkpoint are dropped.
+        resume: Resume the run in the folder: from :attr:`checkpoint`, or from the start if that
+            is None. Metrics from after the checkpoint are dropped.
 
     Attributes:
         folder: The run folder.
-        checkpoint: The newest valid one, to go on from, or None.
+        checkpoint: The newest valid checkpoint, to resume from, or None.
+        status: Reports training, once per update:
+            :meth:`agents.runs.progress.TrainingProgress.report`.
+        judging: Returns a context whose CPU time does not count as training.
 
     Raises:
         FileExistsError: If the folder holds a run: none is ever overwritten.
@@ -79,26 +73,31 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, config: Any, *, resume: bool = False):
-        self.folder = folder
+        self.folder, self._resumed, self._folder_is_new = folder, resume, not folder.exists()
         self.checkpoint: Checkpoint | None = None
-        self._settings, self._commit = _portable(config), commit()
+        settings: dict[str, Any] = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(config).items()
+        }
+        self._settings = {k: v for k, v in settings.items() if k not in ("run_dir", "resume")}
+        self._commit = commit()
         self._console = Console(highlight=False, soft_wrap=True, emoji=False)
-        self._started, self._share, self._watch = time.monotonic(), 0.0, Stopwatch()
+        self._training, self._stopwatch = TrainingProgress(self._console), Stopwatch()
+        self.status, self.judging = self._training.report, self._stopwatch.paused
         self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
-        self._timed = 0  # env steps of the newest line of timing.csv
+        self._timed = 0  # env steps of the newest row of timing.csv
+        timing, metrics = folder / "timing.csv", folder / "metrics.csv"
         with ExitStack() as opened:
-            opened.callback(claim(folder, resume).release)
+            opened.callback(_claim(folder, resume).release)
             if not resume:
-                settings = {"config": _plain(asdict(config)), **describe_machine(self._commit)}
-                write_whole(folder / "config.json", to_json(settings))
+                content = {"config": settings, **describe_machine(self._commit)}
+                write_whole(folder / "config.json", to_json(content))
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
-            timing = cut_csv(folder / "timing.csv", ",".join(TIMING) + "\n", steps + 1)
-            if timing:
-                self._watch.go_on(timing[-1], folder / "timing.csv")
-            cut_csv(folder / "metrics.csv", _METRICS, steps)
-            self._timing = opened.enter_context((folder / "timing.csv").open("a"))
-            self._metrics = opened.enter_context((folder / "metrics.csv").open("a"))
+            self._stopwatch.add_earlier(cut_csv(timing, TIMING, steps + 1), timing)
+            cut_csv(metrics, METRICS, steps)
+            self._timing = opened.enter_context(timing.open("a"))
+            self._metrics = opened.enter_context(metrics.open("a"))
             self._events = open_events(folder, purge_step=steps if resume else None)
             opened.callback(self._events.close)
             if self.checkpoint is not None:
@@ -117,73 +116,58 @@ class RunLog:
         if error is None:
             self.close()
             return
-        with suppress(OSError):  # a full disk, say, which is what ended the run
+        kept = self._resumed or self._training.share > 0
+        with suppress(OSError):  # a full disk, for instance, which may be what ended the run
             if not isinstance(error, Stopped):
                 traceback.print_exception(error, file=self._lines)
         with suppress(OSError):
-            self.say(self._farewell(error))
+            if isinstance(error, FloatingPointError):
+                self.say("the run diverged; resumed, it would diverge again")
+            elif kept:
+                self.say(f"the run ended early; resume with: {self.resume_command}")
+            else:
+                self.say(f"nothing was trained: {self.folder} is not kept")
         with suppress(OSError):
             self.close()
+        with suppress(OSError):
+            if not kept:
+                self._discard()
 
-    def _farewell(self, error: BaseException) -> str:
-        """Say what can be done with a run that has ended early."""
-        if isinstance(error, FloatingPointError):
-            return "the run has ended early, and would again"
-        if isinstance(error, ValueError) and self.checkpoint is None and not self._share:
-            return f"nothing was trained: {self.folder} can be deleted"
-        return f"the run has ended early; to go on with it: {self.resume_command}"
+    def _discard(self) -> None:
+        """Delete what is in the folder, and the folder if this run has created it."""
+        for path in self.folder.iterdir():
+            remove(path)
+        if self._folder_is_new:
+            self.folder.rmdir()
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
+        """The command that resumes this run."""
         env_id = str(self._settings.get("env_id", ""))
         allowed = [] if foreign_module(env_id) is None else ["--env-id", env_id]
         return shlex.join([interpreter(), sys.argv[0], "--resume", str(self.folder), *allowed])
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""
-        self._console.print(line, markup=False)
-        print(line, file=self._lines, flush=True)
+        self._console.print(printable(line), markup=False)
+        print(printable(line), file=self._lines, flush=True)
 
     def progress(self, num_updates: int) -> Iterator[int]:
-        """Count updates, from 0 or from the checkpoint on, with a bar on a terminal."""
-        first = 0 if self.checkpoint is None else self.checkpoint.step
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(
-            *columns, console=self._console, disable=not self._console.is_terminal
-        ) as bar:
-            self._started = time.monotonic()
-            self._watch.start()
-            task = bar.add_task("", total=num_updates, completed=first)
-            for update in range(first, num_updates):
-                self._share = (update + 1 - first) / (num_updates - first)
-                yield update
-                bar.advance(task)
-
-    def status(self, episodes: int, accuracy: float | Tensor) -> None:
-        """Report how training goes, once per update; refreshes the status line every few seconds.
-
-        Args:
-            episodes: Training episodes so far.
-            accuracy: Share of them that ended with the right label, in the newest update; a tensor
-                is read only when the line is due, so that a GPU isn't waited for.
-        """
+        """Count updates, from 0 or from the checkpoint, with a bar on a terminal."""
+        every = math.ceil(num_updates / self._settings.get("num_validations", 1))
+        self.say(f"training: {num_updates:,} updates, validation every {every:,}")
+        self._stopwatch.start()
+        yield from self._training.updates(
+            0 if self.checkpoint is None else self.checkpoint.step, num_updates
+        )
 
     @property
     def time_left(self) -> str:
-        """How long the updates to come will take at the mean speed so far, as minutes:seconds."""
-        if not self._share:
-            return "going on"
-        seconds = (time.monotonic() - self._started) * (1 / self._share - 1)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+        """Time that the remaining updates take at the mean speed so far, such as 0:12:34 left."""
+        return self._training.time_left
 
     def scalars(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """Write one line a value to ``metrics.csv``, and the same to TensorBoard.
-
-        Args:
-            env_steps: Steps so far, of all lanes together.
-            values: By tag, such as ``train/policy_loss`` or ``eval/error``.
-        """
+        """Write values by tag, such as ``eval/error``, to ``metrics.csv`` and TensorBoard."""
         if env_steps != self._newest[0]:
             self._newest = (env_steps, {})
         for tag, value in values.items():
@@ -193,17 +177,13 @@ class RunLog:
         self._metrics.flush()
 
     def speed(self, env_steps: int) -> None:
-        """Write to ``timing.csv`` how long the run has taken, while a process was at it."""
-        seconds, cpu_seconds = self._watch.read()
+        """Write to ``timing.csv`` how long the run has taken, in all processes together."""
+        seconds, cpu_seconds = self._stopwatch.read()
         speed = env_steps / max(seconds, 1e-9)
         self._timing.write(f"{env_steps},{seconds:.3f},{cpu_seconds:.3f},{speed:.1f}\n")
         self._timing.flush()
         self._timed = env_steps
         self._events.add_scalar("time/fps", speed, env_steps)
-
-    def judging(self) -> AbstractContextManager[None]:
-        """Return a context whose CPU seconds are not the training's."""
-        return self._watch.paused()
 
     def save_model_config(self, config: Any) -> None:
         """Write the model's sizes and choices, a dataclass, to ``model.json``."""
@@ -216,15 +196,15 @@ class RunLog:
     def save_checkpoint(
         self, update: int, env_steps: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]
     ) -> None:
-        """Save what the run goes on from, metrics first.
+        """Save what the run resumes from, metrics first.
 
         Args:
-            update: Updates done.
-            env_steps: Steps so far, of all lanes together.
-            tensors: By group.
+            update: Number of updates so far.
+            env_steps: Env steps so far.
+            tensors: Tensors by group.
             state: Everything else that the script needs, ready for JSON.
         """
-        if env_steps != self._timed:  # a resumed run's clock goes on from here
+        if env_steps != self._timed:  # a resumed run's clock continues from here
             self.speed(env_steps)
         self._sync()
         steps, metrics = self._newest
@@ -237,12 +217,13 @@ class RunLog:
             "versions": versions(),
             **state,
         }
-        save_checkpoint(self.folder / "checkpoints", Checkpoint(update, tensors, everything))
+        checkpoint = Checkpoint(update, tensors, everything)
+        checkpoints.save_checkpoint(self.folder / "checkpoints", checkpoint)
 
     def note_facts(self, facts: Mapping[str, Any]) -> None:
-        """Add to ``config.json`` what is known once the data are open: device, where they lay.
+        """Add to ``config.json`` what is only known later, such as the device and the data.
 
-        A resumed run leaves them as they were, and warns where they are others now.
+        A resumed run keeps the first values, and warns if they have changed.
         """
         path = self.folder / "config.json"
         settings = read_json(path)
@@ -252,24 +233,24 @@ class RunLog:
         write_whole(path, to_json(settings))
 
     def result(self, split: str, score: Score | None, data: str) -> None:
-        """Write what the run ended with to ``result.json`` and print it as a line of its own.
+        """Write the final result to ``result.json`` and print it on a line of its own.
 
         Args:
-            split: What was judged, or ``"none"``.
-            score: How, or None.
+            split: Split that was evaluated, or ``"none"``.
+            score: Its score, or None.
             data: Where the split's images came from.
         """
         values: dict[str, Any] = {"split": split, "data": data}
-        line = "finished; no final split was judged"
+        line = "finished; no final split was evaluated"
         if score is not None:
             values |= {"error": score.error, "interval": list(score.interval), **asdict(score)}
             line = f"{split} {score}"
-        self._sync()  # a finished run is not gone on with: nothing may be missing then
+        self._sync()  # a finished run is not resumed: nothing may be missing then
         write_whole(self.folder / "result.json", to_json({**values, "line": line}))
         self.say(line)
 
     def close(self) -> None:
-        """Close the files, and let others have the folder."""
+        """Close the files, and let other processes have the folder."""
         self._opened.close()
 
     def _sync(self) -> None:
@@ -279,61 +260,67 @@ class RunLog:
         self._events.flush()
 
     def _find_checkpoint(self) -> int:
-        """Find what to go on from, check that it is of this run, and return its env steps."""
+        """Find the checkpoint to resume from, check that it is this run's, return its env steps."""
         folder = self.folder / "checkpoints"
-        self.checkpoint = latest_checkpoint(folder, self.say)
+        self.checkpoint = checkpoints.latest_checkpoint(folder, self.say)
         if self.checkpoint is None:
-            if list_checkpoints(folder):
-                raise CheckpointError(f"{folder} holds none that can be used: start a new run")
+            if checkpoints.list_checkpoints(folder):
+                raise CheckpointError(f"{folder} holds no usable checkpoint: start a new run")
             self.say(f"no checkpoint yet, starting over: {command_line()}")
             return 0
-        state = self.checkpoint.state
-        for name, kind in (("env_steps", int), ("metrics", dict), ("config", dict)):
-            if not isinstance(state.get(name), kind):
-                raise CheckpointError(f"checkpoint {self.checkpoint.step} has no {name}")
-        if not all(isinstance(value, float) for value in state["metrics"].values()):
-            raise CheckpointError(f"checkpoint {self.checkpoint.step} has metrics without number")
-        if state["config"] != self._settings:
+        step, state = self.checkpoint.step, self.checkpoint.state
+        try:
+            saved = convert(state, _SavedState)
+        except ValueError as error:
+            raise CheckpointError(f"the state of checkpoint {step} is invalid: {error}") from error
+        if saved.config != self._settings:
             raise CheckpointError(
                 f"{self.folder / 'config.json'} was changed: its settings are not those of "
-                f"checkpoint {self.checkpoint.step}; put it back, or start a new run"
+                f"checkpoint {step}; restore it, or start a new run"
             )
-        self.say(f"going on after update {self.checkpoint.step}: {command_line()}")
+        self.say(f"resuming after update {step}: {command_line()}")
         for name, mine in (("versions", versions()), ("commit", self._commit)):
-            if state.get(name) != mine:
-                self.say(
-                    f"warning: {name} were {state.get(name)!r}, are {mine!r}: the run may not end "
-                    "as it would have"
-                )
-        prune_checkpoints(folder, self.checkpoint.step)  # had its save been cut off there
-        return state["env_steps"]
+            if (theirs := state.get(name)) != mine:
+                self.say(f"warning: {name} was {theirs!r}, is {mine!r}: the result may differ")
+        checkpoints.prune_checkpoints(folder, step)  # in case its save was interrupted there
+        return saved.env_steps
 
 
 def run_in_folder(config: Any, name: str, train: Callable[[Any, RunLog, Stop], None]) -> None:
-    """Train, or go on training, in the run folder; stop in good order when asked to.
+    """Train in a run folder, new or resumed; a signal stops the run after a checkpoint.
 
     Args:
-        config: The settings, with ``run_dir``, ``resume`` and ``seed``. Of a run to go on with
-            that has finished, only the last line is printed.
-        name: What a new folder below ``runs/`` is called by.
-        train: What to do.
+        config: The settings, with ``run_dir``, ``resume`` and ``seed``. Resuming a finished run
+            only prints its last line.
+        name: Beginning of a new folder's name below ``runs/``.
+        train: The script's training.
     """
     if config.resume is not None and (line := finished_line(config.resume)) is not None:
         print(line)
         return
-    folder = config.resume or config.run_dir or default_run_dir(name, config.seed)
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    new = f"{name.replace(':', '_')}_seed{config.seed}_{now}_{os.getpid()}"
+    folder = config.resume or config.run_dir or Path("runs") / new
     with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
         train(config, log, stop)
 
 
-def _portable(config: Any) -> dict[str, Any]:
-    """Return a run's settings but for where it lies, which does not change it."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("run_dir", "resume")}
-    return _plain(settings)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: paths as text."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return str(value) if isinstance(value, Path) else value
+def _claim(folder: Path, resume: bool) -> FileLock:
+    """Create the folder if necessary and lock it for this process."""
+    if not resume and folder.exists():
+        unclaimed = {"run.lock", "config.json.new"}  # what an interrupted start leaves
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} - unclaimed:
+            raise FileExistsError(
+                f"{folder} holds a run already: choose another with --run-dir, or resume it with "
+                f"--resume {shlex.quote(str(folder))}"
+            )
+    make_folder(folder)
+    for path in folder.iterdir():
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is not a regular file: expected no links or pipes in a run")
+    lock = FileLock(folder / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use: another process writes to it") from error
+    return lock

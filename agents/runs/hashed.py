@@ -1,9 +1,9 @@
 """Files with a manifest of their sizes and SHA-256: checkpoints, published runs, zips.
 
 A folder holds its manifest as ``manifest.json``; a single file ``NAME`` has ``NAME.json`` next
-to it. Both are JSON. Reading checks sizes before contents, so that a huge file costs nothing,
-and refuses links, pipes and devices. A digest detects damage and mix-ups. It is not a
-signature: whoever can write the file can write the manifest.
+to it. Reading checks sizes before contents and refuses links, pipes and devices. A digest
+detects damage and mix-ups. It is not a signature: whoever can write the file can write the
+manifest.
 """
 
 from __future__ import annotations
@@ -17,52 +17,36 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from agents.runs.files import (
-    make_folder,
-    read_file,
-    read_json,
-    replace,
-    sync_folder,
-    to_json,
-    write_file,
-    write_whole,
-)
+from agents.runs import files as disk
 
 SCHEMA = 1
-"""Version of the manifests; another one is refused."""
+"""Version of the manifests; others are refused."""
 
 MAX_BYTES = 4 * 2**30
-"""Files of more bytes, those of a folder together, are refused."""
+"""Limit on a file, and on all files of a folder together [B]."""
 
 MANIFEST = "manifest.json"
 
 
 class _Digest(msgspec.Struct):
-    """Size and SHA-256 of one file."""
-
     bytes: Annotated[int, msgspec.Meta(ge=0)]
     sha256: str
 
 
-class _FolderManifest(msgspec.Struct):
-    """Form of ``manifest.json``."""
+class _FileManifest(_Digest):
+    schema: Literal[1]
 
+
+class _FolderManifest(msgspec.Struct):
     schema: Literal[1]
     files: dict[str, _Digest]
-
-
-class _FileManifest(_Digest):
-    """Form of ``NAME.json``, which may hold more entries."""
-
-    schema: Literal[1]
 
 
 def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files and their manifest into a folder, which appears or is replaced as a whole.
 
-    The files are written and synchronised under a temporary name, which a rename makes final.
-    A crash leaves the old folder, the new one, or, between the two renames of a replacement,
-    the old one where :func:`find_hashed` finds it.
+    A crash leaves the new folder or the old one, for a moment under the name that
+    :func:`find_hashed` knows.
 
     Args:
         folder: Folder to create or replace. Missing parents are created.
@@ -71,82 +55,66 @@ def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: If the disk is full or read-only. An old folder stays as it was.
     """
-    new, old = _temporary_names(folder)
+    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     manifest = {"schema": SCHEMA, "files": {name: _digest(part) for name, part in files.items()}}
-    make_folder(folder.parent)
+    disk.make_folder(folder.parent)
     remove(new)
     os.mkdir(new)
-    for name, content in {**files, MANIFEST: to_json(manifest)}.items():
-        write_file(new / name, content)
-    sync_folder(new)
+    for name, content in {**files, MANIFEST: disk.to_json(manifest)}.items():
+        disk.write_file(new / name, content)
+    disk.sync_folder(new)
     if os.path.lexists(folder):
         remove(old)
-        replace(folder, old)
-    replace(new, folder)
+        disk.replace(folder, old)
+    disk.replace(new, folder)
     remove(old)
 
 
-def read_hashed(folder: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
-    """Return the files that :func:`write_hashed` wrote, after checking every byte.
-
-    Args:
-        folder: Folder with ``manifest.json``.
-        max_bytes: Largest size of all files together [B].
+def read_hashed(folder: Path) -> dict[str, bytes]:
+    """Return the files that :func:`write_hashed` wrote, by name, after checking every byte.
 
     Raises:
         ValueError: If a file is missing, unexpected, changed, too large or not a regular file;
             the message names it.
     """
     path = _regular(folder / MANIFEST)
-    digests = read_json(path, _FolderManifest).files
-    names = {entry.name for entry in folder.iterdir()} - {MANIFEST}
-    if names != digests.keys():
-        differing = sorted(names ^ digests.keys())
-        raise ValueError(f"{path} does not list the files of its folder: {differing} differ")
-    if (total := sum(digest.bytes for digest in digests.values())) > max_bytes:
-        raise ValueError(f"{path} lists {total} bytes, more than {max_bytes}")
+    digests = disk.read_json(path, _FolderManifest).files
+    if differing := {each.name for each in folder.iterdir()} - {MANIFEST} ^ digests.keys():
+        raise ValueError(f"{path} must list the folder's files: {sorted(differing)} differ")
+    if (total := sum(digest.bytes for digest in digests.values())) > MAX_BYTES:
+        raise ValueError(f"{path} lists {total} bytes, more than {MAX_BYTES}")
     return {name: _read_checked(folder / name, digest) for name, digest in digests.items()}
 
 
 def find_hashed(folder: Path) -> Path:
-    """Return where a folder lies: elsewhere if a crash interrupted its replacement."""
-    old = _temporary_names(folder)[1]
+    """Return where a folder lies: under another name if a crash interrupted its replacement."""
+    old = folder.with_name(f".{folder.name}.old")
     return old if old.is_dir() and not os.path.lexists(folder) else folder
 
 
 def write_hashed_file(path: Path, content: bytes, facts: Mapping[str, Any]) -> None:
-    """Write one file with its manifest next to it, for instance ``best.zip`` and ``best.zip.json``.
-
-    Each is replaced as a whole, the manifest first. After a crash between the two, they don't
-    match, and :func:`read_hashed_file` refuses them.
+    """Write one file with its manifest next to it, such as ``best.zip`` and ``best.zip.json``.
 
     Args:
-        path: File to create or replace; its folder exists.
+        path: File to create or replace. A crash in between may leave a pair that doesn't match,
+            which :func:`read_hashed_file` refuses.
         content: What the file holds.
         facts: Further entries of the manifest, ready for JSON.
     """
-    write_whole(manifest_path(path), to_json({"schema": SCHEMA, **facts, **_digest(content)}))
-    write_whole(path, content)
+    manifest = {"schema": SCHEMA, **facts, **_digest(content)}
+    disk.write_whole(manifest_path(path), disk.to_json(manifest))
+    disk.write_whole(path, content)
 
 
-def read_hashed_file(path: Path, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, dict[str, Any]]:
-    """Return what :func:`write_hashed_file` wrote, after checking every byte.
-
-    Args:
-        path: The file.
-        max_bytes: Largest size [B].
-
-    Returns:
-        The file's content, and its manifest with all further entries.
+def read_hashed_file(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a file that :func:`write_hashed_file` wrote, checked, and its whole manifest.
 
     Raises:
         ValueError: If the file or its manifest is missing, not a regular file or too large, or
             the two don't match; the message names the file.
     """
     manifest = _regular(manifest_path(path))
-    digest, facts = read_json(manifest, _FileManifest), read_json(manifest)
-    if digest.bytes > max_bytes:
-        raise ValueError(f"{path} has {digest.bytes} bytes, more than {max_bytes}")
+    digest, facts = disk.read_json(manifest, _FileManifest), disk.read_json(manifest)
     return _read_checked(path, digest), facts
 
 
@@ -164,16 +132,14 @@ def remove(path: Path) -> None:
 
 
 def _digest(content: bytes) -> dict[str, Any]:
-    """Return the manifest's entry for a file."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _read_checked(path: Path, expected: _Digest) -> bytes:
     """Return a file's content if it has the expected size and SHA-256."""
-    size = _regular(path).stat().st_size
-    if size != expected.bytes:
+    if (size := _regular(path).stat().st_size) != expected.bytes:
         raise ValueError(f"{path} has {size} bytes, its manifest says {expected.bytes}")
-    content = read_file(path, size)
+    content = disk.read_file(path, MAX_BYTES)
     if hashlib.sha256(content).hexdigest() != expected.sha256:
         raise ValueError(f"{path} was changed: its SHA-256 is not the manifest's")
     return content
@@ -184,8 +150,3 @@ def _regular(path: Path) -> Path:
     if path.is_symlink() or not path.is_file():
         raise ValueError(f"{path} is missing or not a regular file")
     return path
-
-
-def _temporary_names(folder: Path) -> tuple[Path, Path]:
-    """Return where a new folder is written, and where the old one waits for it."""
-    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")

@@ -1,52 +1,55 @@
-"""Read a finished run back, one's own or a published one: the model and its settings."""
+"""Loading the model and the settings of a run: one's own or a published one."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.runs.files import first_line, read_json
+from agents.runs.checkpoints import check_like, load_tensors
+from agents.runs.commands import check_env_id
+from agents.runs.files import first_line, read_file, read_json
+from agents.runs.hashed import MANIFEST, MAX_BYTES, find_hashed, read_hashed
+from agents.runs.records import read_settings
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-"""Folder of the published runs, with ``manifest.json``: the SHA-256 of each of their files."""
+"""Folder of the published runs, each in a folder with ``manifest.json``."""
 
 
 def published_names() -> list[str]:
-    """Return what :func:`load_pretrained` can load."""
-    return sorted(read_json(PRETRAINED / "manifest.json"))
+    """Return the names that :func:`load_pretrained` accepts."""
+    folders = (path.parent.name for path in PRETRAINED.glob(f"*/{MANIFEST}"))
+    whole = (name for name in folders if not name.endswith(".new"))
+    return sorted({name.removeprefix(".").removesuffix(".old") for name in whole})
 
 
 def pretrained_dir(name: str) -> Path:
-    """Return the folder of a published run, its files checked against the manifest.
+    """Return the folder of a published run, after checking its files against its manifest.
 
     Args:
-        name: Of a published run, such as ``"cluttered"``.
+        name: Name of a published run, such as ``"cluttered"``.
 
     Raises:
-        ValueError: If there is no run of that name, or a file is missing or not the published
-            one.
+        ValueError: If no run has that name, or a file is missing or not the published one.
     """
     if name not in published_names():
         raise ValueError(f"name must be one of {', '.join(published_names())}, got {name!r}")
-    for file, expected in read_json(PRETRAINED / "manifest.json")[name].items():
-        path = PRETRAINED / name / file
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise ValueError(f"{path} is not the published file: install the package again")
-    return PRETRAINED / name
+    folder = find_hashed(PRETRAINED / name)
+    try:
+        read_hashed(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; install the package again") from error
+    return folder
 
 
 def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
     """Return a published model, on the CPU and in evaluation mode, and its settings.
 
     Args:
-        name: Of a published run, such as ``"cluttered"``.
+        name: Name of a published run, such as ``"cluttered"``.
 
     Raises:
         ValueError: See :func:`pretrained_dir` and :func:`load_run`.
@@ -54,68 +57,68 @@ def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]
     return load_run(pretrained_dir(name))
 
 
-def load_run(run_dir: Path) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
+def load_run(
+    run_dir: Path, *, env_id: str | None = None
+) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
     """Rebuild a run's best model.
 
-    Nothing is unpickled: sizes and settings are JSON, weights are safetensors.
+    Nothing is unpickled or imported: sizes and settings are JSON, weights are safetensors.
 
     Args:
         run_dir: A run folder with ``config.json`` (its ``"config"`` holds the trainer's
             settings), ``model.json`` (fields of :class:`~agents.ram.RAMConfig`; one that is newer
             than the run has its default) and ``best.safetensors``.
+        env_id: Environment id to return in place of the run's, which may name any module then.
 
     Returns:
         The model, on the CPU and in evaluation mode, and the trainer's settings.
 
     Raises:
-        ValueError: If a file is missing or damaged, or one does not fit another; the message
-            names it.
+        ValueError: If a file is missing or damaged, or one does not fit another, or the run's
+            environment id names a module that is neither ours nor imported; the message names
+            the file.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise ValueError(f"{run_dir} is not a run folder: there is no such folder")
-    settings = read_json(run_dir / "config.json").get("config")
-    if not isinstance(settings, dict):
-        raise ValueError(f"{run_dir / 'config.json'} holds no settings under the key 'config'")
+    settings = read_settings(run_dir)
+    if env_id is not None:
+        settings["env_id"] = env_id
+    elif "env_id" in settings:
+        check_env_id(settings["env_id"], run_dir)
+    _check_complete(run_dir, settings)
     model = _build_model(run_dir / "model.json")
-    _load_weights(model, run_dir / "best.safetensors")
+    path = run_dir / "best.safetensors"
+    weights = load_tensors(read_file(path, MAX_BYTES), path)
+    check_like(str(path.with_suffix("")), weights, model.state_dict())
+    model.to_empty(device="cpu").load_state_dict(weights)
     return model.eval(), settings
 
 
-def _build_model(path: Path) -> RecurrentAttentionModel:
-    """Make a model of the sizes that ``model.json`` tells, as yet without weights or memory."""
-    content = read_json(path)
-    known = {field.name: field.default is MISSING for field in fields(RAMConfig)}  # name: needed
-    missing = sorted(name for name, needed in known.items() if needed and name not in content)
-    unknown = sorted(content.keys() - known.keys())
-    if missing or unknown:
+def _check_complete(run_dir: Path, settings: dict[str, Any]) -> None:
+    """Report a run of another script, or one that has not come to a validation yet."""
+    if not (run_dir / "model.json").exists():
+        script = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
+        origin = next((script[name] for name in script if name in settings), "another script")
         raise ValueError(
-            f"{path} must hold RAMConfig's fields: missing {missing}, unknown {unknown}"
+            f"{run_dir} has no model.json: expected a run of train/reinforce.py that has begun "
+            f"to train, found one of {origin} or one that failed before"
         )
+    if not (run_dir / "best.safetensors").exists():
+        raise ValueError(
+            f"{run_dir} has no best.safetensors: its first validation, which writes it, has not "
+            "taken place yet"
+        )
+
+
+def _build_model(path: Path) -> RecurrentAttentionModel:
+    """Make a model of the sizes in ``model.json``, as yet without weights or memory."""
+    config = read_json(path, RAMConfig)
+    unknown = sorted(read_json(path).keys() - {field.name for field in fields(RAMConfig)})
+    if unknown:
+        raise ValueError(f"{path} must hold RAMConfig's fields, got unknown {unknown}")
     try:
-        shape = tuple(content.pop("glimpse_shape"))
         with torch.device("meta"):
-            return RecurrentAttentionModel(RAMConfig(shape, **content))
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # a wrong type or size
-        raise ValueError(f"{path} describes no model: {first_line(error)}") from error
-
-
-def _load_weights(model: RecurrentAttentionModel, path: Path) -> None:
-    """Fill a model with the weights of a file, which must have its names, shapes and types."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} cannot be read: it is no plain file")
-        weights = load_file(path)
-    except (OSError, SafetensorError, TypeError, RuntimeError, MemoryError) as error:
-        strerror = error.strerror if isinstance(error, OSError) else None
-        raise ValueError(f"{path} cannot be read: {strerror or first_line(error)}") from error
-    for name, expected in model.state_dict().items():
-        if name in weights and weights[name].dtype != expected.dtype:
-            raise ValueError(
-                f"{path} does not fit the model of model.json: {name} must be {expected.dtype}, "
-                f"got {weights[name].dtype}"
-            )
-    try:
-        model.to_empty(device="cpu").load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model of model.json: {error}") from error
+            return RecurrentAttentionModel(config)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # a size is impossible
+        raise ValueError(f"{path} does not describe a model: {first_line(error)}") from error

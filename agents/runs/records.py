@@ -1,4 +1,4 @@
-"""What a run folder's ``config.json`` and ``result.json`` hold, and how to show it safely."""
+"""What is read back from a run folder's ``config.json`` and ``result.json``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from typing import Any
 
 import msgspec
 
-from agents.runs.files import read_json
+from agents.runs.files import convert, read_json
 
 
 class RunRecord(msgspec.Struct):
-    """The entries of ``config.json`` that are read back; there are more.
+    """Form of ``config.json``, which has more entries: ``config`` holds the script's settings."""
 
-    Attributes:
-        config: The training script's settings.
-        command: Command line that started the run.
-        commit: Git commit of the code, with "+" if files were changed.
-        sample: Whether the data were the sample of digits.
-        data: Where the images came from.
-    """
-
-    config: dict[str, Any]
+    config: dict[str, Any] = {}
     command: str = ""
     commit: str | None = None
     sample: bool | None = None
@@ -31,13 +23,7 @@ class RunRecord(msgspec.Struct):
 
 
 class ResultRecord(msgspec.Struct):
-    """The entries of ``result.json`` that are read back.
-
-    Attributes:
-        split: Split that was evaluated, or "none".
-        data: Where its images came from.
-        line: The result in words.
-    """
+    """Form of ``result.json``, which has more entries: ``line`` is the result in words."""
 
     split: str
     data: str
@@ -45,13 +31,15 @@ class ResultRecord(msgspec.Struct):
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
-    """Return a run's settings, from its ``config.json``.
+    """Return the settings in a run's ``config.json``.
 
     Raises:
         ValueError: If the file is missing or damaged, or a setting is a list or an object.
     """
     path = run_dir / "config.json"
     settings = read_json(path, RunRecord).config
+    if not settings:
+        raise ValueError(f"{path} holds no settings under the key 'config'")
     for name, value in settings.items():
         if isinstance(value, (dict, list)):
             raise ValueError(f"{path}: setting {name!r} must be a single value, got {value!r:.80}")
@@ -69,27 +57,27 @@ def finished_line(run_dir: Path) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Return a string with its control characters escaped, which could command a terminal."""
+    """Return a string with control characters escaped: they could command a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def portable_config(run_dir: Path) -> dict[str, Any]:
+def portable(content: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     """Return the content of a run's ``config.json`` without the paths of its machine.
 
     Raises:
-        ValueError: If the file is missing or damaged.
+        ValueError: If it has another form than :class:`RunRecord`.
     """
-    path = run_dir / "config.json"
-    record, content = read_json(path, RunRecord), read_json(path)
-    content["command"] = _portable_command(record.command, run_dir)
-    content["config"]["run_dir"] = None
-    if record.data:  # keep the number of images, not their folder
-        content["data"] = portable_source(record.data)
+    record = convert(content, RunRecord)
+    content = {**content, "command": _portable_command(record.command, run_dir)}
+    if record.data:
+        content["data"] = without_folder(record.data)
+    if record.config:
+        content["config"] = {**record.config, "run_dir": None}
     return content
 
 
-def portable_source(data: str) -> str:
-    """Return a description of images, such as "MNIST test: 10000 images", without their folder."""
+def without_folder(data: str) -> str:
+    """Return a data source such as "MNIST test: 10000 images from DIR" without its folder."""
     return data.partition(" from ")[0]
 
 

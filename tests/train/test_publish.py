@@ -1,8 +1,13 @@
-"""Publishing a run: it comes back equal, checked, and tells nothing of the machine's folders."""
+"""A published run comes back equal and checked, and reveals nothing of the machine's folders."""
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any
 
 import gymnasium
 import pytest
@@ -42,7 +47,6 @@ def set_commit(folder, commit):
 @pytest.fixture
 def published(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(agents.runs.loading, "PRETRAINED", tmp_path)
-    monkeypatch.setattr(train.publish, "PRETRAINED", tmp_path)
     train.publish.main(train.publish.Config(run_dir, "board"))
     return tmp_path / "board"
 
@@ -65,7 +69,7 @@ def test_the_validation_errors_on_the_way_are_published(run_dir, published):
 
 
 def test_no_path_of_the_machine_is_published(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.publish, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(agents.runs.loading, "PRETRAINED", tmp_path)
     copied = tmp_path / "copied"
     shutil.copytree(run_dir, copied)
     for file in ("config.json", "result.json"):
@@ -101,7 +105,7 @@ def test_publishing_again_replaces_and_keeps_the_others(run_dir, published):
 def test_a_file_that_is_not_the_published_one_is_named(published, file):
     content = (published / file).read_bytes()
     (published / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=f"{file} is not the published file"):
+    with pytest.raises(ValueError, match=f"{file} was changed.*install the package again"):
         load_pretrained("board")
 
 
@@ -112,46 +116,90 @@ def test_an_unknown_name_lists_the_known_ones(published):
 
 @pytest.mark.parametrize("name", ["/tmp/elsewhere", ".", "..", "a/b", "", "A"])
 def test_a_name_that_is_no_plain_folder_is_refused(run_dir, name):
-    with pytest.raises(ValueError, match="name must be"):
+    with pytest.raises(ValueError, match="name must consist"):
         train.publish.Config(run_dir, name)
 
 
-@pytest.mark.parametrize("missing", ["result.json", "best.safetensors", "model.json"])
-def test_an_unfinished_run_is_refused_and_what_was_published_stays(
-    run_dir, published, tmp_path, missing
-):
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(run_dir, unfinished)
-    (unfinished / missing).unlink()
-    with pytest.raises(ValueError, match=missing):
-        train.publish.main(train.publish.Config(unfinished, "board"))
+REFUSED = {
+    "no result yet": ("result.json", None, "has no result.json: publish a finished run"),
+    "no validation yet": ("best.safetensors", None, "its first validation, .* has not taken place"),
+    "another script": ("model.json", None, "expected a run of train/reinforce.py"),
+    "sample of digits": ("config.json", {"sample": True}, "not trained on the full data"),
+    "no commit": ("config.json", {"commit": None}, "commit that others can check out"),
+    "changed files": ("config.json", {"commit": f"{COMMIT}+"}, "commit that others can check out"),
+    "data that is no string": ("config.json", {"data": 5}, r"config.json is not valid.*data"),
+    "not on test": ("result.json", {"split": "none"}, "not evaluated on the test split"),
+    "split that is no string": ("result.json", {"split": []}, r"result.json is not valid.*split"),
+    "no metrics": ("metrics.csv", None, r"metrics.csv cannot be read"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_an_unfit_run_is_refused_and_what_was_published_stays(run_dir, published, tmp_path, reason):
+    file, changes, message = REFUSED[reason]
+    path = tmp_path / "copied" / file
+    shutil.copytree(run_dir, path.parent)
+    if changes is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message):
+        train.publish.main(train.publish.Config(path.parent, "board"))
     load_pretrained("board")
 
 
-def test_a_run_on_the_sample_is_refused(run_dir, published, tmp_path):
-    copied = tmp_path / "copied"
-    shutil.copytree(run_dir, copied)
-    settings = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**settings, "sample": True}))
-    with pytest.raises(ValueError, match="not trained on the full data"):
-        train.publish.main(train.publish.Config(copied, "board"))
+class Died(BaseException):
+    """Stands for the death of the process."""
 
 
-@pytest.mark.parametrize("commit", [None, COMMIT + "+"])
-def test_a_run_that_no_commit_can_repeat_is_refused(run_dir, published, tmp_path, commit):
-    copied = tmp_path / "copied"
-    shutil.copytree(run_dir, copied)
-    set_commit(copied, commit)
-    with pytest.raises(ValueError, match="commit"):
-        train.publish.main(train.publish.Config(copied, "board"))
+CALLS = ("open", "write", "fsync", "mkdir", "replace", "unlink", "rmdir")
 
 
-def test_a_run_that_was_not_judged_on_test_is_refused(run_dir, published, tmp_path):
-    copied = tmp_path / "copied"
-    shutil.copytree(run_dir, copied)
-    (copied / "result.json").write_text(json.dumps({"split": "none", "data": "", "line": ""}))
-    with pytest.raises(ValueError, match="not judged on the test split"):
-        train.publish.main(train.publish.Config(copied, "board"))
+def die_at_call(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process die before a file operation, counted from 0."""
+    left = [number]
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def die_or_call(*args: Any, **keywords: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Died
+            return call(*args, **keywords)
+
+        return die_or_call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, dying(getattr(os, name)))
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_crash_at_any_file_operation_leaves_a_whole_run_or_none(
+    run_dir, published, tmp_path, monkeypatch, replaced
+):
+    older = json.loads((published / "config.json").read_text())["commit"]
+    newer = tmp_path / "newer"
+    shutil.copytree(run_dir, newer)
+    set_commit(newer, "f" * 40)
+    expected = {(), (older,), ("f" * 40,)} - ({()} if replaced else {(older,)})
+    seen = []
+    for number in count():
+        root = tmp_path / f"crash{number}"
+        shutil.copytree(published.parent / "board", root / "board") if replaced else root.mkdir()
+        monkeypatch.setattr(agents.runs.loading, "PRETRAINED", root)
+        with monkeypatch.context() as patch, suppress(Died):
+            die_at_call(number, patch)
+            train.publish.main(train.publish.Config(newer, "board"))
+            break
+        commits = []
+        for name in agents.runs.loading.published_names():
+            load_pretrained(name)
+            facts = (agents.runs.loading.pretrained_dir(name) / "config.json").read_text()
+            commits.append(json.loads(facts)["commit"])
+        seen.append(tuple(commits))
+        train.publish.main(train.publish.Config(newer, "board"))  # a second try succeeds
+        load_pretrained("board")
+        assert [path.name for path in root.iterdir()] == ["board"]
+    assert set(seen) == expected
 
 
 @pytest.mark.parametrize("name", sorted(agents.runs.loading.published_names()))
@@ -175,5 +223,7 @@ def test_every_published_model_errs_about_as_rarely_as_its_result_says(name, ful
         action_format="dict",
         data_dir=str(full_mnist),
     )
-    told = json.loads((agents.runs.loading.PRETRAINED / name / "result.json").read_text())["error"]
-    assert evaluate(model, env, 1000).error < 2 * told + 1  # [%], of 1,000 other images
+    expected = json.loads((agents.runs.loading.PRETRAINED / name / "result.json").read_text())[
+        "error"
+    ]
+    assert evaluate(model, env, 1000).error < 2 * expected + 1  # [%], of 1,000 other images

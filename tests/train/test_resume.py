@@ -1,4 +1,4 @@
-"""Runs that go on: over what they left, from where they were, and only when asked to."""
+"""Resumed runs end as if nothing had happened, and no run is overwritten."""
 
 import json
 import re
@@ -95,16 +95,16 @@ def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
     capsys.readouterr()
     for _ in range(2):
         resume(whole)
-        assert capsys.readouterr().out == "finished; no final split was judged\n"
+        assert capsys.readouterr().out == "finished; no final split was evaluated\n"
     assert contents(whole) == before
 
 
-def test_a_run_goes_on_from_its_last_checkpoint(whole, tmp_path, capsys, fail_at_update):
+def test_a_run_resumes_from_its_last_checkpoint(whole, tmp_path, capsys, fail_at_update):
     fail_at_update(6)
     with pytest.raises(FloatingPointError):
         train(tmp_path / "run")
     resume(tmp_path / "run")
-    assert "going on after update 4: python" in capsys.readouterr().out
+    assert "resuming after update 4: python" in capsys.readouterr().out
     assert results(tmp_path / "run") == results(whole)
 
 
@@ -117,19 +117,17 @@ def test_a_run_without_a_checkpoint_starts_over(whole, tmp_path, capsys, fail_at
     assert results(tmp_path / "run") == results(whole)
 
 
-def test_the_settings_are_there_before_any_data_is_opened(whole, tmp_path, capsys, monkeypatch):
+def test_a_run_that_finds_no_data_leaves_no_folder(tmp_path, capsys, monkeypatch):
     def fail(*args: Any, **keywords: Any) -> None:
         raise DatasetError("the data cannot be read")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(reinforce, "make_env", fail)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reinforce, "make_env", fail)
+    for folder in (None, tmp_path / "run"):
         with pytest.raises(DatasetError):
-            train(tmp_path / "run")
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert settings["config"]["num_envs"] == 4
-    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
-    resume(tmp_path / "run")
-    assert results(tmp_path / "run") == results(whole)
+            main(Config(run_dir=folder, **SHORT))
+        assert "nothing was trained" in capsys.readouterr().out
+    assert not list(tmp_path.glob("**/config.json"))
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -141,9 +139,7 @@ def test_an_existing_run_is_never_written_over(whole, tmp_path, fail_at_update, 
         with pytest.raises(FloatingPointError):
             train(folder)
     before = contents(folder)
-    with pytest.raises(
-        FileExistsError, match=f"--run-dir, or go on with it with --resume {folder}"
-    ):
+    with pytest.raises(FileExistsError, match=f"--run-dir, or resume it with --resume {folder}"):
         train(folder, seed=1)
     assert contents(folder) == before
 
@@ -176,7 +172,7 @@ def test_what_the_last_save_left_is_tidied_up_by_the_resumed_run(whole, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("agents.runs.checkpoints._remove", die)  # never comes to the second one
+        patch.setattr("agents.runs.checkpoints.remove", die)  # the second one is never deleted
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", checkpoint_every=UPDATES // 4)
     assert list((tmp_path / "run" / "checkpoints").glob(".step_*"))

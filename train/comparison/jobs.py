@@ -23,7 +23,7 @@ import numpy as np
 
 from agents.runs.commands import DIVERGED
 from agents.runs.files import make_folder, read_file, read_json
-from agents.runs.folder_files import portable
+from agents.runs.records import portable
 from train.comparison.results import BEHAVIOUR, Curve, Result
 
 _MAX_CSV = 2**30  # [B]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,19 @@ from typing import Any, Literal
 import gymnasium
 import pytest
 
-from agents.runs.commands import DIVERGED, Stop, Stopped, check_env_id, read_resumed, run
+from agents.runs.commands import (
+    DIVERGED,
+    LOGGING_FLAGS,
+    RUN_FLAGS,
+    RunConfig,
+    Stop,
+    Stopped,
+    check_env_id,
+    default_threads,
+    parse_flags,
+    read_resumed,
+    run,
+)
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -131,20 +144,74 @@ def test_settings_of_another_script_or_version_are_named(tmp_path):
 )
 def test_a_setting_of_a_wrong_type_is_refused_and_named(tmp_path, setting, value):
     name = write_config(tmp_path, **{setting: value})
-    with pytest.raises(ValueError, match=setting):
+    with pytest.raises(ValueError, match=rf"config.json.*{setting}"):
         read_resumed(Config, ["--resume", name])
 
 
 def test_a_module_that_a_run_folder_names_is_not_imported(tmp_path):
     name = write_config(tmp_path, env_id="antigravity:Anything-v0")
-    with pytest.raises(ValueError, match="'antigravity' imported"):
+    with pytest.raises(ValueError, match="names the module 'antigravity'"):
         read_resumed(Config, ["--resume", name])
     assert "antigravity" not in sys.modules
 
 
-def test_an_environment_that_is_no_text_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="env_id must be a printable string, got 5"):
-        check_env_id(5, tmp_path)  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize("env_id", [5, None, "\x1b[2J-v0"])
+def test_an_environment_id_that_cannot_be_shown_is_refused(tmp_path, env_id):
+    message = re.escape(f"env_id must be a printable string, got {env_id!r}")
+    with pytest.raises(ValueError, match=message):
+        check_env_id(env_id, tmp_path)
+
+
+# Flags
+
+GROUPS = {
+    "run": ("seed", "run_dir", "resume"),
+    "task": ("env_id",),
+    "learning": ("rate", "core", "bf16", "preset"),
+}
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", Config(rate=0.25)),
+        ("--seed 4 --bf16 --core lstm", Config(rate=0.25, seed=4, bf16=True, core="lstm")),
+        ("--run-dir a/b --rate 1", Config(rate=1, run_dir=Path("a/b"))),
+    ],
+)
+def test_flags_override_the_defaults_grouped_or_not(groups, arguments, expected):
+    default = Config(rate=0.25)
+    parsed = parse_flags(Config, arguments.split(), "Train.", default=default, groups=groups)
+    assert parsed == expected
+
+
+def test_resume_and_bad_flags_are_handled_before_the_run(tmp_path):
+    config = parse_flags(Config, ["--resume", write_config(tmp_path)], "Train.", groups=GROUPS)
+    assert config.resume == tmp_path
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        parse_flags(Config, ["--seed", "-1"], "Train.", groups=GROUPS)
+    with pytest.raises(SystemExit):
+        parse_flags(Config, ["--colour", "red"], "Train.", groups=GROUPS)
+
+
+def test_help_has_a_box_per_group_and_the_docstrings(capsys):
+    groups = {"run": RUN_FLAGS, "task": ("env_id",), "logging": LOGGING_FLAGS}
+    with pytest.raises(SystemExit):
+        parse_flags(RunConfig, ["--help"], "Train an agent.", groups=groups)
+    shown = capsys.readouterr().out
+    order = ("Train an agent.", "run options", "--seed", "task options", "logging options")
+    places = [shown.index(words) for words in order]
+    assert places == sorted(places)
+    assert "Random seed for weights" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("many", None), ("", None)]
+)
+def test_threads_follow_omp_num_threads_where_it_is_a_number(monkeypatch, value, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert default_threads() == (threads or os.cpu_count())
 
 
 # Signals
@@ -211,6 +278,7 @@ def _own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError("seed must be at least 0, got -1"),
         OSError(28, "No space left on device"),
         gymnasium.error.NameNotFound("Environment `Nothing` doesn't exist."),
+        ValueError("config.json: unknown setting \x1b[2J"),
     ],
 )
 def test_what_a_user_can_get_wrong_ends_in_one_line_and_exit_status_1(error):
@@ -220,7 +288,8 @@ def test_what_a_user_can_get_wrong_ends_in_one_line_and_exit_status_1(error):
 
     with pytest.raises(SystemExit) as ended:
         run(fail, list)
-    assert ended.value.code == f"error: {error}"  # Python prints it to stderr and exits with 1
+    said = str(error).replace("\x1b", "\\x1b")
+    assert ended.value.code == f"error: {said}"  # Python prints it to stderr and exits with 1
 
 
 @pytest.mark.usefixtures("_own_excepthook")

@@ -18,7 +18,9 @@ from agents.runs import folder as run_log
 from agents.runs import machine
 from agents.runs.checkpoints import CheckpointError
 from agents.runs.folder import RunLog
-from agents.runs.folder_files import Stopwatch, finished_line
+from agents.runs.hashed import write_hashed
+from agents.runs.metrics import Stopwatch
+from agents.runs.records import finished_line
 
 
 @dataclass(frozen=True)
@@ -67,27 +69,34 @@ def test_saved_weights_come_back_equal(log):
     assert not list(log.folder.glob("*.new"))
 
 
-def test_progress_counts_every_update_and_knows_the_time_left(log):
-    assert list(log.progress(3)) == [0, 1, 2]
-    assert log.time_left == "0:00 left"
+def test_training_is_announced_at_once(log, capsys):
+    updates = log.progress(3)
+    assert next(updates) == 0
+    assert capsys.readouterr().out == "training: 3 updates, validation every 3\n"
+    assert list(updates) == [1, 2]
 
 
-def test_the_stopwatch_leaves_out_the_cpu_time_of_validation():
-    def work() -> None:
-        begun = time.process_time()
-        while time.process_time() < begun + 0.05:
-            pass
+def test_status_lines_leave_log_and_metrics_alone(tmp_path, capsys):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log._training._clock = iter(range(0, 1000, 40)).__next__
+        log.status(100, 0.5)
+        log.status(200, 0.75)
+    assert "200 episodes" in capsys.readouterr().out
+    for name in ("log.txt", "metrics.csv"):
+        assert "200" not in (tmp_path / "run" / name).read_text()
 
+
+def test_the_stopwatch_leaves_out_the_cpu_time_of_validation(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: 2 * clock[0])  # of two threads
     watch = Stopwatch()
+    clock[0] = 10
     with watch.paused():
-        work()
-    seconds, cpu_seconds = watch.read()
-    assert cpu_seconds < 0.05 <= seconds
-    work()
-    assert watch.read()[1] >= 0.05
-    watch.go_on("320,7.5,5.25,42.7", Path("timing.csv"))
-    assert watch.read()[0] > 7.5
-    assert 5.3 <= watch.read()[1] < 5.5
+        clock[0] = 13
+    assert watch.read() == (13, 20)
+    watch.add_earlier(["320", "7.5", "5.25", "42.7"], Path("timing.csv"))
+    assert watch.read() == (20.5, 25.25)
 
 
 def test_the_result_is_stored_and_said(log, capsys):
@@ -178,37 +187,104 @@ def test_a_change_of_versions_is_warned_of(tmp_path, monkeypatch, capsys):
     write_some(tmp_path / "run", until=3)
     monkeypatch.setattr(run_log, "versions", lambda: {"torch": "0.1"})
     RunLog(tmp_path / "run", Settings(), resume=True).close()
-    assert "warning: versions were" in capsys.readouterr().out
+    assert "warning: versions was" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("error", "updates", "advice"),
-    [
-        (OSError("no room"), 0, "to go on with it: PYTHON"),
-        (ValueError("a bug"), 1, "to go on with it: PYTHON"),
-        (ValueError("no such data"), 0, "nothing was trained"),
-        (FloatingPointError("update 3: loss not finite"), 1, "and would again"),
-    ],
-)
-def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
-    tmp_path, capsys, error, updates, advice
-):
-    def fail() -> None:
-        with RunLog(tmp_path / "run", Settings()) as log:
+def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) -> None:
+    """Fail after some updates of a run."""
+
+    def train() -> None:
+        with RunLog(folder, Settings(), resume=resume) as log:
             for _ in zip(range(updates), log.progress(5), strict=False):
                 pass
             raise error
 
     with pytest.raises(type(error)):
-        fail()
+        train()
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError("no room"), "the run ended early; resume with: PYTHON"),
+        (ValueError("a bug"), "the run ended early; resume with: PYTHON"),
+        (FloatingPointError("update 3: loss not finite"), "the run diverged"),
+    ],
+)
+def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
+    tmp_path, capsys, error, advice
+):
+    fail(tmp_path / "run", error, updates=1)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert advice.replace("PYTHON", machine.interpreter()) in last
-    assert (f"--resume {tmp_path / 'run'}" in last) == ("go on" in advice)
+    assert last.startswith(advice.replace("PYTHON", machine.interpreter()))
+    assert (f"--resume {tmp_path / 'run'}" in last) == ("resume with" in advice)
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_fails_before_its_first_update_leaves_nothing(tmp_path, capsys, there):
+    if there:
+        (tmp_path / "run").mkdir()
+    fail(tmp_path / "run", ValueError("no such data"), updates=0)
+    assert "nothing was trained" in capsys.readouterr().out
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run"] * there
+
+
+def test_a_resumed_run_that_fails_before_its_first_update_is_kept(tmp_path, capsys):
+    fail(tmp_path / "run", ValueError("a bug"), updates=1)
+    fail(tmp_path / "run", ValueError("no such data"), updates=0, resume=True)
+    assert "resume with" in capsys.readouterr().out.splitlines()[-1]
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_nothing_that_a_run_says_commands_the_terminal(log, capsys):
+    log.say("env \x1b[2J-v0")
+    assert capsys.readouterr().out == "env \\x1b[2J-v0\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("timing.csv", "10,x,1,1"), ("timing.csv", "10,1"), ("metrics.csv", "x,train/loss,1")],
+)
+def test_damaged_rows_are_refused_and_the_file_named(tmp_path, name, row):
+    write_some(tmp_path / "run", until=3)
+    with (tmp_path / "run" / name).open("a") as file:
+        file.write(f"{row}\n")
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        RunLog(tmp_path / "run", Settings(), resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"env_steps": -1},
+        {"env_steps": "x"},
+        {"metrics": {"a": "x"}},
+        {"metrics": []},
+        {"config": 1},
+    ],
+)
+def test_a_well_formed_but_senseless_state_is_refused(tmp_path, change):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log.save_checkpoint(1, 10, {}, change)
+    with pytest.raises(CheckpointError, match="the state of checkpoint 1 is invalid"):
+        RunLog(tmp_path / "run", Settings(), resume=True)
+
+
+@pytest.mark.parametrize("depth", [40, 900, 100_000])
+def test_a_state_that_is_nested_deep_is_refused(tmp_path, depth):
+    with RunLog(tmp_path / "run", Settings()) as log:
+        log.save_checkpoint(1, 10, {}, {})
+    folder = tmp_path / "run" / "checkpoints" / "step_00000001"
+    state = json.loads((folder / "state.json").read_text())
+    nested = json.dumps(state).replace('{"seed": 3}', "[" * depth + "]" * depth)
+    write_hashed(folder, {"state.json": nested.encode()})
+    with pytest.raises(CheckpointError):
+        RunLog(tmp_path / "run", Settings(), resume=True)
+
+
 @pytest.mark.parametrize("inside", [True, False])
-def test_the_python_to_go_on_with_is_this_one(tmp_path, monkeypatch, inside):
+def test_the_python_to_resume_with_is_this_one(tmp_path, monkeypatch, inside):
     mine, other = tmp_path / "mine", tmp_path / "other"
     for folder in (mine, other):
         folder.mkdir()
@@ -219,11 +295,11 @@ def test_the_python_to_go_on_with_is_this_one(tmp_path, monkeypatch, inside):
     assert machine.interpreter() == ("python" if inside else str(mine / "python3"))
 
 
-def test_the_clock_of_a_resumed_run_goes_on_from_the_checkpoint(tmp_path):
+def test_the_clock_of_a_resumed_run_continues_from_the_checkpoint(tmp_path):
     with RunLog(tmp_path / "run", Settings()) as log:
-        log._watch.seconds = 100.0
+        log._stopwatch._earlier = (100.0, 1.0)
         log.speed(10)
-        log._watch.seconds = 200.0
+        log._stopwatch._earlier = (200.0, 1.0)
         log.save_checkpoint(2, 20, {}, {})
     with RunLog(tmp_path / "run", Settings(), resume=True) as log:
         log.speed(30)

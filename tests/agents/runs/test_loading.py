@@ -1,6 +1,7 @@
 """Reading a run back: the same model, and an error that names the file that is at fault."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,10 +50,53 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 FILES = ["config.json", "model.json", "best.safetensors"]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(run_dir, name):
-    (run_dir / name).unlink()
-    with pytest.raises(ValueError, match=rf"{name} cannot be read: No such file"):
+@pytest.mark.parametrize(
+    ("missing", "settings", "message"),
+    [
+        ("config.json", {}, "config.json cannot be read: No such file"),
+        ("model.json", {}, "has no model.json: .* one of another script"),
+        ("model.json", {"algorithm": "ppo"}, "has no model.json: .* found one of train/sb3.py"),
+        ("model.json", {"model": "fc"}, "has no model.json: .* one of train/baselines.py"),
+        ("best.safetensors", {}, "has no best.safetensors: its first validation"),
+    ],
+)
+def test_a_missing_file_is_named_and_explained(run_dir, missing, settings, message):
+    change(run_dir / "config.json", config={"env_id": "Some-v0", **settings})
+    (run_dir / missing).unlink()
+    with pytest.raises(ValueError, match=message):
+        load_run(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("antigravity:Any-v0", "names the module 'antigravity'"),
+        ("\x1b[2J-v0", r"must be a printable string, got '\\x1b"),
+        (["Some-v0"], "setting 'env_id' must be a single value"),
+    ],
+)
+def test_an_environment_id_that_cannot_be_trusted_is_refused(run_dir, env_id, message):
+    change(run_dir / "config.json", config={"env_id": env_id})
+    with pytest.raises(ValueError, match=rf"config.json.*{message}"):
+        load_run(run_dir)
+    assert "antigravity" not in sys.modules
+
+
+def test_the_user_may_name_the_environment_instead(run_dir):
+    change(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
+    assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
+
+
+@pytest.mark.parametrize("setting", [["learned"], {"a": 1}, [[[[]]]]])
+def test_a_setting_that_is_not_a_single_value_is_refused(run_dir, setting):
+    change(run_dir / "config.json", config={"env_id": "Some-v0", "locations": setting})
+    with pytest.raises(ValueError, match=r"config.json: setting 'locations' must be"):
+        load_run(run_dir)
+
+
+def test_an_entry_of_another_type_is_refused(run_dir):
+    change(run_dir / "config.json", sample="x")
+    with pytest.raises(ValueError, match=r"config.json is not valid.*sample"):
         load_run(run_dir)
 
 
@@ -81,13 +125,13 @@ def test_a_config_without_settings_is_refused(run_dir):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_classes": None}, r"missing \['num_classes'\]"),
+        ({"num_classes": None}, "missing required field `num_classes`"),
         ({"depth": 3}, r"unknown \['depth'\]"),
-        ({"core": "transformer"}, "core must be one of"),
-        ({"hidden_size": "8"}, "describes no model"),
-        ({"hidden_size": 8.5}, "describes no model"),
-        ({"glimpse_shape": 4}, "describes no model"),
-        ({"glimpse_shape": [4, 4]}, "glimpse_shape must be"),
+        ({"core": "transformer"}, "Invalid enum value 'transformer'"),
+        ({"hidden_size": "8"}, "model.json"),
+        ({"hidden_size": 8.5}, "model.json"),
+        ({"glimpse_shape": 4}, "model.json"),
+        ({"glimpse_shape": [4, 4]}, "glimpse_shape"),
     ],
 )
 def test_sizes_that_make_no_model_are_explained(run_dir, changes, said):
@@ -99,21 +143,26 @@ def test_sizes_that_make_no_model_are_explained(run_dir, changes, said):
 
 def test_weights_of_another_size_are_refused(run_dir):
     change(run_dir / "model.json", hidden_size=9)
-    with pytest.raises(ValueError, match=r"best.safetensors does not fit[^$]*size mismatch"):
+    with pytest.raises(ValueError, match=r"best.safetensors belongs to another model: .* must be"):
         load_run(run_dir)
 
 
-@pytest.mark.parametrize("said", ["Missing key", "Unexpected key"])
-def test_weights_with_a_wrong_name_are_refused(run_dir, said):
+def test_sizes_that_fit_no_memory_are_refused_before_memory_is_taken(run_dir):
+    change(run_dir / "model.json", hidden_size=10**7)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        load_run(run_dir)
+
+
+def test_weights_with_a_wrong_name_are_refused(run_dir):
     path = run_dir / "best.safetensors"
     weights = load_file(path)
     weights["core.other"] = weights.pop("core.input.bias")
     save_file(weights, path)
-    with pytest.raises(ValueError, match=rf"best.safetensors does not fit[^$]*{said}"):
+    with pytest.raises(ValueError, match=r"best.safetensors.*'core.input.bias', 'core.other'"):
         load_run(run_dir)
 
 
 def test_a_pickle_in_place_of_the_weights_is_never_opened(run_dir):
     torch.save({"a": torch.zeros(1)}, run_dir / "best.safetensors")
-    with pytest.raises(ValueError, match=r"best.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"best.safetensors holds no tensors"):
         load_run(run_dir)

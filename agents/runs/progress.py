@@ -1,0 +1,74 @@
+"""What a training run shows on the terminal while it lasts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+
+class TrainingProgress:
+    """Counts updates and shows how training goes.
+
+    On a terminal, that is a bar with one line, refreshed every 2 seconds; elsewhere it is a plain
+    line every 30 seconds.
+
+    Args:
+        console: Where to print.
+        clock: Returns the time [s]; tests replace it.
+
+    Attributes:
+        share: Share of this process's updates that have begun, from 0 to 1.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self.share = 0.0
+        self._console, self._clock, self._begun = console, clock, clock()
+        self._last_line: tuple[float, int] | None = None  # when, and episodes by then
+        columns = (BarColumn(bar_width=16), TextColumn("{task.description}", markup=False))
+        off = not console.is_terminal
+        self._bar = Progress(*columns, console=console, disable=off, get_time=clock)
+        self._task = self._bar.add_task("")
+
+    def updates(self, first: int, total: int) -> Iterator[int]:
+        """Count from ``first`` to ``total``, with a bar on a terminal."""
+        self._begun = self._clock()
+        with self._bar:
+            for update in range(first, total):
+                self.share = (update + 1 - first) / (total - first)
+                self._bar.update(self._task, completed=update, total=total)
+                yield update
+
+    def report(self, episodes: int, accuracy: float | Tensor) -> None:
+        """Show episodes, their rate, training accuracy and the time left, if a line is due.
+
+        Args:
+            episodes: Training episodes so far.
+            accuracy: Share of the newest update's episodes that ended with the right label. A
+                tensor is only read when a line is due, so that a GPU isn't waited for.
+        """
+        now, terminal = self._clock(), self._console.is_terminal
+        then, before = self._last_line = self._last_line or (now, episodes)
+        if now - then < (2 if terminal else 30):
+            return
+        self._last_line = (now, episodes)
+        line = (
+            f"{episodes:,} episodes, {(episodes - before) / (now - then):,.0f} per second, "
+            f"training accuracy {100 * float(accuracy):.1f} %, {self.time_left}"
+        )
+        if terminal:
+            self._bar.update(self._task, description=line)
+        else:
+            self._console.print(line, markup=False)
+
+    @property
+    def time_left(self) -> str:
+        """Time that the remaining updates take at the mean speed so far, such as 0:12:34 left."""
+        if not self.share:
+            return "time left unknown"
+        seconds = (self._clock() - self._begun) * (1 / self.share - 1)
+        return f"{timedelta(seconds=round(seconds))} left"

@@ -1,0 +1,141 @@
+"""Files are written whole or not at all, and read only if they are what a schema describes."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import pytest
+import torch
+
+from agents.runs.files import (
+    MAX_TEXT,
+    make_folder,
+    read_csv,
+    read_file,
+    read_json,
+    read_toml,
+    to_json,
+    write_file,
+    write_whole,
+)
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write_whole(tmp_path / "file", b"old and longer")
+    write_whole(tmp_path / "file", b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
+
+
+def test_all_is_written_though_the_system_takes_a_byte_at_a_time(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:1]))
+    write_file(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_folders_are_made_with_those_above(tmp_path, monkeypatch):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")  # is there
+    assert (tmp_path / "a" / "b").is_dir()
+    monkeypatch.chdir(tmp_path)
+    make_folder(Path("c") / "d")
+    assert (tmp_path / "c" / "d").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file" / "more")
+
+
+def test_json_comes_back_equal_to_the_digit(tmp_path):
+    content = {"float": 0.1 + 0.2, "int": 2**100, "text": "é\n", "list": [None, True, 1e-300]}
+    write_whole(tmp_path / "file.json", to_json(content))
+    assert read_json(tmp_path / "file.json") == content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not valid"),
+        (b'{"a": ', "is not valid"),
+        (b"\xff\xfe\xff", "is not valid"),
+        (b"[" * 10**5, "is not valid"),
+        (b'{"a": NaN}', "is not valid"),
+        (b'{"a": -Infinity}', "is not valid"),
+        (b'{"a": 1e999}', "is not valid"),
+        (b'{"a": ' + b"9" * 10**5 + b"}", "is not valid"),
+        (b"[1]", "is not valid"),
+        (b" " * (MAX_TEXT + 1), f"has {MAX_TEXT + 1} bytes, more than {MAX_TEXT}"),
+    ],
+)
+def test_what_is_no_json_object_is_named(tmp_path, content, said):
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"some.json.*{said}"):
+        read_json(path)
+
+
+def test_what_could_not_be_read_back_is_not_written():
+    with pytest.raises(ValueError, match="more than the"):
+        to_json({"a": "x" * MAX_TEXT})
+    with pytest.raises(ValueError, match="Out of range float"):
+        to_json({"a": torch.nan})
+
+
+@posix
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda path: None, "cannot be read: No such file"),
+        (Path.mkdir, "not a regular file"),
+        (lambda path: os.mkfifo(path), "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels"),
+        (lambda path: path.write_bytes(b"12345"), "has 5 bytes, more than 4"),
+    ],
+)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, put, said):
+    put(tmp_path / "file")
+    with pytest.raises(ValueError, match=rf"file .*{said}"):
+        read_file(tmp_path / "file", 4)
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    steps: int
+    error: Annotated[float, msgspec.Meta(ge=0, le=100)]
+    folder: Path | None = None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("a.json", '{"steps": 1, "error": 2.5, "folder": "x"}', read_json),
+        ("a.toml", 'steps = 1\nerror = 2.5\nfolder = "x"', read_toml),
+        ("a.csv", "steps,error,folder\n1,2.5,x\n", lambda *args: read_csv(*args)[0]),
+    ],
+)
+def test_files_are_read_through_a_schema(tmp_path, name, content, read):
+    (tmp_path / name).write_text(content)
+    assert read(tmp_path / name, Row) == Row(1, 2.5, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read", "message"),
+    [
+        ("a.json", '{"steps": 1.5, "error": 2}', read_json, "steps"),
+        ("a.json", '{"steps": 1, "error": 101}', read_json, "error"),
+        ("a.json", '{"steps": 1}', read_json, "error"),
+        ("a.json", '{"steps": 1, "error": 2, "more": 3}', read_json, "more"),
+        ("a.json", '{"steps": 1, "error": 2, "folder": 3}', read_json, "folder"),
+        ("a.toml", 'steps = "1"\nerror = 2', read_toml, "steps"),
+        ("a.toml", "steps = ", read_toml, "Invalid value"),
+        ("a.csv", "steps,error\n1\n", read_csv, "error"),
+        ("a.csv", "steps,error\n1,2,3\n", read_csv, "unknown field"),
+        ("a.csv", "steps,error\nx,2\n", read_csv, "steps"),
+    ],
+)
+def test_another_form_is_refused_and_file_and_entry_named(tmp_path, name, content, read, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} is not valid: .*{message}"):
+        read(tmp_path / name, Row)

@@ -1,0 +1,117 @@
+"""Hashed files come back only if they are, byte for byte, what was written."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agents.runs import hashed
+from agents.runs.hashed import read_hashed, read_hashed_file, write_hashed, write_hashed_file
+
+FILES = {"model.json": b"{}", "best.safetensors": bytes(range(200))}
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_hashed(tmp_path / "made" / "run", FILES)
+    return tmp_path / "made" / "run"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_hashed_file(tmp_path / "best.zip", b"content", {"algorithm": "PPO"})
+    return tmp_path / "best.zip"
+
+
+def test_files_come_back_and_the_manifest_has_their_sizes(folder):
+    assert read_hashed(folder) == FILES
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert {k: v["bytes"] for k, v in manifest["files"].items()} == {
+        "model.json": 2,
+        "best.safetensors": 200,
+    }
+
+
+def test_a_folder_is_replaced_as_a_whole(folder):
+    write_hashed(folder, {"other": b"1"})
+    assert read_hashed(folder) == {"other": b"1"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_one_file_comes_back_with_its_manifest(file):
+    content, facts = read_hashed_file(file)
+    assert (content, facts["algorithm"], facts["bytes"]) == (b"content", "PPO", 7)
+
+
+def change_manifest(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@posix
+@pytest.mark.parametrize("name", ["best.safetensors", "manifest.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, flip, link, pipe])
+def test_damage_is_refused_and_the_file_named(folder, name, damage):
+    damage(folder / name)
+    with pytest.raises(ValueError, match=name):
+        read_hashed(folder)
+
+
+@posix
+@pytest.mark.parametrize("name", ["best.zip", "best.zip.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, flip, link, pipe])
+def test_damage_to_a_single_file_is_refused_and_the_file_named(file, name, damage):
+    damage(file.with_name(name))
+    with pytest.raises(ValueError, match=name):
+        read_hashed_file(file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "more").touch(), r"must list the folder's files: \['more'\] differ"),
+        (lambda run: change_manifest(run / "manifest.json", schema=2), "schema"),
+        (lambda run: change_manifest(run / "manifest.json", files=[]), "Expected `object`"),
+        (lambda run: change_manifest(run / "manifest.json", files={"../x": {}}), "missing"),
+    ],
+)
+def test_another_form_is_refused(folder, damage: Callable[[Path], None], message):
+    damage(folder)
+    with pytest.raises(ValueError, match=rf"manifest.json.*{message}"):
+        read_hashed(folder)
+
+
+def test_what_is_too_large_is_refused(folder, file, monkeypatch):
+    monkeypatch.setattr(hashed, "MAX_BYTES", 6)
+    with pytest.raises(ValueError, match="lists 202 bytes, more than 6"):
+        read_hashed(folder)
+    with pytest.raises(ValueError, match="has 7 bytes, more than 6"):
+        read_hashed_file(file)
+
+
+def test_a_sparse_file_of_terabytes_is_refused_by_its_size(folder, file):
+    os.truncate(file, 2**41)
+    os.truncate(folder / "best.safetensors", 2**41)
+    with pytest.raises(ValueError, match=f"has {2**41} bytes, its manifest says 7"):
+        read_hashed_file(file)
+    with pytest.raises(ValueError, match=f"has {2**41} bytes, its manifest says 200"):
+        read_hashed(folder)

@@ -1,0 +1,60 @@
+"""The status line: due every 2 seconds on a terminal, else every 30, and read only then."""
+
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+
+from agents.runs.progress import TrainingProgress
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Unreadable(torch.Tensor):
+    def __float__(self) -> float:
+        raise AssertionError("read though no line is due")
+
+
+def make(*, terminal: bool) -> tuple[TrainingProgress, Clock, StringIO]:
+    clock, out = Clock(), StringIO()
+    console = Console(file=out, force_terminal=terminal, width=120, highlight=False)
+    return TrainingProgress(console, clock), clock, out
+
+
+def test_updates_are_counted_and_the_time_left_is_at_the_mean_speed():
+    progress, clock, _ = make(terminal=False)
+    assert progress.time_left == "time left unknown"
+    counted = []
+    for update in progress.updates(2, 6):
+        clock.now += 3600
+        counted.append((update, progress.time_left))
+    left = [f"{hours}:00:00 left" for hours in (3, 2, 1, 0)]
+    assert counted == list(zip([2, 3, 4, 5], left, strict=True))
+
+
+@pytest.mark.parametrize(("terminal", "seconds"), [(True, 2), (False, 30)])
+def test_a_line_appears_when_it_is_due_and_not_before(terminal, seconds):
+    progress, clock, out = make(terminal=terminal)
+    updates = progress.updates(0, 4)
+    next(updates)
+    progress.report(1_000, Unreadable())
+    next(updates)
+    clock.now += seconds - 0.5
+    progress.report(2_000, Unreadable())
+    clock.now += 0.5
+    progress.report(1_000 + 500 * seconds, torch.tensor(0.875))
+    clock.now += 1
+    progress.report(9_000, Unreadable())
+    assert len(list(updates)) == 2  # ends the refreshed line
+    line = (
+        f"{1_000 + 500 * seconds:,} episodes, 500 per second, training accuracy 87.5 %, "
+        f"0:00:{seconds:02d} left"  # 2 of 4 updates
+    )
+    assert line in out.getvalue()
+    assert terminal or out.getvalue() == f"{line}\n"

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: folder, checkpoints, command line, loading."""
+"""Training runs: command line, run folder, checkpoints, loading and publishing."""

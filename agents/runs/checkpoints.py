@@ -44,15 +44,13 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
-    """Write a checkpoint, then delete the oldest ones.
-
-    Whenever the process or the machine dies, the earlier checkpoints are as they were.
+    """Write a checkpoint, then delete the oldest ones; a crash leaves all of them whole.
 
     Args:
         folder: Folder of all checkpoints of a run; created if missing.
         checkpoint: What to write.
-        keep: Number of checkpoints to keep, not counting those of later steps, which the resumed
-            run has passed over.
+        keep: Number of checkpoints to keep. Those of later steps, which a resumed run has passed
+            over, don't count.
 
     Returns:
         The checkpoint's own folder.
@@ -69,13 +67,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
 
 def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
-    """Delete all but the newest checkpoints up to a step, and what an interrupted save left.
-
-    Args:
-        folder: Folder of all checkpoints of a run.
-        step: Step of the newest checkpoint that counts.
-        keep: Number of checkpoints to keep.
-    """
+    """Delete all but the newest ``keep`` checkpoints up to a step, and interrupted saves."""
     _remove_leftovers(folder)
     for path in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
         old = path.with_name(f".{path.name}.old")  # so that no checkpoint is ever there in part
@@ -84,12 +76,7 @@ def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
 
 
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest valid checkpoint, or None if there is none.
-
-    Args:
-        folder: Folder of all checkpoints of a run, which may be missing.
-        warn: Called with a message for each newer one that is damaged and passed over.
-    """
+    """Return the newest valid checkpoint, if any; ``warn`` of newer ones that are damaged."""
     for path in reversed(list_checkpoints(folder)):
         try:
             return read_checkpoint(path)
@@ -99,11 +86,7 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first.
-
-    Raises:
-        OSError: If ``folder`` is not a folder.
-    """
+    """Return the folders of a run's checkpoints, oldest first; none if ``folder`` is missing."""
     if not os.path.lexists(folder):
         return []
     return sorted(
@@ -149,12 +132,7 @@ def load_tensors(content: bytes, path: Path) -> Tensors:
 
 
 def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
-    """Return a group of tensors if they have the expected names, shapes and types.
-
-    Args:
-        group: Name of their file, without ``.safetensors``.
-        tensors: Tensors by name.
-        expected: Tensors of the right names, shapes and types.
+    """Return the tensors of ``group.safetensors`` if they are like the expected ones.
 
     Raises:
         CheckpointError: If a name, shape or type differs.
@@ -162,13 +140,13 @@ def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
     if tensors.keys() != expected.keys():
         differing = sorted(tensors.keys() ^ expected.keys())
         raise CheckpointError(
-            f"{group}.safetensors belongs to another model or device: {differing} differ"
+            f"{group}.safetensors is of another model or device: {differing} differ"
         )
     for name, tensor in expected.items():
         wanted, got = (f"{each.dtype} {tuple(each.shape)}" for each in (tensor, tensors[name]))
         if wanted != got:
             raise CheckpointError(
-                f"{group}.safetensors belongs to another model: {name} must be {wanted}, got {got}"
+                f"{group}.safetensors is of another model: {name} must be {wanted}, got {got}"
             )
     return tensors
 
@@ -190,10 +168,10 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
         if not number.isdecimal() or int(number) >= len(params):
-            raise CheckpointError(f"optimizer.safetensors belongs to another model: {key!r}")
+            raise CheckpointError(f"optimizer.safetensors is of another model: {key!r}")
         if tensor.ndim and tensor.shape != params[int(number)].shape:
             raise CheckpointError(
-                f"optimizer.safetensors belongs to another model: {key} must have shape "
+                f"optimizer.safetensors is of another model: {key} must have shape "
                 f"{tuple(params[int(number)].shape)}, got {tuple(tensor.shape)}"
             )
         state.setdefault(int(number), {})[name] = tensor.clone()

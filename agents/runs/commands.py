@@ -79,21 +79,19 @@ def parse_flags(
     default: ConfigT | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> ConfigT:
-    """Return the settings that a command line asks for.
+    """Return the settings that a command line asks for, also by :func:`read_resumed`.
 
     Args:
-        config_class: Dataclass of the settings. Each field is a flag, and the string below the
-            field is its help. With a field ``resume``, it also needs ``run_dir`` and ``env_id``:
-            ``--resume RUN_DIR`` then returns that run's settings (:func:`read_resumed`).
+        config_class: Dataclass of settings. A field is a flag; the string below it, its help.
         arguments: Command line, without the program's name.
         description: Text above the flags in ``--help``.
         default: Values of the flags that are not given; by default those of the class.
-        groups: Names of fields by the title of their box in ``--help``, such as
+        groups: Names of fields by title of their box in ``--help``, such as
             ``{"run": ("seed", ...), "learning": ("learning_rate", ...)}``. Every field is then
             in one group and has a default. By default all are in one box.
 
     Raises:
-        ValueError: If a value is not allowed, or for the reasons of :func:`read_resumed`.
+        ValueError: If a value is not allowed, or the run cannot be resumed.
         SystemExit: If the command line cannot be parsed, or after ``--help``.
     """
     import tyro  # an extra, which importing this module must not need
@@ -111,8 +109,7 @@ def parse_flags(
         description=description,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    boxes = [vars(getattr(boxed, title)) for title in groups]
-    return config_class(**{name: value for box in boxes for name, value in box.items()})
+    return config_class(**{k: v for box in vars(boxed).values() for k, v in vars(box).items()})
 
 
 def _nest(config_class: type, default: Any, groups: Mapping[str, Sequence[str]]) -> type:
@@ -124,19 +121,14 @@ def _nest(config_class: type, default: Any, groups: Mapping[str, Sequence[str]])
     bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
     params = [param for base in bases for param in parse_from_object(base).params]
     helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
-    boxes = []
-    for title, names in groups.items():
-        flags = [
-            (
-                name,
-                Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
-                field(default=getattr(default, name)),
-            )
-            for name in names
-        ]
-        box = make_dataclass(title, flags, frozen=True)
-        boxes.append((title, box, field(default=box())))
-    return make_dataclass("Flags", boxes, frozen=True)
+
+    def flag(name: str) -> tuple[str, Any, Any]:
+        kind = Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))]
+        return name, kind, field(default=getattr(default, name))
+
+    boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
+    nested = [(title, box, field(default=box())) for title, box in boxes.items()]
+    return make_dataclass("Flags", nested, frozen=True)
 
 
 class Stopped(SystemExit):
@@ -192,10 +184,6 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     The only other flag is ``--env-id`` with the run's own environment, which allows the import
     of the module that it names.
 
-    Args:
-        config_class: The script's settings, with the fields ``run_dir``, ``resume`` and ``env_id``.
-        arguments: Command line, without the program's name.
-
     Raises:
         ValueError: If there are other flags, or the folder holds no run of this script.
     """
@@ -205,20 +193,15 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         return None
     flags = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) != 2 * len(flags) or not flags.keys() <= {"--resume", "--env-id"}:
-        raise ValueError(
-            f"--resume RUN_DIR takes no other flag (but the run's own --env-id), got: "
-            f"{shlex.join(arguments)}"
-        )
+        got = shlex.join(arguments)
+        raise ValueError(f"--resume RUN_DIR only goes with the run's own --env-id, got: {got}")
     folder = Path(flags["--resume"])
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} holds no config.json: there is no run to resume")
     settings = read_settings(folder)
     names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
-    if settings.keys() != names:
-        raise ValueError(
-            f"{folder} was made by another script or version: settings "
-            f"{sorted(names ^ settings.keys())} differ"
-        )
+    if differing := sorted(names ^ settings.keys()):
+        raise ValueError(f"{folder} is of another script or version: settings {differing} differ")
     check_env_id(settings["env_id"], folder, allowed=flags.get("--env-id"))
     settings |= {"run_dir": str(folder), "resume": str(folder)}
     try:
@@ -233,12 +216,11 @@ def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None
     Args:
         env_id: Environment id from the run folder; Gymnasium imports the module before a colon.
         run_dir: The run folder.
-        allowed: Environment id that the user has given.
+        allowed: Environment id that the user has given, if any.
 
     Raises:
-        ValueError: If the id is not a printable string; if the user has given another one; or if
-            it names a module that is neither ours nor imported already, and the user has not
-            given it.
+        ValueError: If the id is not a printable string, the user has given another one, or it
+            names a module that is neither ours nor imported, and the user has given none.
     """
     path = run_dir / "config.json"
     if not isinstance(env_id, str) or not env_id.isprintable():
@@ -247,7 +229,7 @@ def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None
         raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
     if allowed is None and (module := foreign_module(env_id)) not in (None, *sys.modules):
         raise ValueError(
-            f"{path} names the module {module!r}, and importing it would run it: add --env-id "
+            f"{path} names the module {module!r}, and importing it would run it: say --env-id "
             f"{shlex.quote(env_id)} if you trust it"
         )
 

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old content or the new, never a part."""
+"""Files: written so that a crash leaves the old content or the new, read through schemas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder's list of names is on the disk."""
+    """Wait until the names in a folder are on the disk."""
     if os.name == "nt":  # Windows opens no folders and keeps their names safe by itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -46,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, that aren't there; wait until they are on the disk."""
+    """Create a folder and its parents if missing, and wait until they are on the disk."""
     for path in reversed((folder, *folder.parents)):
         if not path.is_dir():
             path.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def make_folder(folder: Path) -> None:
 
 
 def replace(old: Path, new: Path) -> None:
-    """Give a file or folder a new name in one step, and wait until that is on the disk."""
+    """Rename a file or folder in one step, and wait until that is on the disk."""
     os.replace(old, new)
     sync_folder(new.parent)
 
@@ -79,10 +79,10 @@ def to_json(content: Any) -> bytes:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return what a file holds, unless it is a pipe, a device or huge.
+    """Return the content of a file.
 
     Raises:
-        ValueError: If so, or if the file is missing; the message names it.
+        ValueError: If it is missing, a pipe, a device or too large; the message names it.
     """
     try:
         facts = path.stat()
@@ -98,7 +98,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
-    """Return what a JSON file holds, once it has the form that ``schema`` asks for.
+    """Return the content of a JSON file, in the form of a schema.
 
     Args:
         path: The file.
@@ -113,12 +113,14 @@ def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
 
 
 def parse_json(content: bytes, path: Path, schema: Any = dict[str, Any]) -> Any:
-    """Return what the content of a JSON file holds: see :func:`read_json`."""
+    """Return the content of a JSON file that was read already: see :func:`read_json`."""
+    if len(content) > MAX_TEXT:
+        raise ValueError(f"{path} has {len(content)} bytes, more than {MAX_TEXT}")
     return _read(lambda: convert(msgspec.json.decode(content), schema), path)
 
 
 def read_toml(path: Path, schema: Any = dict[str, Any]) -> Any:
-    """Return what a TOML file holds: see :func:`read_json`."""
+    """Return the content of a TOML file: see :func:`read_json`."""
     content = read_file(path, MAX_TEXT)
     return _read(lambda: convert(tomllib.loads(content.decode()), schema), path)
 
@@ -140,15 +142,13 @@ def read_csv(path: Path, row: Any = dict[str, str]) -> list[Any]:
 
 
 def convert(value: Any, schema: Any, *, strict: bool = True) -> Any:
-    """Return ``value`` as ``schema`` wants it; ``Path`` fields are text.
+    """Return dicts, lists, strings and numbers in the form of a schema: see :func:`read_json`.
 
-    Args:
-        value: Of dicts, lists, strings and numbers.
-        schema: See :func:`read_json`.
-        strict: False also takes numbers that are written as strings, as CSV files have them.
+    A string becomes a ``Path`` where the schema has one. Unless ``strict``, a string also becomes
+    a number, as CSV files need.
 
     Raises:
-        ValueError: If it has another form; the message names the entry.
+        ValueError: If the value has another form; the message names the entry.
     """
     return msgspec.convert(value, schema, strict=strict, dec_hook=_decode_path)
 
@@ -167,5 +167,5 @@ def _read(parse: Callable[[], T], path: Path) -> T:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, without the stack of C++ that torch may append."""
+    """Return an error's message without the C++ stack that torch may append."""
     return str(error).partition("\n")[0] or type(error).__name__

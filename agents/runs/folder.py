@@ -26,8 +26,8 @@ from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
 from agents.runs.commands import Stop, Stopped, foreign_module
 from agents.runs.files import convert, make_folder, read_json, to_json, write_whole
 from agents.runs.hashed import remove
-from agents.runs.machine import command_line, commit, describe_machine, interpreter, versions
-from agents.runs.metrics import METRICS, TIMING, Stopwatch, cut_csv, open_events
+from agents.runs.machine import command_line, commit, describe_machine, versions
+from agents.runs.metrics import Stopwatch, cut_csv, open_events
 from agents.runs.progress import TrainingProgress
 from agents.runs.records import finished_line, printable
 
@@ -43,11 +43,10 @@ class _SavedState(msgspec.Struct):
 class RunLog:
     """A folder for one run, and what a person sees of it meanwhile.
 
-    It holds ``config.json`` (settings, command, commit, machine; written first), ``log.txt``
-    (all that was printed, but for the status lines), ``metrics.csv``, ``timing.csv`` (whatever
-    depends on the clock), TensorBoard events, ``checkpoints/``, ``model.json`` with
-    ``best.safetensors``, and in the end ``result.json``. Metrics count env steps, those of all
-    lanes together.
+    It holds ``config.json`` (settings, command, commit, machine), ``log.txt`` (all that was
+    printed but the status lines), ``metrics.csv``, ``timing.csv`` (all that depends on the clock),
+    TensorBoard events, ``checkpoints/``, ``model.json`` with ``best.safetensors``, and in the end
+    ``result.json``. Env steps are those of all lanes together.
 
     As a context manager it says how to resume a run that was stopped or failed. A new run that
     fails before its first update leaves nothing behind.
@@ -55,21 +54,18 @@ class RunLog:
     Args:
         folder: Folder to create; must not hold a run already, unless ``resume``.
         config: A dataclass of settings, stored as JSON.
-        resume: Resume the run in the folder: from :attr:`checkpoint`, or from the start if that
-            is None. Metrics from after the checkpoint are dropped.
+        resume: Resume the folder's run from :attr:`checkpoint`; drop metrics from after it.
 
     Attributes:
         folder: The run folder.
-        checkpoint: The newest valid checkpoint, to resume from, or None.
-        status: Reports training, once per update:
-            :meth:`agents.runs.progress.TrainingProgress.report`.
+        checkpoint: The newest valid checkpoint, or None: a resumed run then starts over.
+        status: :meth:`agents.runs.progress.TrainingProgress.report`, to call once per update.
         judging: Returns a context whose CPU time does not count as training.
 
     Raises:
         FileExistsError: If the folder holds a run: none is ever overwritten.
-        CheckpointError: If the checkpoint is of a run with other settings, or all are damaged.
-        ValueError: If another process is writing to the folder, or a file in it is damaged or
-            a link.
+        ValueError: If another process is writing to the folder, a file in it is damaged or a
+            link, or no checkpoint fits the run.
     """
 
     def __init__(self, folder: Path, config: Any, *, resume: bool = False):
@@ -94,8 +90,9 @@ class RunLog:
                 write_whole(folder / "config.json", to_json(content))
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
-            self._stopwatch.add_earlier(cut_csv(timing, TIMING, steps + 1), timing)
-            cut_csv(metrics, METRICS, steps)
+            columns = "env_steps,seconds,cpu_seconds,env_steps_per_second"
+            self._stopwatch.add_earlier(cut_csv(timing, columns, steps + 1), timing)
+            cut_csv(metrics, "env_steps,tag,value", steps)
             self._timing = opened.enter_context(timing.open("a"))
             self._metrics = opened.enter_context(metrics.open("a"))
             self._events = open_events(folder, purge_step=steps if resume else None)
@@ -116,36 +113,31 @@ class RunLog:
         if error is None:
             self.close()
             return
-        kept = self._resumed or self._training.share > 0
+        started = self._resumed or self._training.share > 0 or self._newest[0] > 0
         with suppress(OSError):  # a full disk, for instance, which may be what ended the run
             if not isinstance(error, Stopped):
                 traceback.print_exception(error, file=self._lines)
         with suppress(OSError):
-            if isinstance(error, FloatingPointError):
-                self.say("the run diverged; resumed, it would diverge again")
-            elif kept:
-                self.say(f"the run ended early; resume with: {self.resume_command}")
-            else:
-                self.say(f"nothing was trained: {self.folder} is not kept")
+            self.say(
+                self._advice(error) if started else f"nothing was trained in {self.folder}: removed"
+            )
         with suppress(OSError):
             self.close()
-        with suppress(OSError):
-            if not kept:
-                self._discard()
+        if not started:
+            with suppress(OSError):
+                for path in self.folder.iterdir():
+                    remove(path)
+                if self._folder_is_new:
+                    self.folder.rmdir()
 
-    def _discard(self) -> None:
-        """Delete what is in the folder, and the folder if this run has created it."""
-        for path in self.folder.iterdir():
-            remove(path)
-        if self._folder_is_new:
-            self.folder.rmdir()
-
-    @property
-    def resume_command(self) -> str:
-        """The command that resumes this run."""
+    def _advice(self, error: BaseException) -> str:
+        """Say what can be done with a run that has ended early."""
+        if isinstance(error, FloatingPointError):
+            return "the run diverged; resumed, it would diverge again"
         env_id = str(self._settings.get("env_id", ""))
         allowed = [] if foreign_module(env_id) is None else ["--env-id", env_id]
-        return shlex.join([interpreter(), sys.argv[0], "--resume", str(self.folder), *allowed])
+        words = [sys.executable, sys.argv[0], "--resume", str(self.folder), *allowed]
+        return f"the run ended early; resume with: {shlex.join(words)}"
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""
@@ -202,7 +194,7 @@ class RunLog:
             update: Number of updates so far.
             env_steps: Env steps so far.
             tensors: Tensors by group.
-            state: Everything else that the script needs, ready for JSON.
+            state: All else that the script needs, ready for JSON.
         """
         if env_steps != self._timed:  # a resumed run's clock continues from here
             self.speed(env_steps)

@@ -29,9 +29,6 @@ def published_names() -> list[str]:
 def pretrained_dir(name: str) -> Path:
     """Return the folder of a published run, after checking its files against its manifest.
 
-    Args:
-        name: Name of a published run, such as ``"cluttered"``.
-
     Raises:
         ValueError: If no run has that name, or a file is missing or not the published one.
     """
@@ -46,13 +43,10 @@ def pretrained_dir(name: str) -> Path:
 
 
 def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
-    """Return a published model, on the CPU and in evaluation mode, and its settings.
-
-    Args:
-        name: Name of a published run, such as ``"cluttered"``.
+    """Return what :func:`load_run` does, for a published run such as ``"cluttered"``.
 
     Raises:
-        ValueError: See :func:`pretrained_dir` and :func:`load_run`.
+        ValueError: If no run has that name, or a file is missing or not the published one.
     """
     return load_run(pretrained_dir(name))
 
@@ -68,15 +62,14 @@ def load_run(
         run_dir: A run folder with ``config.json`` (its ``"config"`` holds the trainer's
             settings), ``model.json`` (fields of :class:`~agents.ram.RAMConfig`; one that is newer
             than the run has its default) and ``best.safetensors``.
-        env_id: Environment id to return in place of the run's, which may name any module then.
+        env_id: Environment id to return in place of the run's, which is then not checked.
 
     Returns:
         The model, on the CPU and in evaluation mode, and the trainer's settings.
 
     Raises:
-        ValueError: If a file is missing or damaged, or one does not fit another, or the run's
-            environment id names a module that is neither ours nor imported; the message names
-            the file.
+        ValueError: If a file is missing, damaged or does not fit another, or the run's environment
+            id names a module that is neither ours nor imported; the message names the file.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -90,7 +83,10 @@ def load_run(
     model = _build_model(run_dir / "model.json")
     path = run_dir / "best.safetensors"
     weights = load_tensors(read_file(path, MAX_BYTES), path)
-    check_like(str(path.with_suffix("")), weights, model.state_dict())
+    try:
+        check_like("best", weights, model.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit model.json: {error}") from error
     model.to_empty(device="cpu").load_state_dict(weights)
     return model.eval(), settings
 
@@ -98,17 +94,13 @@ def load_run(
 def _check_complete(run_dir: Path, settings: dict[str, Any]) -> None:
     """Report a run of another script, or one that has not come to a validation yet."""
     if not (run_dir / "model.json").exists():
-        script = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
-        origin = next((script[name] for name in script if name in settings), "another script")
+        scripts = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
+        found = next((scripts[name] for name in scripts if name in settings), "another script")
         raise ValueError(
-            f"{run_dir} has no model.json: expected a run of train/reinforce.py that has begun "
-            f"to train, found one of {origin} or one that failed before"
+            f"{run_dir} has no model.json: expected a run of train/reinforce.py, found {found}'s"
         )
     if not (run_dir / "best.safetensors").exists():
-        raise ValueError(
-            f"{run_dir} has no best.safetensors: its first validation, which writes it, has not "
-            "taken place yet"
-        )
+        raise ValueError(f"{run_dir} has no best.safetensors: wait for the run's first validation")
 
 
 def _build_model(path: Path) -> RecurrentAttentionModel:

@@ -1,11 +1,10 @@
-"""What a published number needs beside it: command, commit, versions, machine."""
+"""Facts to publish with a number: command, commit, versions and machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -17,7 +16,7 @@ import torch
 
 
 def describe_machine(commit: str | None) -> dict[str, Any]:
-    """Return all that, and when it was, ready for JSON; ``commit`` is from :func:`commit`."""
+    """Return these facts and the time, ready for JSON; ``commit`` is from :func:`commit`."""
     return {
         "command": command_line(),
         "commit": commit,
@@ -29,15 +28,8 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """Return the command that this process was started with."""
+    """Return the command that started this process."""
     return shlex.join(["python", *sys.argv])
-
-
-def interpreter() -> str:
-    """Return what to call this process's Python by in a shell: ``python`` where that is it."""
-    found, mine = Path(shutil.which("python") or ""), Path(sys.executable)
-    same = found.parent == mine.parent and found.resolve() == mine.resolve()
-    return "python" if same else str(mine)
 
 
 def versions() -> dict[str, str]:
@@ -46,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Return the CPU's name, and the GPU's if there is one."""
+    """Return the name of the CPU, and of the GPU if there is one."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -56,9 +48,9 @@ def _processor() -> str:
 
 
 def commit() -> str | None:
-    """Return the project's git commit, with "+" where files were changed, or None."""
+    """Return the project's git commit, with "+" if files were changed, or None."""
     here = Path(__file__).parent
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # as hooks set them
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # git hooks set them
 
     def git(*arguments: str) -> str:
         run = ["git", "--no-optional-locks", "-C", str(here), *arguments]

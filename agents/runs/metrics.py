@@ -11,20 +11,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.runs.files import read_file, write_whole
 
-METRICS = ("env_steps", "tag", "value")
-"""Columns of ``metrics.csv``."""
-
-TIMING = ("env_steps", "seconds", "cpu_seconds", "env_steps_per_second")
-"""Columns of ``timing.csv``; CPU seconds are of all threads, without validation."""
-
 _MAX_CSV = 2**30  # [B]
 
 
-def cut_csv(path: Path, columns: Sequence[str], before: int) -> list[str]:
-    """Keep the rows from before so many env steps; create the file if it is missing.
+def cut_csv(path: Path, header: str, before: int) -> list[str]:
+    """Cut a CSV file back to its rows from before so many env steps; create it if missing.
 
     Returns:
-        The values of the last row that was kept; empty if there is none.
+        The values of the last row that is left; empty if there is none.
     """
     try:
         text = read_file(path, _MAX_CSV).decode() if path.exists() else ""
@@ -33,7 +27,7 @@ def cut_csv(path: Path, columns: Sequence[str], before: int) -> list[str]:
         kept = [line for line in whole if int(line.split(",", 1)[0]) < before]
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    write_whole(path, "".join([",".join(columns) + "\n", *kept]).encode())
+    write_whole(path, "".join([header + "\n", *kept]).encode())
     return kept[-1].rstrip().split(",") if kept else []
 
 

@@ -122,7 +122,7 @@ def test_a_name_that_is_no_plain_folder_is_refused(run_dir, name):
 
 REFUSED = {
     "no result yet": ("result.json", None, "has no result.json: publish a finished run"),
-    "no validation yet": ("best.safetensors", None, "its first validation, .* has not taken place"),
+    "no validation yet": ("best.safetensors", None, "wait for the run's first validation"),
     "another script": ("model.json", None, "expected a run of train/reinforce.py"),
     "sample of digits": ("config.json", {"sample": True}, "not trained on the full data"),
     "no commit": ("config.json", {"commit": None}, "commit that others can check out"),

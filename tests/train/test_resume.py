@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from agents.runs.checkpoints import list_checkpoints, read_checkpoint
 from agents.runs.folder import RunLog
 from agents.training import Training
 from ram_env import DatasetError
@@ -82,7 +81,7 @@ def fail_at_update(monkeypatch: pytest.MonkeyPatch):
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Return all texts in a parsed JSON file, but for keys."""
+    """Yield all strings in a parsed JSON file except keys."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from strings(part)
@@ -99,22 +98,21 @@ def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
     assert contents(whole) == before
 
 
-def test_a_run_resumes_from_its_last_checkpoint(whole, tmp_path, capsys, fail_at_update):
-    fail_at_update(6)
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize(
+    ("failed_at", "message"),
+    [(6, "resuming after update 4: python"), (2, "no checkpoint yet, starting over")],
+)
+def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
+    whole, tmp_path, capsys, fail_at_update, failed_at, message, moved
+):
+    fail_at_update(failed_at)
     with pytest.raises(FloatingPointError):
         train(tmp_path / "run")
-    resume(tmp_path / "run")
-    assert "resuming after update 4: python" in capsys.readouterr().out
-    assert results(tmp_path / "run") == results(whole)
-
-
-def test_a_run_without_a_checkpoint_starts_over(whole, tmp_path, capsys, fail_at_update):
-    fail_at_update(2)
-    with pytest.raises(FloatingPointError):
-        train(tmp_path / "run")
-    resume(tmp_path / "run")
-    assert "no checkpoint yet, starting over" in capsys.readouterr().out
-    assert results(tmp_path / "run") == results(whole)
+    folder = (tmp_path / "run").rename(tmp_path / "moved") if moved else tmp_path / "run"
+    resume(folder)
+    assert message in capsys.readouterr().out
+    assert results(folder) == results(whole)
 
 
 def test_a_run_that_finds_no_data_leaves_no_folder(tmp_path, capsys, monkeypatch):
@@ -159,28 +157,6 @@ def test_nothing_that_is_saved_depends_on_the_time_the_machine_or_the_place(whol
         assert not [text for text in strings(state) if "/" in text or clock.search(text)]
 
 
-def test_the_newest_three_checkpoints_are_kept(whole):
-    paths = list_checkpoints(whole / "checkpoints")
-    assert [path.name for path in paths] == ["step_00000004", "step_00000006", "step_00000008"]
-    assert sorted((whole / "checkpoints").iterdir()) == paths
-    for path in paths:
-        read_checkpoint(path)
-
-
-def test_what_the_last_save_left_is_tidied_up_by_the_resumed_run(whole, tmp_path, monkeypatch):
-    def die(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("agents.runs.checkpoints.remove", die)  # the second one is never deleted
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "run", checkpoint_every=UPDATES // 4)
-    assert list((tmp_path / "run" / "checkpoints").glob(".step_*"))
-    resume(tmp_path / "run")
-    assert results(tmp_path / "run") == results(whole)
-    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
-
-
 def test_a_run_only_counts_as_finished_when_its_metrics_are_on_the_disk(tmp_path, monkeypatch):
     sync, when = RunLog._sync, []
 
@@ -193,12 +169,3 @@ def test_a_run_only_counts_as_finished_when_its_metrics_are_on_the_disk(tmp_path
     monkeypatch.setattr(RunLog, "_sync", note)
     train(tmp_path / "run")
     assert when[-1] == (False, (tmp_path / "run" / "metrics.csv").read_text())
-
-
-def test_where_a_run_lies_does_not_matter(whole, tmp_path, fail_at_update):
-    fail_at_update(4)
-    with pytest.raises(FloatingPointError):
-        train(tmp_path / "run")
-    (tmp_path / "run").rename(tmp_path / "moved")
-    resume(tmp_path / "moved")
-    assert results(tmp_path / "moved") == results(whole)

@@ -3,14 +3,11 @@
 import csv
 import json
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.evaluation import Score
@@ -40,13 +37,6 @@ def test_the_config_holds_settings_command_versions_and_machine(log):
     assert {"command", "commit", "python", "versions", "machine"} <= set(stored)
 
 
-def test_a_folder_that_holds_a_run_is_never_touched(log):
-    before = (log.folder / "config.json").read_text()
-    with pytest.raises(FileExistsError, match="--run-dir"):
-        RunLog(log.folder, Settings(seed=4))
-    assert (log.folder / "config.json").read_text() == before
-
-
 def test_metrics_count_env_steps_and_keep_every_digit(log):
     log.scalars(800, {"eval/error": 0.1 + 0.2})
     rows = list(csv.DictReader((log.folder / "metrics.csv").read_text().splitlines()))
@@ -54,19 +44,11 @@ def test_metrics_count_env_steps_and_keep_every_digit(log):
     assert list(log.folder.glob("events.out.tfevents.*"))
 
 
-def test_what_is_said_is_printed_and_kept_as_one_line(log, capsys):
-    long_line = "data: " + "x" * 300 + " [brackets]"
-    log.say(long_line)
-    assert capsys.readouterr().out == long_line + "\n"
-    assert (log.folder / "log.txt").read_text() == long_line + "\n"
-
-
-def test_saved_weights_come_back_equal(log):
-    weights = {"a": torch.rand(3, 2), "b": torch.rand(4)}
-    log.save_weights(weights)
-    loaded = load_file(log.folder / "best.safetensors")
-    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
-    assert not list(log.folder.glob("*.new"))
+def test_what_is_said_is_printed_and_kept_as_one_line_that_commands_no_terminal(log, capsys):
+    log.say("data: " + "x" * 300 + " [brackets] \x1b[2J")
+    line = "data: " + "x" * 300 + " [brackets] \\x1b[2J\n"
+    assert capsys.readouterr().out == line
+    assert (log.folder / "log.txt").read_text() == line
 
 
 def test_training_is_announced_at_once(log, capsys):
@@ -176,13 +158,6 @@ def test_a_run_without_a_checkpoint_starts_over(tmp_path):
     assert read_events(tmp_path / "run") == [("train/loss", 10, 2.0)]
 
 
-def test_settings_that_were_changed_are_refused(tmp_path):
-    write_some(tmp_path / "run", until=3)
-    with pytest.raises(CheckpointError, match="was changed"):
-        RunLog(tmp_path / "run", Settings(seed=4), resume=True)
-    RunLog(tmp_path / "run", Settings(), resume=True).close()  # the refusal left nothing locked
-
-
 def test_a_change_of_versions_is_warned_of(tmp_path, monkeypatch, capsys):
     write_some(tmp_path / "run", until=3)
     monkeypatch.setattr(run_log, "versions", lambda: {"torch": "0.1"})
@@ -206,8 +181,8 @@ def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) 
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (OSError("no room"), "the run ended early; resume with: PYTHON"),
-        (ValueError("a bug"), "the run ended early; resume with: PYTHON"),
+        (OSError("no room"), "the run ended early; resume with: "),
+        (ValueError("a bug"), "the run ended early; resume with: "),
         (FloatingPointError("update 3: loss not finite"), "the run diverged"),
     ],
 )
@@ -216,7 +191,7 @@ def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
 ):
     fail(tmp_path / "run", error, updates=1)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(advice.replace("PYTHON", machine.interpreter()))
+    assert last.startswith(advice)
     assert (f"--resume {tmp_path / 'run'}" in last) == ("resume with" in advice)
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
@@ -237,11 +212,6 @@ def test_a_resumed_run_that_fails_before_its_first_update_is_kept(tmp_path, caps
     assert (tmp_path / "run" / "config.json").exists()
 
 
-def test_nothing_that_a_run_says_commands_the_terminal(log, capsys):
-    log.say("env \x1b[2J-v0")
-    assert capsys.readouterr().out == "env \\x1b[2J-v0\n"
-
-
 @pytest.mark.parametrize(
     ("name", "row"),
     [("timing.csv", "10,x,1,1"), ("timing.csv", "10,1"), ("metrics.csv", "x,train/loss,1")],
@@ -251,23 +221,6 @@ def test_damaged_rows_are_refused_and_the_file_named(tmp_path, name, row):
     with (tmp_path / "run" / name).open("a") as file:
         file.write(f"{row}\n")
     with pytest.raises(ValueError, match=f"{name} is damaged"):
-        RunLog(tmp_path / "run", Settings(), resume=True)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"env_steps": -1},
-        {"env_steps": "x"},
-        {"metrics": {"a": "x"}},
-        {"metrics": []},
-        {"config": 1},
-    ],
-)
-def test_a_well_formed_but_senseless_state_is_refused(tmp_path, change):
-    with RunLog(tmp_path / "run", Settings()) as log:
-        log.save_checkpoint(1, 10, {}, change)
-    with pytest.raises(CheckpointError, match="the state of checkpoint 1 is invalid"):
         RunLog(tmp_path / "run", Settings(), resume=True)
 
 
@@ -281,18 +234,6 @@ def test_a_state_that_is_nested_deep_is_refused(tmp_path, depth):
     write_hashed(folder, {"state.json": nested.encode()})
     with pytest.raises(CheckpointError):
         RunLog(tmp_path / "run", Settings(), resume=True)
-
-
-@pytest.mark.parametrize("inside", [True, False])
-def test_the_python_to_resume_with_is_this_one(tmp_path, monkeypatch, inside):
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    for folder in (mine, other):
-        folder.mkdir()
-        (folder / "python").touch(mode=0o755)
-    (mine / "python3").symlink_to(mine / "python")
-    monkeypatch.setattr(sys, "executable", str(mine / "python3"))
-    monkeypatch.setenv("PATH", str(mine if inside else other))
-    assert machine.interpreter() == ("python" if inside else str(mine / "python3"))
 
 
 def test_the_clock_of_a_resumed_run_continues_from_the_checkpoint(tmp_path):

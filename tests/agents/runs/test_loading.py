@@ -47,17 +47,14 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         load_run(tmp_path / "nowhere")
 
 
-FILES = ["config.json", "model.json", "best.safetensors"]
-
-
 @pytest.mark.parametrize(
     ("missing", "settings", "message"),
     [
         ("config.json", {}, "config.json cannot be read: No such file"),
-        ("model.json", {}, "has no model.json: .* one of another script"),
-        ("model.json", {"algorithm": "ppo"}, "has no model.json: .* found one of train/sb3.py"),
-        ("model.json", {"model": "fc"}, "has no model.json: .* one of train/baselines.py"),
-        ("best.safetensors", {}, "has no best.safetensors: its first validation"),
+        ("model.json", {}, "has no model.json: .* found another script's"),
+        ("model.json", {"algorithm": "ppo"}, "has no model.json: .* found train/sb3.py's"),
+        ("model.json", {"model": "fc"}, "has no model.json: .* found train/baselines.py's"),
+        ("best.safetensors", {}, "has no best.safetensors: wait for the run's first validation"),
     ],
 )
 def test_a_missing_file_is_named_and_explained(run_dir, missing, settings, message):
@@ -87,69 +84,41 @@ def test_the_user_may_name_the_environment_instead(run_dir):
     assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
 
 
-@pytest.mark.parametrize("setting", [["learned"], {"a": 1}, [[[[]]]]])
-def test_a_setting_that_is_not_a_single_value_is_refused(run_dir, setting):
-    change(run_dir / "config.json", config={"env_id": "Some-v0", "locations": setting})
-    with pytest.raises(ValueError, match=r"config.json: setting 'locations' must be"):
-        load_run(run_dir)
-
-
-def test_an_entry_of_another_type_is_refused(run_dir):
-    change(run_dir / "config.json", sample="x")
-    with pytest.raises(ValueError, match=r"config.json is not valid.*sample"):
-        load_run(run_dir)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"\xff\xfe" + b, lambda _: b""])
-def test_a_damaged_file_is_named(run_dir, name, damage):
-    path = run_dir / name
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=name):
-        load_run(run_dir)
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.json"])
-def test_json_of_another_kind_is_refused(run_dir, name):
-    (run_dir / name).write_text("[1, 2]")
-    with pytest.raises(ValueError, match=f"{name} is not valid: Expected `object`, got `array`"):
-        load_run(run_dir)
-
-
-def test_a_config_without_settings_is_refused(run_dir):
-    change(run_dir / "config.json", config=None)
-    with pytest.raises(ValueError, match=r"config.json holds no settings"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, "holds no settings"),
+        ({"config": {"locations": ["learned"]}}, "setting 'locations' must be a single value"),
+        ({"config": {"locations": [[[[]]]]}}, "setting 'locations' must be a single value"),
+        ({"sample": "x"}, r"is not valid.*sample"),
+    ],
+)
+def test_another_form_of_settings_is_refused(run_dir, changes, message):
+    change(run_dir / "config.json", **changes)
+    with pytest.raises(ValueError, match=rf"config.json.* {message}"):
         load_run(run_dir)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"num_classes": None}, "missing required field `num_classes`"),
         ({"depth": 3}, r"unknown \['depth'\]"),
         ({"core": "transformer"}, "Invalid enum value 'transformer'"),
-        ({"hidden_size": "8"}, "model.json"),
-        ({"hidden_size": 8.5}, "model.json"),
-        ({"glimpse_shape": 4}, "model.json"),
+        ({"hidden_size": 8.5}, "hidden_size"),
         ({"glimpse_shape": [4, 4]}, "glimpse_shape"),
     ],
 )
-def test_sizes_that_make_no_model_are_explained(run_dir, changes, said):
+def test_sizes_that_make_no_model_are_explained(run_dir, changes, message):
     change(run_dir / "model.json", **changes)
-    with pytest.raises(ValueError, match=said) as caught:
-        load_run(run_dir)
-    assert "model.json" in str(caught.value)
-
-
-def test_weights_of_another_size_are_refused(run_dir):
-    change(run_dir / "model.json", hidden_size=9)
-    with pytest.raises(ValueError, match=r"best.safetensors belongs to another model: .* must be"):
+    with pytest.raises(ValueError, match=rf"model.json.*{message}"):
         load_run(run_dir)
 
 
-def test_sizes_that_fit_no_memory_are_refused_before_memory_is_taken(run_dir):
-    change(run_dir / "model.json", hidden_size=10**7)
-    with pytest.raises(ValueError, match="belongs to another model"):
+@pytest.mark.parametrize("hidden_size", [9, 10**7])
+def test_weights_of_another_size_are_refused_before_memory_is_taken(run_dir, hidden_size):
+    change(run_dir / "model.json", hidden_size=hidden_size)
+    with pytest.raises(ValueError, match=r"best.safetensors does not fit model.json.* must be"):
         load_run(run_dir)
 
 

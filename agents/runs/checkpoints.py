@@ -54,9 +54,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
     Returns:
         The checkpoint's own folder.
-
-    Raises:
-        OSError: If the disk is full or read-only.
     """
     _remove_leftovers(folder)
     path = folder / f"step_{checkpoint.step:08d}"
@@ -200,19 +197,19 @@ def unpack_generators(
         CheckpointError: If a state is missing, unknown or not that of a generator.
     """
     check_like("generators", states, pack_generators(generators, device))
-    for name, generator in generators.items():
-        generator.set_state(states[name])
-    torch.set_rng_state(states["torch"])
-    if "torch_cuda" in states:
-        torch.cuda.set_rng_state(states["torch_cuda"])
+    restore = {name: generator.set_state for name, generator in generators.items()}
+    restore |= {"torch": torch.set_rng_state, "torch_cuda": torch.cuda.set_rng_state}
+    for name, state in states.items():
+        try:
+            restore[name](state)
+        except RuntimeError as error:
+            raise CheckpointError(f"generators.safetensors: {name}: {first_line(error)}") from error
 
 
 def _step(path: Path) -> int:
-    """Return the step in a checkpoint's name."""
     return int(path.name.removeprefix("step_"))
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what an interrupted save has left."""
     for leftover in folder.glob(".step_*"):
         remove(leftover)

@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import msgspec
@@ -71,10 +70,7 @@ class RunLog:
     def __init__(self, folder: Path, config: Any, *, resume: bool = False):
         self.folder, self._resumed, self._folder_is_new = folder, resume, not folder.exists()
         self.checkpoint: Checkpoint | None = None
-        settings: dict[str, Any] = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(config).items()
-        }
+        settings = msgspec.to_builtins(asdict(config), enc_hook=str)
         self._settings = {k: v for k, v in settings.items() if k not in ("run_dir", "resume")}
         self._commit = commit()
         self._console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -104,12 +100,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.close()
             return
@@ -118,9 +109,7 @@ class RunLog:
             if not isinstance(error, Stopped):
                 traceback.print_exception(error, file=self._lines)
         with suppress(OSError):
-            self.say(
-                self._advice(error) if started else f"nothing was trained in {self.folder}: removed"
-            )
+            self.say(self._advice(error, started))
         with suppress(OSError):
             self.close()
         if not started:
@@ -130,8 +119,10 @@ class RunLog:
                 if self._folder_is_new:
                     self.folder.rmdir()
 
-    def _advice(self, error: BaseException) -> str:
+    def _advice(self, error: BaseException, started: bool) -> str:
         """Say what can be done with a run that has ended early."""
+        if not started:
+            return f"nothing was trained: {self.folder} is removed"
         if isinstance(error, FloatingPointError):
             return "the run diverged; resumed, it would diverge again"
         env_id = str(self._settings.get("env_id", ""))
@@ -149,9 +140,7 @@ class RunLog:
         every = math.ceil(num_updates / self._settings.get("num_validations", 1))
         self.say(f"training: {num_updates:,} updates, validation every {every:,}")
         self._stopwatch.start()
-        yield from self._training.updates(
-            0 if self.checkpoint is None else self.checkpoint.step, num_updates
-        )
+        yield from self._training.updates(getattr(self.checkpoint, "step", 0), num_updates)
 
     @property
     def time_left(self) -> str:
@@ -188,14 +177,7 @@ class RunLog:
     def save_checkpoint(
         self, update: int, env_steps: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]
     ) -> None:
-        """Save what the run resumes from, metrics first.
-
-        Args:
-            update: Number of updates so far.
-            env_steps: Env steps so far.
-            tensors: Tensors by group.
-            state: All else that the script needs, ready for JSON.
-        """
+        """Save what the run resumes from: tensors by group, and all else ready for JSON."""
         if env_steps != self._timed:  # a resumed run's clock continues from here
             self.speed(env_steps)
         self._sync()
@@ -213,10 +195,7 @@ class RunLog:
         checkpoints.save_checkpoint(self.folder / "checkpoints", checkpoint)
 
     def note_facts(self, facts: Mapping[str, Any]) -> None:
-        """Add to ``config.json`` what is only known later, such as the device and the data.
-
-        A resumed run keeps the first values, and warns if they have changed.
-        """
+        """Add facts such as the device to ``config.json``; warn if a resumed run's have changed."""
         path = self.folder / "config.json"
         settings = read_json(path)
         for name, value in facts.items():
@@ -225,7 +204,7 @@ class RunLog:
         write_whole(path, to_json(settings))
 
     def result(self, split: str, score: Score | None, data: str) -> None:
-        """Write the final result to ``result.json`` and print it on a line of its own.
+        """Write the final result to ``result.json``, and print it.
 
         Args:
             split: Split that was evaluated, or ``"none"``.
@@ -279,13 +258,12 @@ class RunLog:
 
 
 def run_in_folder(config: Any, name: str, train: Callable[[Any, RunLog, Stop], None]) -> None:
-    """Train in a run folder, new or resumed; a signal stops the run after a checkpoint.
+    """Call a script's ``train`` with a run folder; resuming a finished run only prints its result.
 
     Args:
-        config: The settings, with ``run_dir``, ``resume`` and ``seed``. Resuming a finished run
-            only prints its last line.
+        config: The settings, with ``run_dir``, ``resume`` and ``seed``.
         name: Beginning of a new folder's name below ``runs/``.
-        train: The script's training.
+        train: The script's training; SIGINT and SIGTERM stop it after a checkpoint.
     """
     if config.resume is not None and (line := finished_line(config.resume)) is not None:
         print(line)

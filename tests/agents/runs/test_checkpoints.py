@@ -37,10 +37,6 @@ def save_all(folder: Path, steps: list[int], keep: int = 3) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def as_bytes(tensor: Tensor) -> bytes:
     return bytes(tensor.reshape(-1).view(torch.uint8).tolist())
 
@@ -71,10 +67,9 @@ def test_state_step_and_groups_come_back_equal(tmp_path):
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     one, two = (save_checkpoint(tmp_path / name, made_up(3)) for name in ("one", "two"))
-    assert contents(one) == contents(two)
-    assert contents(one).keys() == {
-        *("model.safetensors", "empty.safetensors", "state.json", "manifest.json")
-    }
+    names = ("model.safetensors", "empty.safetensors", "state.json", "manifest.json")
+    assert sorted(names) == sorted(path.name for path in one.iterdir())
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
 
 
 def test_a_save_over_one_of_the_same_step_replaces_it(tmp_path):
@@ -194,7 +189,6 @@ def test_an_optimiser_continues_as_if_nothing_had_happened(tmp_path, name):
     ("key", "tensor", "said"),
     [
         ("2.step", torch.zeros(()), "another model: '2.step'"),
-        ("-1.step", torch.zeros(()), "another model: '-1.step'"),
         ("².step", torch.zeros(()), "another model: '².step'"),
         ("step", torch.zeros(()), "another model: 'step'"),
         ("0.exp_avg", torch.zeros(3, 2), r"0.exp_avg must have shape \(2, 3\), got \(3, 2\)"),
@@ -223,6 +217,13 @@ def test_generators_continue_as_if_nothing_had_happened(tmp_path):
     loaded = read_checkpoint(save_checkpoint(tmp_path, saved))
     unpack_generators(theirs, loaded.tensors["generators"])
     assert torch.equal(draw(theirs), expected)
+
+
+def test_a_state_that_is_not_a_generators_is_refused():
+    states = pack_generators({"noise": torch.Generator()})
+    states["torch"] = torch.zeros_like(states["torch"])
+    with pytest.raises(CheckpointError, match=r"generators.safetensors: torch: Invalid"):
+        unpack_generators({"noise": torch.Generator()}, states)
 
 
 def test_a_run_on_the_cpu_keeps_no_state_of_a_gpu_that_is_there(monkeypatch):

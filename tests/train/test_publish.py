@@ -6,7 +6,9 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -22,81 +24,58 @@ from train.reinforce import Config, main
 COMMIT = "0123456789" * 4  # of a clean tree, whatever the state of this one
 
 
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "signpost"
-    main(
-        Config(
-            env_id="SignpostGlimpse-v0",
-            total_episodes=256,
-            threads=1,
-            device="cpu",
-            num_validations=1,
-            run_dir=folder,
-        )
-    )
-    set_commit(folder, COMMIT)
+    short = {"total_episodes": 256, "threads": 1, "device": "cpu", "num_validations": 1}
+    main(Config(env_id="SignpostGlimpse-v0", run_dir=folder, **short))
+    edit_json(folder / "config.json", commit=COMMIT)
     return folder
 
 
-def set_commit(folder, commit):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": commit}))
+@pytest.fixture
+def copied(run_dir, tmp_path):
+    return Path(shutil.copytree(run_dir, tmp_path / "copied"))
 
 
 @pytest.fixture
 def published(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(agents.runs.loading, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(agents.runs.loading, "PRETRAINED", tmp_path / "pretrained")
+    publish(run_dir)
+    return tmp_path / "pretrained" / "board"
+
+
+def publish(run_dir: Path) -> None:
     train.publish.main(train.publish.Config(run_dir, "board"))
-    return tmp_path / "board"
 
 
-def test_a_published_model_is_the_runs(run_dir, published):
+def test_a_published_model_is_the_runs_with_its_validation_errors(run_dir, published):
     model, settings = load_pretrained("board")
     original, _ = load_run(run_dir)
     assert settings["env_id"] == "SignpostGlimpse-v0"
     for name, weight in original.state_dict().items():
         assert torch.equal(weight, model.state_dict()[name])
+    header, *rows = (run_dir / "metrics.csv").read_text().splitlines()
+    errors = [row for row in rows if "eval/error" in row]
+    assert (published / "validation.csv").read_text().splitlines() == [header, *errors]
+    assert len(errors) == 1
 
 
-def test_the_validation_errors_on_the_way_are_published(run_dir, published):
-    rows = (published / "validation.csv").read_text().splitlines()
-    assert rows[0] == "env_steps,tag,value"
-    assert rows[1:] == [
-        row for row in (run_dir / "metrics.csv").read_text().splitlines() if "eval/error" in row
-    ]
-    assert len(rows) == 2
-
-
-def test_no_path_of_the_machine_is_published(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(agents.runs.loading, "PRETRAINED", tmp_path)
-    copied = tmp_path / "copied"
-    shutil.copytree(run_dir, copied)
-    for file in ("config.json", "result.json"):
-        content = json.loads((copied / file).read_text())
-        content["data"] = f"MNIST train: 55000 images from {run_dir.parent} (unpacked)"
-        script = run_dir.parent / "train" / "reinforce.py"
-        if file == "config.json":
-            content["command"] = f"python {script} --run-dir {copied} --threads 1"
-        (copied / file).write_text(json.dumps(content))
-    train.publish.main(train.publish.Config(copied, "board"))
-    published = tmp_path / "board"
-    assert json.loads((published / "config.json").read_text())["data"] == (
-        "MNIST train: 55000 images"
-    )
-    assert json.loads((published / "config.json").read_text())["command"] == (
-        "python train/reinforce.py --run-dir RUN_DIR --threads 1"
-    )
+def test_no_path_of_the_machine_is_published(copied, published):
+    data, script = f"MNIST train: 55000 images from {copied.parent} (unpacked)", copied.parent / "x"
+    edit_json(copied / "result.json", data=data)
+    command = f"python {script}/train/reinforce.py --run-dir {copied} --threads 1"
+    edit_json(copied / "config.json", data=data, command=command)
+    publish(copied)
+    content = json.loads((published / "config.json").read_text())
+    assert content["data"] == "MNIST train: 55000 images"
+    assert content["command"] == "python train/reinforce.py --run-dir RUN_DIR --threads 1"
     for file in ("config.json", "result.json", "model.json"):
-        assert str(run_dir.parent) not in (published / file).read_text()
-    assert json.loads((published / "config.json").read_text())["commit"] == COMMIT
-
-
-def test_publishing_again_replaces_and_keeps_the_others(run_dir, published):
-    train.publish.main(train.publish.Config(run_dir, "other"))
-    train.publish.main(train.publish.Config(run_dir, "board"))
-    load_pretrained("other")
-    load_pretrained("board")
+        assert str(copied.parent) not in (published / file).read_text()
 
 
 @pytest.mark.parametrize(
@@ -135,16 +114,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_an_unfit_run_is_refused_and_what_was_published_stays(run_dir, published, tmp_path, reason):
+def test_an_unfit_run_is_refused_and_what_was_published_stays(copied, published, reason):
     file, changes, message = REFUSED[reason]
-    path = tmp_path / "copied" / file
-    shutil.copytree(run_dir, path.parent)
     if changes is None:
-        path.unlink()
+        (copied / file).unlink()
     else:
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        edit_json(copied / file, **changes)
     with pytest.raises(ValueError, match=message):
-        train.publish.main(train.publish.Config(path.parent, "board"))
+        publish(copied)
     load_pretrained("board")
 
 
@@ -152,54 +129,43 @@ class Died(BaseException):
     """Stands for the death of the process."""
 
 
-CALLS = ("open", "write", "fsync", "mkdir", "replace", "unlink", "rmdir")
-
-
 def die_at_call(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process die before a file operation, counted from 0."""
-    left = [number]
+    calls = count()
 
-    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
-        def die_or_call(*args: Any, **keywords: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Died
-            return call(*args, **keywords)
+    def dying(call: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+        if next(calls) >= number:
+            raise Died
+        return call(*args, **keywords)
 
-        return die_or_call
-
-    for name in CALLS:
-        monkeypatch.setattr(os, name, dying(getattr(os, name)))
+    for name in ("open", "write", "fsync", "mkdir", "replace", "unlink", "rmdir"):
+        monkeypatch.setattr(os, name, partial(dying, getattr(os, name)))
 
 
-@pytest.mark.parametrize("replaced", [True, False])
-def test_a_crash_at_any_file_operation_leaves_a_whole_run_or_none(
-    run_dir, published, tmp_path, monkeypatch, replaced
-):
-    older = json.loads((published / "config.json").read_text())["commit"]
-    newer = tmp_path / "newer"
-    shutil.copytree(run_dir, newer)
-    set_commit(newer, "f" * 40)
-    expected = {(), (older,), ("f" * 40,)} - ({()} if replaced else {(older,)})
-    seen = []
+def published_commits() -> tuple[str, ...]:
+    """Return the commits of all published runs, after checking their files."""
+    folders = map(agents.runs.loading.pretrained_dir, agents.runs.loading.published_names())
+    return tuple(json.loads((path / "config.json").read_text())["commit"] for path in folders)
+
+
+@pytest.mark.parametrize("old", [(COMMIT,), ()])
+def test_a_crash_at_any_file_operation_leaves_one_whole_run(copied, published, monkeypatch, old):
+    new = ("f" * 40,)
+    edit_json(copied / "config.json", commit=new[0])
+    kept, seen = Path(shutil.copytree(published, copied.with_name("kept"))), set()
     for number in count():
-        root = tmp_path / f"crash{number}"
-        shutil.copytree(published.parent / "board", root / "board") if replaced else root.mkdir()
-        monkeypatch.setattr(agents.runs.loading, "PRETRAINED", root)
+        shutil.rmtree(published)
+        if old:
+            shutil.copytree(kept, published)
         with monkeypatch.context() as patch, suppress(Died):
             die_at_call(number, patch)
-            train.publish.main(train.publish.Config(newer, "board"))
+            publish(copied)
             break
-        commits = []
-        for name in agents.runs.loading.published_names():
-            load_pretrained(name)
-            facts = (agents.runs.loading.pretrained_dir(name) / "config.json").read_text()
-            commits.append(json.loads(facts)["commit"])
-        seen.append(tuple(commits))
-        train.publish.main(train.publish.Config(newer, "board"))  # a second try succeeds
-        load_pretrained("board")
-        assert [path.name for path in root.iterdir()] == ["board"]
-    assert set(seen) == expected
+        seen.add(published_commits())
+        publish(copied)  # a second try succeeds and leaves nothing else
+        assert published_commits() == new
+        assert list(published.parent.glob("*board*")) == [published]
+    assert seen == {old, new}
 
 
 @pytest.mark.parametrize("name", sorted(agents.runs.loading.published_names()))
@@ -223,7 +189,5 @@ def test_every_published_model_errs_about_as_rarely_as_its_result_says(name, ful
         action_format="dict",
         data_dir=str(full_mnist),
     )
-    expected = json.loads((agents.runs.loading.PRETRAINED / name / "result.json").read_text())[
-        "error"
-    ]
-    assert evaluate(model, env, 1000).error < 2 * expected + 1  # [%], of 1,000 other images
+    result = json.loads((agents.runs.loading.PRETRAINED / name / "result.json").read_text())
+    assert evaluate(model, env, 1000).error < 2 * result["error"] + 1  # [%], of 1,000 other images

@@ -36,13 +36,11 @@ def test_all_is_written_though_the_system_takes_a_byte_at_a_time(tmp_path, monke
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
-def test_folders_are_made_with_those_above(tmp_path, monkeypatch):
-    make_folder(tmp_path / "a" / "b")
-    make_folder(tmp_path / "a" / "b")  # is there
-    assert (tmp_path / "a" / "b").is_dir()
+def test_folders_are_created_with_their_parents(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_folder(Path("c") / "d")
-    assert (tmp_path / "c" / "d").is_dir()
+    for folder in (tmp_path / "a" / "b", tmp_path / "a" / "b", Path("c") / "d"):
+        make_folder(folder)
+        assert folder.is_dir()
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileExistsError):
         make_folder(tmp_path / "file" / "more")
@@ -55,24 +53,18 @@ def test_json_comes_back_equal_to_the_digit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    "content",
     [
-        (b"", "is not valid"),
-        (b'{"a": ', "is not valid"),
-        (b"\xff\xfe\xff", "is not valid"),
-        (b"[" * 10**5, "is not valid"),
-        (b'{"a": NaN}', "is not valid"),
-        (b'{"a": -Infinity}', "is not valid"),
-        (b'{"a": 1e999}', "is not valid"),
-        (b'{"a": ' + b"9" * 10**5 + b"}", "is not valid"),
-        (b"[1]", "is not valid"),
-        (b" " * (MAX_TEXT + 1), f"has {MAX_TEXT + 1} bytes, more than {MAX_TEXT}"),
+        *(b"", b"[1]", b'{"a": ', b"\xff\xfe\xff", b"[" * 10**5, b"\0" * (MAX_TEXT + 1)),
+        *(b'{"a": ' + number + b"}" for number in (b"NaN", b"-Infinity", b"1e999", b"9" * 10**5)),
     ],
+    ids=lambda content: repr(content[:9]),
 )
-def test_what_is_no_json_object_is_named(tmp_path, content, said):
+def test_what_is_not_a_json_object_is_refused(tmp_path, content):
     path = tmp_path / "some.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"some.json.*{said}"):
+    message = f"has .* bytes, more than {MAX_TEXT}" if len(content) > MAX_TEXT else "is not valid"
+    with pytest.raises(ValueError, match=rf"some.json {message}"):
         read_json(path)
 
 
@@ -85,7 +77,7 @@ def test_what_could_not_be_read_back_is_not_written():
 
 @posix
 @pytest.mark.parametrize(
-    ("put", "said"),
+    ("put", "message"),
     [
         (lambda path: None, "cannot be read: No such file"),
         (Path.mkdir, "not a regular file"),
@@ -95,9 +87,9 @@ def test_what_could_not_be_read_back_is_not_written():
         (lambda path: path.write_bytes(b"12345"), "has 5 bytes, more than 4"),
     ],
 )
-def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, put, said):
+def test_what_is_not_a_file_is_refused_without_waiting(tmp_path, put, message):
     put(tmp_path / "file")
-    with pytest.raises(ValueError, match=rf"file .*{said}"):
+    with pytest.raises(ValueError, match=rf"file .*{message}"):
         read_file(tmp_path / "file", 4)
 
 

@@ -10,7 +10,6 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +73,5 @@ def main(config: Config) -> None:
     print(loading.PRETRAINED / config.name)
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line."""
-    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0])
-
-
 if __name__ == "__main__":
-    run(main, parse)
+    run(main, lambda arguments: parse_flags(Config, arguments, (__doc__ or "").splitlines()[0]))

@@ -65,10 +65,8 @@ class RunConfig:
 
 
 RUN_FLAGS = ("run_dir", "resume", "seed", "device", "threads")
-"""Flags of :class:`RunConfig` about the run itself, for the groups of :func:`parse_flags`."""
-
 LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_every")
-"""Flags of :class:`RunConfig` about validation, metrics and checkpoints."""
+"""The fields of :class:`RunConfig` but ``env_id``, for the groups of :func:`parse_flags`."""
 
 
 def parse_flags(
@@ -152,11 +150,7 @@ class Stop:
         return self._signal is not None
 
     def check(self) -> None:
-        """End the run here if a signal has arrived.
-
-        Raises:
-            Stopped: If one has.
-        """
+        """End the run here, by raising :class:`Stopped`, if a signal has arrived."""
         if self._signal is not None:
             raise Stopped(128 + self._signal)
 

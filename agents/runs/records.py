@@ -31,11 +31,7 @@ class ResultRecord(msgspec.Struct):
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
-    """Return the settings in a run's ``config.json``.
-
-    Raises:
-        ValueError: If the file is missing or damaged, or a setting is a list or an object.
-    """
+    """Return the settings in a run's ``config.json``; ValueError unless each is a single value."""
     path = run_dir / "config.json"
     settings = read_json(path, RunRecord).config
     if not settings:
@@ -47,11 +43,7 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
 
 
 def finished_line(run_dir: Path) -> str | None:
-    """Return the last line of a finished run, or None if the run has not finished.
-
-    Raises:
-        ValueError: If ``result.json`` is damaged.
-    """
+    """Return the last line of a finished run, or None if the run has not finished."""
     path = run_dir / "result.json"
     return printable(read_json(path, ResultRecord).line) if path.exists() else None
 
@@ -62,11 +54,7 @@ def printable(text: str) -> str:
 
 
 def portable(content: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    """Return the content of a run's ``config.json`` without the paths of its machine.
-
-    Raises:
-        ValueError: If it has another form than :class:`RunRecord`.
-    """
+    """Return the content of a run's ``config.json`` without the paths of its machine."""
     record = convert(content, RunRecord)
     content = {**content, "command": _portable_command(record.command, run_dir)}
     if record.data:

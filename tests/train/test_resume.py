@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +63,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def fail_at_update(monkeypatch: pytest.MonkeyPatch):
-    """Return a function that lets the next run fail in an update, counted from 1."""
-    move = Training.move_mean
+def train_and_fail(folder: Path, number: int) -> None:
+    """Begin a run and let it fail in an update, counted from 1."""
+    updates, move = count(1), Training.move_mean
 
-    def arm(number: int) -> None:
-        def fail(training: Training, decay: float) -> None:
-            nonlocal number
-            number -= 1
-            if number == 0:
-                raise FloatingPointError("made to fail")
-            move(training, decay)
+    def move_or_fail(training: Training, decay: float) -> None:
+        if next(updates) == number:
+            raise FloatingPointError("made to fail")
+        move(training, decay)
 
-        monkeypatch.setattr(Training, "move_mean", fail)
-
-    return arm
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "move_mean", move_or_fail)
+        with pytest.raises(FloatingPointError):
+            train(folder)
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -104,11 +102,9 @@ def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
     [(6, "resuming after update 4: python"), (2, "no checkpoint yet, starting over")],
 )
 def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
-    whole, tmp_path, capsys, fail_at_update, failed_at, message, moved
+    whole, tmp_path, capsys, failed_at, message, moved
 ):
-    fail_at_update(failed_at)
-    with pytest.raises(FloatingPointError):
-        train(tmp_path / "run")
+    train_and_fail(tmp_path / "run", failed_at)
     folder = (tmp_path / "run").rename(tmp_path / "moved") if moved else tmp_path / "run"
     resume(folder)
     assert message in capsys.readouterr().out
@@ -128,18 +124,13 @@ def test_a_run_that_finds_no_data_leaves_no_folder(tmp_path, capsys, monkeypatch
     assert not list(tmp_path.glob("**/config.json"))
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_an_existing_run_is_never_written_over(whole, tmp_path, fail_at_update, finished):
-    folder = whole
-    if not finished:
-        folder = tmp_path / "run"
-        fail_at_update(2)
-        with pytest.raises(FloatingPointError):
-            train(folder)
-    before = contents(folder)
-    with pytest.raises(FileExistsError, match=f"--run-dir, or resume it with --resume {folder}"):
-        train(folder, seed=1)
-    assert contents(folder) == before
+def test_an_existing_run_is_never_written_over(whole, tmp_path):
+    train_and_fail(tmp_path / "run", 2)
+    for folder in (whole, tmp_path / "run"):
+        before = contents(folder)
+        with pytest.raises(FileExistsError, match=f"or resume it with --resume {folder}"):
+            train(folder, seed=1)
+        assert contents(folder) == before
 
 
 def test_nothing_that_is_saved_depends_on_the_time_the_machine_or_the_place(whole, tmp_path):

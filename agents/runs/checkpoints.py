@@ -134,16 +134,15 @@ def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
     Raises:
         CheckpointError: If a name, shape or type differs.
     """
-    if tensors.keys() != expected.keys():
-        differing = sorted(tensors.keys() ^ expected.keys())
-        raise CheckpointError(
-            f"{group}.safetensors is of another model or device: {differing} differ"
-        )
-    for name, tensor in expected.items():
-        wanted, got = (f"{each.dtype} {tuple(each.shape)}" for each in (tensor, tensors[name]))
-        if wanted != got:
+    wanted, got = (
+        {name: f"{part.dtype} {tuple(part.shape)}" for name, part in each.items()}
+        for each in (expected, tensors)
+    )
+    for name in sorted(wanted | got):
+        if wanted.get(name) != got.get(name):
             raise CheckpointError(
-                f"{group}.safetensors is of another model: {name} must be {wanted}, got {got}"
+                f"{group}.safetensors is of another model or device: {name} must be "
+                f"{wanted.get(name, 'absent')}, got {got.get(name, 'none')}"
             )
     return tensors
 
@@ -164,13 +163,10 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
     state: dict[int, Tensors] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        if not number.isdecimal() or int(number) >= len(params):
-            raise CheckpointError(f"optimizer.safetensors is of another model: {key!r}")
-        if tensor.ndim and tensor.shape != params[int(number)].shape:
-            raise CheckpointError(
-                f"optimizer.safetensors is of another model: {key} must have shape "
-                f"{tuple(params[int(number)].shape)}, got {tuple(tensor.shape)}"
-            )
+        known = number.isdecimal() and int(number) < len(params)
+        if not known or (tensor.ndim and tensor.shape != params[int(number)].shape):
+            got = f"{key!r} with shape {tuple(tensor.shape)}"
+            raise CheckpointError(f"optimizer.safetensors is of another model: it has {got}")
         state.setdefault(int(number), {})[name] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

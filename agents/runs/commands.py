@@ -138,21 +138,19 @@ class Stop:
 
     As a context manager, in the main thread, it handles both signals: it remembers the first one
     until :meth:`check`, and a second one ends the process at once.
+
+    Attributes:
+        requested: The signal that has arrived, or None.
     """
 
     def __init__(self) -> None:
-        self._signal: signal.Signals | None = None
+        self.requested: signal.Signals | None = None
         self._before: dict[signal.Signals, signal.Handlers] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has arrived."""
-        return self._signal is not None
 
     def check(self) -> None:
         """End the run here, by raising :class:`Stopped`, if a signal has arrived."""
-        if self._signal is not None:
-            raise Stopped(128 + self._signal)
+        if self.requested is not None:
+            raise Stopped(128 + self.requested)
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
@@ -167,8 +165,8 @@ class Stop:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
-        self._signal = signal.Signals(number)
-        line = f"{self._signal.name}: stopping when this update is saved; again to stop at once\n"
+        self.requested = signal.Signals(number)
+        line = f"{self.requested.name}: stopping when this update is saved; again to stop at once\n"
         os.write(2, line.encode())  # print() may not be called from a signal's handler
 
 
@@ -222,10 +220,8 @@ def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None
     if allowed not in (None, env_id):
         raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
     if allowed is None and (module := foreign_module(env_id)) not in (None, *sys.modules):
-        raise ValueError(
-            f"{path} names the module {module!r}, and importing it would run it: say --env-id "
-            f"{shlex.quote(env_id)} if you trust it"
-        )
+        advice = f"say --env-id {shlex.quote(env_id)} if you trust it"
+        raise ValueError(f"{path} names the module {module!r}, and importing runs it: {advice}")
 
 
 def foreign_module(env_id: str) -> str | None:

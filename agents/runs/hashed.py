@@ -2,8 +2,7 @@
 
 A folder holds its manifest as ``manifest.json``; a single file ``NAME`` has ``NAME.json`` next
 to it. Reading checks sizes before contents and refuses links, pipes and devices. A digest
-detects damage and mix-ups. It is not a signature: whoever can write the file can write the
-manifest.
+detects damage and mix-ups; it is not a signature, since anyone can write a new manifest.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ _MAX_CSV = 2**30  # [B]
 
 
 def cut_csv(path: Path, header: str, before: int) -> list[str]:
-    """Cut a CSV file back to its rows from before so many env steps; create it if missing.
+    """Cut a CSV file back to the rows before a number of env steps; create it if missing.
 
     Returns:
         The values of the last row that is left; empty if there is none.

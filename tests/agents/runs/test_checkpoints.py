@@ -186,7 +186,7 @@ def test_an_optimiser_continues_as_if_nothing_had_happened(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("key", "tensor", "said"),
+    ("key", "tensor", "message"),
     [
         ("2.step", torch.zeros(()), "another model: it has '2.step'"),
         ("².step", torch.zeros(()), "another model: it has '².step'"),
@@ -194,10 +194,10 @@ def test_an_optimiser_continues_as_if_nothing_had_happened(tmp_path, name):
         ("0.exp_avg", torch.zeros(3, 2), r"it has '0.exp_avg' with shape \(3, 2\)"),
     ],
 )
-def test_an_optimiser_takes_nothing_of_another_model(key, tensor, said):
+def test_an_optimiser_refuses_the_tensors_of_another_model(key, tensor, message):
     model = make_model()
     optimizer = torch.optim.Adam(model.parameters())
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         unpack_optimizer(optimizer, {key: tensor})
     assert not optimizer.state_dict()["state"]
 

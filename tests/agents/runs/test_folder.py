@@ -44,7 +44,7 @@ def test_metrics_count_env_steps_and_keep_every_digit(log):
     assert list(log.folder.glob("events.out.tfevents.*"))
 
 
-def test_what_is_said_is_printed_and_kept_as_one_line_that_commands_no_terminal(log, capsys):
+def test_a_line_is_printed_and_kept_with_its_control_characters_escaped(log, capsys):
     log.say("data: " + "x" * 300 + " [brackets] \x1b[2J")
     line = "data: " + "x" * 300 + " [brackets] \\x1b[2J\n"
     assert capsys.readouterr().out == line
@@ -81,7 +81,7 @@ def test_the_stopwatch_leaves_out_the_cpu_time_of_validation(monkeypatch):
     assert watch.read() == (20.5, 25.25)
 
 
-def test_the_result_is_stored_and_said(log, capsys):
+def test_the_result_is_stored_and_printed(log, capsys):
     assert finished_line(log.folder) is None
     log.result("test", Score(761, 10_000), "MNIST test: 10000 images from a folder")
     line = "test error 7.61 % (95 % interval 7.11-8.15, 10000 images)"
@@ -91,7 +91,7 @@ def test_the_result_is_stored_and_said(log, capsys):
     assert (stored["split"], stored["wrong"], stored["total"]) == ("test", 761, 10_000)
 
 
-def test_what_is_known_once_the_data_are_open_joins_the_config(log, capsys):
+def test_facts_join_the_config_and_a_change_is_reported(log, capsys):
     log.note_facts({"data": "here", "sample": False})
     log.note_facts({"data": "there", "sample": False})  # a resumed run, on another machine
     stored = json.loads((log.folder / "config.json").read_text())

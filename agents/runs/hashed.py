@@ -1,0 +1,152 @@
+"""Files with a manifest of their sizes and SHA-256: checkpoints, published runs, zips.
+
+A folder holds its manifest as ``manifest.json``; a single file ``NAME`` has ``NAME.json`` next
+to it. Reading checks sizes before contents and refuses links, pipes and devices. A digest
+detects damage and mix-ups. It is not a signature: whoever can write the file can write the
+manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from agents.runs import files as disk
+
+SCHEMA = 1
+"""Version of the manifests; others are refused."""
+
+MAX_BYTES = 4 * 2**30
+"""Limit on a file, and on all files of a folder together [B]."""
+
+MANIFEST = "manifest.json"
+
+
+class _Digest(msgspec.Struct):
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: str
+
+
+class _FileManifest(_Digest):
+    schema: Literal[1]
+
+
+class _FolderManifest(msgspec.Struct):
+    schema: Literal[1]
+    files: dict[str, _Digest]
+
+
+def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files and their manifest into a folder, which appears or is replaced as a whole.
+
+    A crash leaves the new folder or the old one, for a moment under the name that
+    :func:`find_hashed` knows.
+
+    Args:
+        folder: Folder to create or replace. Missing parents are created.
+        files: Content by file name.
+
+    Raises:
+        OSError: If the disk is full or read-only. An old folder stays as it was.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    manifest = {"schema": SCHEMA, "files": {name: _digest(part) for name, part in files.items()}}
+    disk.make_folder(folder.parent)
+    remove(new)
+    os.mkdir(new)
+    for name, content in {**files, MANIFEST: disk.to_json(manifest)}.items():
+        disk.write_file(new / name, content)
+    disk.sync_folder(new)
+    if os.path.lexists(folder):
+        remove(old)
+        disk.replace(folder, old)
+    disk.replace(new, folder)
+    remove(old)
+
+
+def read_hashed(folder: Path) -> dict[str, bytes]:
+    """Return the files that :func:`write_hashed` wrote, by name, after checking every byte.
+
+    Raises:
+        ValueError: If a file is missing, unexpected, changed, too large or not a regular file;
+            the message names it.
+    """
+    path = _regular(folder / MANIFEST)
+    digests = disk.read_json(path, _FolderManifest).files
+    if differing := {each.name for each in folder.iterdir()} - {MANIFEST} ^ digests.keys():
+        raise ValueError(f"{path} must list the folder's files: {sorted(differing)} differ")
+    if (total := sum(digest.bytes for digest in digests.values())) > MAX_BYTES:
+        raise ValueError(f"{path} lists {total} bytes, more than {MAX_BYTES}")
+    return {name: _read_checked(folder / name, digest) for name, digest in digests.items()}
+
+
+def find_hashed(folder: Path) -> Path:
+    """Return where a folder lies: under another name if a crash interrupted its replacement."""
+    old = folder.with_name(f".{folder.name}.old")
+    return old if old.is_dir() and not os.path.lexists(folder) else folder
+
+
+def write_hashed_file(path: Path, content: bytes, facts: Mapping[str, Any]) -> None:
+    """Write one file with its manifest next to it, such as ``best.zip`` and ``best.zip.json``.
+
+    Args:
+        path: File to create or replace. A crash in between may leave a pair that doesn't match,
+            which :func:`read_hashed_file` refuses.
+        content: What the file holds.
+        facts: Further entries of the manifest, ready for JSON.
+    """
+    manifest = {"schema": SCHEMA, **facts, **_digest(content)}
+    disk.write_whole(manifest_path(path), disk.to_json(manifest))
+    disk.write_whole(path, content)
+
+
+def read_hashed_file(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a file that :func:`write_hashed_file` wrote, checked, and its whole manifest.
+
+    Raises:
+        ValueError: If the file or its manifest is missing, not a regular file or too large, or
+            the two don't match; the message names the file.
+    """
+    manifest = _regular(manifest_path(path))
+    digest, facts = disk.read_json(manifest, _FileManifest), disk.read_json(manifest)
+    return _read_checked(path, digest), facts
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of a single file lies: ``best.zip.json`` next to ``best.zip``."""
+    return path.with_name(f"{path.name}.json")
+
+
+def remove(path: Path) -> None:
+    """Delete a folder, a file or a link, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _read_checked(path: Path, expected: _Digest) -> bytes:
+    """Return a file's content if it has the expected size and SHA-256."""
+    if (size := _regular(path).stat().st_size) != expected.bytes:
+        raise ValueError(f"{path} has {size} bytes, its manifest says {expected.bytes}")
+    content = disk.read_file(path, MAX_BYTES)
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise ValueError(f"{path} was changed: its SHA-256 is not the manifest's")
+    return content
+
+
+def _regular(path: Path) -> Path:
+    """Return the path if a regular file is there, and not a link to one."""
+    if path.is_symlink() or not path.is_file():
+        raise ValueError(f"{path} is missing or not a regular file")
+    return path

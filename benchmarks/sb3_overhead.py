@@ -2,13 +2,10 @@
 
     python -m benchmarks.sb3_overhead
 
-steps an environment bare and through :class:`agents.sb3.GlimpseVecEnv`, in turns (A B A B ...), so
-that a drift of the machine affects both alike. It prints CPU time per env step, which other
-processes on the core don't add to: the median over the turns, and that of the differences within
-each turn. Actions are drawn beforehand.
-
-For comparison it also steps the environment with the episode's history in its observation, and
-``DummyVecEnv`` over single environments, which Stable-Baselines3 makes by default.
+steps an environment bare, through :class:`agents.sb3.GlimpseVecEnv` and through ``DummyVecEnv``,
+which Stable-Baselines3 uses by default. They take turns (A B A B ...), so that a drift of the
+machine affects all alike. It prints CPU time per env step, to which other processes add nothing:
+the median over the turns, and that of the differences within each turn.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
     python -m benchmarks.sb3_training
 
-lets each algorithm of train/sb3.py make updates with its default settings, in turns (A B A B ...),
-and prints env steps per CPU second: the median over the turns. For comparison it also trains
-RecurrentPPO with sb3-contrib's own buffer, on the same rollouts in minibatches of the same size,
-and Stable-Baselines3's PPO with its defaults, on one environment.
+lets each algorithm of train/sb3.py make updates with its defaults, in turns (A B A B ...), and
+prints env steps per CPU second: the median over the turns. Also in turn: RecurrentPPO with
+sb3-contrib's own buffer, and Stable-Baselines3's PPO with its defaults, on one environment.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int =
     models["recurrent_ppo, stock buffer"] = stock = make(env_id, num_envs, "recurrent_ppo")
     stock._setup_model()  # makes sb3-contrib's buffer, in place of ours
     models["stock PPO, one environment"] = PPO("MultiInputPolicy", env_id)
-    costs = take_turns(
-        {name: partial(train_once, model) for name, model in models.items()}, repetitions
-    )
+    updates = {name: partial(train_once, model) for name, model in models.items()}
+    costs = take_turns(updates, repetitions)
     print(f"\n{env_id}, {num_envs} lanes\n\n| algorithm | env steps/CPU s |\n|---|---:|")
     for name, cost in costs.items():
         print(f"| {name} | {1e6 / statistics.median(cost):,.0f} |")

@@ -1,9 +1,8 @@
 """Train the glimpse agent with Stable-Baselines3: `python train/sb3.py --algorithm ppo_history`.
 
 PPO and A2C, without memory or with the episode's glimpses so far in the observation, and
-RecurrentPPO. They learn from rewards alone and never see the label. Environment, log, checkpoints
-and evaluation are those of `train/reinforce.py`. The paragraphs of `train` are, in order: setup,
-algorithm, updates, result; what happens in an update is Stable-Baselines3's.
+RecurrentPPO learn from rewards alone, never from the label. Environment, log, checkpoints and
+evaluation are those of `train/reinforce.py`; an update is Stable-Baselines3's.
 """
 
 from __future__ import annotations
@@ -68,16 +67,16 @@ class Config(RunConfig):
     env_id: str = "MNISTGlimpse-v0"
     """Registered environment to train on."""
     total_steps: int = 5_000_000
-    """Env steps to train for, one per glimpse, all lanes together; rounded up to whole updates."""
+    """Env steps (glimpses) to train for, all lanes together; rounded up to whole updates."""
     num_envs: int = 128
     """Lanes: episodes played in parallel."""
     reward: Literal["final", "dense", "log_score"] = "final"
-    """Reward of the environment. All but final pay every label, and so make every label count. The
-    scores of a sampled label are +1 and -1 only, which makes log_score dense on another scale."""
+    """Reward of the environment; dense and log_score reward every label, not only the last. The
+    scores of a sampled label are +1 and -1, so log_score is dense on another scale."""
     rollout_episodes: int | None = None
-    """Episodes per lane and update; by default 8, for A2C 4. With few of them learning is slow."""
+    """Episodes per lane and update; by default 8, or 4 for A2C. Fewer learn more slowly."""
     batch_episodes: int = 64
-    """Steps of a minibatch, as a number of episodes. recurrent_ppo uses whole ones; not for A2C."""
+    """Minibatch size in episodes' worth of steps; recurrent_ppo keeps them whole. Not for A2C."""
     n_epochs: int = 4
     """Passes over the rollout in each update. Not for A2C."""
     learning_rate: float = 2e-3
@@ -90,7 +89,7 @@ class Config(RunConfig):
     final_std: float = 0.05
     """Std of the location policy at the end; the decay is geometric."""
     learned_std: bool = False
-    """Learn the std of x and of y, starting from --std, in place of that schedule."""
+    """Learn the std of x and of y, starting from --std; --final-std then has no effect."""
     hidden_size: int = 256
     """Units of the LSTM, or of the layer over the episode's glimpses."""
     entropy_coef: float = 0.05

@@ -39,7 +39,7 @@ class Config:
     """Settings of a run; every one is a flag."""
 
     run_dir: Path
-    """Folder to write the run to; created."""
+    """Folder to write the run to; must not exist yet."""
     env_id: str = "MNISTGlimpse-v0"
     """Registered environment to train on."""
     seed: int = 0

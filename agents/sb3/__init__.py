@@ -1,18 +1,16 @@
 """Policies and adapters for Stable-Baselines3.
 
-Import from here. A glimpse task needs three things that Stable-Baselines3 doesn't have: an action
-that is a Gaussian location and a categorical label, a memory for PPO and A2C, and all lanes of a
-vector environment at once. ``PPO("MultiInputPolicy", env)`` has none of them and stays near
-guessing. Start from :class:`HybridPolicy`, whose docstring has a complete example.
+Import from here. A glimpse task needs what ``PPO("MultiInputPolicy", env)``, which stays near
+guessing, doesn't have: an action that is a Gaussian location and a categorical label, a memory, and
+many lanes. Start from :class:`HybridPolicy`, whose docstring has an example.
 
 | name | what it is |
 |---|---|
 | ``GlimpseVecEnv`` | any Gymnasium vector environment as a ``VecEnv`` |
 | ``HybridPolicy`` | policy for PPO and A2C: Gaussian location, categorical label |
-| ``GlimpseFeatures`` | its default features: the current glimpse |
+| ``GlimpseFeatures`` | its default features, without memory |
 | ``VectorGlimpseHistory``, ``HistoryFeatures`` | the episode so far as observation and features |
-| ``RecurrentHybridPolicy`` | ``HybridPolicy`` with an LSTM, for sb3-contrib's RecurrentPPO |
-| ``EpisodeBuffer`` | minibatches of whole episodes for RecurrentPPO, which are faster |
+| ``RecurrentHybridPolicy``, ``EpisodeBuffer`` | LSTM policy and fast minibatches for RecurrentPPO |
 | ``evaluate_sb3``, ``play_split_sb3`` | test error, and what the agent saw and predicted |
 | ``save_sb3``, ``load_sb3``, ``ManifestCheckpointCallback`` | zips with a manifest |
 

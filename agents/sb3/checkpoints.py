@@ -1,10 +1,9 @@
 """Stable-Baselines3's zip files, each with a manifest next to it.
 
 The zips contain pickled objects, and loading one executes code that it holds. The manifest detects
-a damaged or exchanged file. It is not a signature, so load zips only from sources whose programs
-you would run. A zip holds neither the environment's state nor the random number generators' nor a
-rollout in progress: a run resumed from one is valid but not the same run. The checkpoints of
-:mod:`agents.runs.checkpoints` have neither limitation.
+a damaged or exchanged file. It is not a signature: load zips only from sources whose programs you
+would run. A zip holds neither the environment's state nor those of the random number generators, so
+a run cannot resume exactly from one, as it can from :mod:`agents.runs.checkpoints`.
 """
 
 from __future__ import annotations
@@ -69,12 +68,8 @@ def save_sb3(model: BaseAlgorithm, path: Path) -> Path:
     """Write ``model`` to ``path``, a zip of Stable-Baselines3, and its manifest next to it."""
     content = io.BytesIO()
     model.save(content)
-    facts = {
-        "algorithm": type(model).__name__,
-        "env_steps": model.num_timesteps,
-        "versions": versions(),
-    }
-    write_hashed_file(path, content.getvalue(), facts)
+    facts = {"algorithm": type(model).__name__, "env_steps": model.num_timesteps}
+    write_hashed_file(path, content.getvalue(), {**facts, "versions": versions()})
     return path
 
 

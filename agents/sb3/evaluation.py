@@ -48,8 +48,8 @@ def play_split_sb3(
         env: Environment with ``order="sequential"`` and lanes that are in step, such as
             :class:`agents.sb3.GlimpseVecEnv`, with the observations that the model was trained on.
         num_images: n, images in the split; later visits are not counted.
-        deterministic: Take the policy's mode. False samples, with noise that is the same at every
-            call and leaves torch's generators (the CPU's and those of the model's GPU) unchanged.
+        deterministic: Take the policy's mode. False samples, with the same noise at every call; the
+            generators of the CPU and of the model's GPU stay as they were.
         on_batch: Called after every batch of episodes; may raise to stop early.
 
     Returns:
@@ -89,11 +89,10 @@ def play_split_sb3(
 def _play_episodes(
     model: PolicyPredictor, env: VecEnv, obs: Any, deterministic: bool
 ) -> tuple[Tensor, Tensor, Any, list[dict[str, Any]]]:
-    """Play one episode in every lane.
+    """Play one episode per lane.
 
-    Returns:
-        Predicted labels, one-hot (N, T, K); locations of the glimpses (N, T, 2); observations of
-        the next episodes, and the N infos at the end of these.
+    Return the predicted labels, one-hot (N, T, K), the locations (N, T, 2), the first observations
+    of the next episodes, and the N infos at the end of these.
     """
     state, starts, over = None, np.ones(env.num_envs, bool), False
     predicted, locations = [], []

@@ -1,9 +1,8 @@
 """The episode so far as one observation: memory for algorithms that have none.
 
-:class:`VectorGlimpseHistory` replaces ``glimpse`` and ``location`` by all those of the episode, in
-the order in which they were seen, with a mask of the slots that are filled.
-:class:`HistoryFeatures` turns them into features for Stable-Baselines3. Observations are NumPy
-arrays.
+:class:`VectorGlimpseHistory` replaces ``glimpse`` and ``location`` by all those of the episode so
+far, in order, as NumPy arrays with a mask of the slots that are filled. :class:`HistoryFeatures`
+turns them into features for Stable-Baselines3.
 
 Dimension key:
     N: lanes, or samples
@@ -89,41 +88,38 @@ class VectorGlimpseHistory(VectorWrapper):
         return self._observe(obs), reward, terminated, truncated, infos
 
     def _observe(self, obs: Obs) -> Obs:
-        """Store what all lanes see, and return their episodes so far in fresh arrays.
-
-        A lane whose time is that of a first glimpse begins a new episode. A glimpse that is
-        repeated at the end of an episode fills its own slot again.
-        """
-        slots = self._slots(obs["time"])
-        lanes = np.arange(len(slots))
-        if not ((slots == 0) | (self._seen["mask"][lanes, slots - 1] > 0)).all():
-            raise self._mismatch(obs["time"])
-        for part in self._seen.values():
-            part[slots == 0] = 0
-        _fill(self._seen, lanes, slots, obs)
+        """Store what all lanes see, and return their episodes so far in fresh arrays."""
+        self._add(self._seen, obs)
         return {**{name: part.copy() for name, part in self._seen.items()}, "time": obs["time"]}
 
     def _complete(self, lanes: np.ndarray, finals: list[Obs]) -> list[Obs]:
         """Return the ended episodes of the lanes (n,), given their n final observations."""
         obs = {name: np.stack([final[name] for final in finals]) for name in finals[0]}
         episodes = {name: part[lanes] for name, part in self._seen.items()}  # (n, T, ...)
-        _fill(episodes, np.arange(len(lanes)), self._slots(obs["time"]), obs)
+        self._add(episodes, obs)
         episodes["time"] = obs["time"]
         return [{name: part[i] for name, part in episodes.items()} for i in range(len(lanes))]
 
-    def _slots(self, time: np.ndarray) -> np.ndarray:
-        """Return the slots (N,) of the glimpses at times (N, 1), that is seen / T."""
-        seen = time[:, 0] * self._num_glimpses
-        slots = np.rint(seen).astype(int) - 1
-        if (np.abs(slots + 1 - seen) > 1e-3).any() or (slots < 0).any():
-            raise self._mismatch(time)
-        return slots
+    def _add(self, episodes: Obs, obs: Obs) -> None:
+        """Write the glimpses of observations (N, ...) into their slots of the episodes (N, T, ...).
 
-    def _mismatch(self, time: np.ndarray) -> ValueError:
-        return ValueError(
-            f"num_glimpses must be the environment's, got {self._num_glimpses}, but the times "
-            f"{np.unique(time).tolist()} (glimpses seen / num_glimpses) don't advance by one"
-        )
+        A lane whose time is that of a first glimpse begins a new episode. A glimpse that is
+        repeated at the end of an episode fills its own slot again.
+        """
+        seen = obs["time"][:, 0] * self._num_glimpses
+        slots, lanes = np.rint(seen).astype(int) - 1, np.arange(len(seen))
+        whole = (np.abs(slots + 1 - seen) < 1e-3).all() and (slots >= 0).all()
+        if not whole or not ((slots == 0) | (episodes["mask"][lanes, slots - 1] > 0)).all():
+            raise ValueError(
+                f"num_glimpses must be the environment's, got {self._num_glimpses}, but the times "
+                f"{np.unique(seen / self._num_glimpses).tolist()} (glimpses seen / num_glimpses) "
+                "don't advance by one"
+            )
+        for part in episodes.values():
+            part[slots == 0] = 0
+        episodes["glimpses"][lanes, slots] = obs["glimpse"]
+        episodes["locations"][lanes, slots] = obs["location"]
+        episodes["mask"][lanes, slots] = 1
 
 
 class HistoryFeatures(BaseFeaturesExtractor):
@@ -161,10 +157,3 @@ class HistoryFeatures(BaseFeaturesExtractor):
         g = torch.stack((g.sum(1), g[torch.arange(len(g)), now]), 1)  # (N, 2, D)
         joined = torch.cat((g.flatten(1), observations["time"]), 1)
         return functional.relu(self.hidden(joined))
-
-
-def _fill(episodes: Obs, lanes: np.ndarray, slots: np.ndarray, obs: Obs) -> None:
-    """Write glimpses and locations into the lanes' slots."""
-    episodes["glimpses"][lanes, slots] = obs["glimpse"]
-    episodes["locations"][lanes, slots] = obs["location"]
-    episodes["mask"][lanes, slots] = 1

@@ -5,9 +5,6 @@ is the label. Stable-Baselines3 would model it as one Gaussian over 2 + K number
 is Gaussian and the label categorical. A sampled label c is packed as +1 at c and -1 elsewhere: that
 survives the clipping to [-1, 1] and is read back by argmax.
 
-The module extends only what Stable-Baselines3 documents: a features extractor, a distribution and a
-policy.
-
 Dimension key:
     N: samples (lanes, or steps of a minibatch)
     P, G: glimpse planes (scales x colours), glimpse side [px]
@@ -170,10 +167,7 @@ class HybridPolicy(ActorCriticPolicy):
 
         env = gymnasium.make_vec("MNISTGlimpse-v0", num_envs=64)
         lanes = GlimpseVecEnv(VectorGlimpseHistory(env, env.task.num_glimpses))
-        settings = {
-            "num_classes": env.num_classes,
-            "features_extractor_class": HistoryFeatures,
-        }
+        settings = {"num_classes": env.num_classes, "features_extractor_class": HistoryFeatures}
         PPO(HybridPolicy, lanes, n_steps=28, batch_size=448, policy_kwargs=settings)
 
     Args:
@@ -228,7 +222,7 @@ class HybridPolicy(ActorCriticPolicy):
         std = math.exp(parameters.pop("log_std_init"))
         return {**parameters, **self._hybrid, "initial_std": std}
 
-    # The only ways to the distribution. The recurrent policy's methods take more arguments.
+    # All ways to the distribution pass through one of these two.
 
     def extract_features(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Extract features to act on or to evaluate: see ``ActorCriticPolicy``."""

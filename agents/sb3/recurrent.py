@@ -1,9 +1,9 @@
 """RecurrentPPO on minibatches of whole episodes, which is faster where all have the same length.
 
-sb3-contrib's buffer takes episodes of any length. It cuts the rollout at a random place, copies and
-pads each sequence, and runs the LSTM step by step, since an episode may begin in mid-sequence and
-reset the state. Episodes of T steps in lanes that are in step need none of that: each sequence is
-one episode, begins with a state of zeros, and passes through the LSTM in one call.
+sb3-contrib's buffer takes episodes of any length. It cuts the rollout at a random place, pads each
+sequence, and runs the LSTM step by step, since an episode may begin in mid-sequence. Episodes of T
+steps in lanes that are in step need none of that: each sequence is one episode, begins with a state
+of zeros, and passes through the LSTM in one call.
 
 Dimension key:
     R: steps of a rollout

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorWrapper
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
@@ -33,9 +33,7 @@ class ResumedVectorEnv(VectorWrapper):
         restored: Observations and infos from ``env.set_state`` for the next reset, or None.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]):
-        super().__init__(env)
-        self.restored: Any = None
+    restored: Any = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Return the restored observations and infos once, or begin new episodes."""

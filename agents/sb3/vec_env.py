@@ -1,9 +1,9 @@
 """Any Gymnasium vector environment as a Stable-Baselines3 ``VecEnv``.
 
-Stable-Baselines3 has a vector API of its own, older than Gymnasium's. Infos are a list with one
-dict per lane; at the end of an episode the dict holds the last observation
-(``terminal_observation``) and whether a time limit ended the episode (``TimeLimit.truncated``). One
-flag covers both ways to end, rewards are float32, and seeds and options wait for the next reset.
+Stable-Baselines3's vector API is older than Gymnasium's. Infos are a list with one dict per lane,
+which at the end of an episode holds the last observation (``terminal_observation``) and whether a
+time limit ended it (``TimeLimit.truncated``). One flag covers both ways to end, rewards are
+float32, and seeds and options wait for the next reset.
 
 Dimension key:
     N: lanes (sub-environments)
@@ -26,9 +26,8 @@ _OLD_EPISODE_INFOS = {"final_obs", "_final_obs", "final_info", "_final_info"}
 class GlimpseVecEnv(VecEnv):
     """A Gymnasium vector environment that Stable-Baselines3 takes directly.
 
-    It returns what ``DummyVecEnv`` over the same single environments would: observations, rewards,
-    flags, infos and reset infos. Infos are complete at every step, as Python numbers and rows of
-    arrays.
+    It returns what ``DummyVecEnv`` over the same single environments would. Infos are complete at
+    every step, as Python numbers and rows of arrays.
 
     ``get_attr`` and its relatives ask the single environments of ``SyncVectorEnv`` and
     ``AsyncVectorEnv`` (which shuts down if one lacks the attribute). Any other vector environment
@@ -38,10 +37,6 @@ class GlimpseVecEnv(VecEnv):
     Args:
         env: Vector environment in the autoreset mode ``SAME_STEP`` that returns NumPy observations
             in fresh arrays.
-
-    Attributes:
-        env: The Gymnasium environment.
-        spec: Its spec.
 
     Raises:
         ValueError: If ``env`` is in another autoreset mode or reuses its arrays; in ``reset``, if
@@ -64,8 +59,7 @@ class GlimpseVecEnv(VecEnv):
         ``PPO(..., seed=s)`` calls this too; to use other seeds, call it after making the algorithm.
 
         Args:
-            seed: An int seeds lane i with seed + i; a list has one seed per lane; None draws a seed
-                from NumPy's global generator.
+            seed: An int seeds lane i with seed + i, a list has one seed per lane, None is random.
         """
         if seed is None or isinstance(seed, (int, np.integer)):
             return super().seed(None if seed is None else int(seed))

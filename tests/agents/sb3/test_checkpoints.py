@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cloudpickle
 import gymnasium
-import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO
@@ -51,8 +50,6 @@ def test_a_loaded_model_is_the_one_that_was_saved(trained):
     assert loaded.num_timesteps == 40
     for name, weight in model.policy.state_dict().items():
         assert torch.equal(weight, loaded.policy.state_dict()[name])
-    obs = np.zeros((1, 4), np.float32)
-    assert loaded.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
 
 
 def test_a_zip_that_was_changed_or_exchanged_is_refused_unless_trusted(trained, tmp_path):

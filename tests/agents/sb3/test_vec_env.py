@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,10 @@ def walk_together(ours: VecEnv, theirs: VecEnv, steps: int) -> int:
     assert_same_but_scalars(ours.reset_infos, theirs.reset_infos, "reset_infos")
     for step in range(steps):
         actions = np.stack([space.sample() for _ in range(N)])
-        said, expected = ours.step(actions), theirs.step(actions)
-        assert_same_but_scalars(said, expected, f"step {step}")
+        got, expected = ours.step(actions), theirs.step(actions)
+        assert_same_but_scalars(got, expected, f"step {step}")
         assert_same_but_scalars(ours.reset_infos, theirs.reset_infos, f"reset_infos {step}")
-        ended += int(said[2].sum())
+        ended += int(got[2].sum())
     assert_same_but_scalars(ours.reset(), theirs.reset(), "reset without a seed")
     return ended
 
@@ -100,9 +101,7 @@ def walk_together(ours: VecEnv, theirs: VecEnv, steps: int) -> int:
 
 @pytest.mark.parametrize("monitored", [False, True])
 def test_it_equals_dummy_vec_env_on_cart_pole_ended_by_falls_and_by_the_time_limit(monitored):
-    def single() -> gym.Env:
-        return cart_pole(monitored)
-
+    single = partial(cart_pole, monitored)
     ours, theirs = GlimpseVecEnv(sync(single)), DummyVecEnv([single] * N)
     assert walk_together(ours, theirs, 200) > 10
     ours.close()
@@ -135,16 +134,15 @@ def test_vec_normalize_around_it_equals_vec_normalize_around_dummy_vec_env():
 
 
 def test_what_is_returned_may_be_changed():
-    env = GlimpseVecEnv(native())
-    other = GlimpseVecEnv(native())
-    for e in (env, other):
-        e.seed(1)
+    env, other = GlimpseVecEnv(native()), GlimpseVecEnv(native())
+    env.seed(1)
+    other.seed(1)
     actions = np.zeros((N, 6), np.float32)
     assert_same_but_scalars(env.reset(), other.reset())
     for _ in range(9):
-        said, expected = env.step(actions), other.step(actions)
-        assert_same_but_scalars(said, expected)
-        obs, reward, ended, infos = said
+        got, expected = env.step(actions), other.step(actions)
+        assert_same_but_scalars(got, expected)
+        obs, reward, ended, infos = got
         assert isinstance(obs, dict)
         for array in (*obs.values(), reward, ended):
             array[...] = 0

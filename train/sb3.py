@@ -20,7 +20,6 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
-import tyro
 from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
@@ -31,7 +30,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from agents.baselines import count_parameters
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import Score, score_by_glimpse
-from agents.runs.commands import RunConfig, Stop, read_resumed, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.sb3 import (
     EpisodeBuffer,
@@ -143,6 +142,18 @@ class Config(RunConfig):
     def update_episodes(self) -> int:
         """Episodes of an update, all lanes together."""
         return self.num_envs * self.lane_episodes
+
+
+GROUPS = {
+    "run": RUN_FLAGS,
+    "task": ("env_id", "reward", "num_envs"),
+    "model": ("algorithm", "hidden_size", "std", "final_std", "learned_std"),
+    "learning": (
+        *("total_steps", "rollout_episodes", "batch_episodes", "n_epochs", "learning_rate"),
+        *("decay", "entropy_coef", "gae_lambda"),
+    ),
+    "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),
+}
 
 
 def main(config: Config) -> None:
@@ -316,9 +327,7 @@ def make_model(
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line, or of the run that it resumes."""
-    return read_resumed(Config, arguments) or tyro.cli(
-        Config, args=arguments, description=(__doc__ or "").splitlines()[0]
-    )
+    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0], groups=GROUPS)
 
 
 if __name__ == "__main__":

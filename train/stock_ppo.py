@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.baselines import count_parameters
-from agents.runs.commands import run
+from agents.runs.commands import parse_flags, run
 from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, evaluate_sb3
 from agents.sb3.training import raising_divergence
@@ -118,7 +117,7 @@ def append_rows(path: Path, rows: list[list[Any]]) -> None:
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line."""
-    return tyro.cli(Config, args=arguments, description=(__doc__ or "").splitlines()[0])
+    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 A folder holds its manifest as ``manifest.json``; a single file ``NAME`` has ``NAME.json`` next
 to it. Reading checks sizes before contents and refuses links, pipes and devices. A digest
-detects damage and mix-ups. It is not a signature: whoever can write the file can write the
-manifest.
+detects damage and mix-ups; it is not a signature, since anyone can write a new manifest.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ import msgspec
 
 from agents.runs import files as disk
 
-SCHEMA = 1
-"""Version of the manifests; others are refused."""
-
 MAX_BYTES = 4 * 2**30
 """Limit on a file, and on all files of a folder together [B]."""
 
@@ -34,7 +30,7 @@ class _Digest(msgspec.Struct):
 
 
 class _FileManifest(_Digest):
-    schema: Literal[1]
+    schema: Literal[1]  # other versions are refused
 
 
 class _FolderManifest(msgspec.Struct):
@@ -56,7 +52,7 @@ def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
         OSError: If the disk is full or read-only. An old folder stays as it was.
     """
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    manifest = {"schema": SCHEMA, "files": {name: _digest(part) for name, part in files.items()}}
+    manifest = {"schema": 1, "files": {name: _digest(part) for name, part in files.items()}}
     disk.make_folder(folder.parent)
     remove(new)
     os.mkdir(new)
@@ -101,7 +97,7 @@ def write_hashed_file(path: Path, content: bytes, facts: Mapping[str, Any]) -> N
         content: What the file holds.
         facts: Further entries of the manifest, ready for JSON.
     """
-    manifest = {"schema": SCHEMA, **facts, **_digest(content)}
+    manifest = {"schema": 1, **facts, **_digest(content)}
     disk.write_whole(manifest_path(path), disk.to_json(manifest))
     disk.write_whole(path, content)
 

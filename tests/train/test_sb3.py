@@ -251,7 +251,7 @@ def test_an_environment_without_box_actions_is_refused(env_id):
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"algorithm": "dqn"}, "algorithm must be one of .'ppo', 'a2c'"),
         ({"total_steps": 0}, "total_steps"),
@@ -265,8 +265,8 @@ def test_an_environment_without_box_actions_is_refused(env_id):
         ({"seed": 2**32}, "seed must be less than"),
     ],
 )
-def test_a_bad_setting_fails_at_once(changes, named):
-    with pytest.raises(ValueError, match=named):
+def test_a_bad_setting_fails_at_once(changes, message):
+    with pytest.raises(ValueError, match=message):
         Config(**changes)
 
 

@@ -152,7 +152,7 @@ def test_samples_follow_the_distribution_and_carry_no_gradient():
     assert (unpack_action(dist.mode())[1] == 0).all()
 
 
-def test_a_forgotten_time_is_an_error_not_the_last_one():
+def test_a_forgotten_time_raises_and_is_not_the_previous_one():
     dist = distribution([[0.0, 0.0]], [[0.0, 0.0]], 0.5, [1.0])
     with pytest.raises(RuntimeError, match="set_time"):
         dist.proba_distribution(torch.zeros(1, 4), torch.zeros(2))
@@ -318,7 +318,7 @@ def test_spaces_of_another_kind_are_refused():
         make(use_sde=True)
 
 
-def test_an_environment_with_a_stop_score_is_refused_instead_of_trained_with_a_class_more():
+def test_an_environment_with_a_stop_score_is_refused_and_not_trained_with_an_extra_class():
     env = make_env(allow_stop=True)
     with pytest.raises(ValueError, match=r"num_classes = 6 numbers, got 7.* without allow_stop"):
         PPO(HybridPolicy, env, policy_kwargs={"num_classes": env.get_attr("num_classes")[0]})

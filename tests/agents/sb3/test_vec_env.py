@@ -215,7 +215,7 @@ def test_tensors_are_refused():
 # Seeds and options
 
 
-def test_seeds_hold_for_one_reset_and_then_episodes_go_on():
+def test_seeds_hold_for_one_reset_and_then_episodes_continue():
     env, reference = GlimpseVecEnv(native()), native()
     assert env.seed(5) == [5, 6, 7]
     assert_same_but_scalars(env.reset(), reference.reset(seed=5)[0])
@@ -283,7 +283,7 @@ def test_attributes_of_a_native_vector_env_hold_for_every_lane():
 # What Stable-Baselines3 puts around it
 
 
-def test_frames_are_one_a_lane_and_tiled():
+def test_each_lane_has_a_frame_and_they_are_tiled():
     env = GlimpseVecEnv(native(render_mode="rgb_array", num_envs=4))
     env.reset()
     frames = env.get_images()

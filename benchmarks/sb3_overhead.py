@@ -2,112 +2,97 @@
 
     python -m benchmarks.sb3_overhead
 
-steps an environment bare and through :class:`agents.sb3.vec_env.GlimpseVecEnv`, in turns (A B A B
-...), so that a drift of the machine hits both alike, and prints CPU time per env step: the median
-over the turns, and of the differences within each turn. CPU time, because it is one thread's and
-others' work on the core then doesn't count. Actions are drawn beforehand.
-
-Beside it stand the environment with the episode's history in its observation, and what
-Stable-Baselines3 does by itself: ``DummyVecEnv`` over single environments.
+steps an environment bare, through :class:`agents.sb3.GlimpseVecEnv` and through ``DummyVecEnv``,
+which Stable-Baselines3 uses by default. They take turns (A B A B ...), so that a drift of the
+machine affects all alike. It prints CPU time per env step, to which other processes add nothing:
+the median over the turns, and that of the differences within each turn.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import tyro
-from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 import ram_env
 from agents.runs.machine import commit, describe_machine
-from agents.sb3.history import VectorGlimpseHistory
-from agents.sb3.vec_env import GlimpseVecEnv
+from agents.sb3 import GlimpseVecEnv, VectorGlimpseHistory
 from benchmarks.env_speed import pin_to_one_core
 
-NUM_BATCHES = 16  # of actions drawn beforehand, cycled
 
+def main(
+    env_id: str = "ClutteredMNISTGlimpse-v0", num_envs: int = 64, repetitions: int = 15
+) -> None:
+    """Measure and print a Markdown table.
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the benchmark; every one is a flag."""
-
-    env_id: str = "ClutteredMNISTGlimpse-v0"
-    """A registered environment."""
-    num_envs: int = 64
-    """Lanes."""
-    repetitions: int = 15
-    """Turns that each candidate takes."""
-    episodes: int = 20
-    """Episodes that each lane plays in a turn."""
-
-
-def main(config: Config) -> None:
-    """Measure and print a Markdown table."""
+    Args:
+        env_id: Registered environment.
+        num_envs: Lanes.
+        repetitions: Turns per candidate, of 20 episodes per lane.
+    """
     pin_to_one_core()
-    for name, value in describe_machine(commit()).items():
-        print(f"- {name}: {value}")
-    print()
-
-    def make() -> Any:
-        return gymnasium.make_vec(config.env_id, num_envs=config.num_envs)
-
-    num_glimpses = make().task.num_glimpses
-    singles = DummyVecEnv([lambda: gymnasium.make(config.env_id)] * config.num_envs)
-    candidates: dict[str, VectorEnv | VecEnv] = {
+    make: Any = partial(gymnasium.make_vec, env_id, num_envs=num_envs)
+    num_glimpses = ram_env.find_task(env_id).num_glimpses
+    candidates = {
         "bare vector env": make(),
         "GlimpseVecEnv": GlimpseVecEnv(make()),
         "VecMonitor(GlimpseVecEnv)": VecMonitor(GlimpseVecEnv(make())),
         "GlimpseVecEnv(VectorGlimpseHistory)": GlimpseVecEnv(
             VectorGlimpseHistory(make(), num_glimpses)
         ),
-        "DummyVecEnv": singles,
+        "DummyVecEnv": DummyVecEnv([lambda: gymnasium.make(env_id)] * num_envs),
     }
-    players = {name: make_player(env) for name, env in candidates.items()}
-    steps = config.episodes * num_glimpses
-    costs = take_turns(players, config.repetitions, steps, config.num_envs)
-    bare = costs["bare vector env"]
-    print(f"{ram_env.__name__} {config.env_id}, {config.num_envs} lanes, CPU time per env step\n")
+    players = {name: make_player(env, 20 * num_glimpses) for name, env in candidates.items()}
+    costs = take_turns(players, repetitions)
+    print(f"\n{env_id}, {num_envs} lanes, CPU time per env step\n")
     print("| what | total [us] | beyond the bare vector env [us] |\n|---|---:|---:|")
     for name, cost in costs.items():
-        beyond = statistics.median(a - b for a, b in zip(cost, bare, strict=True))
-        print(f"| {name} | {statistics.median(cost):.2f} | {beyond:.2f} |")
+        beyond = [a - b for a, b in zip(cost, costs["bare vector env"], strict=True)]
+        print(f"| {name} | {statistics.median(cost):.2f} | {statistics.median(beyond):.2f} |")
 
 
-def make_player(env: Any) -> Callable[[int], None]:
-    """Return a function that makes so many steps, relying on autoreset."""
+def make_player(env: Any, steps: int) -> Callable[[], int]:
+    """Return a function that steps all lanes, relying on autoreset, and counts the env steps."""
     single = env.action_space if isinstance(env, VecEnv) else env.single_action_space
     single.seed(0)
-    batches = [np.stack([single.sample() for _ in range(env.num_envs)]) for _ in range(NUM_BATCHES)]
+    batches = [np.stack([single.sample() for _ in range(env.num_envs)]) for _ in range(16)]
     env.reset()
 
-    def play(steps: int) -> None:
+    def play() -> int:
         for step in range(steps):
-            env.step(batches[step % NUM_BATCHES])
+            env.step(batches[step % len(batches)])
+        return steps * env.num_envs
 
     return play
 
 
 def take_turns(
-    players: dict[str, Callable[[int], None]], repetitions: int, steps: int, num_envs: int
+    candidates: Mapping[str, Callable[[], int]], repetitions: int
 ) -> dict[str, list[float]]:
-    """Return each player's CPU microseconds per env step, one entry a turn, after a warm-up."""
-    costs: dict[str, list[float]] = {name: [] for name in players}
+    """Print the machine; return CPU microseconds per env step, one entry per turn after a warm-up.
+
+    Args:
+        candidates: Functions that take a turn and return the number of env steps in it.
+        repetitions: Turns per candidate.
+    """
+    for name, value in describe_machine(commit()).items():
+        print(f"- {name}: {value}")
+    costs: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repetitions + 1):
-        for name, play in players.items():
+        for name, play in candidates.items():
             start = time.process_time()
-            play(steps)
-            spent = time.process_time() - start
+            steps = play()
             if turn:
-                costs[name].append(1e6 * spent / (steps * num_envs))
+                costs[name].append(1e6 * (time.process_time() - start) / steps)
     return costs
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    tyro.cli(main)

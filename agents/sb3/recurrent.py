@@ -1,15 +1,14 @@
-"""RecurrentPPO on minibatches of whole episodes: quicker, where all have one length.
+"""RecurrentPPO on minibatches of whole episodes, which is faster where all have the same length.
 
-sb3-contrib's buffer takes episodes of any length: it cuts the rollout at a random place, copies
-each sequence into a tensor of its own, pads them, and has the LSTM walk step by step, since a
-sequence may begin with an episode, for which its state must be reset. Episodes of T steps in
-lanes that are in step need none of that: here a sequence is an episode, it begins with a state
-of zeros, and the LSTM takes all its steps at once.
+sb3-contrib's buffer takes episodes of any length. It cuts the rollout at a random place, pads each
+sequence, and runs the LSTM step by step, since an episode may begin in mid-sequence. Episodes of T
+steps in lanes that are in step need none of that: each sequence is one episode, begins with a state
+of zeros, and passes through the LSTM in one call.
 
 Dimension key:
     R: steps of a rollout
     N: lanes
-    T: steps of an episode; R is a multiple of it
+    T: steps of an episode; divides R
     E: episodes of a rollout, N R / T
     B: episodes of a minibatch
     L, H: layers and units of the LSTM
@@ -24,60 +23,60 @@ import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RecurrentDictRolloutBufferSamples, RNNStates
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from torch import Tensor
 
+from agents.sb3.policies import HybridPolicy
+
 _SERIES = ("actions", "values", "log_probs", "advantages", "returns")
 
 
-class EpisodeBuffer(RecurrentDictRolloutBuffer):
-    """A rollout buffer for ``RecurrentPPO`` that hands out whole episodes, shuffled.
+class RecurrentHybridPolicy(HybridPolicy, RecurrentActorCriticPolicy):
+    """:class:`HybridPolicy` with an LSTM between features and heads, for RecurrentPPO.
 
-    Its minibatches hold what the stock buffer's would of the same episodes, without padding; the
-    LSTM's states aren't stored, as episodes begin without one. Its arguments are the stock
-    buffer's; ``model.rollout_buffer = EpisodeBuffer.of(model)`` puts it into a new model.
+    Further arguments are those of ``RecurrentActorCriticPolicy``, such as ``lstm_hidden_size``
+    (256). By default the critic has an LSTM of its own.
+    """
+
+
+class EpisodeBuffer(RecurrentDictRolloutBuffer):
+    """A rollout buffer for ``RecurrentPPO`` whose minibatches are whole episodes, shuffled.
+
+    They hold what the stock buffer's would for the same episodes, without padding. The LSTM's
+    states aren't stored, because each episode begins with zeros. The arguments are the stock
+    buffer's; ``model.rollout_buffer = EpisodeBuffer.of(model)`` puts one into a new model.
 
     Raises:
-        ValueError: In ``get``, if the rollout isn't whole episodes of one length in lanes that
-            are in step, or ``batch_size`` isn't whole episodes.
+        ValueError: In ``get``, if the rollout is not whole episodes of one length in lanes that
+            are in step, or ``batch_size`` is not a multiple of that length.
     """
 
     @classmethod
     def of(cls, model: RecurrentPPO) -> EpisodeBuffer:
         """Make an empty buffer as large as a model's."""
-        stock = model.rollout_buffer
-        assert isinstance(stock, RecurrentDictRolloutBuffer)
-        return cls(
-            stock.buffer_size,
-            stock.observation_space,
-            stock.action_space,
-            stock.hidden_state_shape,
-            stock.device,
-            stock.gae_lambda,
-            stock.gamma,
-            stock.n_envs,
-        )
+        names = ("buffer_size", "observation_space", "action_space", "hidden_state_shape")
+        names = (*names, "device", "gae_lambda", "gamma", "n_envs")
+        return cls(**{name: getattr(model.rollout_buffer, name) for name in names})
 
     def reset(self) -> None:
-        """Forget the rollout."""
+        """Empty the buffer."""
         DictRolloutBuffer.reset(self)  # without room for the LSTM's states
 
     def add(self, *args: Any, lstm_states: RNNStates, **kwargs: Any) -> None:
-        """Take in a step of all lanes: see ``DictRolloutBuffer.add``."""
+        """Store one step of all lanes: see ``DictRolloutBuffer.add``."""
         DictRolloutBuffer.add(self, *args, **kwargs)
 
     def get(
         self, batch_size: int | None = None
     ) -> Generator[RecurrentDictRolloutBufferSamples, None, None]:
-        """Go through the rollout's episodes once, in random order, ``batch_size`` steps at once."""
+        """Yield the rollout once, in random order, as minibatches of ``batch_size`` steps."""
         assert self.full, "the rollout is not complete"
         length, num_steps = self._episode_length(), self.buffer_size * self.n_envs
         batch_size = batch_size or num_steps
         if batch_size % length:
-            raise ValueError(
-                f"batch_size must be whole episodes of {length} steps, got {batch_size}"
-            )
+            raise ValueError(f"batch_size must be a multiple of {length} steps, got {batch_size}")
         observations = {k: self._by_episode(part, length) for k, part in self.observations.items()}
         series = [self._by_episode(getattr(self, name), length) for name in _SERIES]
         order = torch.as_tensor(np.random.permutation(num_steps // length), device=self.device)  # noqa: NPY002 - the generator that Stable-Baselines3 seeds
@@ -87,15 +86,15 @@ class EpisodeBuffer(RecurrentDictRolloutBuffer):
     def _batch(
         self, episodes: Tensor, length: int, observations: dict[str, Tensor], series: list[Tensor]
     ) -> RecurrentDictRolloutBufferSamples:
-        """Return a minibatch of episodes (B,), the steps of each one after another, (B T, ...)."""
+        """Return the steps of the episodes (B,) one after another, (B T, ...)."""
         _, num_layers, _, num_units = self.hidden_state_shape
-        nothing = torch.zeros(num_layers, len(episodes), num_units, device=self.device)  # (L, B, H)
+        zeros = torch.zeros(num_layers, len(episodes), num_units, device=self.device)  # (L, B, H)
         mask = torch.ones(len(episodes) * length, device=self.device)
         return RecurrentDictRolloutBufferSamples(
             {name: part[episodes].flatten(0, 1) for name, part in observations.items()},
             *(part[episodes].flatten(0, 1) for part in series),
-            lstm_states=RNNStates((nothing, nothing), (nothing, nothing)),
-            episode_starts=torch.zeros_like(mask),  # nothing to reset: the states are zeros
+            lstm_states=RNNStates((zeros, zeros), (zeros, zeros)),
+            episode_starts=torch.zeros_like(mask),  # no resets: the states are zeros already
             mask=mask,
         )
 
@@ -105,12 +104,12 @@ class EpisodeBuffer(RecurrentDictRolloutBuffer):
         return torch.as_tensor(by_round.reshape(-1, length, *part.shape[2:]), device=self.device)
 
     def _episode_length(self) -> int:
-        """Return T, once all episodes have it."""
-        begins = self.episode_starts > 0  # (R, N)
-        rows = np.flatnonzero(begins.any(1))
+        """Return T, after checking that all episodes have it."""
+        starts = self.episode_starts > 0  # (R, N)
+        rows = np.flatnonzero(starts.any(1))
         length = int(rows[1]) if len(rows) > 1 else self.buffer_size
         expected = np.arange(self.buffer_size) % length == 0
-        if self.buffer_size % length or (begins != expected[:, None]).any():
+        if self.buffer_size % length or (starts != expected[:, None]).any():
             raise ValueError(
                 f"a rollout must be whole episodes of one length in all lanes at once, got starts "
                 f"at steps {rows.tolist()} of {self.buffer_size}"

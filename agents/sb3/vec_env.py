@@ -1,9 +1,9 @@
-"""Any Gymnasium vector environment as one of Stable-Baselines3's.
+"""Any Gymnasium vector environment as a Stable-Baselines3 ``VecEnv``.
 
-Stable-Baselines3 has a vector API of its own, older than Gymnasium's. In it infos are a list of
-dicts, one a lane; at the end of an episode they hold its last observation
-(``terminal_observation``) and whether a time limit cut it (``TimeLimit.truncated``); there is
-one flag for both ways to end; rewards are float32; seeds and options wait for the next reset.
+Stable-Baselines3's vector API is older than Gymnasium's. Infos are a list with one dict per lane,
+which at the end of an episode holds the last observation (``terminal_observation``) and whether a
+time limit ended it (``TimeLimit.truncated``). One flag covers both ways to end, rewards are
+float32, and seeds and options wait for the next reset.
 
 Dimension key:
     N: lanes (sub-environments)
@@ -11,70 +11,55 @@ Dimension key:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from stable_baselines3.common.env_util import is_wrapped
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-_OF_THE_OLD_EPISODE = {"final_obs", "_final_obs", "final_info", "_final_info"}
+_OLD_EPISODE_INFOS = {"final_obs", "_final_obs", "final_info", "_final_info"}
 
 
 class GlimpseVecEnv(VecEnv):
-    """A Gymnasium vector environment that Stable-Baselines3 takes as it is.
+    """A Gymnasium vector environment that Stable-Baselines3 takes directly.
 
-    It returns what ``DummyVecEnv`` over the same single environments would: observations,
-    rewards, flags, infos and reset infos. Infos are complete at every step, as Python numbers
-    and rows of arrays; :attr:`vector_infos` has them as the vector environment told them.
+    It returns what ``DummyVecEnv`` over the same single environments would. Infos are complete at
+    every step, as Python numbers and rows of arrays.
 
-    ``get_attr`` and its kin ask the single environments of ``SyncVectorEnv`` and
-    ``AsyncVectorEnv`` (which calls a method in all of them or in none, and shuts down when
-    one has no such attribute). Others are asked themselves, the outermost wrapper first, and
-    the answer holds for every lane.
+    ``get_attr`` and its relatives ask the single environments of ``SyncVectorEnv`` and
+    ``AsyncVectorEnv`` (which shuts down if one lacks the attribute). Any other vector environment
+    is asked itself (or its outermost wrapper), and the answer holds for every lane.
+    Attributes are set, and methods called, in all lanes at once.
 
     Args:
-        env: In the autoreset mode ``SAME_STEP``, with NumPy observations in fresh arrays.
-
-    Attributes:
-        env: The Gymnasium environment.
-        vector_infos: Infos of the last step or reset, as ``env`` returned them.
-        spec: Of ``env``.
+        env: Vector environment in the autoreset mode ``SAME_STEP`` that returns NumPy observations
+            in fresh arrays.
 
     Raises:
-        ValueError: If ``env`` is in another autoreset mode or reuses its arrays; in
-            ``reset``, if its observations are not NumPy's.
+        ValueError: If ``env`` is in another autoreset mode or reuses its arrays; in ``reset``, if
+            its observations are not NumPy arrays.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):
         _check(env)
         self.env = env
-        self.vector_infos: dict[str, Any] = {}
         self.spec = env.spec
         self._base = env.unwrapped
-        self._nobody = np.zeros(env.num_envs, bool)
+        self._no_lane = np.zeros(env.num_envs, bool)
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
 
     def seed(self, seed: int | Sequence[int | None] | None = None) -> Sequence[int | None]:
-        """Set the seeds of the next reset.
+        """Set the seeds of the next reset, and return one per lane.
 
-        ``PPO(..., seed=s)`` calls it, too: call it after the algorithm was made for others.
+        ``PPO(..., seed=s)`` calls this too; to use other seeds, call it after making the algorithm.
 
         Args:
-            seed: Lane i gets seed + i; or one a lane; None draws one from NumPy's global
-                generator.
-
-        Returns:
-            One seed a lane.
-
-        Raises:
-            ValueError: If a list is not of length N.
+            seed: An int seeds lane i with seed + i, a list has one seed per lane, None is random.
         """
         if seed is None or isinstance(seed, (int, np.integer)):
             return super().seed(None if seed is None else int(seed))
@@ -84,47 +69,43 @@ class GlimpseVecEnv(VecEnv):
         return self._seeds
 
     def reset(self) -> Any:
-        """Begin new episodes in all lanes, with the seeds and options set for it.
+        """Begin new episodes in all lanes, with the seeds and options that were set.
 
-        Returns:
-            Observations, (N, ...) or a dict of such. Infos are in ``reset_infos``.
-
-        Raises:
-            ValueError: If the options differ between lanes.
+        Returns observations, (N, ...) or a dict of such. Infos are in ``reset_infos``. Options that
+        differ between lanes raise a ``ValueError``.
         """
         options = self._options[0]
         if any(other is not options and other != options for other in self._options):
             raise ValueError("options must be the same for all lanes, got different ones")
-        obs, self.vector_infos = self.env.reset(seed=self._next_seed(), options=options or None)
+        obs, infos = self.env.reset(seed=self._next_seed(), options=options or None)
         parts = obs.values() if isinstance(obs, dict) else [obs]
         if not all(isinstance(part, np.ndarray) for part in parts):
             kinds = sorted({type(part).__name__ for part in parts})
             raise ValueError(f"env must return NumPy arrays, got {kinds}: make it without device")
-        self.reset_infos = split_infos(self.vector_infos, self.num_envs)
+        self.reset_infos = split_infos(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions for :meth:`step_wait`."""
+        """Store the actions for :meth:`step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Move all lanes; those whose episode ends begin the next one.
+        """Step all lanes; those whose episode ends begin the next one.
 
         Returns:
-            Observations (of the new episode where one ended), rewards (N,), float32, flags
-            of ended episodes (N,), and infos of the step: the old episode's where one ended.
-            The new one's are in ``reset_infos``.
+            Observations (of the new episode where one ended), rewards (N,), float32, flags of
+            ended episodes (N,), and infos of the step: the old episode's where one ended. The new
+            one's are in ``reset_infos``.
         """
         obs, reward, terminated, truncated, infos = self.env.step(self._actions)
-        self.vector_infos = infos
-        told = {name: part for name, part in infos.items() if name not in _OF_THE_OLD_EPISODE}
-        told["TimeLimit.truncated"] = self._nobody
-        rows = split_infos(told, self.num_envs)
+        current = {name: part for name, part in infos.items() if name not in _OLD_EPISODE_INFOS}
+        current["TimeLimit.truncated"] = self._no_lane
+        rows = split_infos(current, self.num_envs)
         ended = terminated | truncated
         if ended.any():
-            self._finish(rows, np.flatnonzero(ended), truncated & ~terminated)
+            self._move_infos(infos, rows, np.flatnonzero(ended), truncated & ~terminated)
         return obs, reward.astype(np.float32), ended, rows
 
     def close(self) -> None:
@@ -132,35 +113,26 @@ class GlimpseVecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return a frame of each lane; None where the render mode is not ``"rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            message = f"images need an env with render_mode='rgb_array', not {self.render_mode!r}"
-            warnings.warn(message, stacklevel=2)
-            return [None] * self.num_envs
-        frames: Any = self.env.render()
-        return list(frames)
+        """Return a frame per lane; None where the render mode is not ``"rgb_array"``."""
+        frames: Any = self.env.render() if self.render_mode == "rgb_array" else None
+        return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of some lanes; spaces are one lane's."""
-        lanes = list(self._get_indices(indices))
-        if attr_name in ("observation_space", "action_space"):  # as wrappers leave them
-            return [getattr(self.env, f"single_{attr_name}")] * len(lanes)
-        if isinstance(self._base, SyncVectorEnv):
-            return [self._base.envs[lane].get_wrapper_attr(attr_name) for lane in lanes]
-        if isinstance(self._base, AsyncVectorEnv):
+        """Return an attribute of some lanes; spaces are those of one lane."""
+        if attr_name in ("observation_space", "action_space"):  # as the wrappers leave them
+            values = [getattr(self.env, f"single_{attr_name}")] * self.num_envs
+        elif isinstance(self._base, SyncVectorEnv):
+            values = [env.get_wrapper_attr(attr_name) for env in self._base.envs]
+        elif isinstance(self._base, AsyncVectorEnv):
             values = self._base.get_attr(attr_name)
-            return [values[lane] for lane in lanes]
-        return [getattr(self._owner(attr_name), attr_name)] * len(lanes)
+        else:
+            values = [getattr(self._owner(attr_name), attr_name)] * self.num_envs
+        return [values[lane] for lane in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of some lanes, or of all that share it (else a ``ValueError``)."""
-        lanes = list(self._get_indices(indices))
-        if isinstance(self._base, SyncVectorEnv):
-            for lane in lanes:
-                self._base.envs[lane].set_wrapper_attr(attr_name, value)
-            return
-        self._need_all(attr_name, lanes)
-        if isinstance(self._base, AsyncVectorEnv):
+        """Set an attribute of all lanes; raises a ``ValueError`` for some of them."""
+        self._require_all(attr_name, indices)
+        if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)):
             self._base.set_attr(attr_name, [value] * self.num_envs)
         else:
             setattr(self._owner(attr_name), attr_name, value)
@@ -172,60 +144,48 @@ class GlimpseVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Call a method of some lanes, or once for all that share it (else a ``ValueError``)."""
-        lanes = list(self._get_indices(indices))
-        if isinstance(self._base, SyncVectorEnv):
-            methods = self.get_attr(method_name, lanes)
-            return [method(*method_args, **method_kwargs) for method in methods]
-        self._need_all(method_name, lanes)
-        if isinstance(self._base, AsyncVectorEnv):
-            values = self._base.call(method_name, *method_args, **method_kwargs)
-            return [values[lane] for lane in lanes]
+        """Call a method of all lanes; raises a ``ValueError`` for some of them."""
+        self._require_all(method_name, indices)
+        if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)):
+            return list(self._base.call(method_name, *method_args, **method_kwargs))
         method = getattr(self._owner(method_name), method_name)
-        return [method(*method_args, **method_kwargs)] * len(lanes)
+        return [method(*method_args, **method_kwargs)] * self.num_envs
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Tell which lanes are wrapped (in other processes: by a class of that name)."""
-        lanes = list(self._get_indices(indices))
-        if isinstance(self._base, SyncVectorEnv):
-            return [is_wrapped(self._base.envs[lane], wrapper_class) for lane in lanes]
-        if isinstance(self._base, AsyncVectorEnv):
+        """Return whether each lane is wrapped by a class of that name."""
+        names = [""] * self.num_envs
+        if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)):
             names = self._base.call("__str__")  # <Outer<Inner<Env>>>
-            return [f"<{wrapper_class.__name__}<" in names[lane] for lane in lanes]
-        return [False] * len(lanes)
+        return [f"<{wrapper_class.__name__}<" in names[i] for i in self._get_indices(indices)]
 
     def _owner(self, attr_name: str) -> Any:
-        """Return the outermost wrapper of the vector env that has an attribute, or that env."""
-        layer: Any = self.env
-        while not hasattr(layer, attr_name):
-            if not isinstance(layer, VectorWrapper):
-                raise AttributeError(f"{self.env} has no attribute {attr_name!r}")
-            layer = layer.env
-        return layer
+        """Return the outermost wrapper if it has an attribute, else the environment itself."""
+        return self.env if hasattr(self.env, attr_name) else self._base
 
-    def _need_all(self, attr_name: str, lanes: list[int]) -> None:
-        if len(set(lanes)) < self.num_envs:
+    def _require_all(self, attr_name: str, indices: VecEnvIndices) -> None:
+        if len(set(self._get_indices(indices))) < self.num_envs:
             raise ValueError(
-                f"{attr_name} is one for all lanes of {self._base}: leave indices out, not {lanes}"
+                f"{attr_name} is set or called in all lanes only: leave indices out, got {indices}"
             )
 
-    def _finish(self, rows: list[dict[str, Any]], lanes: np.ndarray, cut: np.ndarray) -> None:
-        """Put what is told of the old episode into rows, of the new one into reset_infos."""
-        infos = self.vector_infos
-        finals = split_infos(infos.get("final_info", {}), self.num_envs, lanes)
-        for lane, final in zip(lanes.tolist(), finals, strict=True):
-            begun = rows[lane]
+    def _move_infos(
+        self, infos: dict[str, Any], rows: list[dict[str, Any]], lanes: np.ndarray, cut: np.ndarray
+    ) -> None:
+        """Move a new episode's infos to reset_infos and put the old episode's into rows."""
+        finals = split_infos(infos.get("final_info", {}), self.num_envs)
+        for lane in lanes.tolist():
+            begun, final = rows[lane], finals[lane]
             del begun["TimeLimit.truncated"]
-            if "episode" in begun:  # of Gymnasium's RecordEpisodeStatistics; SB3 reads it, too
+            if "episode" in begun:  # Gymnasium's RecordEpisodeStatistics; SB3 reads it too
                 final["episode"] = begun.pop("episode")
             final["TimeLimit.truncated"] = bool(cut[lane])
             final["terminal_observation"] = _row(infos["final_obs"], lane)
             rows[lane], self.reset_infos[lane] = final, begun
 
     def _next_seed(self) -> Any:
-        """Return the seeds as most vector environments take them: None, or one int if it does."""
+        """Return None, one int if lane i has seed + i (which any vector env takes), or the list."""
         seeds, first = self._seeds, self._seeds[0]
         if all(seed is None for seed in seeds):
             return None
@@ -234,29 +194,24 @@ class GlimpseVecEnv(VecEnv):
         return seeds
 
 
-def split_infos(
-    infos: dict[str, Any], num_envs: int, lanes: np.ndarray | None = None
-) -> list[dict[str, Any]]:
-    """Turn a vector environment's infos into one dict a lane.
+def split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """Split a vector environment's infos into one dict per lane.
 
     Args:
-        infos: Arrays (N, ...), or dicts of such, each perhaps beside a mask (N,) of the lanes
-            that have it, named alike with a leading underscore. Anything else is for all.
+        infos: Arrays (N, ...) or dicts of such. A mask (N,) of the lanes that have an entry bears
+            its name with a leading underscore. Any other value holds for all lanes.
         num_envs: N.
-        lanes: Which to return; None for all. Shape (n,), int64.
 
     Returns:
-        n dicts. Entries of one-dimensional arrays become Python numbers.
+        N dicts. Entries of one-dimensional arrays become Python numbers.
     """
-    rows: list[dict[str, Any]] = [{} for _ in range(num_envs if lanes is None else len(lanes))]
+    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for name, values in infos.items():
         if name[:1] == "_" and name[1:] in infos:
             continue  # a mask
-        column = _column(values, num_envs, lanes)
+        column = _column(values, num_envs)
         mask = infos.get(f"_{name}")
-        if mask is not None and lanes is not None:
-            mask = mask[lanes]
-        if mask is None or np.count_nonzero(mask) == len(rows):
+        if mask is None or np.count_nonzero(mask) == num_envs:
             for row, value in zip(rows, column, strict=True):
                 row[name] = value
         else:
@@ -265,14 +220,13 @@ def split_infos(
     return rows
 
 
-def _column(values: Any, num_envs: int, lanes: np.ndarray | None) -> Sequence[Any]:
-    """Return one value a lane."""
+def _column(values: Any, num_envs: int) -> Sequence[Any]:
+    """Return one value per lane."""
     if isinstance(values, dict):
-        return split_infos(values, num_envs, lanes)
+        return split_infos(values, num_envs)
     if isinstance(values, np.ndarray) and values.shape[:1] == (num_envs,):
-        part = values if lanes is None else values[lanes]
-        return part.tolist() if part.ndim == 1 else list(part)
-    return [values] * (num_envs if lanes is None else len(lanes))
+        return values.tolist() if values.ndim == 1 else list(values)
+    return [values] * num_envs
 
 
 def _row(obs: Any, lane: int) -> Any:

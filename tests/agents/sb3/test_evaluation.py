@@ -1,4 +1,4 @@
-"""Agents of Stable-Baselines3 are judged as our own are, and as one image after another would."""
+"""Stable-Baselines3's agents are evaluated as our own are, and as one image at a time would be."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from stable_baselines3.common.vec_env import VecMonitor
 import ram_env  # noqa: F401
 from agents.evaluation import Score, evaluate, play_split
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
-from agents.sb3.history import GlimpseHistory, HistoryFeatures, VectorGlimpseHistory
-from agents.sb3.policies import HybridPolicy, RecurrentHybridPolicy
-from agents.sb3.vec_env import GlimpseVecEnv
+from agents.sb3 import (
+    GlimpseVecEnv,
+    HistoryFeatures,
+    HybridPolicy,
+    RecurrentHybridPolicy,
+    VectorGlimpseHistory,
+    evaluate_sb3,
+    play_split_sb3,
+)
 
 N, T, NUM_IMAGES = 16, 4, 40
 SEQUENTIAL: dict[str, Any] = {"split": "validation", "order": "sequential"}
@@ -68,7 +73,7 @@ def test_the_score_is_that_of_our_own_evaluation(num_images):
     )
     for name in ("labels", "locations", "positions"):
         torch.testing.assert_close(getattr(played, name), getattr(believed, name))
-    assert played.log_p.exp().sum(-1).eq(1).all()  # one label a step, named for certain
+    assert played.log_p.exp().sum(-1).eq(1).all()  # one label per step, with certainty
     assert played.log_p.argmax(-1).equal(believed.log_p.argmax(-1))
 
 
@@ -91,22 +96,22 @@ def make_agent(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["memoryless", "history", "lstm"])
 def test_the_score_is_that_of_one_image_after_another(name):
-    model = make_agent(name)
-    env: Any = gym.make("SignpostGlimpse-v0", **SEQUENTIAL)
-    env = GlimpseHistory(env, T) if name == "history" else env
-    wrong, named, places = 0, set(), []
+    model, history = make_agent(name), name == "history"
+    env = make_lanes(history=history, num_envs=1, **SEQUENTIAL)
+    env.seed(0)
+    obs: Any = env.reset()
+    wrong, predicted, places = 0, set(), []
     for _ in range(NUM_IMAGES):
-        obs, state, ended, info = env.reset()[0], None, False, {}
+        state, ended, infos = None, np.zeros(1, bool), []
         while not ended:
-            newest = "location" if name != "history" else "locations"
-            slot = int(obs["mask"].sum()) - 1 if name == "history" else slice(None)
-            places.append(obs[newest][slot].copy())
+            newest = obs["locations"][:, int(obs["mask"].sum()) - 1] if history else obs["location"]
+            places.append(newest[0].copy())
             action, state = model.predict(obs, state, deterministic=True)
-            obs, _, ended, _, info = env.step(action)
-        wrong += not info["correct"]
-        named.add(int(info["prediction"]))
-    assert len(named) > 1
-    lanes = make_lanes(history=name == "history", **SEQUENTIAL)
+            obs, _, ended, infos = env.step(action)
+        wrong += not infos[0]["correct"]
+        predicted.add(infos[0]["prediction"])
+    assert len(predicted) > 1
+    lanes = make_lanes(history=history, **SEQUENTIAL)
     assert evaluate_sb3(model, lanes, NUM_IMAGES) == Score(wrong, NUM_IMAGES)
     played = play_split_sb3(model, lanes, NUM_IMAGES)
     np.testing.assert_allclose(played.locations[0].reshape(-1, 2), np.array(places), atol=1e-6)
@@ -129,14 +134,17 @@ def test_it_can_be_repeated_and_ended_early():
         evaluate_sb3(model, lanes, NUM_IMAGES, on_batch=stop)
 
 
-def test_a_sampled_policy_is_another_policy():
+def test_a_sampled_policy_is_another_policy_and_its_noise_is_its_own(monkeypatch):
     torch.manual_seed(0)
     model, lanes = make_agent("memoryless"), make_lanes(**SEQUENTIAL, num_envs=100)
     with torch.no_grad():
         model.policy.action_net.label.weight.zero_()
         model.policy.action_net.label.bias.copy_(torch.tensor([0.1, 0.0, 0.0, 0.0]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # GPUs that the model doesn't use
+    before = torch.get_rng_state()
     errors = [evaluate_sb3(model, lanes, 400, deterministic=known).error for known in (True, False)]
     assert errors[0] != errors[1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_order_or_number_of_images_is_refused():

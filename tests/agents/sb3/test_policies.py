@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +16,27 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from agents.ram import GlimpseNetwork
-from agents.sb3.history import HistoryFeatures, VectorGlimpseHistory
-from agents.sb3.policies import (
+from agents.sb3 import (
     GlimpseFeatures,
-    HybridDistribution,
-    HybridHead,
+    GlimpseVecEnv,
+    HistoryFeatures,
     HybridPolicy,
     RecurrentHybridPolicy,
-    pack_action,
-    unpack_action,
+    VectorGlimpseHistory,
 )
-from agents.sb3.vec_env import GlimpseVecEnv
-from tests.script_helpers import register_shades
+from agents.sb3.policies import HybridDistribution, HybridHead, pack_action, unpack_action
 
 K = 4
+PPO_SIZES = {"n_steps": 8, "batch_size": 16, "n_epochs": 2}
 ALGORITHMS = {
-    "ppo": (PPO, HybridPolicy, {"n_steps": 8, "batch_size": 16, "n_epochs": 2}),
+    "ppo": (PPO, HybridPolicy, PPO_SIZES),
     "a2c": (A2C, HybridPolicy, {"n_steps": 4}),
-    "recurrent_ppo": (
-        RecurrentPPO,
-        RecurrentHybridPolicy,
-        {"n_steps": 8, "batch_size": 16, "n_epochs": 2},
-    ),
-    "ppo_history": (PPO, HybridPolicy, {"n_steps": 8, "batch_size": 16, "n_epochs": 2}),
+    "recurrent_ppo": (RecurrentPPO, RecurrentHybridPolicy, PPO_SIZES),
+    "ppo_history": (PPO, HybridPolicy, PPO_SIZES),
     "a2c_history": (A2C, HybridPolicy, {"n_steps": 4}),
 }
 
@@ -115,21 +110,16 @@ def test_the_environment_does_what_the_policy_sampled():
 # The distribution
 
 
-def test_log_probabilities_by_hand():
+def test_log_probabilities_and_entropies_by_hand():
     logits = [[math.log(0.5), math.log(0.25), math.log(0.25)]] * 2
     dist = distribution([[0.1, 0.2]] * 2, logits, 0.5, [0.75, 1.0])
     action = pack_action(torch.tensor([[0.4, 0.0]] * 2), torch.tensor([2, 2]), 3)
     # Before: x is 0.3 / 0.5 = 0.6 stds off, y 0.4: -(0.36 + 0.16) / 2 - 2 ln 0.5 - ln 2 pi.
     location = -0.26 + 2 * math.log(2) - math.log(2 * math.pi)
     assert dist.log_prob(action).tolist() == pytest.approx([location, math.log(0.25)])
-
-
-def test_entropies_by_hand():
-    logits = [[math.log(0.5), math.log(0.25), math.log(0.25)]] * 2
-    dist = distribution([[0.1, 0.2]] * 2, logits, 0.5, [0.75, 1.0])
     # Two Gaussians: 2 * ln(2 pi e 0.5^2) / 2. The label: ln 2 / 2 + 2 * ln 4 / 4.
-    location = math.log(2 * math.pi * math.e * 0.25)
-    assert dist.entropy().tolist() == pytest.approx([location, 1.5 * math.log(2)])
+    entropy = math.log(2 * math.pi * math.e * 0.25)
+    assert dist.entropy().tolist() == pytest.approx([entropy, 1.5 * math.log(2)])
 
 
 def test_with_every_label_counted_both_count_before_the_last():
@@ -141,18 +131,6 @@ def test_with_every_label_counted_both_count_before_the_last():
     for ask in (lambda d: d.log_prob(action), lambda d: d.entropy()):
         torch.testing.assert_close(ask(every)[0], ask(early)[0] + ask(last)[0])
         torch.testing.assert_close(ask(every)[1], ask(last)[1])
-
-
-def test_label_probabilities_sum_to_one_and_the_location_integrates_to_one():
-    dist = distribution([[0.1, 0.2]] * K, [[0.3, -1.0, 2.0, 0.0]] * K, 0.5, [1.0] * K)
-    actions = pack_action(torch.zeros(K, 2), torch.arange(K), K)
-    assert dist.log_prob(actions).exp().sum().item() == pytest.approx(1)
-    axis = torch.linspace(-3, 3, 121)
-    grid = torch.cartesian_prod(axis, axis)
-    n = len(grid)
-    dist = distribution([[0.1, 0.2]] * n, [[0.0] * K] * n, 0.5, [0.5] * n)
-    density = dist.log_prob(pack_action(grid, torch.zeros(n, dtype=torch.long), K)).exp()
-    assert density.sum().item() * 0.05**2 == pytest.approx(1, abs=1e-3)
 
 
 def test_samples_follow_the_distribution_and_carry_no_gradient():
@@ -174,7 +152,7 @@ def test_samples_follow_the_distribution_and_carry_no_gradient():
     assert (unpack_action(dist.mode())[1] == 0).all()
 
 
-def test_a_forgotten_time_is_an_error_not_the_last_one():
+def test_a_forgotten_time_raises_and_is_not_the_previous_one():
     dist = distribution([[0.0, 0.0]], [[0.0, 0.0]], 0.5, [1.0])
     with pytest.raises(RuntimeError, match="set_time"):
         dist.proba_distribution(torch.zeros(1, 4), torch.zeros(2))
@@ -195,21 +173,14 @@ def test_policies_start_with_the_std_asked_for_and_heads_on_the_features(name):
     assert any(policy.log_std is p for g in policy.optimizer.param_groups for p in g["params"])
 
 
-def test_the_std_starts_at_0_22():
+def test_the_std_starts_at_0_22_and_a_tanh_keeps_the_mean_inside_the_image():
     env = make_env()
-    policy = HybridPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    policy: Any = HybridPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
     assert policy.log_std.exp().tolist() == pytest.approx([0.22, 0.22])
-
-
-def test_the_tanh_keeps_the_mean_in_the_image_and_can_be_left_out():
-    features = torch.full((1, 8), 100.0)
-    for tanh_mean in (True, False):
-        torch.manual_seed(0)
-        head = HybridHead(8, K, tanh_mean=tanh_mean)
-        mean = head(features)[:, :2]
-        expected = head.location(features)
-        assert expected.abs().max() > 1
-        assert torch.equal(mean, expected.tanh() if tanh_mean else expected)
+    features = torch.full((1, policy.features_dim), 1e4)
+    linear = policy.action_net.location(features)
+    assert linear.abs().max() > 1
+    assert torch.equal(policy.action_net(features)[:, :2], linear.tanh())
 
 
 def rows_at(time: float, obs: Any) -> dict[str, torch.Tensor]:
@@ -238,7 +209,7 @@ def test_scoring_steps_teach_the_label_alone_and_earlier_steps_the_location_alon
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_judging_a_batch_reproduces_its_log_probabilities_to_the_bit(name):
+def test_evaluating_a_batch_reproduces_its_log_probabilities_to_the_bit(name):
     model = make_model(name, policy={"initial_std": 2.0})
     obs = obs_as_tensor(model.env.reset(), model.device)
     state = ()
@@ -312,30 +283,7 @@ def test_features_are_the_papers_glimpse_network_and_the_time(toy_dataset):
     obs = {name: torch.as_tensor(part[None]) for name, part in space.sample().items()}
     g = features.glimpse_network(obs["glimpse"], obs["location"])
     assert torch.equal(features(obs), torch.cat((g, obs["time"]), 1))
-    assert torch.equal(GlimpseFeatures(space, with_time=False, hidden_size=8)(obs)[:, 8:], g[:, :0])
-
-
-def test_ppo_learns_to_name_what_it_sees():
-    env = VecMonitor(
-        GlimpseVecEnv(
-            gym.make_vec("MNISTGlimpse-v0", num_envs=32, dataset=register_shades(), num_glimpses=2)
-        )
-    )
-    model = PPO(
-        HybridPolicy,
-        env,
-        n_steps=8,
-        batch_size=128,
-        n_epochs=4,
-        learning_rate=1e-3,
-        seed=0,
-        device="cpu",
-        policy_kwargs={"features_extractor_kwargs": {"hidden_size": 32}},
-    )
-    model.learn(256 * 48)
-    accuracy, _ = evaluate_policy(model, env, n_eval_episodes=128)
-    assert isinstance(accuracy, (float, np.floating))
-    assert accuracy > 0.9
+    assert GlimpseFeatures(space, hidden_size=8)(obs).shape == (1, 9)
 
 
 # What is refused, and who imports what
@@ -350,13 +298,16 @@ def test_spaces_of_another_kind_are_refused():
     ) -> HybridPolicy:
         return HybridPolicy(obs, act, lambda _: 1e-3, **keywords)
 
-    assert make().action_space == box
+    for num_classes in (None, 4):
+        policy: Any = make(num_classes=num_classes)
+        assert policy.action_net.label.out_features == 4
+        assert policy._get_constructor_parameters()["num_classes"] == 4
     with pytest.raises(ValueError, match="must be a Dict with time"):
         make(obs=box)
     for space in (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1, 1, (2,))):
         with pytest.raises(ValueError, match="action_format='box'"):
             make(act=space)
-    with pytest.raises(ValueError, match="must hold -1 and 1"):
+    with pytest.raises(ValueError, match="must contain -1 and 1"):
         make(act=spaces.Box(0, 1, (6,)))
     for std in (0, -1, math.inf, math.nan):
         with pytest.raises(ValueError, match="initial_std must be positive"):
@@ -367,15 +318,20 @@ def test_spaces_of_another_kind_are_refused():
         make(use_sde=True)
 
 
-def test_normalised_observations_are_refused_as_the_time_tells_what_counts():
-    env = VecNormalize(GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)))
-    model = PPO(HybridPolicy, env, n_steps=8, batch_size=32, device="cpu")
-    with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
-        model.learn(32)
-    env = VecNormalize(
-        GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)), norm_obs=False
+def test_an_environment_with_a_stop_score_is_refused_and_not_trained_with_an_extra_class():
+    env = make_env(allow_stop=True)
+    with pytest.raises(ValueError, match=r"num_classes = 6 numbers, got 7.* without allow_stop"):
+        PPO(HybridPolicy, env, policy_kwargs={"num_classes": env.get_attr("num_classes")[0]})
+
+
+def test_normalised_observations_are_refused_since_the_time_says_what_counts():
+    plain, normalised = (
+        VecNormalize(GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)), norm_obs=norm)
+        for norm in (False, True)
     )
-    PPO(HybridPolicy, env, n_steps=8, batch_size=32, device="cpu").learn(32)
+    PPO(HybridPolicy, plain, n_steps=8, batch_size=32, device="cpu").learn(32)
+    with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
+        PPO(HybridPolicy, normalised, n_steps=8, batch_size=32, device="cpu").learn(32)
 
 
 def test_only_agents_sb3_needs_stable_baselines():
@@ -388,3 +344,23 @@ def test_only_agents_sb3_needs_stable_baselines():
         if any(name.startswith(("stable_baselines3", "sb3_contrib")) for name in names):
             users.add(path.relative_to(agents).parts[0])
     assert users == {"sb3"}
+
+
+def test_agents_sb3_needs_extras_only_for_the_names_that_use_them():
+    program = """
+import sys
+sys.modules |= {"sb3_contrib": None, "scipy": None, "tyro": None, "rich": None}
+import agents.sb3
+for name in agents.sb3.__all__:
+    try:
+        getattr(agents.sb3, name)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        "EpisodeBuffer needs the extra 'sb3'",
+        "RecurrentHybridPolicy needs the extra 'sb3'",
+        "evaluate_sb3 needs the extra 'train'",
+        "play_split_sb3 needs the extra 'train'",
+    ]

@@ -12,9 +12,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import ram_env  # noqa: F401
-from agents.sb3.policies import RecurrentHybridPolicy
-from agents.sb3.recurrent import EpisodeBuffer
-from agents.sb3.vec_env import GlimpseVecEnv
+from agents.sb3 import EpisodeBuffer, GlimpseVecEnv, RecurrentHybridPolicy
 
 N, T, ROUNDS = 6, 4, 3
 EPISODES = N * ROUNDS
@@ -113,7 +111,7 @@ def test_episodes_that_are_cut_are_refused():
     with pytest.raises(ValueError, match=r"whole episodes of one length .* steps \[0, 4\] of 6"):
         next(buffer.get(T))
     buffer = roll_out(make_model(whole=True))
-    with pytest.raises(ValueError, match="batch_size must be whole episodes of 4 steps, got 6"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 4 steps, got 6"):
         next(buffer.get(6))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ram_env.arrays import cast, is_tensor, to_array, to_host
+from ram_env.checks import check_seed
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,6 @@ def read_options(
         None if index is None else _read_index(index, num_lanes, num_scenes)[lanes],
         None if location is None else _read_location(location, num_lanes)[lanes],
     )
-
-
-def check_seed(seed: object) -> None:
-    """Raise ValueError unless ``seed`` is None or an int >= 0."""
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
 
 
 def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:

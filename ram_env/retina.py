@@ -23,9 +23,9 @@ from ram_env.arrays import (
     is_tensor,
     new_empty,
     read_patches,
-    round_to_int,
     to_array,
 )
+from ram_env.checks import check_glimpse, to_python_int
 
 _CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
 _PAIR_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
@@ -63,6 +63,7 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
     if kind not in "fiu":
         raise ValueError(f"locations must hold real numbers, got dtype {locations.dtype}")
     locations = cast(locations, "float32")
+    size, num_scales = to_python_int(size), to_python_int(num_scales)
     _check_arguments(images, locations, size, num_scales)
     planes = (
         images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
@@ -97,7 +98,7 @@ def pad(planes: Array, size: int, num_scales: int) -> Array:
 
 
 def to_pixels(coordinates: Array, side: int) -> Array:
-    """Return the pixel corner that a coordinate names: rint((l + 1) * (side / 2)).
+    """Return the pixel corner at a coordinate: rint((l + 1) * (side / 2)).
 
     Half goes to even; float32 in this order, so that every device gets the same integer.
 
@@ -108,7 +109,7 @@ def to_pixels(coordinates: Array, side: int) -> Array:
     Returns:
         0 to side. Same shape, int64.
     """
-    return round_to_int((coordinates + 1) * (side / 2))
+    return cast(((coordinates + 1) * (side / 2)).round(), "int64")
 
 
 def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scales: int) -> Array:
@@ -186,23 +187,4 @@ def _check_arguments(images: Array, locations: Array, size: int, num_scales: int
         )
     if not bool((abs(locations) <= 1).all()):  # also false for NaN
         raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
-    check_sizes("size", size, num_scales, min(images.shape[1:3]))
-
-
-def check_sizes(name: str, size: int, num_scales: int, side: int) -> None:
-    """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
-    if not (_is_int(size) and size % 2 == 0 and 2 <= size <= side):
-        raise ValueError(
-            f"{name} must be even and in 2..{side}, the image's side [px], got {size!r}"
-        )
-    if not (_is_int(num_scales) and 1 <= num_scales <= 8):
-        raise ValueError(f"num_scales must be in 1..8, got {num_scales!r}")
-    if size * 2 ** (num_scales - 1) > 2 * side:
-        raise ValueError(
-            f"num_scales={num_scales} makes the coarsest patch {size * 2 ** (num_scales - 1)} px "
-            f"wide, more than twice the image ({side} px): use fewer scales or a larger image"
-        )
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    check_glimpse("size", size, num_scales, min(images.shape[1:3]))

@@ -16,63 +16,68 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from ram_env.arrays import Array, dtype_name, new_empty, to_device
+from ram_env.checks import check_int
 from ram_env.display import Display, check_render_mode
 from ram_env.draws import draw_key, lane_key
 from ram_env.episodes import Episodes, TaskFacts
 from ram_env.reset_options import read_options, seeds_of_lanes
-from ram_env.tasks import ImageTask, SignpostTask, Task, check_int
+from ram_env.tasks import ImageTask, SignpostTask, Task
 
 
 class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
     """N lanes of :class:`~ram_env.env.GlimpseEnv`, computed together.
 
     Description:
-    Lane i of a vector env seeded s is, to the bit, the single env seeded s + i: the same
-    observations, rewards, flags and infos as ``SyncVectorEnv`` over N single envs, in every
-    autoreset mode. ``gymnasium.make_vec(id, num_envs=N)`` makes it.
+    ``gymnasium.make_vec(id, num_envs=N)`` makes this class. Seeded s, its lane i returns the
+    same bytes as the single env seeded s + i: observations, rewards, flags and infos equal
+    those of a ``SyncVectorEnv`` over N single envs, in every autoreset mode.
+    ``order="sequential"`` is the exception: see its paragraph below.
 
     Action Space:
     A batch of the single env's actions: ``Box(-1, 1, (N, 2 + K))``, a dict of (N, ...)
-    arrays, or ``MultiDiscrete`` of shape (N, 3). In the mode ``NEXT_STEP`` the action of a
-    lane that is being reset is ignored.
+    arrays, or ``MultiDiscrete`` of shape (N, 3).
 
     Observation Space:
-    The single env's dict with a leading N; fresh arrays at every call.
+    The single env's dict with a leading N. Every call returns fresh arrays.
 
     Rewards:
-    As the single env's. Shape (N,), float64, or float32 on a device.
+    Those of the single env. Shape (N,), float64, or float32 on a device.
 
     Starting State:
-    As the single env's. ``reset`` takes a seed s (lane i gets s + i), a list of N seeds, or
-    None (every lane goes on with its next episode). Lanes seeded alike play the same
-    canvases and first locations: M equal seeds are M rollouts of one image. Options:
-    ``index`` and ``location``, one or one a lane, and ``reset_mask`` (N,), bool: resets the
-    masked lanes and tells of them only.
+    That of the single env. ``reset`` takes a seed s (lane i gets s + i), a list of N seeds, or
+    None (every lane continues with its next episode). Lanes with equal seeds play the same
+    canvases and first locations: M equal seeds are M rollouts of one image. The options
+    ``index`` and ``location`` hold one value, or one per lane. The option ``reset_mask``, (N,),
+    bool, resets the masked lanes only, and infos describe those alone.
 
     Episode End:
-    As the single env's; what follows is the autoreset mode's business: ``SAME_STEP`` (the
-    default) begins the next episode at once and tells of the old one in ``final_obs`` and
-    ``final_info``; ``NEXT_STEP`` begins it at the next step; ``DISABLED`` wants a reset with
-    ``reset_mask``.
+    As in the single env. What happens next depends on ``autoreset_mode``:
+
+    | mode | when the next episode begins | good for |
+    |---|---|---|
+    | ``"SameStep"`` (default) | in the same step; ``final_obs``, ``final_info`` show the end | training |
+    | ``"NextStep"`` | in the next step, which ignores the action and pays 0 | wrappers, videos |
+    | ``"Disabled"`` | when ``reset`` is called with ``reset_mask`` | your own schedule |
+
+    Gymnasium's vector observation wrappers, such as ``FlattenObservation`` and
+    ``NormalizeObservation``, would not transform ``final_obs`` and therefore refuse
+    ``"SameStep"``; ``RecordVideo`` misses each episode's last frame there.
 
     Arguments:
     Those of the single env, and
 
     - ``num_envs``: N.
-    - ``autoreset_mode``: An ``AutoresetMode`` or its value (``"SameStep"``, ``"NextStep"``,
-      ``"Disabled"``; the value survives ``env.spec.to_json()``).
-    - ``device``: None for NumPy, or a torch device such as ``"cuda"``: canvases, glimpses,
-      rewards, flags and infos are then tensors there, bit-identical to NumPy's (rewards of
-      ``"log_score"`` but for rounding), and ``final_obs`` is one batched dict. While the
-      lanes are in step with each other and actions come as ``"box"`` or ``"dict"`` tensors,
-      only the draws of new episodes cross the bus, and one flag a step tells whether the
-      actions were valid.
+    - ``autoreset_mode``: an ``AutoresetMode``, its value (``"SameStep"``) or its name
+      (``"SAME_STEP"``). Strings survive ``env.spec.to_json()``.
+    - ``device``: None for NumPy, or a torch device such as ``"cuda"``. Observations, rewards,
+      flags and infos are then tensors there, bit-identical to NumPy's (``"log_score"`` rewards
+      up to rounding), and ``final_obs`` is one batched dict. While the lanes are in step with
+      each other and actions come as ``"box"`` or ``"dict"`` tensors, only the draws of new
+      episodes cross the bus, plus one flag per step that says whether the actions are valid.
 
-    With ``order="sequential"`` lane i of N makes visits i, i + N, i + 2 N, ..., so that N
-    lanes pass through a split together; a seeded reset begins again at visit i.
-
-    The vector wrapper ``RecordVideo`` misses each episode's last frame in ``SAME_STEP`` mode,
-    as Gymnasium says; make the environment with ``autoreset_mode="NextStep"`` for videos.
+    With ``order="sequential"`` lane i of N makes visits i, i + N, i + 2 N, ..., whatever the
+    seed, so that N lanes pass through a split together. What a lane plays then depends on N;
+    what visit v shows does not. A seeded reset begins again at visit i.
 
     Version History:
     v0: first release.
@@ -118,7 +123,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         """Begin new episodes in all lanes, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: For all lanes (lane i gets seed + i), one a lane, or None.
+            seed: An int (lane i gets seed + i), one seed per lane, or None.
             options: ``index``, ``location``, ``reset_mask``; read, never changed.
 
         Returns:
@@ -146,7 +151,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         return obs, infos
 
     def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
-        """Move all lanes.
+        """Step all lanes.
 
         Args:
             actions: A batch in the task's action format, of shape (N, ...).
@@ -162,25 +167,25 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         self._check_open("step")
         episodes = self._episodes
         active = self._who_moves()
-        move = episodes.action_format.parse(actions, (self.num_envs,), active, self.device)
+        decision = episodes.action_format.parse(actions, (self.num_envs,), active, self.device)
         resting = None if active is None else np.flatnonzero(~active)
         if resting is not None:  # NEXT_STEP
             episodes.begin(resting)
-        reward, correct, ends = episodes.step(move, active)
+        reward, correct, ends = episodes.step(decision, active)
         ended = np.flatnonzero(ends)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            finals = self._finish(ended, correct, move.label)
+            finals = self._finish(ended, correct, decision.label)
             infos = {**self._describe(np.arange(self.num_envs)), **finals}
         else:
             infos = self._describe(np.arange(self.num_envs))
-            infos |= self._outcome(ended, correct, move.label)
+            infos |= self._outcome(ended, correct, decision.label)
         obs = episodes.observe()
         self._display.update()
         terminated = self._flags(ends)
         return obs, reward, terminated, self._flags(np.zeros_like(ends)), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return one frame a lane (``"rgb_array"``); ``"human"`` shows them by itself."""
+        """Return one frame per lane (``"rgb_array"``); ``"human"`` needs no call."""
         self._check_open("render")
         return self._display.render()
 
@@ -189,10 +194,10 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         self._display.close()
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that the lanes' future depends on, ready for JSON, mid-episode too.
+        """Return everything that the future depends on, ready for JSON, mid-episode too.
 
-        Of a lane that was never reset the future also depends on ``np_random``, which is not
-        in it: seed it first.
+        Before the first reset the future also depends on ``np_random``, which the state doesn't
+        hold: seed it first.
         """
         return self._episodes.get_state()
 
@@ -200,11 +205,12 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         """Continue exactly where :meth:`get_state` was called.
 
         Returns:
-            The observations and infos there, as from ``reset``, or None if the lanes had not
-            been reset yet.
+            The observations and infos of that moment, as from ``reset``, or None if the lanes
+            had not been reset by then.
 
         Raises:
-            ValueError: If the state is of another version, task or number of lanes.
+            ValueError: If the state is malformed, or belongs to another version, task, dataset
+                or number of lanes.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)
@@ -226,7 +232,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             over = np.flatnonzero(~episodes.running).tolist()
             raise ResetNeeded(
-                f"the episodes of lanes {over} are over: call reset(options={{'reset_mask': ...}})"
+                f"the episodes of lanes {over} have ended: call reset(options={{'reset_mask': ...}})"
             )
         return episodes.running.copy()
 
@@ -238,7 +244,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         self._episodes.seed(lanes[new], np.array(keys, np.uint64))
 
     def _finish(self, ended: np.ndarray, correct: Array, prediction: Array) -> dict[str, Any]:
-        """Begin the next episode of ended lanes; return what SAME_STEP tells of the old."""
+        """Begin the next episode of ended lanes; return SAME_STEP's infos about the old one."""
         if not len(ended):
             return {}
         final_obs = self._episodes.observe(ended)
@@ -246,7 +252,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         self._display.update()  # the last decision, and whether it was right
         self._episodes.begin(ended)
         infos: dict[str, Any] = {"final_info": final_info}
-        if self.device is None:  # one dict a lane, as Gymnasium's vector envs do
+        if self.device is None:  # one dict per lane, as Gymnasium's vector envs do
             infos["final_obs"] = np.full(self.num_envs, None, object)
             for row, lane in enumerate(ended):
                 infos["final_obs"][lane] = {name: part[row] for name, part in final_obs.items()}
@@ -283,7 +289,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         return self._flags(mask)
 
     def _flags(self, flags: np.ndarray) -> Array:
-        """Bring flags (N,) to the device, without the bus where all agree."""
+        """Bring flags (N,) to the device, without a transfer where all agree."""
         if self.device is None:
             return flags
         import torch
@@ -297,22 +303,22 @@ class SignpostVectorEnv(GlimpseVectorEnv):
     """N lanes of :class:`~ram_env.env.SignpostEnv`, computed together.
 
     Description:
-    The task of :class:`~ram_env.env.SignpostEnv`, as :class:`GlimpseVectorEnv` plays any.
+    The task of :class:`~ram_env.env.SignpostEnv` in a :class:`GlimpseVectorEnv`.
 
     Action Space:
-    As :class:`GlimpseVectorEnv`'s, with K = num_marks^parts.
+    That of :class:`GlimpseVectorEnv`, with K = num_marks^parts.
 
     Observation Space:
-    As :class:`GlimpseVectorEnv`'s, in colour.
+    That of :class:`GlimpseVectorEnv`, in colour.
 
     Rewards:
-    As :class:`GlimpseVectorEnv`'s.
+    Those of :class:`GlimpseVectorEnv`.
 
     Starting State:
-    As :class:`~ram_env.env.SignpostEnv`'s, for every lane.
+    That of :class:`~ram_env.env.SignpostEnv`, in every lane.
 
     Episode End:
-    As :class:`GlimpseVectorEnv`'s.
+    As in :class:`GlimpseVectorEnv`.
 
     Arguments:
     Those of :class:`~ram_env.env.SignpostEnv`, and ``num_envs``, ``autoreset_mode`` and
@@ -326,13 +332,11 @@ class SignpostVectorEnv(GlimpseVectorEnv):
 
 
 def _read_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        allowed = [allowed.value for allowed in AutoresetMode]
-        raise ValueError(
-            f"autoreset_mode must be an AutoresetMode or one of {allowed}, got {mode!r}"
-        ) from None
+    for known in AutoresetMode:
+        if mode in (known, known.value, known.name):
+            return known
+    allowed = [known.value for known in AutoresetMode]
+    raise ValueError(f"autoreset_mode must be an AutoresetMode or one of {allowed}, got {mode!r}")
 
 
 def _read_device(device: Any) -> str | None:

@@ -5,8 +5,6 @@ Dimension key:
     K: classes
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +13,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from ram_env.arrays import (
-    Array,
-    cast,
-    copy,
-    device_of,
-    library,
-    new_empty,
-    to_array,
-    to_device,
-    to_host,
-)
+from ram_env import arrays as xp
+from ram_env.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -83,9 +72,9 @@ class ActionFormat(ABC):
         """
         parts = self._read(action, batch, device)
         if active is not None and not active.all():
-            resting = to_device(~active, device)
+            resting = xp.to_device(~active, device)
             for name, part in parts.items():
-                parts[name] = copy(part)  # the memory may be the caller's
+                parts[name] = xp.copy(part)  # the memory may be the caller's
                 parts[name][resting] = 0
         valid = None
         for name, part in parts.items():
@@ -94,9 +83,9 @@ class ActionFormat(ABC):
         assert valid is not None
         stop = self._read_stop(parts)
         if stop is not None:  # one transfer for both
-            valid, stop = to_host(library(valid).stack((valid, stop)))
+            valid, stop = xp.to_host(xp.library(valid).stack((valid, stop)))
         if not valid.all():
-            self._refuse(parts, int(to_host(valid).argmin()))
+            self._refuse(parts, int(xp.to_host(valid).argmin()))
         return Decision(*self._decide(parts), stop)
 
     @abstractmethod
@@ -115,7 +104,7 @@ class ActionFormat(ABC):
         """Return which lanes hold allowed values, (N,), bool."""
         if name in self._limits:
             return (part >= 0) & (part < self._limits[name])
-        return library(part).isfinite(part).all(1)
+        return xp.library(part).isfinite(part).all(1)
 
     def _refuse(self, parts: dict[str, Array], lane: int) -> None:
         """Raise the ValueError that says what is wrong in a lane."""
@@ -123,7 +112,7 @@ class ActionFormat(ABC):
             if not self._is_valid(name, part[lane : lane + 1]).all():
                 limit = self._limits.get(name)
                 allowed = "finite" if limit is None else f"in 0..{limit - 1}"
-                got = to_host(part[lane]).tolist()
+                got = xp.to_host(part[lane]).tolist()
                 raise ValueError(f"action: {name} must be {allowed}, got {got} in lane {lane}")
 
 
@@ -197,10 +186,10 @@ class MultiDiscreteFormat(ActionFormat):
 
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
         cells = parts["column"], parts["row"]
-        location = new_empty(cells[0], (len(cells[0]), 2), "float32")
+        location = xp.new_empty(cells[0], (len(cells[0]), 2), "float32")
         for axis, centres in enumerate(self._centres):
-            location[:, axis] = to_device(centres, device_of(location))[cells[axis]]
-        return location, copy(parts["label"]), None
+            location[:, axis] = xp.to_device(centres, xp.device_of(location))[cells[axis]]
+        return location, xp.copy(parts["label"]), None
 
 
 def make_format(
@@ -213,15 +202,15 @@ def make_format(
 
 
 def _to_floats(name: str, value: Any, shape: tuple[int, ...], device: str | None) -> Array:
-    array, kind = to_array(name, value, device)
+    array, kind = xp.to_array(name, value, device)
     _check(name, array, shape, kind in "fiu", "real numbers")
-    return cast(array, "float32")
+    return xp.cast(array, "float32")
 
 
 def _to_integers(name: str, value: Any, shape: tuple[int, ...], device: str | None) -> Array:
-    array, kind = to_array(name, value, device)
+    array, kind = xp.to_array(name, value, device)
     _check(name, array, shape, kind in "iu", "integers")
-    return cast(array, "int64")
+    return xp.cast(array, "int64")
 
 
 def _check(name: str, array: Array, shape: tuple[int, ...], right_kind: bool, wanted: str) -> None:

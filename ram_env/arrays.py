@@ -11,8 +11,6 @@ Dimension key:
     h, w: patch height and width [px]
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from typing import Any

@@ -10,22 +10,13 @@ Dimension key:
     J: clutter pieces on each canvas
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from ram_env.arrays import (
-    Array,
-    device_of,
-    library,
-    read_patches,
-    to_array,
-    to_device,
-    write_patches,
-)
+from ram_env import arrays as xp
+from ram_env.arrays import Array
 from ram_env.checks import check_flag, check_int, check_seed, to_python_int
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
@@ -147,9 +138,9 @@ def paint(
         placement: Where everything lies on the n canvases.
         clutter_size: Side of a piece [px].
     """
-    device = device_of(canvases)
+    device = xp.device_of(canvases)
     objects, sources, cuts, drops = (
-        to_device(places, device)
+        xp.to_device(places, device)
         for places in (
             placement.objects + margin,
             placement.sources,
@@ -158,14 +149,14 @@ def paint(
         )
     )
     canvases[lanes] = 0
-    write_patches(canvases, lanes, objects[:, 1], objects[:, 0], planes[indices])
+    xp.write_patches(canvases, lanes, objects[:, 1], objects[:, 0], planes[indices])
     side = clutter_size
     for j in range(sources.shape[1]):
         rows, columns = drops[:, j, 1], drops[:, j, 0]
-        pieces = read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
-        behind = read_patches(canvases, lanes, rows, columns, side, side)  # (n, C, side, side)
-        summed = behind + library(behind).minimum(pieces, 255 - behind)
-        write_patches(canvases, lanes, rows, columns, summed)
+        pieces = xp.read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
+        behind = xp.read_patches(canvases, lanes, rows, columns, side, side)  # (n, C, side, side)
+        summed = behind + xp.library(behind).minimum(pieces, 255 - behind)
+        xp.write_patches(canvases, lanes, rows, columns, summed)
 
 
 def draw_canvases(
@@ -216,7 +207,7 @@ def draw_canvases(
         Mnih et al. (2014), arXiv:1406.6247, section 4.1; deepmind/mnist-cluttered. A piece
         is never cut from the canvas's own image, because it would reveal the label.
     """
-    images, _ = to_array("images", images, None)
+    images, _ = xp.to_array("images", images, None)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(
             f"images must be uint8 (M, h, w) or (M, h, w, C), got {images.dtype} {images.shape}"
@@ -246,7 +237,7 @@ def draw_canvases(
 
 def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
     """Return integers in 0 .. bound - 1, (n,), int64, or raise ValueError."""
-    array, kind = to_array(name, value, None)
+    array, kind = xp.to_array(name, value, None)
     if array.ndim == 1 and len(array) and kind not in "iu":
         raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 1 or not ((array >= 0) & (array < bound)).all():
@@ -291,9 +282,9 @@ class ImageScenes:
         paint(
             canvases,
             margin,
-            to_device(lanes, self._device),
+            xp.to_device(lanes, self._device),
             planes,
-            to_device(indices, self._device),
+            xp.to_device(indices, self._device),
             placement,
             self._style.clutter_size,
         )
@@ -303,4 +294,4 @@ class ImageScenes:
 @lru_cache(maxsize=8)
 def _planes_on(split: LabelledImages, device: str | None) -> Array:
     """Hold a split's images on a device once per process, (M, C, h, w)."""
-    return to_device(split.planes, device)
+    return xp.to_device(split.planes, device)

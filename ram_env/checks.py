@@ -1,7 +1,5 @@
 """Checks of arguments, shared by all that takes them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

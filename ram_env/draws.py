@@ -9,8 +9,6 @@ Dimension key:
     D: words drawn for each
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, SplitMix64's increment

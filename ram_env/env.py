@@ -6,25 +6,22 @@ Dimension key:
     T: glimpses per episode
 """
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium import Env
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 
+from ram_env.base import EpisodesEnv
 from ram_env.checks import check_seed
-from ram_env.display import Display, check_render_mode
 from ram_env.draws import draw_key, lane_key
-from ram_env.episodes import Episodes, TaskFacts
 from ram_env.reset_options import read_options
-from ram_env.tasks import ImageTask, SignpostTask, Task
+from ram_env.tasks import SignpostTask
 
 _LANE = np.array([0])
 
 
-class GlimpseEnv(TaskFacts, Env[dict[str, np.ndarray], Any]):
+class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     """Classify the object in an image that is seen only through small glimpses.
 
     Description:
@@ -122,19 +119,9 @@ class GlimpseEnv(TaskFacts, Env[dict[str, np.ndarray], Any]):
     v0: first release.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium's own declaration
-        "render_modes": ["rgb_array", "human"],
-        "render_fps": 4,
-    }
-    task_class: ClassVar[type[Task]] = ImageTask
-
     def __init__(self, *, render_mode: str | None = None, **keywords: Any):
-        check_render_mode(render_mode, self.metadata)
-        self.render_mode = render_mode
-        self.task = self.task_class.from_keywords(keywords)
-        self._episodes = Episodes(self.task, 1, record=render_mode is not None)
-        self._display = Display(self._episodes, render_mode, self.metadata)
-        self._closed = False
+        self._make(keywords, 1, None, render_mode)
+        self.closed = False
         self.observation_space = self._episodes.observation_space  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = self._episodes.action_format.space
 
@@ -161,7 +148,7 @@ class GlimpseEnv(TaskFacts, Env[dict[str, np.ndarray], Any]):
             key = draw_key(self.np_random) if seed is None else lane_key(seed)
             episodes.seed(_LANE, np.array([key], np.uint64))
         episodes.begin(_LANE, asked.index, asked.location)
-        self._closed = False
+        self.closed = False
         self._display.update()
         return self._observe(), self._describe()
 
@@ -201,39 +188,7 @@ class GlimpseEnv(TaskFacts, Env[dict[str, np.ndarray], Any]):
     def close(self) -> None:
         """Close the window; ``reset`` reopens the environment, unlike a vector env's."""
         self._display.close()
-        self._closed = True
-
-    def get_state(self) -> dict[str, Any]:
-        """Return everything that the future depends on, ready for JSON, mid-episode too.
-
-        Before the first reset the future also depends on ``np_random``, which the state doesn't
-        hold: seed it first.
-        """
-        return self._episodes.get_state()
-
-    def set_state(
-        self, state: dict[str, Any]
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Continue exactly where :meth:`get_state` was called.
-
-        Wrappers have states of their own, which the state doesn't hold. If the environment is
-        wrapped, call ``env.reset()``, then ``env.unwrapped.set_state(state)``.
-
-        Returns:
-            The observation and info of that moment, as from ``reset``, or None if the
-            environment had not been reset by then.
-
-        Raises:
-            ValueError: If the state is malformed, or belongs to another version, task or
-                dataset.
-        """
-        self._check_open("set_state")
-        self._episodes.set_state(state)
-        return (self._observe(), self._describe()) if self._episodes.seen[0] else None
-
-    def _check_open(self, call: str) -> None:
-        if self._closed:
-            raise ClosedEnvironmentError(f"{call}() was called after close()")
+        self.closed = True
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {name: batch[0] for name, batch in self._episodes.observe().items()}

@@ -8,25 +8,14 @@ Dimension key:
     T: glimpses per episode
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from ram_env import arrays as xp
 from ram_env.actions import Decision, make_format
-from ram_env.arrays import (
-    Array,
-    arange,
-    cast,
-    copy,
-    library,
-    log_softmax,
-    new_empty,
-    to_device,
-    to_host,
-)
+from ram_env.arrays import Array
 from ram_env.draws import below, draw_words, named_key, uniform_locations
 from ram_env.retina import margin_of, sense
 from ram_env.scenes import Drawn
@@ -92,12 +81,12 @@ class Episodes:
         self._margin = margin_of(task.glimpse_size, task.num_scales)
         side = self.scenes.side + 2 * self._margin
         canvases = np.zeros((num_lanes, self.scenes.channels, side, side), np.uint8)
-        self._canvases = to_device(canvases, device)
-        self._lanes = arange(self._canvases, num_lanes)
-        self._location = to_device(np.zeros((num_lanes, 2), np.float32), device)
-        self._label = to_device(np.zeros(num_lanes, np.int64), device)
-        self._index = to_device(np.zeros(num_lanes, np.int64), device)
-        self._position = to_device(np.zeros((num_lanes, 2), np.int64), device)
+        self._canvases = xp.to_device(canvases, device)
+        self._lanes = xp.arange(self._canvases, num_lanes)
+        self._location = xp.to_device(np.zeros((num_lanes, 2), np.float32), device)
+        self._label = xp.to_device(np.zeros(num_lanes, np.int64), device)
+        self._index = xp.to_device(np.zeros(num_lanes, np.int64), device)
+        self._position = xp.to_device(np.zeros((num_lanes, 2), np.int64), device)
         self.path = np.zeros((num_lanes, task.num_glimpses, 2), np.float32) if record else None
         self.decided = np.zeros(num_lanes, bool)
         self.prediction = np.zeros(num_lanes, np.int64)
@@ -160,8 +149,8 @@ class Episodes:
         if continues.all():
             self._location = decision.location
         elif continues.any():
-            self._location = library(self._location).where(
-                to_device(continues[:, None], self.device), decision.location, self._location
+            self._location = xp.library(self._location).where(
+                xp.to_device(continues[:, None], self.device), decision.location, self._location
             )
         self.seen += continues
         self.running &= ~ends
@@ -179,15 +168,15 @@ class Episodes:
             ``glimpse`` (n, S * C, G, G), ``location`` (n, 2) and ``time`` (n, 1), float32.
         """
         if lanes is None:
-            index, location, seen = self._lanes, copy(self._location), self.seen
+            index, location, seen = self._lanes, xp.copy(self._location), self.seen
         else:
-            index = to_device(lanes, self.device)
+            index = xp.to_device(lanes, self.device)
             location, seen = self._location[index], self.seen[lanes]
         task = self.task
         glimpse = sense(
             self._canvases, index, location, size=task.glimpse_size, num_scales=task.num_scales
         )
-        time = new_empty(location, (len(index), 1), "float32")
+        time = xp.new_empty(location, (len(index), 1), "float32")
         time[:, 0] = self._per_lane(self._times[seen])
         return {"glimpse": glimpse, "location": location, "time": time}
 
@@ -199,14 +188,14 @@ class Episodes:
         """
         hidden = {"label": self._label, "index": self._index, "position": self._position}
         if lanes is None:
-            return {name: copy(array) for name, array in hidden.items()}
-        index = to_device(lanes, self.device)
+            return {name: xp.copy(array) for name, array in hidden.items()}
+        index = xp.to_device(lanes, self.device)
         return {name: array[index] for name, array in hidden.items()}
 
     def canvas(self, lane: int) -> np.ndarray:
         """Return a copy of a lane's canvas, uint8, (side, side) or (side, side, 3)."""
         inside = slice(self._margin, self._margin + self.scenes.side)
-        planes = to_host(self._canvases[lane, :, inside, inside])
+        planes = xp.to_host(self._canvases[lane, :, inside, inside])
         return planes[0].copy() if len(planes) == 1 else planes.transpose(1, 2, 0).copy()
 
     def get_state(self) -> dict[str, Any]:
@@ -216,10 +205,10 @@ class Episodes:
             "keyed": self.keyed.tolist(),
             "key": self._keys.tolist(),
             "episode": self._episodes.tolist(),
-            "index": to_host(self._index).tolist(),
+            "index": xp.to_host(self._index).tolist(),
             "seen": self.seen.tolist(),
             "running": self.running.tolist(),
-            "location": to_host(self._location).tolist(),
+            "location": xp.to_host(self._location).tolist(),
         }
         return state if self.path is None else {**state, "path": self.path.tolist()}
 
@@ -281,10 +270,10 @@ class Episodes:
     def _place_scenes(self, lanes: np.ndarray, index: np.ndarray, words: np.ndarray) -> Drawn:
         """Paint the scenes on the lanes' canvases and keep what the agent doesn't see."""
         drawn = self.scenes.draw(self._canvases, self._margin, lanes, index, words)
-        here = to_device(lanes, self.device)
-        self._index[here] = to_device(index, self.device)
-        self._label[here] = to_device(drawn.labels, self.device)
-        self._position[here] = to_device(drawn.positions, self.device)
+        here = xp.to_device(lanes, self.device)
+        self._index[here] = xp.to_device(index, self.device)
+        self._label[here] = xp.to_device(drawn.labels, self.device)
+        self._position[here] = xp.to_device(drawn.positions, self.device)
         return drawn
 
     @staticmethod
@@ -294,7 +283,7 @@ class Episodes:
 
     def _set_locations(self, lanes: np.ndarray, locations: np.ndarray) -> None:
         """Move some lanes to locations, (n, 2), on the host, and begin their paths there."""
-        self._location[to_device(lanes, self.device)] = to_device(locations, self.device)
+        self._location[xp.to_device(lanes, self.device)] = xp.to_device(locations, self.device)
         if self.path is not None:
             self.path[lanes, 0] = locations
 
@@ -307,12 +296,12 @@ class Episodes:
             weight = np.where(ends, task.num_glimpses - self.seen + 1, 1) / task.num_glimpses
         if task.reward == "log_score":
             assert decision.scores is not None
-            log_p = log_softmax(decision.scores)[self._lanes, self._label]  # (N,)
+            log_p = xp.log_softmax(decision.scores)[self._lanes, self._label]  # (N,)
             reward = log_p.clip(_LOG_SCORE_FLOOR) * self._per_lane(weight) - task.glimpse_cost
         else:  # summed on the host, so that a device rounds float64's result once
             cost = task.glimpse_cost
-            reward = library(correct).where(correct, self._per_lane(weight - cost), 0.0 - cost)
-        return cast(reward, "float64" if self.device is None else "float32")
+            reward = xp.library(correct).where(correct, self._per_lane(weight - cost), 0.0 - cost)
+        return xp.cast(reward, "float64" if self.device is None else "float32")
 
     def _per_lane(self, values: np.ndarray) -> Any:
         """Bring one value per lane, (N,), to the device, as a scalar where all lanes agree.
@@ -322,49 +311,13 @@ class Episodes:
         if self.device is None:
             return values
         first = values[0]
-        return first.item() if (values == first).all() else to_device(values, self.device)
+        return first.item() if (values == first).all() else xp.to_device(values, self.device)
 
     def _record(self, decision: Decision, continues: np.ndarray, active: np.ndarray | None) -> None:
         """Keep what rendering shows."""
         assert self.path is not None
         lanes = np.flatnonzero(continues)
-        self.path[lanes, self.seen[lanes] - 1] = to_host(self._location)[lanes]
-        self.prediction = to_host(copy(decision.label))
-        self.scores = None if decision.scores is None else to_host(copy(decision.scores))
+        self.path[lanes, self.seen[lanes] - 1] = xp.to_host(self._location)[lanes]
+        self.prediction = xp.to_host(xp.copy(decision.label))
+        self.scores = None if decision.scores is None else xp.to_host(xp.copy(decision.scores))
         self.decided = np.ones(self.num_lanes, bool) if active is None else active.copy()
-
-
-class TaskFacts:
-    """Task properties exposed by the environments."""
-
-    _episodes: Episodes
-
-    @property
-    def data_source(self) -> str:
-        """How many images there are and where they came from, for logs."""
-        return self._episodes.scenes.source
-
-    @property
-    def data_is_sample(self) -> bool:
-        """Whether the images are the sample that no published result may use."""
-        return self._episodes.scenes.is_sample
-
-    @property
-    def glimpse_shape(self) -> tuple[int, int, int]:
-        """Shape of a glimpse, (S * C, G, G)."""
-        return self._episodes.glimpse_shape
-
-    @property
-    def object_size(self) -> tuple[int, int]:
-        """Width and height of an object [px]; ``info["position"]`` is its top left pixel."""
-        return self._episodes.scenes.object_size
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, K; labels are 0 .. K - 1."""
-        return self._episodes.scenes.num_classes
-
-    @property
-    def num_images(self) -> int:
-        """Number of images in the split, which is the episodes of a sequential pass."""
-        return self._episodes.scenes.num_scenes

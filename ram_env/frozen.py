@@ -1,7 +1,5 @@
 """The frozen canvases of validation and test: the same for everybody, for ever."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from os import PathLike

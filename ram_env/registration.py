@@ -1,7 +1,5 @@
 """Tell Gymnasium about the tasks."""
 
-from __future__ import annotations
-
 import importlib
 
 import gymnasium

@@ -1,7 +1,5 @@
 """What may be said at a reset, checked before anything changes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -9,22 +9,10 @@ Dimension key:
     K: side of the coarsest patch, G * 2^(S-1) [px]
 """
 
-from __future__ import annotations
-
 import numpy as np
 
-from ram_env.arrays import (
-    Array,
-    arange,
-    bitcast,
-    cast,
-    device_of,
-    dtype_name,
-    is_tensor,
-    new_empty,
-    read_patches,
-    to_array,
-)
+from ram_env import arrays as xp
+from ram_env.arrays import Array
 from ram_env.checks import check_glimpse, to_python_int
 
 _CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
@@ -58,18 +46,18 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
         Mnih et al. (2014), arXiv:1406.6247, glimpse sensor rho(x_t, l_{t-1}). Shrinking by
         averaging is our choice: a constant image stays constant at every scale.
     """
-    images = images if is_tensor(images) else to_array("images", images, None)[0]
-    locations, kind = to_array("locations", locations, device_of(images))
+    images = images if xp.is_tensor(images) else xp.to_array("images", images, None)[0]
+    locations, kind = xp.to_array("locations", locations, xp.device_of(images))
     if kind not in "fiu":
         raise ValueError(f"locations must hold real numbers, got dtype {locations.dtype}")
-    locations = cast(locations, "float32")
+    locations = xp.cast(locations, "float32")
     size, num_scales = to_python_int(size), to_python_int(num_scales)
     _check_arguments(images, locations, size, num_scales)
     planes = (
         images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
     )  # (N, C, H, W)
     padded = pad(planes, size, num_scales)
-    lanes = arange(padded, len(padded))
+    lanes = xp.arange(padded, len(padded))
     return sense(padded, lanes, locations, size=size, num_scales=num_scales)
 
 
@@ -91,7 +79,7 @@ def pad(planes: Array, size: int, num_scales: int) -> Array:
     """
     margin = margin_of(size, num_scales)
     n, c, h, w = planes.shape
-    padded = new_empty(planes, (n, c, h + 2 * margin, w + 2 * margin), "uint8")
+    padded = xp.new_empty(planes, (n, c, h + 2 * margin, w + 2 * margin), "uint8")
     padded[:] = 0
     padded[:, :, margin : margin + h, margin : margin + w] = planes
     return padded
@@ -109,7 +97,7 @@ def to_pixels(coordinates: Array, side: int) -> Array:
     Returns:
         0 to side. Same shape, int64.
     """
-    return cast(((coordinates + 1) * (side / 2)).round(), "int64")
+    return xp.cast(((coordinates + 1) * (side / 2)).round(), "int64")
 
 
 def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scales: int) -> Array:
@@ -129,11 +117,11 @@ def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scale
     coarsest = size * 2 ** (num_scales - 1)
     columns = to_pixels(locations[:, 0], padded.shape[3] - coarsest)
     rows = to_pixels(locations[:, 1], padded.shape[2] - coarsest)  # (n,), patch top in padded
-    glimpses = new_empty(padded, (n, num_scales, channels, size, size), "float32")
-    chunk = max(n, 1) if is_tensor(padded) else _CHUNK
+    glimpses = xp.new_empty(padded, (n, num_scales, channels, size, size), "float32")
+    chunk = max(n, 1) if xp.is_tensor(padded) else _CHUNK
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
-        patches = read_patches(
+        patches = xp.read_patches(
             padded, lanes[part], rows[part], columns[part], coarsest, coarsest
         )  # (chunk, C, K, K)
         _shrink(patches, glimpses[part])
@@ -165,9 +153,9 @@ def _add_blocks(sums: Array, scale: int) -> Array:
     if scale < len(_PAIR_MASKS):
         word = "int64" if sums.shape[3] % (8 >> scale) == 0 else "int32"
         mask = _PAIR_MASKS[scale] & (-1 if word == "int64" else 0x7FFFFFFF)
-        words = bitcast(sums, word)
+        words = xp.bitcast(sums, word)
         pairs = (words & mask) + ((words >> (8 << scale)) & mask)
-        pairs = bitcast(pairs, f"int{16 << scale}")  # (n, C, k, k/2)
+        pairs = xp.bitcast(pairs, f"int{16 << scale}")  # (n, C, k, k/2)
     else:
         pairs = sums[..., 0::2] + sums[..., 1::2]
     return pairs[:, :, 0::2] + pairs[:, :, 1::2]
@@ -175,7 +163,7 @@ def _add_blocks(sums: Array, scale: int) -> Array:
 
 def _check_arguments(images: Array, locations: Array, size: int, num_scales: int) -> None:
     """Raise ValueError for what :func:`extract_glimpses` refuses."""
-    if images.ndim not in (3, 4) or dtype_name(images) != "uint8":
+    if images.ndim not in (3, 4) or xp.dtype_name(images) != "uint8":
         raise ValueError(
             "images must be uint8 of shape (N, H, W) or (N, H, W, C), "
             f"got {images.dtype} of shape {tuple(images.shape)}"

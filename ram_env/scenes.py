@@ -1,7 +1,5 @@
 """What a task must provide for its episodes: a list of scenes, drawn on demand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -7,8 +7,6 @@ Dimension key:
     P: cells with a mark
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

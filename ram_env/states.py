@@ -5,8 +5,6 @@ Dimension key:
     T: glimpses per episode
 """
 
-from __future__ import annotations
-
 import reprlib
 from dataclasses import asdict
 from typing import Any

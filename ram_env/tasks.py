@@ -1,7 +1,5 @@
 """The keywords of a task, checked, and the table of registered tasks."""
 
-from __future__ import annotations
-
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields

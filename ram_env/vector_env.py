@@ -5,26 +5,24 @@ Dimension key:
     S, C, G: scales, colour planes, glimpse side [px]
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ram_env.arrays import Array, dtype_name, new_empty, to_device
+from ram_env import arrays as xp
+from ram_env.arrays import Array
+from ram_env.base import EpisodesEnv
 from ram_env.checks import check_int
-from ram_env.display import Display, check_render_mode
 from ram_env.draws import draw_key, lane_key
-from ram_env.episodes import Episodes, TaskFacts
 from ram_env.reset_options import read_options, seeds_of_lanes
-from ram_env.tasks import ImageTask, SignpostTask, Task
+from ram_env.tasks import SignpostTask
 
 
-class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
+class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
     """N lanes of :class:`~ram_env.env.GlimpseEnv`, computed together.
 
     Description:
@@ -55,8 +53,8 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
 
     | mode | when the next episode begins | good for |
     |---|---|---|
-    | ``"SameStep"`` (default) | in the same step; ``final_obs``, ``final_info`` show the end | training |
-    | ``"NextStep"`` | in the next step, which ignores the action and pays 0 | wrappers, videos |
+    | ``"SameStep"`` (default) | at once; ``final_obs``, ``final_info`` hold the end | training |
+    | ``"NextStep"`` | in the next step, which ignores the action, reward 0 | wrappers, video |
     | ``"Disabled"`` | when ``reset`` is called with ``reset_mask`` | your own schedule |
 
     Gymnasium's vector observation wrappers, such as ``FlattenObservation`` and
@@ -83,12 +81,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
     v0: first release.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium's own declaration
-        "render_modes": ["rgb_array", "human"],
-        "render_fps": 4,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
-    task_class: ClassVar[type[Task]] = ImageTask
+    metadata = {**EpisodesEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(
         self,
@@ -103,12 +96,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         self.num_envs = num_envs
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        check_render_mode(render_mode, self.metadata)
-        self.render_mode = render_mode
-        self.device = _read_device(device)
-        self.task = self.task_class.from_keywords(keywords)
-        self._episodes = Episodes(self.task, num_envs, self.device, record=render_mode is not None)
-        self._display = Display(self._episodes, render_mode, self.metadata)
+        self._make(keywords, num_envs, _read_device(device), render_mode)
         self.single_observation_space = self._episodes.observation_space
         self.single_action_space = self._episodes.action_format.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -175,9 +163,9 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         ended = np.flatnonzero(ends)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             finals = self._finish(ended, correct, decision.label)
-            infos = {**self._describe(np.arange(self.num_envs)), **finals}
+            infos = {**self._describe(), **finals}
         else:
-            infos = self._describe(np.arange(self.num_envs))
+            infos = self._describe()
             infos |= self._outcome(ended, correct, decision.label)
         obs = episodes.observe()
         self._display.update()
@@ -193,35 +181,6 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         """Close the window."""
         self._display.close()
 
-    def get_state(self) -> dict[str, Any]:
-        """Return everything that the future depends on, ready for JSON, mid-episode too.
-
-        Before the first reset the future also depends on ``np_random``, which the state doesn't
-        hold: seed it first.
-        """
-        return self._episodes.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
-        """Continue exactly where :meth:`get_state` was called.
-
-        Returns:
-            The observations and infos of that moment, as from ``reset``, or None if the lanes
-            had not been reset by then.
-
-        Raises:
-            ValueError: If the state is malformed, or belongs to another version, task, dataset
-                or number of lanes.
-        """
-        self._check_open("set_state")
-        self._episodes.set_state(state)
-        if not self._episodes.seen.all():
-            return None
-        return self._episodes.observe(), self._describe(np.arange(self.num_envs))
-
-    def _check_open(self, call: str) -> None:
-        if self.closed:
-            raise ClosedEnvironmentError(f"{call}() was called after close()")
-
     def _who_moves(self) -> np.ndarray | None:
         """Return the lanes whose action counts, None for all."""
         episodes = self._episodes
@@ -232,7 +191,7 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             over = np.flatnonzero(~episodes.running).tolist()
             raise ResetNeeded(
-                f"the episodes of lanes {over} have ended: call reset(options={{'reset_mask': ...}})"
+                f"episodes of lanes {over} have ended: call reset(options={{'reset_mask': ...}})"
             )
         return episodes.running.copy()
 
@@ -260,12 +219,17 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
             infos["final_obs"] = {name: self._spread(p, ended) for name, p in final_obs.items()}
         return {**infos, "_final_info": self._mask(ended), "_final_obs": self._mask(ended)}
 
-    def _describe(self, lanes: np.ndarray) -> dict[str, Array]:
-        """Return label, index and position of some lanes as infos: zeros elsewhere."""
-        everyone = len(lanes) == self.num_envs
-        infos = self._episodes.describe(None if everyone else lanes)
-        if not everyone:
-            infos = {name: self._spread(values, lanes) for name, values in infos.items()}
+    def _observe(self) -> dict[str, Array]:
+        return self._episodes.observe()
+
+    def _describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
+        """Return label, index and position of some lanes (None: all) as infos: zeros elsewhere."""
+        if lanes is None or len(lanes) == self.num_envs:
+            lanes = np.arange(self.num_envs)
+            infos = self._episodes.describe()
+        else:
+            hidden = self._episodes.describe(lanes)
+            infos = {name: self._spread(values, lanes) for name, values in hidden.items()}
         return infos | {f"_{name}": self._mask(lanes) for name in infos}
 
     def _outcome(self, ended: np.ndarray, correct: Array, prediction: Array) -> dict[str, Array]:
@@ -278,9 +242,9 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
 
     def _spread(self, values: Array, lanes: np.ndarray) -> Array:
         """Put rows (n, ...) at their lanes, (N, ...), zeros elsewhere."""
-        full = new_empty(values, (self.num_envs, *values.shape[1:]), dtype_name(values))
+        full = xp.new_empty(values, (self.num_envs, *values.shape[1:]), xp.dtype_name(values))
         full[:] = 0
-        full[to_device(lanes, self.device)] = values
+        full[xp.to_device(lanes, self.device)] = values
         return full
 
     def _mask(self, lanes: np.ndarray) -> Array:
@@ -296,36 +260,14 @@ class GlimpseVectorEnv(TaskFacts, VectorEnv[dict[str, Array], Any, Array]):
 
         if flags.all() or not flags.any():
             return torch.full((self.num_envs,), bool(flags[0]), device=self.device)
-        return to_device(flags, self.device)
+        return xp.to_device(flags, self.device)
 
 
 class SignpostVectorEnv(GlimpseVectorEnv):
     """N lanes of :class:`~ram_env.env.SignpostEnv`, computed together.
 
-    Description:
-    The task of :class:`~ram_env.env.SignpostEnv` in a :class:`GlimpseVectorEnv`.
-
-    Action Space:
-    That of :class:`GlimpseVectorEnv`, with K = num_marks^parts.
-
-    Observation Space:
-    That of :class:`GlimpseVectorEnv`, in colour.
-
-    Rewards:
-    Those of :class:`GlimpseVectorEnv`.
-
-    Starting State:
-    That of :class:`~ram_env.env.SignpostEnv`, in every lane.
-
-    Episode End:
-    As in :class:`GlimpseVectorEnv`.
-
-    Arguments:
-    Those of :class:`~ram_env.env.SignpostEnv`, and ``num_envs``, ``autoreset_mode`` and
-    ``device``.
-
-    Version History:
-    v0: first release.
+    See there for the task and its arguments, and :class:`GlimpseVectorEnv` for batches, seeds,
+    autoreset modes and devices.
     """
 
     task_class = SignpostTask

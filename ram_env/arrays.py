@@ -1,7 +1,7 @@
-"""The few operations that NumPy and torch spell differently.
+"""The few operations that NumPy and torch spell differently; modules import this one as ``xp``.
 
-Everything else in this package is written once and runs on whichever array it is given:
-NumPy by default, torch tensors where a device was asked for.
+Everything else in this package is written once and runs on either: NumPy by default, torch
+tensors where a device was asked for.
 
 Dimension key:
     M: images in the array read from or written to
@@ -148,14 +148,9 @@ def read_patches(
 
 
 def write_patches(images: Array, index: Array, rows: Array, columns: Array, patches: Array) -> None:
-    """Write ``patches`` into ``images`` in place; the counterpart of :func:`read_patches`.
+    """Write patches, (n, C, h, w), into images in place: :func:`read_patches` the other way.
 
-    Args:
-        images: C-contiguous images, changed in place. Shape (M, C, H, W).
-        index: Image of each patch, all different. Shape (n,), integers.
-        rows: Top row of each patch [px]. Shape (n,), integers.
-        columns: Left column of each patch [px]. Shape (n,), integers.
-        patches: What to write. Shape (n, C, h, w).
+    No image may come twice in ``index``.
     """
     height, width = patches.shape[2:]
     if not is_tensor(images):

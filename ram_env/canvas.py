@@ -72,33 +72,57 @@ class CanvasStyle:
             )
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where everything lies on n canvases: (x, y) of top left pixels, int64, on the host.
-
-    Attributes:
-        objects: Places of the objects on their canvases. Shape (n, 2).
-        sources: Image that each clutter piece is cut from. Shape (n, J).
-        cuts: Places of the pieces in their sources. Shape (n, J, 2).
-        drops: Places of the pieces on the canvases. Shape (n, J, 2).
-    """
-
-    objects: np.ndarray
-    sources: np.ndarray
-    cuts: np.ndarray
-    drops: np.ndarray
-
-
-def place(
-    style: CanvasStyle, shape: tuple[int, ...], indices: np.ndarray, words: np.ndarray
-) -> Placement:
-    """Turn random words into places, each uniform and wholly inside, bounds inclusive.
+def paint(
+    style: CanvasStyle,
+    canvases: Array,
+    margin: int,
+    lanes: np.ndarray,
+    planes: Array,
+    indices: np.ndarray,
+    words: np.ndarray,
+) -> np.ndarray:
+    """Paint objects and clutter on black canvases, in place; sums above 255 are clipped.
 
     Args:
         style: What the canvases look like.
-        shape: Shape of the split's images, (M, C, h, w).
+        canvases: uint8. Shape (N, C, H + 2 margin, H + 2 margin).
+        margin: Border of each canvas [px]; stays black.
+        lanes: Canvases to paint, all different. Shape (n,), int64.
+        planes: The split's images, uint8, where the canvases are. Shape (M, C, h, w).
         indices: Image of each canvas; no piece is cut from it. Shape (n,), int64.
         words: Random words. Shape (n, style.num_words), uint64.
+
+    Returns:
+        (x, y) of each object's top left pixel. Shape (n, 2), int64.
+    """
+    device = xp.device_of(canvases)
+    objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
+    at, sources, cuts, onto = (
+        xp.to_device(array, device) for array in (objects + margin, sources, cuts, drops + margin)
+    )
+    here = xp.to_device(lanes, device)
+    canvases[here] = 0
+    # Saturating sums don't depend on their order. The object comes first: it needs no sum.
+    images = planes[xp.to_device(indices, device)]
+    xp.write_patches(canvases, here, at[:, 1], at[:, 0], images)
+    side = style.clutter_size
+    for j in range(style.num_clutter):
+        rows, columns = onto[:, j, 1], onto[:, j, 0]
+        pieces = xp.read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
+        behind = xp.read_patches(canvases, here, rows, columns, side, side)  # (n, C, side, side)
+        summed = behind + xp.library(behind).minimum(pieces, 255 - behind)
+        xp.write_patches(canvases, here, rows, columns, summed)
+    return objects
+
+
+def _draw_places(
+    style: CanvasStyle, shape: tuple[int, ...], indices: np.ndarray, words: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw (x, y) of top left pixels, each uniform and wholly inside, bounds inclusive.
+
+    Returns:
+        Places of the objects, (n, 2), the images that the pieces are cut from, (n, J), and
+        the places of the pieces in those images and on the canvases, (n, J, 2), int64.
     """
     num_images, _, height, width = shape
     extent, side = np.array([width, height]), style.clutter_size if style.num_clutter else 0
@@ -112,51 +136,7 @@ def place(
     sources += sources >= indices[:, None]  # any image but the canvas's own
     cuts = below(pieces[..., 1:3], extent - side + 1)  # (n, J, 2)
     drops = below(pieces[..., 3:5], style.canvas_size - side + 1)  # (n, J, 2)
-    return Placement(objects, sources, cuts, drops)
-
-
-def paint(
-    canvases: Array,
-    margin: int,
-    lanes: Array,
-    planes: Array,
-    indices: Array,
-    placement: Placement,
-    clutter_size: int,
-) -> None:
-    """Paint objects and clutter on black, in place; sums above 255 are clipped.
-
-    Saturating sums don't depend on their order. The object comes first, because on an empty
-    canvas it needs no sum.
-
-    Args:
-        canvases: uint8. Shape (N, C, H + 2 margin, H + 2 margin).
-        margin: Border of each canvas [px]; stays black.
-        lanes: Canvases to paint, all different. Shape (n,), integers.
-        planes: The split's images, uint8. Shape (M, C, h, w).
-        indices: Image of each canvas. Shape (n,), integers.
-        placement: Where everything lies on the n canvases.
-        clutter_size: Side of a piece [px].
-    """
-    device = xp.device_of(canvases)
-    objects, sources, cuts, drops = (
-        xp.to_device(places, device)
-        for places in (
-            placement.objects + margin,
-            placement.sources,
-            placement.cuts,
-            placement.drops + margin,
-        )
-    )
-    canvases[lanes] = 0
-    xp.write_patches(canvases, lanes, objects[:, 1], objects[:, 0], planes[indices])
-    side = clutter_size
-    for j in range(sources.shape[1]):
-        rows, columns = drops[:, j, 1], drops[:, j, 0]
-        pieces = xp.read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
-        behind = xp.read_patches(canvases, lanes, rows, columns, side, side)  # (n, C, side, side)
-        summed = behind + xp.library(behind).minimum(pieces, 255 - behind)
-        xp.write_patches(canvases, lanes, rows, columns, summed)
+    return objects, sources, cuts, drops
 
 
 def draw_canvases(
@@ -227,12 +207,11 @@ def draw_canvases(
     style = CanvasStyle(*sizes)
     style.check_images(planes.shape)
     words = draw_words(np.full(n, lane_key(seed), np.uint64), ids, style.num_words)
-    placement = place(style, planes.shape, indices, words)
-    side = style.canvas_size
-    canvases = np.empty((n, planes.shape[1], side, side), np.uint8)
-    paint(canvases, 0, np.arange(n), planes, indices, placement, style.clutter_size)
+    shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
+    canvases = np.empty(shape, np.uint8)
+    positions = paint(style, canvases, 0, np.arange(n), planes, indices, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(canvases), placement.objects
+    return np.ascontiguousarray(canvases), positions
 
 
 def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
@@ -278,17 +257,8 @@ class ImageScenes:
     ) -> Drawn:
         """Paint canvases (see :meth:`ram_env.scenes.Scenes.draw`)."""
         planes = _planes_on(self._split, self._device)
-        placement = place(self._style, self._split.planes.shape, indices, words)
-        paint(
-            canvases,
-            margin,
-            xp.to_device(lanes, self._device),
-            planes,
-            xp.to_device(indices, self._device),
-            placement,
-            self._style.clutter_size,
-        )
-        return Drawn(self._split.labels[indices], placement.objects)
+        positions = paint(self._style, canvases, margin, lanes, planes, indices, words)
+        return Drawn(self._split.labels[indices], positions)
 
 
 @lru_cache(maxsize=8)

@@ -142,12 +142,12 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         """
         check_seed(seed)
         episodes = self._episodes
-        asked = read_options(options, 1, episodes.scenes.num_scenes, vector=False)
+        _, index, location = read_options(options, 1, episodes.scenes.num_scenes, vector=False)
         super().reset(seed=seed)
         if seed is not None or not episodes.keyed[0]:
             key = draw_key(self.np_random) if seed is None else lane_key(seed)
             episodes.seed(_LANE, np.array([key], np.uint64))
-        episodes.begin(_LANE, asked.index, asked.location)
+        episodes.begin(_LANE, index, location)
         self.closed = False
         self._display.update()
         return self._observe(), self._describe()

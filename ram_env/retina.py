@@ -56,7 +56,10 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
     planes = (
         images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
     )  # (N, C, H, W)
-    padded = pad(planes, size, num_scales)
+    margin, (n, channels, height, width) = margin_of(size, num_scales), planes.shape
+    padded = xp.new_empty(planes, (n, channels, height + 2 * margin, width + 2 * margin), "uint8")
+    padded[:] = 0
+    padded[:, :, margin : margin + height, margin : margin + width] = planes
     lanes = xp.arange(padded, len(padded))
     return sense(padded, lanes, locations, size=size, num_scales=num_scales)
 
@@ -66,36 +69,10 @@ def margin_of(size: int, num_scales: int) -> int:
     return size * 2**num_scales // 4
 
 
-def pad(planes: Array, size: int, num_scales: int) -> Array:
-    """Surround images with zeros, so that every patch of every scale lies inside.
-
-    Args:
-        planes: uint8. Shape (N, C, H, W).
-        size: G.
-        num_scales: S.
-
-    Returns:
-        uint8. Shape (N, C, H + K, W + K).
-    """
-    margin = margin_of(size, num_scales)
-    n, c, h, w = planes.shape
-    padded = xp.new_empty(planes, (n, c, h + 2 * margin, w + 2 * margin), "uint8")
-    padded[:] = 0
-    padded[:, :, margin : margin + h, margin : margin + w] = planes
-    return padded
-
-
 def to_pixels(coordinates: Array, side: int) -> Array:
-    """Return the pixel corner at a coordinate: rint((l + 1) * (side / 2)).
+    """Return the pixel corners at float32 coordinates: rint((l + 1) * (side / 2)), int64.
 
     Half goes to even; float32 in this order, so that every device gets the same integer.
-
-    Args:
-        coordinates: In [-1, 1]. Any shape, float32.
-        side: Of the image along this coordinate [px].
-
-    Returns:
-        0 to side. Same shape, int64.
     """
     return xp.cast(((coordinates + 1) * (side / 2)).round(), "int64")
 
@@ -104,7 +81,7 @@ def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scale
     """Sense padded images: :func:`extract_glimpses` without checks.
 
     Args:
-        padded: Images as :func:`pad` returns them. Shape (N, C, H + K, W + K), uint8.
+        padded: Images with :func:`margin_of` zeros around. Shape (N, C, H + K, W + K), uint8.
         lanes: Which image each location belongs to. Shape (n,), integers.
         locations: In [-1, 1]. Shape (n, 2), float32.
         size: G.

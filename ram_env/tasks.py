@@ -10,7 +10,7 @@ from ram_env.canvas import CanvasStyle, ImageScenes
 from ram_env.checks import check_choice, check_flag, check_glimpse, check_int
 from ram_env.data import SPLITS, open_split
 from ram_env.scenes import Scenes
-from ram_env.signpost import CELL, SignpostScenes, SignpostStyle
+from ram_env.signpost import CELL, SignpostScenes
 
 ACTION_FORMATS = ("box", "dict", "multidiscrete")
 REWARDS = ("final", "dense", "log_score")
@@ -19,7 +19,7 @@ ORDERS = ("random", "sequential")
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Keywords that every task has; see the environments' pages for what they mean.
+    """Keywords that every task has; the environments' pages describe them.
 
     Raises:
         ValueError: If a keyword's value is not allowed; the message names it.
@@ -98,7 +98,7 @@ class Task(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask(Task):
-    """Find and name the object of a labelled image on a canvas."""
+    """Find and classify the object of a labelled image on a canvas."""
 
     glimpse_size: int = 8
     num_glimpses: int = 7
@@ -111,7 +111,7 @@ class ImageTask(Task):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _ = self.style  # checks the canvas's
+        _ = self.style  # checks its own
         if self.data_dir is not None and not isinstance(self.data_dir, (str, PathLike)):
             raise ValueError(f"data_dir must be None or a path, got {self.data_dir!r}")
         super().__post_init__()
@@ -167,13 +167,18 @@ class SignpostTask(Task):
 
     @property
     def default_grid_size(self) -> tuple[int, int]:
-        """One grid cell a board cell."""
+        """One grid cell per board cell."""
         return self.board_size, self.board_size
 
     def open_scenes(self, device: str | None = None) -> SignpostScenes:
         """Return the split's boards."""
-        style = SignpostStyle(self.board_size, self.chain, self.parts, self.num_marks)
-        return SignpostScenes(style, self.split)
+        return SignpostScenes(
+            self.split,
+            board_size=self.board_size,
+            chain=self.chain,
+            parts=self.parts,
+            num_marks=self.num_marks,
+        )
 
 
 _RETINA_60 = {"glimpse_size": 12, "num_scales": 3, "num_glimpses": 8}
@@ -198,4 +203,4 @@ TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
     "CIFAR10Glimpse-v0": (ImageTask, {"dataset": "CIFAR10", "canvas_size": 32, "num_scales": 2}),
     "SignpostGlimpse-v0": (SignpostTask, {}),
 }
-"""Every registered id, its kind of task and what differs from that kind's defaults."""
+"""Every registered id, its task's class and the keywords that differ from the defaults."""

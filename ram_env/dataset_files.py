@@ -185,10 +185,10 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
     shape = (count, 28, 28) if "images" in name else (count,)
     header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
     size = len(header) + math.prod(shape)
-    _refuse_html(content)
+    if content.startswith(b"<"):  # the login page of a network, say
+        raise _Damage("it looks like an HTML page")
     if gz and dataset != "MNIST":
-        md5 = dict(_torchvision_class(dataset).resources)[f"{name}.gz"]
-        _expect("MD5", hashlib.md5(content).hexdigest(), md5)
+        _check_md5(content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
     if gz:
         try:  # a gzip bomb is unpacked no further than this
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
@@ -224,7 +224,7 @@ def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
         meta = (cifar.meta["filename"], cifar.meta["md5"])
         for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
             with _blame(path := folder / _CIFAR_FOLDER / name):
-                _expect("MD5", hashlib.md5(_read_bytes(path)).hexdigest(), md5)
+                _check_md5(_read_bytes(path), md5)
         raise DatasetError(f"{folder / _CIFAR_FOLDER} cannot be read: {error}") from error
     return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
 
@@ -234,9 +234,8 @@ def _expect(what: str, got: object, expected: object) -> None:
         raise _Damage(f"{what}: got {got}, expected {expected}")
 
 
-def _refuse_html(content: bytes) -> None:
-    if content.startswith(b"<"):  # the login page of a network, say
-        raise _Damage("it looks like an HTML page")
+def _check_md5(content: bytes, expected: str) -> None:
+    _expect("MD5", hashlib.md5(content).hexdigest(), expected)
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -322,9 +321,7 @@ def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Pa
     """Verify an archive's content and move it into the cache in one step; unpack CIFAR10."""
     target = cache / (member if dataset == "CIFAR10" else archive_of(member))
     if dataset == "CIFAR10":
-        _refuse_html(content)
-        md5 = _torchvision_class(dataset).tgz_md5
-        _expect("MD5", hashlib.md5(content).hexdigest(), md5)
+        _check_md5(content, _torchvision_class(dataset).tgz_md5)
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extractall(staging, filter="data")
     else:

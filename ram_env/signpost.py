@@ -34,7 +34,7 @@ class SignpostScenes:
     is_sample = False
 
     def __init__(
-        self, split: str, *, board_size: int = 3, chain: int = 1, parts: int = 1, num_marks: int = 4
+        self, split: str, board_size: int = 3, chain: int = 1, parts: int = 1, num_marks: int = 4
     ):
         self._board_size, self._chain = board_size, chain
         self._parts, self._num_marks = parts, num_marks

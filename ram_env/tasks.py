@@ -81,14 +81,9 @@ class Task(ABC):
         """Canvas side [px]."""
 
     @property
-    @abstractmethod
-    def default_grid_size(self) -> tuple[int, int]:
-        """Columns and rows of ``action_format="multidiscrete"`` unless given."""
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Columns and rows of ``action_format="multidiscrete"``."""
-        columns, rows = self.grid_size or self.default_grid_size
+        columns, rows = self.grid_size or (9, 9)
         return columns, rows
 
     @abstractmethod
@@ -126,11 +121,6 @@ class ImageTask(Task):
         """What a canvas looks like."""
         return CanvasStyle(self.canvas_size, self.translate, self.num_clutter, self.clutter_size)
 
-    @property
-    def default_grid_size(self) -> tuple[int, int]:
-        """Nine by nine, so that one cell lies in the middle."""
-        return 9, 9
-
     def open_scenes(self, device: str | None = None) -> ImageScenes:
         """Open the split; raises what :func:`ram_env.data.load_digits` raises."""
         return ImageScenes(open_split(self.dataset, self.split, self.data_dir), self.style, device)
@@ -166,38 +156,31 @@ class SignpostTask(Task):
         return CELL * self.board_size
 
     @property
-    def default_grid_size(self) -> tuple[int, int]:
-        """One grid cell per board cell."""
-        return self.board_size, self.board_size
+    def grid(self) -> tuple[int, int]:
+        """Columns and rows of ``action_format="multidiscrete"``: the board's, unless given."""
+        columns, rows = self.grid_size or (self.board_size, self.board_size)
+        return columns, rows
 
     def open_scenes(self, device: str | None = None) -> SignpostScenes:
         """Return the split's boards."""
-        return SignpostScenes(
-            self.split,
-            board_size=self.board_size,
-            chain=self.chain,
-            parts=self.parts,
-            num_marks=self.num_marks,
-        )
+        dials = (self.board_size, self.chain, self.parts, self.num_marks)
+        return SignpostScenes(self.split, *dials)
 
 
-_RETINA_60 = {"glimpse_size": 12, "num_scales": 3, "num_glimpses": 8}
-_LARGE = {"canvas_size": 100, "num_clutter": 8, "glimpse_size": 12, "num_scales": 4}
+_SIDE_60 = {
+    "canvas_size": 60,
+    "translate": True,
+    "glimpse_size": 12,
+    "num_scales": 3,
+    "num_glimpses": 8,
+}
+_SIDE_100 = {**_SIDE_60, "canvas_size": 100, "num_scales": 4}
 
 TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
     "MNISTGlimpse-v0": (ImageTask, {}),
-    "TranslatedMNISTGlimpse-v0": (
-        ImageTask,
-        {"canvas_size": 60, "translate": True, **_RETINA_60},
-    ),
-    "ClutteredMNISTGlimpse-v0": (
-        ImageTask,
-        {"canvas_size": 60, "translate": True, "num_clutter": 4, **_RETINA_60},
-    ),
-    "LargeClutteredMNISTGlimpse-v0": (
-        ImageTask,
-        {**_LARGE, "translate": True, "num_glimpses": 8},
-    ),
+    "TranslatedMNISTGlimpse-v0": (ImageTask, _SIDE_60),
+    "ClutteredMNISTGlimpse-v0": (ImageTask, {**_SIDE_60, "num_clutter": 4}),
+    "LargeClutteredMNISTGlimpse-v0": (ImageTask, {**_SIDE_100, "num_clutter": 8}),
     "FashionMNISTGlimpse-v0": (ImageTask, {"dataset": "FashionMNIST"}),
     "KMNISTGlimpse-v0": (ImageTask, {"dataset": "KMNIST"}),
     "CIFAR10Glimpse-v0": (ImageTask, {"dataset": "CIFAR10", "canvas_size": 32, "num_scales": 2}),

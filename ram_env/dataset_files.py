@@ -115,6 +115,8 @@ def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None
 
 def _find_member(folder: Path, member: str) -> Path | None:
     """Return the path of a member in the folder, else of its archive, else None."""
+    if not folder.is_dir():  # the cache, before anything was downloaded
+        return None
     return next((p for p in (folder / member, folder / archive_of(member)) if _exists(p)), None)
 
 
@@ -122,10 +124,11 @@ def _exists(path: Path) -> bool:
     """Return whether anything has this name: a file, a folder, even a broken link."""
     try:
         path.lstat()
+    except FileNotFoundError as error:
+        if any(above.is_symlink() and not above.exists() for above in path.parents):
+            raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
+        return False
     except OSError as error:
-        dangling = any(above.is_symlink() and not above.exists() for above in path.parents)
-        if isinstance(error, FileNotFoundError) and not dangling:
-            return False
         raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
     return True
 

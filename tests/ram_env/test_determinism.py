@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -44,6 +43,11 @@ MNIST_IDS = [
     "ClutteredMNISTGlimpse-v0",
     "LargeClutteredMNISTGlimpse-v0",
 ]
+
+OWN = {
+    "entry_point": "ram_env.env:GlimpseEnv",
+    "vector_entry_point": "ram_env.vector_env:GlimpseVectorEnv",
+}
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -378,47 +382,26 @@ def test_unseeded_lanes_differ_from_each_other_and_from_other_envs():
     assert len({*lanes}) == 8
 
 
-def test_the_single_env_returns_python_scalars():
-    env = make_single("toy", num_glimpses=1, glimpse_cost=0.5)
-    _, info = env.reset(seed=0)
-    assert [type(info[name]) for name in ("label", "index")] == [int, int]
-    _, reward, terminated, truncated, info = env.step(env.action_space.sample())
-    assert (type(reward), type(terminated), type(truncated)) == (float, bool, bool)
-    assert (type(info["correct"]), type(info["prediction"])) == (bool, int)
-    assert (type(info["position"]), info["position"].dtype) == (np.ndarray, "int64")
-
-
 # Frozen canvases
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_frozen_canvases_are_what_a_sequential_env_shows(split):
-    canvases, labels = frozen_canvases("SignpostGlimpse-v0", split)
-    env: Any = gym.make_vec(
-        "SignpostGlimpse-v0", 500, split=split, order="sequential", glimpse_size=24
-    )
+@pytest.mark.parametrize("env_id", [*MNIST_IDS, "SignpostGlimpse-v0"])
+def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(
+    env_id: str, split: str, request: pytest.FixtureRequest
+):
+    if env_id in MNIST_IDS:
+        request.getfixturevalue("full_mnist")
+    canvases, labels = frozen_canvases(env_id, split)
+    if env_id in MNIST_IDS:
+        assert digest(canvases) == FROZEN_SHA256[env_id][split]
+    keywords: dict[str, Any] = {"split": split, "order": "sequential", "num_scales": 1}
+    env: Any = gym.make_vec(env_id, 300, glimpse_size=canvases.shape[1], **keywords)
     obs, infos = env.reset(seed=1, options={"location": (0, 0)})
-    _assert_shows(obs, infos, canvases[:500], labels[:500])
-    assert len(canvases) == env.num_images
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-@pytest.mark.parametrize("env_id", MNIST_IDS)
-def test_frozen_canvases_of_mnist_never_change(env_id: str, split: str, full_mnist: Path):
-    canvases, labels = frozen_canvases(env_id, split, full_mnist)
-    assert digest(canvases) == FROZEN_SHA256[env_id][split]
-    side = canvases.shape[1]
-    env: Any = gym.make_vec(
-        env_id,
-        300,
-        split=split,
-        order="sequential",
-        data_dir=str(full_mnist),
-        glimpse_size=side,
-        num_scales=1,
-    )
-    obs, infos = env.reset(seed=1, options={"location": (0, 0)})
-    _assert_shows(obs, infos, canvases[:300], labels[:300])
+    planes = canvases[:300, None] if canvases.ndim == 3 else canvases[:300].transpose(0, 3, 1, 2)
+    assert_same(obs["glimpse"], planes * np.float32(1 / 255))
+    assert_same(infos["label"], labels[:300])
+    assert_same(infos["index"], np.arange(300))
     assert (
         len(canvases) == len(labels) == env.num_images == {"validation": 5000, "test": 10000}[split]
     )
@@ -439,11 +422,24 @@ def test_frozen_canvases_refuse_other_names(argument, call):
         frozen_canvases(*call)
 
 
-def _assert_shows(obs: Any, infos: Any, canvases: np.ndarray, labels: np.ndarray):
-    planes = canvases[:, None] if canvases.ndim == 3 else canvases.transpose(0, 3, 1, 2)
-    assert_same(obs["glimpse"], planes * np.float32(1 / 255))
-    assert_same(infos["label"], labels)
-    assert_same(infos["index"], np.arange(len(labels)))
+def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path, monkeypatch):
+    asked = []
+    opened = ram_env.data.open_split("toy", "test")
+    monkeypatch.setattr("ram_env.tasks.open_split", lambda *call: asked.append(call) or opened)
+    keywords = {"data_dir": str(tmp_path), "canvas_size": 40}
+    gym.register("Own-v0", **OWN, kwargs=keywords)
+    canvases, _ = frozen_canvases("Own-v0", "test")
+    assert canvases.shape == (NUM_TOY, 40, 40)
+    frozen_canvases("Own-v0", "test", data_dir="elsewhere")
+    assert [folder for *_, folder in asked] == [str(tmp_path), "elsewhere"]
+    del gym.registry["Own-v0"]
+
+
+def _nested(depth: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
 
 
 @pytest.mark.parametrize(
@@ -461,6 +457,11 @@ def _assert_shows(obs: Any, infos: Any, canvases: np.ndarray, labels: np.ndarray
         ("seen", [1.7, 1, 1]),
         ("episode", [True, 0, 0]),
         ("running", None),
+        ("running", "x"),
+        ("location", 3),
+        ("task", []),
+        *[(entry, _nested(40)) for entry in ("version", "task", "key", "running", "location")],
+        *[(entry, _nested(900)) for entry in ("data", "index", "location")],
         ("running", [1, 1, 1]),
         ("location", [[5, 5], [0, 0], [0, 0]]),
         ("location", [[float("nan"), 0], [0, 0], [0, 0]]),
@@ -476,6 +477,30 @@ def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
     with pytest.raises(ValueError, match="state must be a dict"):
         env.set_state(None)  # pyright: ignore[reportArgumentType]
     assert env.get_state() == before
+
+
+def test_a_state_stored_by_the_first_release_still_continues():
+    task = {"split": "train", "order": "random", "glimpse_size": 4, "num_scales": 1}
+    task |= {"num_glimpses": 4, "action_format": "box", "grid_size": [3, 3], "reward": "final"}
+    task |= {"allow_stop": False, "glimpse_cost": 0.0, "board_size": 3, "chain": 1, "parts": 1}
+    stored = {
+        "version": 2,
+        "task": {**task, "num_marks": 4},
+        "data": {"num_scenes": 2147483648, "is_sample": False},
+        "keyed": [True, True],
+        "key": [7434755675892716031, 10128210881749538955],
+        "episode": [0, 0],
+        "index": [1771174052, 684426372],
+        "seen": [2, 2],
+        "running": [True, True],
+        "location": [[0.25, 0.25], [0.25, 0.25]],
+    }
+    env = ram_env.SignpostVectorEnv(2)
+    env.set_state(stored)
+    assert env.get_state() == stored
+    obs, *_, infos = env.step(np.full((2, 6), -0.5, np.float32))
+    assert infos["label"].tolist() == [3, 2]
+    assert (obs["glimpse"][:, :, 0, 0] * 255).round().tolist() == [[255, 0, 0], [0, 127, 0]]
 
 
 def test_a_lane_that_runs_has_seen_something():
@@ -498,7 +523,7 @@ def test_a_state_of_other_data_under_the_same_name_is_refused():
     env.reset(seed=0)
     register(90)
     other: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
-    with pytest.raises(ValueError, match=r"state\['data'\] must be .*90.* got .*9"):
+    with pytest.raises(ValueError, match=r"state\['data'\]\['num_scenes'\] must be 90, got 9"):
         other.set_state(env.get_state())
 
 

@@ -144,8 +144,15 @@ def test_make_vec_picks_the_native_class_by_itself():
     assert env.num_envs == 3
 
 
-def test_a_spec_survives_json_and_makes_an_equal_env():
-    env = make_vector("toy", autoreset_mode="SameStep", allow_stop=True)
+@pytest.mark.parametrize("mode", MODES)
+def test_an_autoreset_mode_goes_by_its_value_and_its_name(mode):
+    for given in (mode, mode.value, mode.name):  # AutoresetMode.SAME_STEP, "SameStep", "SAME_STEP"
+        assert make_vector(autoreset_mode=given).metadata["autoreset_mode"] is mode
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "SAME_STEP"])
+def test_a_spec_survives_json_and_makes_an_equal_env(mode):
+    env = make_vector("toy", autoreset_mode=mode, allow_stop=True)
     text = env.spec.to_json()
     json.loads(text)
     again: Any = gym.make_vec(EnvSpec.from_json(text))
@@ -160,18 +167,19 @@ def test_a_spec_survives_json_and_makes_an_equal_env():
 
 BAD_SEEDS: list[Any] = [-1, 1.5, "1", True, (-1,), [1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
 BAD_OPTIONS: list[tuple[str, Any]] = [
-    ("options", 5),
-    ("nope", {"nope": 1}),
-    ("index", {"index": -1}),
-    ("index", {"index": 40}),
-    ("index", {"index": 1.0}),
-    ("index", {"index": True}),
-    ("index", {"index": [0, 1]}),
+    ("options must be None or a dict, got 5", 5),
+    (r"unknown reset options \['0', 'indx'\]; allowed: \['index'", {"indx": 1, 0: 1}),
+    *[
+        (r"options\['index'\] must be an integer in 0..39, ", {"index": index})
+        for index in (-1, 40, 1.0, True, "1", [0, 1])
+    ],
+    *[
+        (r"options\['location'\] ", {"location": location})
+        for location in ((0, 1.01), (0, np.nan), (1e300, 0), "middle", 0, ("0", "0"), (0j, 0j))
+    ],
     ("index", {"index": [[0], [1, 2]]}),
-    ("location", {"location": (0, 1.5)}),
-    ("location", {"location": (0, np.nan)}),
-    ("location", {"location": "middle"}),
     ("location", {"location": (0, 0, 0)}),
+    ("location", {"location": object()}),
     ("reset_mask", {"reset_mask": np.ones(3, int)}),
     ("reset_mask", {"reset_mask": np.ones(2, bool)}),
     ("reset_mask", {"reset_mask": np.zeros(3, bool)}),
@@ -217,10 +225,6 @@ def test_a_bad_reset_option_is_refused_by_name(kind, argument, options):
     refuse("reset", argument, envs=envs, seed=5, options=options)
 
 
-def test_a_single_env_knows_no_reset_mask():
-    refuse("reset", "reset_mask", envs=pair("single"), options={"reset_mask": np.ones(1, bool)})
-
-
 def test_a_masked_reset_needs_a_full_one_before():
     env = make_vector()
     with pytest.raises(ResetNeeded, match="reset_mask"):
@@ -241,35 +245,26 @@ def _bad_actions() -> list[Any]:
         return array
 
     return [
-        ("box", "action", spoilt(box, 0, np.nan)),
-        ("box", "action", spoilt(box, 3, np.inf)),
-        ("box", "action", spoilt(box, 6, np.nan)),
-        ("box", "action", spoilt(box.astype(np.float64), 3, 1e300)),
+        ("box", "entries must be finite", spoilt(box, 3, np.inf)),
+        ("box", "entries must be finite", spoilt(box, 6, np.nan)),
+        ("box", "entries must be finite", spoilt(box.astype(np.float64), 3, 1e300)),
         ("box", "action", box[:, :-1]),
-        ("box", "action", box[0, 0]),
-        ("box", "action", box.astype(bool)),
         ("box", "action", box.astype(complex)),
-        ("box", "action", box.astype(str)),
         ("box", "action", None),
         ("box", "action", good),
         ("dict", "action", box),
         ("dict", "stop", {"location": location, "label": label}),
-        ("dict", "action", {**good, "more": label}),
         ("dict", "location", {**good, "location": spoilt(location, 1, np.nan)}),
         ("dict", "location", {**good, "location": location[:, :1]}),
-        ("dict", "location", {**good, "location": location.astype(bool)}),
         ("dict", "label", {**good, "label": label + 4}),
-        ("dict", "label", {**good, "label": label - 1}),
         ("dict", "label", {**good, "label": label.astype(np.float32)}),
         ("dict", "label", {**good, "label": label[:, None]}),
         ("dict", "stop", {**good, "stop": label + 2}),
-        ("dict", "stop", {**good, "stop": label > 0}),
-        ("multidiscrete", "action", spoilt(cells, 0, 3)),
-        ("multidiscrete", "action", spoilt(cells, 1, -1)),
-        ("multidiscrete", "action", spoilt(cells, 2, 4)),
-        ("multidiscrete", "action", spoilt(cells, 3, 2)),
-        ("multidiscrete", "action", cells.astype(np.float32)),
-        ("multidiscrete", "action", cells[:, :3]),
+        ("multidiscrete", "column", spoilt(cells, 0, 3)),
+        ("multidiscrete", "row", spoilt(cells, 1, -1)),
+        ("multidiscrete", "stop", spoilt(cells, 3, 2)),
+        ("multidiscrete", "integers", cells.astype(np.float32)),
+        ("multidiscrete", "shape", cells[:, :3]),
     ]
 
 
@@ -312,16 +307,10 @@ def test_nothing_works_before_a_reset_or_after_close(make):
     state = env.get_state()
     env.close()
     env.close()
-    for call in (lambda: env.step(action), env.render, lambda: env.set_state(state)):
+    calls = [lambda: env.step(action), env.render, lambda: env.set_state(state)]
+    for call in calls if make is make_single else [*calls, env.reset]:  # a single env reopens
         with pytest.raises(ClosedEnvironmentError):
             call()
-
-
-def test_a_closed_vector_env_refuses_a_reset():
-    env = make_vector()
-    env.close()
-    with pytest.raises(ClosedEnvironmentError):
-        env.reset(seed=0)
 
 
 def test_disabled_autoreset_needs_a_reset_of_every_ended_lane():
@@ -384,9 +373,10 @@ def test_a_bad_action_beside_a_resting_lane_changes_nothing():
 
 
 @pytest.mark.parametrize("wrapper", [FlattenObservation, NormalizeObservation])
-def test_observation_wrappers_refuse_same_step(wrapper):
+def test_observation_wrappers_refuse_same_step_as_the_page_says(wrapper):
     with pytest.raises(ValueError, match="NEXT_STEP"):
         wrapper(make_vector(autoreset_mode="SameStep"))
+    assert f"``{wrapper.__name__}``" in (GlimpseVectorEnv.__doc__ or "")
 
 
 def test_flatten_and_normalize_observation_work_with_next_step():
@@ -440,7 +430,7 @@ def test_record_video_writes_a_file(vector, tmp_path):
 
 
 @pytest.mark.parametrize("device", [None, *DEVICES])
-def test_render_returns_one_frame_a_lane(device):
+def test_render_returns_one_frame_per_lane(device):
     need(str(device))
     env = make_vector("toy", 3, render_mode="rgb_array", device=device)
     env.reset(seed=0)
@@ -480,10 +470,10 @@ def test_a_window_shows_how_each_episode_ended(monkeypatch, mode):
     env = make_vector(num_envs=1, render_mode="human", autoreset_mode=mode, num_glimpses=2)
     env.reset(seed=0)
     rewards = [env.step(env.action_space.sample())[1][0] for _ in range(9)]
-    told = [verdict for verdict in verdicts if verdict is not None]
+    shown = [verdict for verdict in verdicts if verdict is not None]
     ends = 4 if mode == "SameStep" else 3  # in the other every third step is a reset
-    assert len(told) == ends
-    assert sum(told) == sum(rewards)
+    assert len(shown) == ends
+    assert sum(shown) == sum(rewards)
     env.close()
 
 
@@ -518,7 +508,7 @@ def test_reset_options_may_be_tensors_of_the_device(device):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_single_environment_tells_the_same_of_its_task(task):
+def test_a_single_environment_has_the_same_task_properties(task):
     many, one = make_vector(task), make_single(task).unwrapped
     for name in ("data_source", "data_is_sample", "glimpse_shape", "object_size"):
         assert getattr(one, name) == getattr(many, name)

@@ -1,13 +1,7 @@
 """Tests of ram_env.dataset_files through ram_env.data, on made-up datasets of a few images."""
 
 import http.server
-import json
-import os
-import subprocess
-import sys
 import threading
-import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +11,6 @@ import pytest
 from ram_env import data, dataset_files
 from ram_env.data import DatasetError, load_digits, open_split
 from tests.dataset_makers import (
-    COUNTS,
-    NUM_VALIDATION,
     TRAIN_IMAGES,
     TRAIN_LABELS,
     compress,
@@ -63,80 +55,30 @@ def test_images_without_their_labels_are_an_error(tiny: dict[str, bytes], tmp_pa
 
 # Damaged files
 
-Spoil = Callable[[Path, dict[str, bytes]], None]
-
-
-def spoil(change: Callable[[bytes, dict[str, bytes]], bytes]) -> Spoil:
-    def apply(path: Path, tiny: dict[str, bytes]) -> None:
-        path.write_bytes(change(path.read_bytes(), tiny))
-
-    return apply
-
-
-def put_a_folder(path: Path, tiny: dict[str, bytes]) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def link_to(place: str) -> Spoil:
-    def apply(path: Path, tiny: dict[str, bytes]) -> None:
-        path.unlink()
-        path.symlink_to(place)
-
-    return apply
-
-
-FAULTS: dict[str, tuple[Spoil, str]] = {
-    "truncated": (spoil(lambda c, _: c[:-1]), "got 47055, expected 47056|cannot be read"),
-    "empty": (spoil(lambda c, _: b""), "got 0, expected 47056"),
-    "bit_flip": (spoil(lambda c, _: flip(c)), "SHA-256.*got .* expected|cannot be read"),
-    "html": (spoil(lambda c, _: b"<!DOCTYPE html><html>"), "looks like an HTML page"),
-    "folder": (put_a_folder, "it is not a regular file"),
-    "broken_link": (link_to("nowhere"), "cannot be read .*No such file"),
-    "device": (link_to("/dev/zero"), "it is not a regular file"),
-}
-CONTENT_FAULTS: dict[str, tuple[Spoil, str]] = {
-    "labels": (spoil(lambda c, t: t[TRAIN_LABELS]), "got 68, expected 47056"),
-    "other_set": (spoil(lambda c, t: t["t10k-images-idx3-ubyte"]), "got 15696, expected 47056"),
-    "too_long": (spoil(lambda c, t: c + b"\0"), "it holds more than the expected 47056 bytes"),
-    "header": (spoil(lambda c, _: flip(c, 7)), "header: got 0000.* expected 0000"),
-}
-GZ_FAULTS: dict[str, tuple[Spoil, str]] = {
-    "bomb": (spoil(lambda c, _: compress(bytes(10_000_000))), "unpacks to more than the expected"),
-    "flipped_inside": (spoil(lambda c, t: compress(flip(t[TRAIN_IMAGES]))), "SHA-256: got"),
-    "labels": (spoil(lambda c, t: compress(t[TRAIN_LABELS])), "got 68, expected 47056"),
-    "not_gzip": (spoil(lambda c, t: t[TRAIN_IMAGES]), "Not a gzipped file"),
+FAULTS: dict[str, tuple[bool, Callable[[bytes, dict[str, bytes]], bytes], str]] = {
+    "truncated": (False, lambda c, _: c[:-1], "got 47055, expected 47056"),
+    "bit_flip": (False, lambda c, _: flip(c), "SHA-256: got .* expected"),
+    "html": (False, lambda c, _: b"<!DOCTYPE html><html>", "looks like an HTML page"),
+    "labels": (False, lambda c, t: t[TRAIN_LABELS], "got 68, expected 47056"),
+    "too_long": (False, lambda c, t: c + b"\0", "it holds more than the expected 47056 bytes"),
+    "header": (False, lambda c, _: flip(c, 7), "header: got 0000.* expected 0000"),
+    "gz_truncated": (True, lambda c, _: c[:-9], "it cannot be read .*end-of-stream"),
+    "gz_bomb": (True, lambda c, _: compress(bytes(10_000_000)), "unpacks to more than the exp"),
+    "gz_flipped": (True, lambda c, t: compress(flip(t[TRAIN_IMAGES])), "SHA-256: got"),
+    "gz_not": (True, lambda c, t: t[TRAIN_IMAGES], "Not a gzipped file"),
 }
 
 
-@pytest.mark.parametrize(
-    ("gz", "fault"),
-    [(False, fault) for fault in (*FAULTS.values(), *CONTENT_FAULTS.values())]
-    + [(True, fault) for fault in (*FAULTS.values(), *GZ_FAULTS.values())],
-    ids=[*FAULTS, *CONTENT_FAULTS, *(f"gz_{name}" for name in (*FAULTS, *GZ_FAULTS))],
-)
-def test_a_damaged_file_is_named_never_replaced_and_leaves_nothing_behind(
-    gz: bool, fault: tuple[Spoil, str], tiny: dict[str, bytes], tmp_path: Path, cache: Path
+@pytest.mark.parametrize(("gz", "change", "reason"), FAULTS.values(), ids=FAULTS)
+def test_a_damaged_file_is_named_with_the_reason_and_never_replaced_by_the_sample(
+    gz: bool, change: Any, reason: str, tiny: dict[str, bytes], tmp_path: Path
 ):
     folder = write(tmp_path / "digits", tiny, gz=gz)
     path = folder / "MNIST" / "raw" / (f"{TRAIN_IMAGES}.gz" if gz else TRAIN_IMAGES)
-    change, reason = fault
-    change(path, tiny)
-    with pytest.raises(DatasetError, match=f"(?s){path} is damaged.*({reason}).*[Rr]eplace"):
+    path.write_bytes(change(path.read_bytes(), tiny))
+    with pytest.raises(DatasetError, match=f"(?s){path} is damaged.*{reason}.*[Rr]eplace"):
         load_digits("MNIST", "train", folder)
     assert not data._sample
-    assert file_names(cache) == set()
-
-
-def test_a_pipe_in_place_of_a_file_is_refused_without_waiting_for_it(
-    tiny: dict[str, bytes], tmp_path: Path
-):
-    folder = write(tmp_path / "digits", tiny)
-    path = folder / "MNIST" / "raw" / TRAIN_IMAGES
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(DatasetError, match=f"{path} is damaged: it is not a regular file"):
-        load_digits("MNIST", "train", folder)
 
 
 @pytest.mark.parametrize("name", ["MNIST", "MNIST/raw"])
@@ -161,23 +103,6 @@ def test_an_inaccessible_path_is_an_error_that_says_what_to_do(
 
     monkeypatch.setattr(Path, "lstat", refuse)
     with pytest.raises(DatasetError, match=r"MNIST.* is inaccessible .*denied.*repair or replace"):
-        load_digits("MNIST", "train", folder)
-
-
-def test_a_gzip_bomb_is_not_unpacked(tiny: dict[str, bytes], tmp_path: Path):
-    folder = write(tmp_path / "digits", {**tiny, TRAIN_IMAGES: bytes(10_000_000)}, gz=True)
-    tracemalloc.start()
-    with pytest.raises(DatasetError, match="unpacks to more than the expected 47056"):
-        load_digits("MNIST", "train", folder)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2_000_000
-
-
-def test_a_huge_file_is_not_read(tiny: dict[str, bytes], tmp_path: Path):
-    folder = write(tmp_path / "digits", tiny)
-    os.truncate(folder / "MNIST" / "raw" / TRAIN_IMAGES, 2**40)  # sparse
-    with pytest.raises(DatasetError, match=f"{TRAIN_IMAGES} is damaged: it is larger than"):
         load_digits("MNIST", "train", folder)
 
 
@@ -368,44 +293,6 @@ def test_a_download_begins_with_the_part_that_was_asked_for(
     assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
     with pytest.raises(FileNotFoundError, match=rf"(?s)must hold MNIST/raw/{TRAIN_IMAGES}.*404"):
         load_digits("MNIST", "train")
-
-
-def test_two_processes_at_once_share_one_download(
-    tiny: dict[str, bytes], cache: Path, serve: Serve
-):
-    def answer(name: str) -> tuple[int, bytes, int]:
-        time.sleep(0.1)  # so that the other process comes while this one downloads
-        return whole(compress(tiny[name.removesuffix(".gz")]))
-
-    mirror = serve(answer)
-    tables = json.dumps([COUNTS, NUM_VALIDATION, dataset_files._MNIST_SHA256])
-    code = (
-        "import json, sys; from ram_env import data, dataset_files; import torchvision\n"
-        "tables = json.loads(sys.argv[1])\n"
-        "dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._MNIST_SHA256 = tables\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "print(data.load_digits('MNIST', 'train')[0].tobytes().hex())"
-    )
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code, tables],
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
-    for process in started:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-    for process in started:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    outputs = [process.communicate(timeout=30)[0] for process in started]
-    assert outputs == [tiny[TRAIN_IMAGES][16 : 16 + 50 * 784].hex() + "\n"] * 2
-    assert len(mirror.requested) == 4
-    assert file_names(cache) == {"MNIST", "raw", *(f"{name}.gz" for name in tiny)}
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(cache: Path):

@@ -154,12 +154,6 @@ def test_the_last_observation_repeats_the_last_glimpse_in_fresh_arrays(make):
     assert env._episodes.canvas(0).any()
 
 
-def test_locations_beyond_the_border_are_clipped(make):
-    env = make()
-    env.reset(seed=0)
-    assert env.step(act(0, (3, -1.5)))[0]["location"].tolist() == [1, -1]
-
-
 STYLE: dict[str, Any] = {
     "canvas_size": 40,
     "translate": True,
@@ -377,24 +371,6 @@ def test_every_id_is_registered_by_entry_points_that_are_strings_and_without_a_t
         assert isinstance(spec.vector_entry_point, str)
         assert spec.max_episode_steps is None
         assert EnvSpec.from_json(spec.to_json()) == spec
-
-
-def test_a_specification_survives_json(make):
-    keywords = {
-        "dataset": "toy",
-        "canvas_size": 60,
-        "action_format": "multidiscrete",
-        "grid_size": (4, 3),
-        "num_scales": 2,
-        "allow_stop": True,
-        "glimpse_cost": 0.1,
-    }
-    env = make(**keywords)
-    again = gym.make(EnvSpec.from_json(env.spec.to_json())).unwrapped
-    assert again.action_space == env.action_space
-    assert again.observation_space == env.observation_space
-    obs, again_obs = env.reset(seed=0)[0], again.reset(seed=0)[0]
-    assert all((obs[name] == again_obs[name]).all() for name in obs)
 
 
 def run_python(code: str) -> str:

@@ -43,15 +43,12 @@ def to_device(array: np.ndarray, device: str | None) -> Array:
 
 
 def to_array(name: str, value: Any, device: str | None) -> tuple[Array, str]:
-    """Read an array-like; return it with the kind of its dtype as NumPy codes it.
+    """Read an array-like; return it and the kind of its dtype, a code of ``np.dtype.kind``.
 
     Args:
         name: The argument's name, for the error.
         value: Anything that NumPy or, with a device, torch reads as an array.
         device: Where it goes; None for NumPy.
-
-    Returns:
-        The array and one of "f", "i", "u", "b", or another code of ``np.dtype.kind``.
 
     Raises:
         ValueError: If it can't be read as one array.
@@ -128,15 +125,15 @@ def log_softmax(scores: Array) -> Array:
 def read_patches(
     images: Array, index: Array, rows: Array, columns: Array, height: int, width: int
 ) -> Array:
-    """Copy one patch out of an image for every entry of ``index``.
+    """Copy one patch, (h, w), out of an image for every entry of ``index``.
 
     Args:
         images: C-contiguous images. Shape (M, C, H, W).
         index: Image of each patch. Shape (n,), integers.
-        rows: Top row of each patch [px], 0 to H - height. Shape (n,), integers.
-        columns: Left column of each patch [px], 0 to W - width. Shape (n,), integers.
-        height: h, height of a patch [px].
-        width: w, width of a patch [px].
+        rows: Top row of each patch [px], 0 to H - h. Shape (n,), integers.
+        columns: Left column of each patch [px], 0 to W - w. Shape (n,), integers.
+        height: h.
+        width: w.
 
     Returns:
         Fresh patches. Shape (n, C, h, w).

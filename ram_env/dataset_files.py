@@ -93,15 +93,11 @@ def expected_files(dataset: str, part: str) -> list[str]:
 def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
     """Return the first folder that holds a part of a dataset, or None.
 
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k".
-        folders: The folders to look in, the cache last. Half a part in the cache is an
-            interrupted download, which will be completed.
+    The last folder is the cache: half a part there is an interrupted download, to be completed.
 
     Raises:
-        DatasetError: If a folder other than the cache holds images without their labels or
-            labels without their images, or if a path is inaccessible.
+        DatasetError: If another folder holds images without labels or labels without images, or
+            if a path is inaccessible.
     """
     members = list_members(dataset, part)
     for folder in folders:
@@ -124,11 +120,11 @@ def _exists(path: Path) -> bool:
     """Return whether anything has this name: a file, a folder, even a broken link."""
     try:
         path.lstat()
-    except FileNotFoundError as error:
-        if any(above.is_symlink() and not above.exists() for above in path.parents):
-            raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
-        return False
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not any(
+            above.is_symlink() and not above.exists() for above in path.parents
+        ):
+            return False
         raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
     return True
 
@@ -137,13 +133,7 @@ def _exists(path: Path) -> bool:
 
 
 def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
-    """Read, verify and parse a part of a dataset.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k".
-        folder: The folder that holds it, from :func:`find_part`.
-        cache: The cache folder, into which CIFAR10 is unpacked.
+    """Read, verify and parse the part of a dataset that :func:`find_part` found in a folder.
 
     Returns:
         Images, uint8, shape (n, H, W) or, for CIFAR10, (n, H, W, C), and labels in 0..9,
@@ -155,13 +145,14 @@ def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
     """
     if dataset == "CIFAR10":
         return _read_cifar(part, folder, cache)
-    arrays = []
-    for member in list_members(dataset, part):
-        path = _find_member(folder, member) or folder / member
-        with _blame(path):
-            arrays.append(_parse_idx(dataset, path.name, _read_bytes(path)))
-    images, labels = arrays
+    images, labels = (_read_idx(dataset, folder, member) for member in list_members(dataset, part))
     return images, labels.astype(np.int64)
+
+
+def _read_idx(dataset: str, folder: Path, member: str) -> np.ndarray:
+    path = _find_member(folder, member) or folder / member
+    with _blame(path):
+        return _parse_idx(dataset, path.name, _read_bytes(path))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -251,14 +242,9 @@ def _torchvision_class(dataset: str) -> Any:
 
 
 def download(dataset: str, part: str, cache: Path) -> None:
-    """Download the members of a dataset that the cache lacks, and verify each.
+    """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
 
     Processes that ask at the same time wait for the first, and then find its files.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k", the part to begin with.
-        cache: The cache folder, which is created if necessary.
 
     Raises:
         DatasetError: If no address has a valid copy of a member, and one has a damaged copy.

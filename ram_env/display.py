@@ -15,13 +15,8 @@ from ram_env.window import Window, require_pygame
 class Display:
     """Frames for ``"rgb_array"``, a window for ``"human"``, nothing for None.
 
-    Args:
-        episodes: What to show.
-        render_mode: One of ``metadata["render_modes"]`` or None.
-        fps: Most frames per second in the window.
-
     Raises:
-        gymnasium.error.DependencyNotInstalled: If there is to be a window, and pygame is missing.
+        gymnasium.error.DependencyNotInstalled: If the mode is ``"human"`` and pygame is missing.
     """
 
     def __init__(self, episodes: Episodes, render_mode: str | None, fps: int):

@@ -44,11 +44,11 @@ def read_options(
     if options.get("reset_mask") is not None:
         lanes = np.flatnonzero(_read_mask(options["reset_mask"], num_lanes))
     index, location = options.get("index"), options.get("location")
-    return (
-        lanes,
-        None if index is None else _read_index(index, num_lanes, num_scenes)[lanes],
-        None if location is None else _read_location(location, num_lanes)[lanes],
-    )
+    if index is not None:
+        index = _read_index(index, num_lanes, num_scenes)[lanes]
+    if location is not None:
+        location = _read_location(location, num_lanes)[lanes]
+    return lanes, index, location
 
 
 def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:

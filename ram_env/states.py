@@ -28,20 +28,14 @@ def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
 
 
 def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[str, np.ndarray]:
-    """Check a state from :meth:`ram_env.episodes.Episodes.get_state`, whoever wrote it.
-
-    Args:
-        state: The state, as JSON gives it back.
-        task: The task that it must belong to.
-        scenes: The scenes that it must belong to.
-        num_lanes: N.
+    """Check a state from :meth:`ram_env.episodes.Episodes.get_state`, as JSON gives it back.
 
     Returns:
         Its entries ``keyed``, ``key``, ``episode``, ``index``, ``seen`` and ``running``, shape
         (N,), ``location``, shape (N, 2), and ``path``, shape (N, T, 2), if it has one.
 
     Raises:
-        ValueError: If the state belongs to another version, task, number of lanes or dataset,
+        ValueError: If the state belongs to another version, task, dataset or number of lanes,
             or an entry has a wrong type, shape or value; the message names the entry.
     """
     if not isinstance(state, dict):

@@ -115,7 +115,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             options: ``index``, ``location``, ``reset_mask``; read, never changed.
 
         Returns:
-            Observations of all lanes; infos of the lanes that were reset.
+            Observations of all lanes and infos of the lanes that were reset.
 
         Raises:
             ValueError: If the seed or an option is not allowed; nothing has changed then.
@@ -155,7 +155,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         """
         self._check_open("step")
         episodes = self._episodes
-        active = self._who_moves()
+        active = self._active_lanes()
         decision = episodes.action_format.parse(actions, (self.num_envs,), active, self.device)
         resting = None if active is None else np.flatnonzero(~active)
         if resting is not None:  # NEXT_STEP
@@ -163,7 +163,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         reward, correct, ends = episodes.step(decision, active)
         ended = np.flatnonzero(ends)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            finals = self._finish(ended, correct, decision.label)
+            finals = self._begin_ended(ended, correct, decision.label)
             infos = {**self._describe(), **finals}
         else:
             infos = self._describe()
@@ -182,7 +182,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         """Close the window."""
         self._display.close()
 
-    def _who_moves(self) -> np.ndarray | None:
+    def _active_lanes(self) -> np.ndarray | None:
         """Return the lanes whose action counts, None for all."""
         episodes = self._episodes
         if episodes.running.all():
@@ -203,7 +203,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         keys = [draw_key(self.np_random) if (s := seeds[i]) is None else lane_key(s) for i in new]
         self._episodes.seed(lanes[new], np.array(keys, np.uint64))
 
-    def _finish(self, ended: np.ndarray, correct: Array, prediction: Array) -> dict[str, Any]:
+    def _begin_ended(self, ended: np.ndarray, correct: Array, prediction: Array) -> dict[str, Any]:
         """Begin the next episode of ended lanes; return SAME_STEP's infos about the old one."""
         if not len(ended):
             return {}

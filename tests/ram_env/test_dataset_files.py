@@ -1,6 +1,8 @@
 """Tests of ram_env.dataset_files through ram_env.data, on made-up datasets of a few images."""
 
+import hashlib
 import http.server
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from ram_env import data, dataset_files
 from ram_env.data import DatasetError, load_digits, open_split
 from tests.dataset_makers import (
+    COUNTS,
+    NUM_VALIDATION,
     TRAIN_IMAGES,
     TRAIN_LABELS,
     compress,
@@ -293,6 +297,28 @@ def test_a_download_begins_with_the_part_that_was_asked_for(
     assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
     with pytest.raises(FileNotFoundError, match=rf"(?s)must hold MNIST/raw/{TRAIN_IMAGES}.*404"):
         load_digits("MNIST", "train")
+
+
+def open_when_all_are_ready(barrier: Any, tables: tuple[Any, ...]) -> str:
+    """Open the made-up training split in a process of its own; return its digest."""
+    dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._MNIST_SHA256 = tables
+    barrier.wait(60)
+    return hashlib.sha256(load_digits("MNIST", "train")[0].tobytes()).hexdigest()
+
+
+def test_two_processes_at_once_share_one_download(
+    tiny: dict[str, bytes], cache: Path, serve: Serve
+):
+    mirror = serve(lambda name: whole(compress(tiny[name.removesuffix(".gz")])))
+    tables = COUNTS, NUM_VALIDATION, dataset_files._MNIST_SHA256
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(2) as pool:
+        each = (manager.Barrier(2), tables)
+        digests = pool.starmap(open_when_all_are_ready, [each] * 2, chunksize=1)
+    pixels = tiny[TRAIN_IMAGES][16 : 16 + 50 * 784]
+    assert digests == [hashlib.sha256(pixels).hexdigest()] * 2
+    assert len(mirror.requested) == 4
+    assert file_names(cache) == {"MNIST", "raw", *(f"{name}.gz" for name in tiny)}
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(cache: Path):

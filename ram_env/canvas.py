@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
@@ -141,14 +142,14 @@ def _draw_places(
 
 def draw_canvases(
     images: np.ndarray,
-    indices: np.ndarray,
+    indices: ArrayLike,
     *,
     seed: int,
     canvas_size: int,
     translate: bool = True,
     num_clutter: int = 0,
     clutter_size: int = 8,
-    ids: np.ndarray | None = None,
+    ids: ArrayLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw canvases: each an image on black, among pieces cut from the others.
 
@@ -192,11 +193,11 @@ def draw_canvases(
         raise ValueError(
             f"images must be uint8 (M, h, w) or (M, h, w, C), got {images.dtype} {images.shape}"
         )
-    indices = _read_numbers("indices", indices, len(images))
-    n = len(indices)
-    ids = np.arange(n) if ids is None else _read_numbers("ids", ids, 2**63)
-    if len(ids) != n:
-        raise ValueError(f"ids must have shape ({n},), one per index, got ({len(ids)},)")
+    chosen = _read_numbers("indices", indices, len(images))
+    n = len(chosen)
+    counters = np.arange(n) if ids is None else _read_numbers("ids", ids, 2**63)
+    if len(counters) != n:
+        raise ValueError(f"ids must have shape ({n},), one per index, got ({len(counters)},)")
     if seed is None:
         raise ValueError("seed must be an int >= 0, got None")
     check_seed(seed)
@@ -206,10 +207,10 @@ def draw_canvases(
     sizes = map(to_python_int, (canvas_size, translate, num_clutter, clutter_size))
     style = CanvasStyle(*sizes)
     style.check_images(planes.shape)
-    words = draw_words(np.full(n, lane_key(seed), np.uint64), ids, style.num_words)
+    words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
     shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
     canvases = np.empty(shape, np.uint8)
-    positions = paint(style, canvases, 0, np.arange(n), planes, indices, words)
+    positions = paint(style, canvases, 0, np.arange(n), planes, chosen, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(canvases), positions
 

@@ -57,19 +57,27 @@ def test_samples_of_the_space_are_accepted(name, allow_stop):
 # What is accepted
 
 
+BOX = np.array([0.5, -0.25, 0, 3, 1, 2], np.float32)
+
+
 @pytest.mark.parametrize(
     "action",
     [
-        (0.5, -0.25, 0, 3, 1, 2),
-        *(np.array([0.5, -0.25, 0, 3, 1, 2], kind) for kind in ("f2", "f4", "f8", ">f4", "g")),
-        torch.tensor([0.5, -0.25, 0, 3, 1, 2]),
+        BOX.tolist(),
+        (*BOX.tolist(),),
+        *(BOX.astype(kind) for kind in ("f2", "f8", ">f4", "g")),
+        np.repeat(BOX, 2)[::2],
+        BOX[::-1].copy()[::-1],
+        torch.from_numpy(BOX),
         [np.float32(0.5), torch.tensor(-0.25), 0, np.int8(3), 1, 2],
     ],
     ids=lambda action: f"{type(action).__name__} {getattr(action, 'dtype', '')}",
 )
-def test_box_accepts_array_likes(action):
-    decision = make("box").parse(action)
-    assert_decides(decision, (0.5, -0.25), 1)
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_box_accepts_array_likes(action, device):
+    decision = make("box").parse(action, device=device)
+    assert decision.location.tolist() == [[0.5, -0.25]]
+    assert decision.label.tolist() == [1]
     assert decision.scores is not None
     assert decision.scores.tolist() == [[0, 3, 1, 2]]
 

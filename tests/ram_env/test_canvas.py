@@ -149,38 +149,20 @@ GOOD: dict[str, Any] = {
 }
 
 
+BAD = {
+    "images": [np.zeros((3, 8, 6)), np.zeros((8, 6), np.uint8), [[[1.0]]], None],
+    "indices": [[0, 3], [-1], 0, [[0]], [0.0], [True], ["0"], [[0], [1, 2]], None],
+    "ids": [[0], [0, -1], [0, 0.5]],
+    "seed": [-1, 1.5, "a", None],
+    "canvas_size": [7, 12.0],
+    "translate": ["no"],
+    "num_clutter": [-1, 1.5],
+    "clutter_size": [0, 7, 2.0],
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("images", np.zeros((3, 8, 6))),
-        ("images", np.zeros((8, 6), np.uint8)),
-        ("images", [[[1.0]]]),
-        ("images", None),
-        ("indices", [0, 3]),
-        ("indices", [-1]),
-        ("indices", 0),
-        ("indices", [[0]]),
-        ("indices", [0.0]),
-        ("indices", [True]),
-        ("indices", ["0"]),
-        ("indices", [[0], [1, 2]]),
-        ("indices", None),
-        ("ids", [0]),
-        ("ids", [0, -1]),
-        ("ids", [0, 0.5]),
-        ("seed", -1),
-        ("seed", 1.5),
-        ("seed", "a"),
-        ("seed", None),
-        ("canvas_size", 7),
-        ("canvas_size", 12.0),
-        ("translate", "no"),
-        ("num_clutter", -1),
-        ("num_clutter", 1.5),
-        ("clutter_size", 0),
-        ("clutter_size", 7),
-        ("clutter_size", 2.0),
-    ],
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
 def test_refusals_name_the_argument(name, value):
     with pytest.raises(ValueError, match=name):

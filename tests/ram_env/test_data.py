@@ -10,7 +10,6 @@ import copy
 import gzip
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -358,13 +357,3 @@ def test_what_a_loader_returns_is_checked(loaded: Any, message: str):
     register_dataset("shapes", lambda: loaded)
     with pytest.raises(ValueError, match=f"dataset 'shapes'.*{message}"):
         load_digits("shapes", "train")
-
-
-# The import
-
-
-def test_the_import_is_light():
-    heavy = ("torch", "torchvision", "mlxtend", "filelock", "platformdirs")
-    code = f"import sys, ram_env.data; print([m for m in {heavy} if m in sys.modules])"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "[]\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 
 import ram_env
+from ram_env.data import open_split
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
+from ram_env.tasks import SignpostTask
 from tests.vector_env_checker import assert_same, sampler, scenes
 
 # The first scale shows the whole canvas from its middle, the second from anywhere.
@@ -43,11 +46,6 @@ MNIST_IDS = [
     "ClutteredMNISTGlimpse-v0",
     "LargeClutteredMNISTGlimpse-v0",
 ]
-
-OWN = {
-    "entry_point": "ram_env.env:GlimpseEnv",
-    "vector_entry_point": "ram_env.vector_env:GlimpseVectorEnv",
-}
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -270,22 +268,6 @@ def test_a_saved_env_continues_exactly(task, way, kind, steps):
     assert_same(future(again, actions[steps:]), future(env, actions[steps:]))
 
 
-def test_a_state_fits_one_task_and_one_number_of_lanes():
-    env = make_vector("toy", 3)
-    env.reset(seed=0)
-    state = env.get_state()
-    for other, changed in (
-        (make_vector("toy", 2), state),
-        (make_vector("toy", 3, num_clutter=1), state),
-        (make_vector("signpost", 3), state),
-        (env, {**state, "version": 0}),
-    ):
-        before = other.get_state()
-        with pytest.raises(ValueError, match="state"):
-            other.set_state(changed)
-        assert other.get_state() == before
-
-
 def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():
     fresh, env = make_single("toy"), make_single("toy")
     env.reset(seed=3)
@@ -378,15 +360,19 @@ def test_frozen_canvases_refuse_other_names(argument, call):
 
 
 def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path, monkeypatch):
-    asked = []
-    opened = ram_env.data.open_split("toy", "test")
-    monkeypatch.setattr("ram_env.tasks.open_split", lambda *call: asked.append(call) or opened)
-    keywords = {"data_dir": str(tmp_path), "canvas_size": 40}
-    gym.register("Own-v0", **OWN, kwargs=keywords)
+    asked: list[Any] = []
+    opened = open_split("toy", "test")
+    monkeypatch.setattr("ram_env.tasks.open_split", lambda *call: asked.append(call[2]) or opened)
+    gym.register(
+        "Own-v0",
+        entry_point="ram_env.env:GlimpseEnv",
+        vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
+        kwargs={"data_dir": str(tmp_path), "canvas_size": 40},
+    )
     canvases, _ = frozen_canvases("Own-v0", "test")
     assert canvases.shape == (NUM_TOY, 40, 40)
     frozen_canvases("Own-v0", "test", data_dir="elsewhere")
-    assert [folder for *_, folder in asked] == [str(tmp_path), "elsewhere"]
+    assert asked == [str(tmp_path), "elsewhere"]
     del gym.registry["Own-v0"]
 
 
@@ -402,7 +388,8 @@ def _nested(depth: int) -> list[Any]:
     [
         ("version", 1),
         ("data", {"num_scenes": 5, "is_sample": False}),
-        ("key", [1]),
+        ("task", {**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}),
+        ("key", [1]),  # of another number of lanes
         ("key", [-1, 0, 0]),
         ("key", ["a", "b", "c"]),
         ("episode", [0.5, None, 1]),

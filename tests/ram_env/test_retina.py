@@ -193,43 +193,28 @@ GOOD: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("images", np.zeros((2, 8, 8), np.float32)),
-        ("images", np.zeros((2, 8, 8), np.int64)),
-        ("images", np.zeros((8, 8), np.uint8)),
-        ("images", np.zeros((2, 8, 8, 3, 1), np.uint8)),
-        ("images", [[[1, 2]], [[1]]]),
-        ("images", torch.zeros((2, 8, 8))),
-        ("images", None),
-        ("locations", np.zeros(2)),
-        ("locations", np.zeros((1, 2))),
-        ("locations", np.zeros((3, 2))),
-        ("locations", np.zeros((2, 3))),
-        ("locations", [(0, 0), (0, np.nan)]),
-        ("locations", [(0, 0), (0, np.inf)]),
-        ("locations", [(0, 0), (0, 1e300)]),
-        ("locations", [(0, 0), (0, 1.001)]),
-        ("locations", [(0, 0), (-1.001, 0)]),
-        ("locations", [("0", "0"), ("0", "0")]),
-        ("locations", [(0, 0), (0,)]),
-        ("locations", np.zeros((2, 2), bool)),
-        ("locations", np.zeros((2, 2), complex)),
-        ("locations", None),
-        ("size", 3),
-        ("size", 0),
-        ("size", -2),
-        ("size", 10),
-        ("size", 4.0),
-        ("size", True),
-        ("size", None),
-        ("num_scales", 0),
-        ("num_scales", 1.0),
-        ("num_scales", 4),  # 32 px on 8
-        ("num_scales", 9),
-        ("num_scales", "2"),
+BAD = {
+    "images": [
+        *(np.zeros((2, 8, 8), dtype) for dtype in ("f4", "i8")),
+        *(np.zeros(shape, np.uint8) for shape in ((8, 8), (2, 8, 8, 3, 1))),
+        [[[1, 2]], [[1]]],
+        torch.zeros((2, 8, 8)),
+        None,
     ],
+    "locations": [
+        *(np.zeros(shape) for shape in (2, (1, 2), (3, 2), (2, 3))),
+        *([(0, 0), (0, y)] for y in (np.nan, np.inf, 1e300, 1.001, -1.001)),
+        *(np.zeros((2, 2), dtype) for dtype in (bool, complex, str)),
+        [(0, 0), (0,)],
+        None,
+    ],
+    "size": [3, 0, -2, 10, 4.0, True, None],
+    "num_scales": [0, 1.0, 4, 9, "2"],  # 4: 32 px on 8
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_refusals_name_the_argument(name, value, library):

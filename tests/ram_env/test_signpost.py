@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ram_env.draws import draw_words
-from ram_env.env import SignpostEnv
 from ram_env.signpost import SignpostScenes
 from tests.ram_env.test_draws import chi_square
 
@@ -249,33 +248,15 @@ def test_board_k_depends_on_the_split_and_k_alone(split):
         envs[0].reset(options={"index": SPLIT_SIZES[split]})
 
 
-def test_splits_share_no_order_of_boards():
-    def first(split) -> np.ndarray:
-        env = SignpostEnv(split=split)
-        canvases = []
-        for index in range(20):
-            env.reset(options={"index": index})
-            canvases.append(env._episodes.canvas(0))
-        return np.stack(canvases)
-
-    shown = [first(split) for split in SPLIT_SIZES]
-    for left, right in [(i, j) for i in range(4) for j in range(i)]:
-        assert (shown[left] != shown[right]).any((1, 2, 3)).all()
-
-
 @pytest.mark.parametrize(
     ("keywords", "name"),
     [
-        ({"board_size": 1}, "board_size"),
-        ({"board_size": 33}, "board_size"),
-        ({"board_size": 3.0}, "board_size"),
+        *(({"board_size": value}, "board_size") for value in (1, 33, 3.0)),
         ({"chain": 0}, "chain"),
         ({"chain": 9}, "chain must be a Python int in 1..8, got 9"),  # 9 cells, 8 steps
         ({"parts": 0}, "parts"),
         ({"parts": 3}, "parts must be a Python int in 1..2, got 3"),  # two cells on the path
-        ({"num_marks": 1}, "num_marks"),
-        ({"num_marks": 256}, "num_marks"),
-        ({"num_marks": True}, "num_marks"),
+        *(({"num_marks": value}, "num_marks") for value in (1, 256, True)),
         ({"num_marks": 101, "parts": 2}, r"num_marks\*\*parts"),
     ],
 )

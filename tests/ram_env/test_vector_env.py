@@ -595,22 +595,3 @@ def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
     assert not obs["location"].requires_grad
     assert not reward.requires_grad
     assert_same(out, twin.step(action.detach().cpu().numpy()))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda a: a.astype(">f4"),
-        lambda a: a.astype(np.longdouble),
-        lambda a: np.asfortranarray(a),
-        lambda a: np.ascontiguousarray(a[:, ::-1])[:, ::-1],
-        lambda a: a.tolist(),
-    ],
-)
-@pytest.mark.parametrize("device", [None, "cpu"])
-def test_any_array_of_real_numbers_is_an_action(device, change):
-    env, twin = (make_vector(device=device) for _ in range(2))
-    action = np.random.default_rng(0).random((3, 6)).astype(np.float32)
-    env.reset(seed=0)
-    twin.reset(seed=0)
-    assert_same(env.step(change(action)), twin.step(action))

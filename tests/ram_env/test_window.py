@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -113,8 +112,3 @@ def test_a_missing_pygame_names_the_extra(monkeypatch, found):
         DependencyNotInstalled, match=r'pip install -e "\.\[human\]" in the checkout'
     ):
         Window("test", fps=0).show(FRAME)
-
-
-def test_importing_the_module_starts_no_pygame():
-    code = "import sys, ram_env.window; sys.exit('pygame' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

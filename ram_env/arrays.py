@@ -1,7 +1,7 @@
-"""The few operations that NumPy and torch spell differently.
+"""The few operations that NumPy and torch spell differently; modules import this one as ``xp``.
 
-Everything else in this package is written once and runs on whichever array it is given:
-NumPy by default, torch tensors where a device was asked for.
+Everything else in this package is written once and runs on either: NumPy by default, torch
+tensors where a device was asked for.
 
 Dimension key:
     M: images in the array read from or written to
@@ -11,11 +11,8 @@ Dimension key:
     h, w: patch height and width [px]
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +21,14 @@ Array = Any  # np.ndarray or torch.Tensor: the package must not import torch to 
 
 
 def is_tensor(array: Array) -> bool:
-    """Tell whether ``array`` is a torch tensor, without importing torch."""
+    """Return whether ``array`` is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
+
+
+def library(array: Array) -> Any:
+    """Return the module, ``numpy`` or ``torch``, whose functions take ``array``."""
+    return sys.modules["torch"] if is_tensor(array) else np
 
 
 def to_device(array: np.ndarray, device: str | None) -> Array:
@@ -41,21 +43,18 @@ def to_device(array: np.ndarray, device: str | None) -> Array:
 
 
 def to_array(name: str, value: Any, device: str | None) -> tuple[Array, str]:
-    """Read an array-like; return it with the kind of its dtype as NumPy codes it.
+    """Read an array-like; return it and the kind of its dtype, a code of ``np.dtype.kind``.
 
     Args:
-        name: What the caller calls it, for the error.
+        name: The argument's name, for the error.
         value: Anything that NumPy or, with a device, torch reads as an array.
         device: Where it goes; None for NumPy.
-
-    Returns:
-        The array and one of "f", "i", "u", "b", or another code of ``np.dtype.kind``.
 
     Raises:
         ValueError: If it can't be read as one array.
     """
     if device is not None and is_tensor(value):
-        code = str(value.dtype).rpartition(".")[2].replace("bfloat", "float")[0]
+        code = dtype_name(value).replace("bfloat", "float")[0]
         return value.detach().to(device), code
     try:
         array = np.asarray(value)
@@ -90,73 +89,28 @@ def copy(array: Array) -> Array:
 
 def new_empty(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
     """Return uninitialised memory of the library and on the device of ``array``."""
-    if is_tensor(array):
-        import torch
-
-        return array.new_empty(shape, dtype=getattr(torch, dtype))
-    return np.empty(shape, dtype)
+    xp = library(array)
+    return xp.empty(shape, dtype=getattr(xp, dtype), device=array.device)
 
 
 def arange(array: Array, stop: int) -> Array:
     """Return 0 .. stop - 1 (int64) in the library and on the device of ``array``."""
-    if is_tensor(array):
-        import torch
-
-        return torch.arange(stop, device=array.device)
-    return np.arange(stop)
+    return library(array).arange(stop, device=array.device)
 
 
 def cast(array: Array, dtype: str) -> Array:
-    """Convert the values to ``dtype``."""
+    """Convert the values to ``dtype``; what float32 can't hold becomes infinite."""
     if is_tensor(array):
-        import torch
-
-        return array.to(getattr(torch, dtype))
-    if dtype == "float32":
-        with np.errstate(over="ignore"):  # becomes inf, which whoever checks it names
-            return array.astype(dtype, copy=False)
-    return array.astype(dtype, copy=False)
+        return array.to(getattr(library(array), dtype))
+    if dtype != "float32":
+        return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 def bitcast(array: Array, dtype: str) -> Array:
     """Read the same bytes as another dtype; the last axis shrinks or grows to match."""
-    if is_tensor(array):
-        import torch
-
-        return array.view(getattr(torch, dtype))
-    return array.view(dtype)
-
-
-def isfinite(array: Array) -> Array:
-    """Tell where ``array`` is neither NaN nor infinite."""
-    return array.isfinite() if is_tensor(array) else np.isfinite(array)
-
-
-def stack(arrays: Sequence[Array]) -> Array:
-    """Join arrays of one shape along a new first axis."""
-    if is_tensor(arrays[0]):
-        import torch
-
-        return torch.stack(tuple(arrays))
-    return np.stack(arrays)
-
-
-def where(condition: Array, left: Array, right: Array) -> Array:
-    """Choose elementwise."""
-    if is_tensor(condition):
-        import torch
-
-        return torch.where(condition, left, right)
-    return np.where(condition, left, right)
-
-
-def minimum(left: Array, right: Array) -> Array:
-    """Return the elementwise minimum."""
-    if is_tensor(left):
-        import torch
-
-        return torch.minimum(left, right)
-    return np.minimum(left, right)
+    return array.view(getattr(library(array), dtype))
 
 
 def log_softmax(scores: Array) -> Array:
@@ -168,23 +122,18 @@ def log_softmax(scores: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def round_to_int(array: Array) -> Array:
-    """Round half to even, to int64."""
-    return cast(array.round() if is_tensor(array) else np.rint(array), "int64")
-
-
 def read_patches(
     images: Array, index: Array, rows: Array, columns: Array, height: int, width: int
 ) -> Array:
-    """Copy one patch out of an image for every entry of ``index``.
+    """Copy one patch, (h, w), out of an image for every entry of ``index``.
 
     Args:
         images: C-contiguous images. Shape (M, C, H, W).
         index: Image of each patch. Shape (n,), integers.
-        rows: Top row of each patch [px], 0 to H - height. Shape (n,), integers.
-        columns: Left column of each patch [px], 0 to W - width. Shape (n,), integers.
-        height: h, height of a patch [px].
-        width: w, width of a patch [px].
+        rows: Top row of each patch [px], 0 to H - h. Shape (n,), integers.
+        columns: Left column of each patch [px], 0 to W - w. Shape (n,), integers.
+        height: h.
+        width: w.
 
     Returns:
         Fresh patches. Shape (n, C, h, w).
@@ -196,14 +145,9 @@ def read_patches(
 
 
 def write_patches(images: Array, index: Array, rows: Array, columns: Array, patches: Array) -> None:
-    """Write ``patches`` into ``images`` in place; the counterpart of :func:`read_patches`.
+    """Write patches, (n, C, h, w), into images in place: :func:`read_patches` the other way.
 
-    Args:
-        images: C-contiguous images, changed in place. Shape (M, C, H, W).
-        index: Image of each patch, all different. Shape (n,), integers.
-        rows: Top row of each patch [px]. Shape (n,), integers.
-        columns: Left column of each patch [px]. Shape (n,), integers.
-        patches: What to write. Shape (n, C, h, w).
+    No image may come twice in ``index``.
     """
     height, width = patches.shape[2:]
     if not is_tensor(images):

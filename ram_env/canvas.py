@@ -1,4 +1,4 @@
-"""The canvas: one object on black, among clutter cut from other objects.
+"""The canvas: an object on black, among clutter cut from other objects.
 
 Dimension key:
     M: images in the split
@@ -10,35 +10,27 @@ Dimension key:
     J: clutter pieces on each canvas
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ram_env.arrays import (
-    Array,
-    device_of,
-    minimum,
-    read_patches,
-    to_array,
-    to_device,
-    write_patches,
-)
+from ram_env import arrays as xp
+from ram_env.arrays import Array
+from ram_env.checks import check_flag, check_int, check_seed, to_python_int
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
-from ram_env.reset_options import check_seed
 from ram_env.scenes import Drawn
 
 
 @dataclass(frozen=True)
 class CanvasStyle:
-    """What a canvas looks like, whatever stands on it.
+    """What a canvas looks like, whatever object is on it.
 
     Attributes:
         canvas_size: H [px].
-        translate: Whether the object stands anywhere wholly inside, or in the centre.
+        translate: Whether the object lies anywhere wholly inside, or in the centre.
         num_clutter: J.
         clutter_size: Side of a clutter piece [px].
     """
@@ -53,15 +45,17 @@ class CanvasStyle:
         """Random words that one canvas takes."""
         return 2 + 5 * self.num_clutter
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def __post_init__(self) -> None:
+        """Check what doesn't depend on the images."""
+        check_int("canvas_size", self.canvas_size, 1, 4096)
+        check_flag("translate", self.translate)
+        check_int("num_clutter", self.num_clutter, 0, 1_000)
+        room = self.canvas_size if self.num_clutter else 4096  # no pieces, no need to fit
+        check_int("clutter_size", self.clutter_size, 1, room)
+
+    def check_images(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
-        if not isinstance(self.translate, bool):
-            raise ValueError(f"translate must be True or False, got {self.translate!r}")
-        for name, low in (("canvas_size", 1), ("num_clutter", 0), ("clutter_size", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < low:
-                raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
         if self.canvas_size < max(height, width):
             raise ValueError(
                 f"canvas_size must be at least the images' side, {max(height, width)} px, "
@@ -79,33 +73,57 @@ class CanvasStyle:
             )
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where everything goes on n canvases; (x, y) of top left pixels, int64, on the host.
-
-    Attributes:
-        objects: On the canvas. Shape (n, 2).
-        sources: Image that each clutter piece is cut from. Shape (n, J).
-        cuts: The piece in its source. Shape (n, J, 2).
-        drops: The piece on the canvas. Shape (n, J, 2).
-    """
-
-    objects: np.ndarray
-    sources: np.ndarray
-    cuts: np.ndarray
-    drops: np.ndarray
-
-
-def place(
-    style: CanvasStyle, shape: tuple[int, ...], indices: np.ndarray, words: np.ndarray
-) -> Placement:
-    """Turn random words into places, each uniform and wholly inside, bounds inclusive.
+def paint(
+    style: CanvasStyle,
+    canvases: Array,
+    margin: int,
+    lanes: np.ndarray,
+    planes: Array,
+    indices: np.ndarray,
+    words: np.ndarray,
+) -> np.ndarray:
+    """Paint objects and clutter on black canvases, in place; sums above 255 are clipped.
 
     Args:
-        style: Of the canvases.
-        shape: Of the split's images, (M, C, h, w).
+        style: What the canvases look like.
+        canvases: uint8. Shape (N, C, H + 2 margin, H + 2 margin).
+        margin: Border of each canvas [px]; stays black.
+        lanes: Canvases to paint, all different. Shape (n,), int64.
+        planes: The split's images, uint8, where the canvases are. Shape (M, C, h, w).
         indices: Image of each canvas; no piece is cut from it. Shape (n,), int64.
-        words: Shape (n, style.num_words), uint64.
+        words: Random words. Shape (n, style.num_words), uint64.
+
+    Returns:
+        (x, y) of each object's top left pixel. Shape (n, 2), int64.
+    """
+    device = xp.device_of(canvases)
+    objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
+    at, sources, cuts, onto = (
+        xp.to_device(array, device) for array in (objects + margin, sources, cuts, drops + margin)
+    )
+    here = xp.to_device(lanes, device)
+    canvases[here] = 0
+    # Saturating sums don't depend on their order. The object comes first: it needs no sum.
+    images = planes[xp.to_device(indices, device)]
+    xp.write_patches(canvases, here, at[:, 1], at[:, 0], images)
+    side = style.clutter_size
+    for j in range(style.num_clutter):
+        rows, columns = onto[:, j, 1], onto[:, j, 0]
+        pieces = xp.read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
+        behind = xp.read_patches(canvases, here, rows, columns, side, side)  # (n, C, side, side)
+        summed = behind + xp.library(behind).minimum(pieces, 255 - behind)
+        xp.write_patches(canvases, here, rows, columns, summed)
+    return objects
+
+
+def _draw_places(
+    style: CanvasStyle, shape: tuple[int, ...], indices: np.ndarray, words: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw (x, y) of top left pixels, each uniform and wholly inside, bounds inclusive.
+
+    Returns:
+        Places of the objects, (n, 2), the images that the pieces are cut from, (n, J), and
+        the places of the pieces in those images and on the canvases, (n, J, 2), int64.
     """
     num_images, _, height, width = shape
     extent, side = np.array([width, height]), style.clutter_size if style.num_clutter else 0
@@ -119,116 +137,96 @@ def place(
     sources += sources >= indices[:, None]  # any image but the canvas's own
     cuts = below(pieces[..., 1:3], extent - side + 1)  # (n, J, 2)
     drops = below(pieces[..., 3:5], style.canvas_size - side + 1)  # (n, J, 2)
-    return Placement(objects, sources, cuts, drops)
-
-
-def paint(
-    canvases: Array,
-    margin: int,
-    lanes: Array,
-    planes: Array,
-    indices: Array,
-    placement: Placement,
-    clutter_size: int,
-) -> None:
-    """Paint objects and clutter on black, in place; sums above 255 are clipped.
-
-    Saturating sums don't depend on their order, so the object, which needs no sum on an
-    empty canvas, is written first.
-
-    Args:
-        canvases: uint8. Shape (N, C, H + 2 margin, H + 2 margin).
-        margin: Border of each canvas [px]; stays black.
-        lanes: Canvases to paint, all different. Shape (n,), integers.
-        planes: The split's images, uint8. Shape (M, C, h, w).
-        indices: Image of each canvas. Shape (n,), integers.
-        placement: Of the n canvases.
-        clutter_size: Side of a piece [px].
-    """
-    device = device_of(canvases)
-    objects, sources, cuts, drops = (
-        to_device(places, device)
-        for places in (
-            placement.objects + margin,
-            placement.sources,
-            placement.cuts,
-            placement.drops + margin,
-        )
-    )
-    canvases[lanes] = 0
-    write_patches(canvases, lanes, objects[:, 1], objects[:, 0], planes[indices])
-    side = clutter_size
-    for j in range(sources.shape[1]):
-        rows, columns = drops[:, j, 1], drops[:, j, 0]
-        pieces = read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
-        below_them = read_patches(canvases, lanes, rows, columns, side, side)  # (n, C, side, side)
-        summed = below_them + minimum(pieces, 255 - below_them)
-        write_patches(canvases, lanes, rows, columns, summed)
+    return objects, sources, cuts, drops
 
 
 def draw_canvases(
     images: np.ndarray,
-    indices: np.ndarray,
+    indices: ArrayLike,
     *,
     seed: int,
     canvas_size: int,
     translate: bool = True,
     num_clutter: int = 0,
     clutter_size: int = 8,
+    ids: ArrayLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw canvases: each an image on black, among pieces cut from the others.
+
+    For a dataset whose canvases don't depend on the order in which they are drawn, pass each
+    canvas's own number as its id::
+
+        class Canvases(torch.utils.data.Dataset):
+            def __getitem__(self, k):
+                canvases, _ = draw_canvases(
+                    self.images, [k], ids=[k], seed=0, canvas_size=60, num_clutter=4
+                )
+                return canvases[0], self.labels[k]
+
+    ``ids=[epoch * len(self.images) + k]`` draws fresh canvases in each epoch.
 
     Args:
         images: A split's images, uint8. Shape (M, h, w) or (M, h, w, C).
         indices: Image of each canvas, 0 to M - 1. Shape (n,), integers.
-        seed: Canvas i depends on the seed, i and ``indices[i]`` alone. Non-negative.
-        canvas_size: H [px], at least the images' side.
+        seed: Canvas i depends on the seed, ``ids[i]`` and ``indices[i]`` alone. Non-negative.
+        canvas_size: H [px], at least the images' side and at most 4,096.
         translate: Place the image uniformly, wholly inside; otherwise in the centre.
-        num_clutter: J, pieces added to each canvas.
+        num_clutter: J, pieces added to each canvas, at most 1,000.
         clutter_size: Side of a piece [px].
+        ids: Number of each canvas's random draws, >= 0. None means 0 .. n - 1, the place in
+            this call. Shape (n,), integers.
 
     Returns:
         Canvases, uint8, shape (n, H, H) or (n, H, H, C), and the (x, y) of each image's top
         left pixel, int64, shape (n, 2).
 
     Raises:
-        ValueError: If the images are not uint8 of that shape, an index is out of range, or
-            they don't fit the canvas.
+        ValueError: If the images are not uint8 of that shape or don't fit the canvas, or if
+            an index, an id or a setting is out of range.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4.1; deepmind/mnist-cluttered. A piece
-        is never cut from the canvas's own image: it would tell the label.
+        is never cut from the canvas's own image, because it would reveal the label.
     """
-    images, _ = to_array("images", images, None)
+    images, _ = xp.to_array("images", images, None)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(
             f"images must be uint8 (M, h, w) or (M, h, w, C), got {images.dtype} {images.shape}"
         )
-    indices, kind = to_array("indices", indices, None)
-    if indices.ndim == 1 and len(indices) and kind not in "iu":
-        raise ValueError(f"indices must be integers, got dtype {indices.dtype}")
-    if indices.ndim != 1 or not ((indices >= 0) & (indices < len(images))).all():
-        raise ValueError(f"indices must be one-dimensional in 0..{len(images) - 1}, got {indices}")
-    indices = indices.astype(np.int64)
+    chosen = _read_numbers("indices", indices, len(images))
+    n = len(chosen)
+    counters = np.arange(n) if ids is None else _read_numbers("ids", ids, 2**63)
+    if len(counters) != n:
+        raise ValueError(f"ids must have shape ({n},), one per index, got ({len(counters)},)")
     if seed is None:
         raise ValueError("seed must be an int >= 0, got None")
     check_seed(seed)
     planes = np.ascontiguousarray(
         images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     )
-    style = CanvasStyle(canvas_size, translate, num_clutter, clutter_size)
-    style.check(planes.shape)
-    n, counters = len(indices), np.arange(len(indices))
+    sizes = map(to_python_int, (canvas_size, translate, num_clutter, clutter_size))
+    style = CanvasStyle(*sizes)
+    style.check_images(planes.shape)
     words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
-    placement = place(style, planes.shape, indices, words)
-    canvases = np.empty((n, planes.shape[1], canvas_size, canvas_size), np.uint8)
-    paint(canvases, 0, counters, planes, indices, placement, clutter_size)
+    shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
+    canvases = np.empty(shape, np.uint8)
+    positions = paint(style, canvases, 0, np.arange(n), planes, chosen, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(canvases), placement.objects
+    return np.ascontiguousarray(canvases), positions
+
+
+def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
+    """Return integers in 0 .. bound - 1, (n,), int64, or raise ValueError."""
+    array, kind = xp.to_array(name, value, None)
+    if array.ndim == 1 and len(array) and kind not in "iu":
+        raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.ndim != 1 or not ((array >= 0) & (array < bound)).all():
+        raise ValueError(f"{name} must be one-dimensional in 0..{bound - 1}, got {array}")
+    return array.astype(np.int64)
 
 
 class ImageScenes:
-    """The scenes of an image task: one a labelled image (see :class:`~ram_env.scenes.Scenes`).
+    """The scenes of an image task, one per image (see :class:`~ram_env.scenes.Scenes`).
 
     Args:
         split: The images.
@@ -237,7 +235,7 @@ class ImageScenes:
     """
 
     def __init__(self, split: LabelledImages, style: CanvasStyle, device: str | None = None):
-        style.check(split.planes.shape)
+        style.check_images(split.planes.shape)
         self._split, self._style, self._device = split, style, device
         self.side = style.canvas_size
         height, width = split.planes.shape[2:]
@@ -260,20 +258,11 @@ class ImageScenes:
     ) -> Drawn:
         """Paint canvases (see :meth:`ram_env.scenes.Scenes.draw`)."""
         planes = _planes_on(self._split, self._device)
-        placement = place(self._style, self._split.planes.shape, indices, words)
-        paint(
-            canvases,
-            margin,
-            to_device(lanes, self._device),
-            planes,
-            to_device(indices, self._device),
-            placement,
-            self._style.clutter_size,
-        )
-        return Drawn(self._split.labels[indices], placement.objects)
+        positions = paint(self._style, canvases, margin, lanes, planes, indices, words)
+        return Drawn(self._split.labels[indices], positions)
 
 
 @lru_cache(maxsize=8)
 def _planes_on(split: LabelledImages, device: str | None) -> Array:
-    """Hold a split's images on a device once a process, (M, C, h, w)."""
-    return to_device(split.planes, device)
+    """Hold a split's images on a device once per process, (M, C, h, w)."""
+    return xp.to_device(split.planes, device)

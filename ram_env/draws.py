@@ -1,15 +1,13 @@
 """Counter-based random draws: every number is a pure function of (key, counter, place).
 
-A lane's whole randomness is then two integers, its key and the number of its episode, so
-that episodes can't depend on how many lanes run beside it, on the device, or on what the
-agent did before; and a state is saved by writing two integers down.
+A lane's whole randomness is then two integers, its key and the number of its episode. Episodes
+can't depend on the number of lanes, on the device or on earlier actions, and saving a state
+means saving two integers.
 
 Dimension key:
     n: lanes (sub-environments) that draw
-    D: words drawn for each
+    D: words drawn per lane
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -22,27 +20,26 @@ def lane_key(seed: int) -> int:
 
 
 def draw_key(generator: np.random.Generator) -> int:
-    """Take the key of a lane that was never seeded from a generator."""
+    """Draw the key of a lane that was never seeded from a generator."""
     return int(generator.integers(2**64, dtype=np.uint64))
 
 
 def named_key(name: str) -> int:
     """Return a key that depends on a name alone: a pinned stream, the same for everybody.
 
-    The first eight bytes of the name are taken as a number: no library stands behind it
-    whose streams could change one day.
+    It is the first eight bytes of the name, so that no library's change can move it.
     """
     return int.from_bytes(name.encode()[:8].ljust(8), "big")
 
 
 def draw_words(keys: np.ndarray, counters: np.ndarray, num_words: int) -> np.ndarray:
-    """Draw the random words of one episode a lane.
+    """Draw the random words of one episode per lane.
 
     Word d of (key, counter) is output d of a SplitMix64 stream that starts at a mix of both.
 
     Args:
-        keys: One a lane. Shape (n,), uint64.
-        counters: The episode's number. Shape (n,), non-negative integers.
+        keys: The lanes' keys. Shape (n,), uint64.
+        counters: Numbers of their episodes, non-negative. Shape (n,), integers.
         num_words: D.
 
     Returns:

@@ -1,11 +1,8 @@
 """The frozen canvases of validation and test: the same for everybody, for ever."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from os import PathLike
-from typing import Any
 
 import numpy as np
 
@@ -40,28 +37,29 @@ def frozen_canvases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return all canvases of a frozen split, as the environment shows them.
 
-    They are made of the data at hand: of full MNIST, they have the digests of
-    :data:`FROZEN_SHA256`; of the sample of 5,000 digits, they are others, and fewer.
+    Full MNIST gives the canvases with the digests of :data:`FROZEN_SHA256`. The sample of 5,000
+    digits gives other, and fewer, canvases.
 
     Args:
-        env_id: A registered id, such as "ClutteredMNISTGlimpse-v0", or one's own.
+        env_id: A registered id, such as "ClutteredMNISTGlimpse-v0" or your own.
         split: "validation" or "test".
-        data_dir: As the environment's keyword.
+        data_dir: The environment's keyword. None leaves the one that the id is registered with.
 
     Returns:
         Canvases, uint8, shape (n, H, H) or (n, H, H, 3), and labels, int64, shape (n,).
 
     Raises:
-        ValueError: If the split is not a frozen one, or the id isn't a glimpse environment's.
+        ValueError: If the split is not frozen, or the id doesn't name a glimpse environment.
         gymnasium.error.Error: If nothing is registered by that name.
         DatasetError: If the data are damaged.
-        FileNotFoundError: If they can be neither found nor downloaded.
+        FileNotFoundError: If the data can be neither found nor downloaded.
     """
     if split not in ("validation", "test"):
         raise ValueError(f"split must be 'validation' or 'test', got {split!r}")
     task = find_task(env_id)
-    where: dict[str, Any] = {"data_dir": data_dir} if isinstance(task, ImageTask) else {}
-    scenes = replace(task, **where, split=split).open_scenes()
+    if data_dir is not None and isinstance(task, ImageTask):
+        task = replace(task, data_dir=data_dir)
+    scenes = replace(task, split=split).open_scenes()
     indices = np.arange(scenes.num_scenes)
     keys = np.full(scenes.num_scenes, named_key(split), np.uint64)
     words = draw_words(keys, indices, SCENE_WORDS.start + scenes.num_words)[:, SCENE_WORDS]

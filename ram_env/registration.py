@@ -1,6 +1,4 @@
-"""Tell Gymnasium about the tasks."""
-
-from __future__ import annotations
+"""Register the tasks with Gymnasium, and find the task of a registered id."""
 
 import importlib
 
@@ -10,7 +8,7 @@ from gymnasium.envs.registration import load_env_creator
 from ram_env.tasks import TASKS, ImageTask, Task
 from ram_env.vector_env import GlimpseVectorEnv
 
-_NO_TASKS = ("render_mode", "device", "autoreset_mode")  # keywords that the task isn't told
+_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode")
 
 
 def register_envs() -> None:
@@ -18,8 +16,8 @@ def register_envs() -> None:
 
     The horizon is part of the task, so no ``max_episode_steps`` is given.
     """
-    for env_id, (kind, keywords) in TASKS.items():
-        family = "Glimpse" if kind is ImageTask else "Signpost"
+    for env_id, (task_class, keywords) in TASKS.items():
+        family = "Glimpse" if task_class is ImageTask else "Signpost"
         gymnasium.register(
             env_id,
             entry_point=f"ram_env.env:{family}Env",
@@ -32,10 +30,10 @@ def find_task(env_id: str) -> Task:
     """Return the task of a registered glimpse environment, without opening its data.
 
     Args:
-        env_id: As ``gymnasium.make_vec`` takes it; a module before a colon is imported.
+        env_id: An id as in ``gymnasium.make_vec``; a module before a colon is imported.
 
     Raises:
-        ValueError: If it isn't the id of a glimpse environment.
+        ValueError: If the id doesn't name a glimpse environment.
         gymnasium.error.Error: If nothing is registered by that name.
     """
     module, colon, name = env_id.rpartition(":")
@@ -54,5 +52,5 @@ def find_task(env_id: str) -> Task:
             f"{env_id!r}"
         )
     return maker.task_class.from_keywords(
-        {keyword: value for keyword, value in spec.kwargs.items() if keyword not in _NO_TASKS}
+        {keyword: value for keyword, value in spec.kwargs.items() if keyword not in _OTHER_KEYWORDS}
     )

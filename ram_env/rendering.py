@@ -1,4 +1,4 @@
-"""What a person sees of an episode: frames drawn with Pillow.
+"""Frames that show an episode to people, drawn with Pillow.
 
 Dimension key:
     h, w: canvas height and width [px]
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-# Orange against blue and green against vermillion (after Okabe and Ito) stay apart for
-# colour-blind eyes; what a colour says is also said by a place, a mark or a word.
+# Orange and blue, green and vermillion (after Okabe and Ito) can be told apart by colour-blind
+# people; what a colour says, a place, a mark or a word says too.
 Color = tuple[int, int, int]
 BACKGROUND = (22, 24, 29)
 TRACK = (40, 44, 52)
@@ -65,19 +65,14 @@ def draw_frame(
         num_glimpses: T, the most glimpses that an episode has.
         scores: Class scores; bars show their softmax, the ten largest only where there are
             more than 16. Shape (K,).
-        prediction: The class that the agent answers; the first argmax where only scores
-            are given.
+        prediction: The predicted class; the first argmax where only scores are given.
         label: The true class, where it may be shown.
-        correct: Whether the scored answer was right; None before the end.
+        correct: Whether the scored prediction was correct; None before the end.
         stopped: Whether the agent ended the episode itself.
 
     Returns:
         An RGB picture. Shape (H, W, 3), uint8, H and W even.
-
-    Raises:
-        ValueError: If an array has another shape or dtype than described.
     """
-    _check_arrays(canvas, path, glimpse, scores)
     height, width = canvas.shape[:2]
     colors = canvas if canvas.ndim == 3 else np.repeat(canvas[..., None], 3, axis=2)  # (h, w, 3)
     tiles = _tiles(glimpse, 1 if canvas.ndim == 2 else 3)  # (S, G, G, 3)
@@ -106,16 +101,8 @@ def tile_frames(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     Returns:
         One picture, its empty places in the background's colour. Shape (rows * H,
         columns * W, 3), uint8, where columns = ceil(sqrt(F)) and rows = ceil(F / columns).
-
-    Raises:
-        ValueError: If there is no frame, or their shapes differ.
     """
-    shapes = {np.shape(frame) for frame in frames}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 3:
-        raise ValueError(
-            f"frames must be one or more of one shape (H, W, 3), got {shapes or 'none'}"
-        )
-    height, width, _ = shapes.pop()
+    height, width, _ = frames[0].shape
     columns = math.ceil(math.sqrt(len(frames)))
     rows = math.ceil(len(frames) / columns)
     grid = np.empty((rows, columns, height, width, 3), np.uint8)
@@ -126,7 +113,7 @@ def tile_frames(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def _tiles(glimpse: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:
-    """Turn a glimpse into one RGB picture a scale. Shape (S, G, G, 3)."""
+    """Turn a glimpse into one RGB picture per scale. Shape (S, G, G, 3)."""
     size = glimpse.shape[-1]
     levels = np.rint(glimpse * 255).astype(np.uint8)
     tiles = levels.reshape(-1, channels, size, size).transpose(0, 2, 3, 1)  # (S, G, G, C)
@@ -151,27 +138,8 @@ def _softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     return powers / powers.sum()
 
 
-def _check_arrays(
-    canvas: NDArray[Any], path: NDArray[Any], glimpse: NDArray[Any], scores: NDArray[Any] | None
-) -> None:
-    if canvas.dtype != np.uint8 or not (canvas.ndim == 2 or canvas.shape[2:] == (3,)):
-        raise ValueError(
-            f"canvas must be uint8 (h, w) or (h, w, 3), got {canvas.dtype} {canvas.shape}"
-        )
-    if scores is not None and (np.ndim(scores) != 1 or np.size(scores) == 0):
-        raise ValueError(f"scores must have shape (K,) with K >= 1, got {np.shape(scores)}")
-    if path.ndim != 2 or len(path) == 0 or path.shape[1] != 2:
-        raise ValueError(f"path must have shape (t, 2) with t >= 1, got {path.shape}")
-    channels = 1 if canvas.ndim == 2 else 3
-    num_maps, *sides = glimpse.shape
-    if len(sides) != 2 or sides[0] != sides[1] or num_maps == 0 or num_maps % channels:
-        raise ValueError(
-            f"glimpse must have shape (S * C, G, G) with C = {channels}, got {glimpse.shape}"
-        )
-
-
 class _Layout(NamedTuple):
-    """Where things lie [px]. It follows from the settings alone: all frames have one shape."""
+    """Where things lie [px]. It depends on the settings alone, so all frames have one shape."""
 
     zoom: int  # of the canvas, whose top left corner is at (_MARGIN, top)
     tile_zoom: int  # of the retina
@@ -250,7 +218,7 @@ class _Picture:
 
         zoom, top = self.layout.zoom, self.layout.top
         dots = [((_MARGIN + x * zoom) * _SMOOTH, (top + y * zoom) * _SMOOTH) for x, y in centres]
-        # Drawn enlarged and averaged down, so that lines are smooth and all else stays as it is.
+        # Drawn enlarged and averaged down: this smooths lines and changes nothing else.
         large = self.image.crop((0, 0, self.layout.left, self.image.height))
         large = large.resize(
             (large.width * _SMOOTH, large.height * _SMOOTH), Image.Resampling.NEAREST
@@ -316,7 +284,7 @@ class _Picture:
             self.draw.rectangle((left, top + 2, end, top + row - 3), PATH if bright else BAR)
 
     def verdict(self, label: int | None, correct: bool | None) -> None:
-        """Write the label and, at the end, whether the answer was right."""
+        """Write the label and, at the end, whether the prediction was correct."""
         left, middle = self.layout.left, self.layout.bottom - 8
         if label is not None:
             self.mark(middle)

@@ -1,42 +1,34 @@
-"""What may be said at a reset, checked before anything changes."""
+"""Options and seeds of a reset, checked before anything changes.
 
-from __future__ import annotations
+Dimension key:
+    N: lanes (sub-environments)
+    n: lanes to reset
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ram_env.arrays import cast, is_tensor, to_array, to_host
-
-
-@dataclass(frozen=True)
-class ResetOptions:
-    """Checked options of a reset.
-
-    Attributes:
-        lanes: Lanes to reset. Shape (n,), int64.
-        index: Scene of each, or None to draw it. Shape (n,), int64.
-        location: First location of each, or None to draw it. Shape (n, 2), float32.
-    """
-
-    lanes: np.ndarray
-    index: np.ndarray | None
-    location: np.ndarray | None
+from ram_env.checks import check_seed
 
 
 def read_options(
     options: dict[str, Any] | None, num_lanes: int, num_scenes: int, *, vector: bool
-) -> ResetOptions:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Check reset options.
 
     Args:
-        options: ``index`` (one, or one a lane), ``location`` (one, or one a lane) and, for a
-            vector env, ``reset_mask`` (N,), bool.
+        options: ``index`` and ``location``, one or one per lane, and, for a vector env,
+            ``reset_mask`` (N,), bool.
         num_lanes: N.
         num_scenes: Allowed indices are 0 .. num_scenes - 1.
         vector: Whether ``reset_mask`` is allowed.
+
+    Returns:
+        The lanes to reset, shape (n,), int64, and the scene of each, shape (n,), int64, and its
+        first location, shape (n, 2), float32, or None where they are to be drawn.
 
     Raises:
         ValueError: If an option is unknown or its value not allowed.
@@ -52,30 +44,22 @@ def read_options(
     if options.get("reset_mask") is not None:
         lanes = np.flatnonzero(_read_mask(options["reset_mask"], num_lanes))
     index, location = options.get("index"), options.get("location")
-    return ResetOptions(
-        lanes,
-        None if index is None else _read_index(index, num_lanes, num_scenes)[lanes],
-        None if location is None else _read_location(location, num_lanes)[lanes],
-    )
-
-
-def check_seed(seed: object) -> None:
-    """Raise ValueError unless ``seed`` is None or an int >= 0."""
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
+    if index is not None:
+        index = _read_index(index, num_lanes, num_scenes)[lanes]
+    if location is not None:
+        location = _read_location(location, num_lanes)[lanes]
+    return lanes, index, location
 
 
 def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:
-    """Return one seed a lane: s, s + 1, ... for an int, None for lanes that go on unseeded.
+    """Return one seed per lane: s, s + 1, ... for an int, None for lanes that stay unseeded.
 
     Raises:
-        ValueError: If it is neither None, an int >= 0 nor a sequence of N such.
+        ValueError: If the seed is neither None, an int >= 0 nor a list of N of these.
     """
     if isinstance(seed, (list, tuple)):
         if len(seed) != num_lanes:
-            raise ValueError(
-                f"seed must hold one entry for each of {num_lanes} lanes, got {seed!r}"
-            )
+            raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
         for entry in seed:
             check_seed(entry)
         return list(seed)
@@ -104,8 +88,8 @@ def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
     right = kind in "iu" and array.shape in ((), (num_lanes,))
     if not right or not ((array >= 0) & (array < num_scenes)).all():
         raise ValueError(
-            f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one for each "
-            f"of {num_lanes} lanes, got {index!r}"
+            f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
+            f"({num_lanes}), got {index!r}"
         )
     return np.broadcast_to(array.astype(np.int64), (num_lanes,))
 

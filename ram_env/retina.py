@@ -9,23 +9,11 @@ Dimension key:
     K: side of the coarsest patch, G * 2^(S-1) [px]
 """
 
-from __future__ import annotations
-
 import numpy as np
 
-from ram_env.arrays import (
-    Array,
-    arange,
-    bitcast,
-    cast,
-    device_of,
-    dtype_name,
-    is_tensor,
-    new_empty,
-    read_patches,
-    round_to_int,
-    to_array,
-)
+from ram_env import arrays as xp
+from ram_env.arrays import Array
+from ram_env.checks import check_glimpse, to_python_int
 
 _CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
 _PAIR_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
@@ -58,17 +46,21 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
         Mnih et al. (2014), arXiv:1406.6247, glimpse sensor rho(x_t, l_{t-1}). Shrinking by
         averaging is our choice: a constant image stays constant at every scale.
     """
-    images = images if is_tensor(images) else to_array("images", images, None)[0]
-    locations, kind = to_array("locations", locations, device_of(images))
+    images = images if xp.is_tensor(images) else xp.to_array("images", images, None)[0]
+    locations, kind = xp.to_array("locations", locations, xp.device_of(images))
     if kind not in "fiu":
         raise ValueError(f"locations must hold real numbers, got dtype {locations.dtype}")
-    locations = cast(locations, "float32")
+    locations = xp.cast(locations, "float32")
+    size, num_scales = to_python_int(size), to_python_int(num_scales)
     _check_arguments(images, locations, size, num_scales)
     planes = (
         images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
     )  # (N, C, H, W)
-    padded = pad(planes, size, num_scales)
-    lanes = arange(padded, len(padded))
+    margin, (n, channels, height, width) = margin_of(size, num_scales), planes.shape
+    padded = xp.new_empty(planes, (n, channels, height + 2 * margin, width + 2 * margin), "uint8")
+    padded[:] = 0
+    padded[:, :, margin : margin + height, margin : margin + width] = planes
+    lanes = xp.arange(padded, len(padded))
     return sense(padded, lanes, locations, size=size, num_scales=num_scales)
 
 
@@ -77,45 +69,19 @@ def margin_of(size: int, num_scales: int) -> int:
     return size * 2**num_scales // 4
 
 
-def pad(planes: Array, size: int, num_scales: int) -> Array:
-    """Surround images with zeros, so that every patch of every scale lies inside.
-
-    Args:
-        planes: uint8. Shape (N, C, H, W).
-        size: G.
-        num_scales: S.
-
-    Returns:
-        uint8. Shape (N, C, H + K, W + K).
-    """
-    margin = margin_of(size, num_scales)
-    n, c, h, w = planes.shape
-    padded = new_empty(planes, (n, c, h + 2 * margin, w + 2 * margin), "uint8")
-    padded[:] = 0
-    padded[:, :, margin : margin + h, margin : margin + w] = planes
-    return padded
-
-
 def to_pixels(coordinates: Array, side: int) -> Array:
-    """Return the pixel corner that a coordinate names: rint((l + 1) * (side / 2)).
+    """Return the pixel corners at float32 coordinates: rint((l + 1) * (side / 2)), int64.
 
     Half goes to even; float32 in this order, so that every device gets the same integer.
-
-    Args:
-        coordinates: In [-1, 1]. Any shape, float32.
-        side: Of the image along this coordinate [px].
-
-    Returns:
-        0 to side. Same shape, int64.
     """
-    return round_to_int((coordinates + 1) * (side / 2))
+    return xp.cast(((coordinates + 1) * (side / 2)).round(), "int64")
 
 
 def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scales: int) -> Array:
     """Sense padded images: :func:`extract_glimpses` without checks.
 
     Args:
-        padded: Images as :func:`pad` returns them. Shape (N, C, H + K, W + K), uint8.
+        padded: Images with :func:`margin_of` zeros around. Shape (N, C, H + K, W + K), uint8.
         lanes: Which image each location belongs to. Shape (n,), integers.
         locations: In [-1, 1]. Shape (n, 2), float32.
         size: G.
@@ -128,11 +94,11 @@ def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scale
     coarsest = size * 2 ** (num_scales - 1)
     columns = to_pixels(locations[:, 0], padded.shape[3] - coarsest)
     rows = to_pixels(locations[:, 1], padded.shape[2] - coarsest)  # (n,), patch top in padded
-    glimpses = new_empty(padded, (n, num_scales, channels, size, size), "float32")
-    chunk = max(n, 1) if is_tensor(padded) else _CHUNK
+    glimpses = xp.new_empty(padded, (n, num_scales, channels, size, size), "float32")
+    chunk = max(n, 1) if xp.is_tensor(padded) else _CHUNK
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
-        patches = read_patches(
+        patches = xp.read_patches(
             padded, lanes[part], rows[part], columns[part], coarsest, coarsest
         )  # (chunk, C, K, K)
         _shrink(patches, glimpses[part])
@@ -164,9 +130,9 @@ def _add_blocks(sums: Array, scale: int) -> Array:
     if scale < len(_PAIR_MASKS):
         word = "int64" if sums.shape[3] % (8 >> scale) == 0 else "int32"
         mask = _PAIR_MASKS[scale] & (-1 if word == "int64" else 0x7FFFFFFF)
-        words = bitcast(sums, word)
+        words = xp.bitcast(sums, word)
         pairs = (words & mask) + ((words >> (8 << scale)) & mask)
-        pairs = bitcast(pairs, f"int{16 << scale}")  # (n, C, k, k/2)
+        pairs = xp.bitcast(pairs, f"int{16 << scale}")  # (n, C, k, k/2)
     else:
         pairs = sums[..., 0::2] + sums[..., 1::2]
     return pairs[:, :, 0::2] + pairs[:, :, 1::2]
@@ -174,7 +140,7 @@ def _add_blocks(sums: Array, scale: int) -> Array:
 
 def _check_arguments(images: Array, locations: Array, size: int, num_scales: int) -> None:
     """Raise ValueError for what :func:`extract_glimpses` refuses."""
-    if images.ndim not in (3, 4) or dtype_name(images) != "uint8":
+    if images.ndim not in (3, 4) or xp.dtype_name(images) != "uint8":
         raise ValueError(
             "images must be uint8 of shape (N, H, W) or (N, H, W, C), "
             f"got {images.dtype} of shape {tuple(images.shape)}"
@@ -186,23 +152,4 @@ def _check_arguments(images: Array, locations: Array, size: int, num_scales: int
         )
     if not bool((abs(locations) <= 1).all()):  # also false for NaN
         raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
-    check_sizes("size", size, num_scales, min(images.shape[1:3]))
-
-
-def check_sizes(name: str, size: int, num_scales: int, side: int) -> None:
-    """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
-    if not (_is_int(size) and size % 2 == 0 and 2 <= size <= side):
-        raise ValueError(
-            f"{name} must be even and in 2..{side}, the image's side [px], got {size!r}"
-        )
-    if not (_is_int(num_scales) and 1 <= num_scales <= 8):
-        raise ValueError(f"num_scales must be in 1..8, got {num_scales!r}")
-    if size * 2 ** (num_scales - 1) > 2 * side:
-        raise ValueError(
-            f"num_scales={num_scales} makes the coarsest patch {size * 2 ** (num_scales - 1)} px "
-            f"wide, more than twice the image ({side} px): use fewer scales or a larger image"
-        )
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    check_glimpse("size", size, num_scales, min(images.shape[1:3]))

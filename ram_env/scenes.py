@@ -1,6 +1,4 @@
-"""What a task must provide for its episodes: a list of scenes, drawn on demand."""
-
-from __future__ import annotations
+"""What a task must provide for its episodes: a list of labelled scenes, drawn on demand."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +15,8 @@ class Drawn:
     Attributes:
         labels: Shape (n,), int64.
         positions: (x, y) of the object's top left pixel. Shape (n, 2), int64.
-        locations: Where the first glimpse lies, in [-1, 1], or None where any place will
-            do. Shape (n, 2), float32.
+        locations: First locations, in [-1, 1], or None where they are to be uniform.
+            Shape (n, 2), float32.
     """
 
     labels: np.ndarray
@@ -27,30 +25,26 @@ class Drawn:
 
 
 class Scenes(Protocol):
-    """A list of labelled scenes.
-
-    Attributes:
-        side: Canvas side [px].
-        object_size: Width and height of an object, whose top left pixel is its position [px].
-        channels: C, 1 for grey scenes and 3 for colour.
-        num_classes: Labels are 0 .. num_classes - 1.
-        num_scenes: Length of the list.
-        frozen: Whether scene k is the same at every visit; otherwise each episode draws it
-            afresh (the object stays, its place and the clutter change).
-        num_words: Random words that one scene takes.
-        source: A sentence for logs: where the images came from.
-        is_sample: Whether they are the sample that no published result may use.
-    """
+    """A list of labelled scenes."""
 
     side: int
+    """Canvas side [px]."""
     object_size: tuple[int, int]
+    """Width and height of an object, whose top left pixel is its position [px]."""
     channels: int
+    """C, 1 for grey scenes and 3 for colour."""
     num_classes: int
+    """K; labels are 0 .. K - 1."""
     num_scenes: int
+    """Length of the list."""
     frozen: bool
+    """Whether scene k is the same at every visit; else its places and clutter are drawn anew."""
     num_words: int
+    """Random words that one scene takes."""
     source: str
+    """How many images there are and where they came from, for logs."""
     is_sample: bool
+    """Whether the images are the sample that no published result may use."""
 
     def draw(
         self,

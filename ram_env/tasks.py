@@ -1,7 +1,5 @@
 """The keywords of a task, checked, and the table of registered tasks."""
 
-from __future__ import annotations
-
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
@@ -9,10 +7,10 @@ from os import PathLike
 from typing import Any, Self
 
 from ram_env.canvas import CanvasStyle, ImageScenes
+from ram_env.checks import check_choice, check_flag, check_glimpse, check_int
 from ram_env.data import SPLITS, open_split
-from ram_env.retina import check_sizes
 from ram_env.scenes import Scenes
-from ram_env.signpost import CELL, SignpostScenes, SignpostStyle
+from ram_env.signpost import CELL, SignpostScenes
 
 ACTION_FORMATS = ("box", "dict", "multidiscrete")
 REWARDS = ("final", "dense", "log_score")
@@ -21,7 +19,7 @@ ORDERS = ("random", "sequential")
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Keywords that every task has; see the environments' pages for what they mean.
+    """Keywords that every task has; the environments' pages describe them.
 
     Raises:
         ValueError: If a keyword's value is not allowed; the message names it.
@@ -40,13 +38,14 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check_choice("split", self.split, SPLITS)
-        _check_choice("order", self.order, ORDERS)
-        _check_choice("action_format", self.action_format, ACTION_FORMATS)
-        _check_choice("reward", self.reward, REWARDS)
-        _check_flag("allow_stop", self.allow_stop)
+        check_choice("split", self.split, SPLITS)
+        check_choice("order", self.order, ORDERS)
+        check_choice("action_format", self.action_format, ACTION_FORMATS)
+        check_choice("reward", self.reward, REWARDS)
+        check_flag("allow_stop", self.allow_stop)
         check_int("num_glimpses", self.num_glimpses, 1, 10_000)
-        if not _is_real(self.glimpse_cost) or not 0 <= self.glimpse_cost <= sys.float_info.max:
+        cost, is_number = self.glimpse_cost, isinstance(self.glimpse_cost, (int, float))
+        if not is_number or isinstance(cost, bool) or not 0 <= cost <= sys.float_info.max:
             raise ValueError(
                 f"glimpse_cost must be a finite number >= 0, got {self.glimpse_cost!r}"
             )
@@ -60,9 +59,7 @@ class Task(ABC):
                 raise ValueError(f"grid_size must be (columns, rows), got {self.grid_size!r}")
             for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):
                 check_int(f"grid_size {name}", cells, 1, 1_000)
-        check_int("num_scales", self.num_scales, 1, 8)
-        check_int("glimpse_size", self.glimpse_size, 2, self.side)
-        check_sizes("glimpse_size", self.glimpse_size, self.num_scales, self.side)
+        check_glimpse("glimpse_size", self.glimpse_size, self.num_scales, self.side)
 
     @classmethod
     def from_keywords(cls, keywords: dict[str, Any]) -> Self:
@@ -84,14 +81,9 @@ class Task(ABC):
         """Canvas side [px]."""
 
     @property
-    @abstractmethod
-    def default_grid_size(self) -> tuple[int, int]:
-        """Columns and rows of ``action_format="multidiscrete"`` unless given."""
-
-    @property
     def grid(self) -> tuple[int, int]:
         """Columns and rows of ``action_format="multidiscrete"``."""
-        columns, rows = self.grid_size or self.default_grid_size
+        columns, rows = self.grid_size or (9, 9)
         return columns, rows
 
     @abstractmethod
@@ -101,7 +93,7 @@ class Task(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask(Task):
-    """Find and name the object of a labelled image on a canvas."""
+    """Find and classify the object of a labelled image on a canvas."""
 
     glimpse_size: int = 8
     num_glimpses: int = 7
@@ -114,11 +106,7 @@ class ImageTask(Task):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        check_int("canvas_size", self.canvas_size, 2, 4096)
-        check_int("num_clutter", self.num_clutter, 0, 1_000)
-        room = self.canvas_size if self.num_clutter else 4096  # no pieces, no need to fit
-        check_int("clutter_size", self.clutter_size, 1, room)
-        _check_flag("translate", self.translate)
+        _ = self.style  # checks its own
         if self.data_dir is not None and not isinstance(self.data_dir, (str, PathLike)):
             raise ValueError(f"data_dir must be None or a path, got {self.data_dir!r}")
         super().__post_init__()
@@ -129,14 +117,13 @@ class ImageTask(Task):
         return self.canvas_size
 
     @property
-    def default_grid_size(self) -> tuple[int, int]:
-        """Nine by nine, so that one cell lies in the middle."""
-        return 9, 9
+    def style(self) -> CanvasStyle:
+        """What a canvas looks like."""
+        return CanvasStyle(self.canvas_size, self.translate, self.num_clutter, self.clutter_size)
 
     def open_scenes(self, device: str | None = None) -> ImageScenes:
         """Open the split; raises what :func:`ram_env.data.load_digits` raises."""
-        style = CanvasStyle(self.canvas_size, self.translate, self.num_clutter, self.clutter_size)
-        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), style, device)
+        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), self.style, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,59 +156,34 @@ class SignpostTask(Task):
         return CELL * self.board_size
 
     @property
-    def default_grid_size(self) -> tuple[int, int]:
-        """One grid cell a board cell."""
-        return self.board_size, self.board_size
+    def grid(self) -> tuple[int, int]:
+        """Columns and rows of ``action_format="multidiscrete"``: the board's, unless given."""
+        columns, rows = self.grid_size or (self.board_size, self.board_size)
+        return columns, rows
 
     def open_scenes(self, device: str | None = None) -> SignpostScenes:
         """Return the split's boards."""
-        style = SignpostStyle(self.board_size, self.chain, self.parts, self.num_marks)
-        return SignpostScenes(style, self.split)
+        dials = (self.board_size, self.chain, self.parts, self.num_marks)
+        return SignpostScenes(self.split, *dials)
 
 
-_RETINA_60 = {"glimpse_size": 12, "num_scales": 3, "num_glimpses": 8}
-_LARGE = {"canvas_size": 100, "num_clutter": 8, "glimpse_size": 12, "num_scales": 4}
+_SIDE_60 = {
+    "canvas_size": 60,
+    "translate": True,
+    "glimpse_size": 12,
+    "num_scales": 3,
+    "num_glimpses": 8,
+}
+_SIDE_100 = {**_SIDE_60, "canvas_size": 100, "num_scales": 4}
 
 TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
     "MNISTGlimpse-v0": (ImageTask, {}),
-    "TranslatedMNISTGlimpse-v0": (
-        ImageTask,
-        {"canvas_size": 60, "translate": True, **_RETINA_60},
-    ),
-    "ClutteredMNISTGlimpse-v0": (
-        ImageTask,
-        {"canvas_size": 60, "translate": True, "num_clutter": 4, **_RETINA_60},
-    ),
-    "LargeClutteredMNISTGlimpse-v0": (
-        ImageTask,
-        {**_LARGE, "translate": True, "num_glimpses": 8},
-    ),
+    "TranslatedMNISTGlimpse-v0": (ImageTask, _SIDE_60),
+    "ClutteredMNISTGlimpse-v0": (ImageTask, {**_SIDE_60, "num_clutter": 4}),
+    "LargeClutteredMNISTGlimpse-v0": (ImageTask, {**_SIDE_100, "num_clutter": 8}),
     "FashionMNISTGlimpse-v0": (ImageTask, {"dataset": "FashionMNIST"}),
     "KMNISTGlimpse-v0": (ImageTask, {"dataset": "KMNIST"}),
     "CIFAR10Glimpse-v0": (ImageTask, {"dataset": "CIFAR10", "canvas_size": 32, "num_scales": 2}),
     "SignpostGlimpse-v0": (SignpostTask, {}),
 }
-"""Every registered id, its kind of task and what differs from that kind's defaults."""
-
-
-def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless ``value`` is an integer in low..high.
-
-    Python's int only: a specification with NumPy's can't be written as JSON.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+"""Every registered id, its task's class and the keywords that differ from the defaults."""

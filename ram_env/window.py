@@ -10,30 +10,27 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pygame
 
-_SCREEN = (1600, 1000)  # a window's largest size [px]
-
 
 class Window:
     """A window that shows frames, opened at the first one.
 
-    Once closed, by the user or by `close`, it stays closed: later frames are ignored, so a run
-    goes on. Only pygame's display is started, never its audio; a Linux machine without a
-    display shows nothing, without an error. A copied or unpickled window is a new one, not
-    opened yet.
+    Once closed, by the user or by `close`, it stays closed: later frames are ignored, and the
+    run continues. Only pygame's display is started, never its audio. On a Linux machine without
+    a display nothing is shown. A copied or unpickled window is a new one, not opened yet.
 
     Args:
         caption: The window's title.
-        fps: The most frames a second that `show` lets through; 0 sets no limit.
+        fps: The most frames per second; 0 sets no limit.
     """
 
     def __init__(self, caption: str, fps: int) -> None:
-        self._caption = caption
-        self._fps = fps
+        self._caption, self._fps = caption, fps
         self._window: pygame.Window | None = None
         self._clock: pygame.time.Clock | None = None
         self._closed = False
@@ -47,7 +44,7 @@ class Window:
         return self._window is not None
 
     def show(self, frame: NDArray[np.uint8]) -> None:
-        """Show a frame, scaled down where it is larger than a screen, and keep to the pace.
+        """Show a frame, scaled down where it is larger than the screen, and keep the pace.
 
         Args:
             frame: An RGB picture. Shape (H, W, 3), uint8.
@@ -60,7 +57,9 @@ class Window:
         require_pygame()
         import pygame
 
-        picture = _fitting_surface(frame)
+        with _dummy_driver_without_display():
+            pygame.display.init()
+        picture = _fit_to_screen(frame)
         window = self._open(picture.get_size())
         window.get_surface().blit(picture, (0, 0))
         window.flip()
@@ -72,21 +71,18 @@ class Window:
         """Close the window for good; closing twice does nothing."""
         if self._window is not None:
             self._window.destroy()
-        self._window = None
-        self._closed = True
+        self._window, self._closed = None, True
 
     def _open(self, size: tuple[int, int]) -> pygame.Window:
         """Return the window in that size, opened if need be."""
         import pygame
 
         if self._window is not None:
-            with contextlib.suppress(pygame.error):  # if others have quit pygame's display: anew
+            with contextlib.suppress(pygame.error):  # someone else has quit pygame's display
                 if self._window.get_surface().get_size() != size:
                     self._window.size = size
                 return self._window
         self._window = None  # freed first: its dead handle could be the new window's
-        with _dummy_driver_without_display():
-            pygame.display.init()
         self._window = pygame.Window(self._caption, size)
         _OPENED.add(self)
         return self._window
@@ -106,20 +102,21 @@ def _close_dismissed_windows() -> None:
 
 
 def require_pygame() -> None:
-    """Raise if pygame-ce is missing, also where the older pygame has taken its place."""
+    """Raise DependencyNotInstalled without pygame-ce, also if the older pygame replaces it."""
     try:
         import pygame
     except ImportError:
         pygame = None
     if not hasattr(pygame, "Window"):
-        from gymnasium.error import DependencyNotInstalled
-
-        raise DependencyNotInstalled('a window needs pygame-ce: pip install "ram-env[human]"')
+        raise DependencyNotInstalled(
+            "render_mode='human' needs pygame-ce: run python -m pip install -e \".[human]\" in the "
+            "checkout of this project"
+        )
 
 
 @contextlib.contextmanager
 def _dummy_driver_without_display() -> Iterator[None]:
-    """Make SDL draw to nowhere on a Linux machine without a display, unless told otherwise."""
+    """Make SDL draw to nowhere on a Linux machine without a display, unless a driver is set."""
     asked = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"} & os.environ.keys()
     if asked or not sys.platform.startswith("linux"):
         yield
@@ -131,13 +128,14 @@ def _dummy_driver_without_display() -> Iterator[None]:
         del os.environ["SDL_VIDEODRIVER"]
 
 
-def _fitting_surface(frame: NDArray[np.uint8]) -> pygame.Surface:
-    """Turn a frame into a surface that fits a screen."""
+def _fit_to_screen(frame: NDArray[np.uint8]) -> pygame.Surface:
+    """Return the frame, scaled down to nine tenths of the smallest screen if it is larger."""
     import pygame
 
     height, width, _ = frame.shape
     picture = pygame.image.frombuffer(frame.tobytes(), (width, height), "RGB")
-    shrink = min(1.0, _SCREEN[0] / width, _SCREEN[1] / height)
+    screen = np.min(pygame.display.get_desktop_sizes(), axis=0)
+    shrink = float(min(1.0, *(0.9 * screen / (width, height))))
     if shrink == 1.0:
         return picture
     return pygame.transform.smoothscale(picture, (int(width * shrink), int(height * shrink)))

@@ -103,14 +103,18 @@ def test_clutter_is_never_cut_from_the_own_image():
     assert chi_square(sources[~np.eye(6, dtype=bool)]) < 5  # and all others alike
 
 
-def test_a_canvas_depends_on_seed_place_and_image_alone():
+def test_a_canvas_depends_on_seed_id_and_image_alone():
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
     style: dict[str, Any] = {"canvas_size": 20, "num_clutter": 3, "clutter_size": 4}
-    long, _ = draw_canvases(images, np.arange(9), seed=3, **style)
-    short, _ = draw_canvases(images, np.arange(4), seed=3, **style)
+    together, places = draw_canvases(images, np.arange(9), seed=3, **style)
     other, _ = draw_canvases(images, np.arange(9), seed=4, **style)
-    assert (long[:4] == short).all()
-    assert (long != other).any((1, 2)).all()
+    assert (together != other).any((1, 2)).all()
+    for k in (8, 0, 5):  # as a dataset's __getitem__ draws them, in any order
+        canvas, place = draw_canvases(images, [k], ids=[k], seed=3, **style)
+        assert (canvas[0] == together[k]).all()
+        assert (place[0] == places[k]).all()
+    again, _ = draw_canvases(images, np.zeros(50, int), ids=np.arange(50) + 9, seed=3, **style)
+    assert len({canvas.tobytes() for canvas in again}) == 50  # one image, epoch after epoch
 
 
 def test_images_may_be_strided_and_are_left_alone():
@@ -145,35 +149,20 @@ GOOD: dict[str, Any] = {
 }
 
 
+BAD = {
+    "images": [np.zeros((3, 8, 6)), np.zeros((8, 6), np.uint8), [[[1.0]]], None],
+    "indices": [[0, 3], [-1], 0, [[0]], [0.0], [True], ["0"], [[0], [1, 2]], None],
+    "ids": [[0], [0, -1], [0, 0.5]],
+    "seed": [-1, 1.5, "a", None],
+    "canvas_size": [7, 12.0],
+    "translate": ["no"],
+    "num_clutter": [-1, 1.5],
+    "clutter_size": [0, 7, 2.0],
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("images", np.zeros((3, 8, 6))),
-        ("images", np.zeros((8, 6), np.uint8)),
-        ("images", [[[1.0]]]),
-        ("images", None),
-        ("indices", [0, 3]),
-        ("indices", [-1]),
-        ("indices", 0),
-        ("indices", [[0]]),
-        ("indices", [0.0]),
-        ("indices", [True]),
-        ("indices", ["0"]),
-        ("indices", [[0], [1, 2]]),
-        ("indices", None),
-        ("seed", -1),
-        ("seed", 1.5),
-        ("seed", "a"),
-        ("seed", None),
-        ("canvas_size", 7),
-        ("canvas_size", 12.0),
-        ("translate", "no"),
-        ("num_clutter", -1),
-        ("num_clutter", 1.5),
-        ("clutter_size", 0),
-        ("clutter_size", 7),
-        ("clutter_size", 2.0),
-    ],
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
 def test_refusals_name_the_argument(name, value):
     with pytest.raises(ValueError, match=name):

@@ -10,10 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import ram_env
 from ram_env.draws import draw_words
-from ram_env.env import SignpostEnv
-from ram_env.signpost import SignpostScenes, SignpostStyle
+from ram_env.signpost import SignpostScenes
 from tests.ram_env.test_draws import chi_square
 
 SPLIT_SIZES = {"train": 2**31, "validation": 5_000, "test": 10_000, "train+validation": 2**31}
@@ -166,9 +164,9 @@ def test_guessing_is_right_once_in_num_classes():
     assert abs(right - 1 / 16) < 4 * np.sqrt(15 / 256 / n)
 
 
-def boards(style: SignpostStyle, n: int = 400):
-    """Return canvases (n, m, m, 3) of one pixel a cell, labels, positions and first locations."""
-    scenes = SignpostScenes(style, "train")
+def boards(n: int = 400, **dials: int):
+    """Return canvases (n, m, m, 3) of one pixel per cell, labels, positions, first locations."""
+    scenes = SignpostScenes("train", **dials)
     words = draw_words(np.arange(n).astype(np.uint64), np.zeros(n, int), scenes.num_words)
     canvases = np.zeros((n, 3, scenes.side, scenes.side), np.uint8)
     drawn = scenes.draw(canvases, 0, np.arange(n), np.arange(n), words)
@@ -178,38 +176,32 @@ def boards(style: SignpostStyle, n: int = 400):
     return cells.transpose(0, 2, 3, 1), drawn.labels, drawn.positions, drawn.locations
 
 
-STYLES = [
-    SignpostStyle(),
-    SignpostStyle(chain=2, parts=2),
-    SignpostStyle(chain=8, parts=3, num_marks=5),
-    SignpostStyle(board_size=2, chain=3, parts=4, num_marks=3),
-    SignpostStyle(board_size=5, chain=3, num_marks=255),
-]
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_the_colours_spell_the_path_the_marks_and_the_label(style):
-    m = style.board_size
-    for board, label, position, location in zip(*boards(style), strict=True):
+@pytest.mark.parametrize(
+    ("board_size", "chain", "parts", "num_marks"),
+    [(3, 1, 1, 4), (3, 2, 2, 4), (3, 8, 3, 5), (2, 3, 4, 3), (5, 3, 1, 255)],
+)
+def test_the_colours_spell_the_path_the_marks_and_the_label(board_size, chain, parts, num_marks):
+    m, dials = board_size, {"chain": chain, "parts": parts, "num_marks": num_marks}
+    for board, label, position, location in zip(*boards(board_size=m, **dials), strict=True):
         column, row = np.rint((location + 1) * m / 2 - 0.5).astype(int)
         path, marks = [(column, row)], []
-        for _ in range(style.chain):
-            column, row, mark = (int(v) for v in decode(board[row, column], m, style.num_marks))
+        for _ in range(chain):
+            column, row, mark = (int(v) for v in decode(board[row, column], m, num_marks))
             marks.append(mark)
             path.append((column, row))
-        marks.append(int(decode(board[row, column], m, style.num_marks)[2]))
-        assert len(set(path)) == style.chain + 1  # no cell comes twice
+        marks.append(int(decode(board[row, column], m, num_marks)[2]))
+        assert len(set(path)) == chain + 1  # no cell comes twice
         assert (position == 8 * np.array(path[-1])).all()
-        assert marks[: -style.parts] == [-1] * (style.chain + 1 - style.parts)
-        last_first = marks[::-1][: style.parts]
-        assert label == sum(v * style.num_marks**k for k, v in enumerate(last_first))
+        assert marks[:-parts] == [-1] * (chain + 1 - parts)
+        last_first = marks[::-1][:parts]
+        assert label == sum(v * num_marks**k for k, v in enumerate(last_first))
         on_path = np.zeros((m, m), bool)
-        on_path[tuple(np.array(path[-style.parts :])[:, ::-1].T)] = True
+        on_path[tuple(np.array(path[-parts:])[:, ::-1].T)] = True
         assert ((board[..., 2] > 0) == on_path).all()  # blue nowhere else
 
 
 def test_levels_are_rounded_down():
-    canvases, *_ = boards(SignpostStyle(board_size=5))
+    canvases, *_ = boards(board_size=5)
     # 255 c / 4 = 0, 63.75, 127.5, 191.25, 255; 255 (v + 1) / 4 the same without 0.
     assert np.unique(canvases[..., 0]).tolist() == [0, 63, 127, 191, 255]
     assert np.unique(canvases[..., 1]).tolist() == [0, 63, 127, 191, 255]
@@ -217,7 +209,7 @@ def test_levels_are_rounded_down():
 
 
 def test_starts_ends_marks_and_other_cells_are_uniform():
-    canvases, labels, positions, locations = boards(SignpostStyle(parts=2), 8000)
+    canvases, labels, positions, locations = boards(8000, parts=2)
     start = np.rint((locations + 1) * 1.5 - 0.5).astype(int) @ [1, 3]
     end = positions // 8 @ [1, 3]
     assert chi_square(np.bincount(start, minlength=9)) < 5
@@ -256,44 +248,15 @@ def test_board_k_depends_on_the_split_and_k_alone(split):
         envs[0].reset(options={"index": SPLIT_SIZES[split]})
 
 
-def test_splits_share_no_order_of_boards():
-    def first(split) -> np.ndarray:
-        env = SignpostEnv(split=split)
-        canvases = []
-        for index in range(20):
-            env.reset(options={"index": index})
-            canvases.append(env._episodes.canvas(0))
-        return np.stack(canvases)
-
-    shown = [first(split) for split in SPLIT_SIZES]
-    for left, right in [(i, j) for i in range(4) for j in range(i)]:
-        assert (shown[left] != shown[right]).any((1, 2, 3)).all()
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_frozen_boards_are_those_of_the_environment(split):
-    canvases, labels = ram_env.frozen_canvases("SignpostGlimpse-v0", split)
-    assert canvases.shape == (SPLIT_SIZES[split], 24, 24, 3)
-    env = SignpostEnv(split=split, order="sequential")
-    for k in range(30):
-        _, info = env.reset()
-        assert (env._episodes.canvas(0) == canvases[k]).all()
-        assert info["label"] == labels[k]
-
-
 @pytest.mark.parametrize(
     ("keywords", "name"),
     [
-        ({"board_size": 1}, "board_size"),
-        ({"board_size": 33}, "board_size"),
-        ({"board_size": 3.0}, "board_size"),
+        *(({"board_size": value}, "board_size") for value in (1, 33, 3.0)),
         ({"chain": 0}, "chain"),
         ({"chain": 9}, "chain must be a Python int in 1..8, got 9"),  # 9 cells, 8 steps
         ({"parts": 0}, "parts"),
         ({"parts": 3}, "parts must be a Python int in 1..2, got 3"),  # two cells on the path
-        ({"num_marks": 1}, "num_marks"),
-        ({"num_marks": 256}, "num_marks"),
-        ({"num_marks": True}, "num_marks"),
+        *(({"num_marks": value}, "num_marks") for value in (1, 256, True)),
         ({"num_marks": 101, "parts": 2}, r"num_marks\*\*parts"),
     ],
 )

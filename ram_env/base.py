@@ -1,0 +1,103 @@
+"""What the single and the vector environment share: their task, their state and their display.
+
+Dimension key:
+    N: lanes (sub-environments), 1 in the single environment
+    S, C, G: scales, colour planes, glimpse side [px]
+"""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from gymnasium.error import ClosedEnvironmentError
+
+from ram_env.display import Display
+from ram_env.episodes import Episodes
+from ram_env.tasks import ImageTask, Task
+
+
+class EpisodesEnv:
+    """Base of the environments: task properties, saved states and rendering."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
+    task_class: ClassVar[type[Task]] = ImageTask
+    closed: bool
+
+    def _make(
+        self, keywords: dict[str, Any], num_lanes: int, device: str | None, render_mode: str | None
+    ) -> None:
+        """Check the keywords, open the data and prepare N lanes."""
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"render_mode must be None or one of {modes}, got {render_mode!r}")
+        self.render_mode, self.device = render_mode, device
+        self.task = self.task_class.from_keywords(keywords)
+        self._episodes = Episodes(self.task, num_lanes, device, record=render_mode is not None)
+        self._display = Display(self._episodes, render_mode, self.metadata["render_fps"])
+
+    @property
+    def data_source(self) -> str:
+        """How many images there are and where they came from, for logs."""
+        return self._episodes.scenes.source
+
+    @property
+    def data_is_sample(self) -> bool:
+        """Whether the images are the sample that no published result may use."""
+        return self._episodes.scenes.is_sample
+
+    @property
+    def glimpse_shape(self) -> tuple[int, int, int]:
+        """Shape of a glimpse, (S * C, G, G)."""
+        return self._episodes.glimpse_shape
+
+    @property
+    def object_size(self) -> tuple[int, int]:
+        """Width and height of an object [px]; ``info["position"]`` is its top left pixel."""
+        return self._episodes.scenes.object_size
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, K; labels are 0 .. K - 1."""
+        return self._episodes.scenes.num_classes
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in the split, which is the episodes of a sequential pass."""
+        return self._episodes.scenes.num_scenes
+
+    def get_state(self) -> dict[str, Any]:
+        """Return everything that the future depends on, ready for JSON, mid-episode too.
+
+        Before the first reset the future also depends on ``np_random``, which the state doesn't
+        hold: seed it first.
+        """
+        return self._episodes.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Continue exactly where :meth:`get_state` was called.
+
+        Wrappers have states of their own, which the state doesn't hold. If the environment is
+        wrapped, call ``env.reset()``, then ``env.unwrapped.set_state(state)``.
+
+        Returns:
+            The observations and infos of that moment, as from ``reset``, or None if the
+            environment had not been reset by then.
+
+        Raises:
+            ValueError: If the state is malformed, or belongs to another version, task, dataset
+                or number of lanes; nothing has changed then.
+        """
+        self._check_open("set_state")
+        self._episodes.set_state(state)
+        return (self._observe(), self._describe()) if self._episodes.seen.all() else None
+
+    @abstractmethod
+    def _observe(self) -> dict[str, Any]:
+        """Return the present observations."""
+
+    @abstractmethod
+    def _describe(self) -> dict[str, Any]:
+        """Return the present infos."""
+
+    def _check_open(self, call: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"{call}() was called after close()")

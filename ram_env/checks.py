@@ -1,0 +1,53 @@
+"""Checks of arguments, shared by all that takes them."""
+
+from typing import Any
+
+import numpy as np
+
+
+def check_int(name: str, value: object, low: int, high: int) -> None:
+    """Raise ValueError unless ``value`` is an integer in low..high.
+
+    Only Python's int is allowed: a specification with a NumPy integer can't be written as JSON.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is among ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless ``seed`` is None or an int >= 0."""
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
+
+
+def check_glimpse(name: str, size: object, num_scales: object, side: int) -> None:
+    """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
+    check_int(name, size, 2, side)
+    check_int("num_scales", num_scales, 1, 8)
+    assert isinstance(size, int)
+    assert isinstance(num_scales, int)
+    if size % 2:
+        raise ValueError(f"{name} must be even, got {size}")
+    coarsest = size * 2 ** (num_scales - 1)
+    if coarsest > 2 * side:
+        raise ValueError(
+            f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than "
+            f"twice the image ({side} px): use fewer scales or a larger image"
+        )
+
+
+def to_python_int(value: Any) -> Any:
+    """Return a NumPy integer as an int, anything else as it is, for the checks to refuse."""
+    return int(value) if isinstance(value, np.integer) else value

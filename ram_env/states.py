@@ -1,0 +1,87 @@
+"""Saved states: what the future of N lanes depends on, as JSON, and how it is checked.
+
+Dimension key:
+    N: lanes (sub-environments)
+    T: glimpses per episode
+"""
+
+import reprlib
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ram_env.scenes import Scenes
+from ram_env.tasks import Task
+
+_VERSION = 2
+
+
+def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
+    """Return the entries of a state that say which version, task and data it belongs to."""
+    keywords = asdict(task)
+    keywords.pop("data_dir", None)
+    keywords["grid_size"] = list(task.grid)
+    data = {"num_scenes": scenes.num_scenes, "is_sample": scenes.is_sample}
+    return {"version": _VERSION, "task": keywords, "data": data}
+
+
+def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[str, np.ndarray]:
+    """Check a state from :meth:`ram_env.episodes.Episodes.get_state`, as JSON gives it back.
+
+    Returns:
+        Its entries ``keyed``, ``key``, ``episode``, ``index``, ``seen`` and ``running``, shape
+        (N,), ``location``, shape (N, 2), and ``path``, shape (N, T, 2), if it has one.
+
+    Raises:
+        ValueError: If the state belongs to another version, task, dataset or number of lanes,
+            or an entry has a wrong type, shape or value; the message names the entry.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(f"state must be a dict from get_state(), got {type(state).__name__}")
+    for name, expected in describe_origin(task, scenes).items():
+        _check_same(f"state[{name!r}]", state.get(name), expected)
+    entries = {  # JSON type, shape behind N, dtype, lowest and highest value
+        "keyed": (list[bool], (), np.bool_, 0, 1),
+        "key": (list[int], (), np.uint64, 0, 2**64 - 1),
+        "episode": (list[int], (), np.int64, -1, 2**62),
+        "index": (list[int], (), np.int64, 0, scenes.num_scenes - 1),
+        "seen": (list[int], (), np.int64, 0, task.num_glimpses),
+        "running": (list[bool], (), np.bool_, 0, 1),
+        "location": (list[list[float]], (2,), np.float32, -1, 1),
+        "path": (list[list[list[float]]], (task.num_glimpses, 2), np.float32, -1, 1),
+    }
+    read = {
+        name: _read_entry(name, state.get(name), json_type, (num_lanes, *shape), *rest)
+        for name, (json_type, shape, *rest) in entries.items()
+        if name != "path" or name in state
+    }
+    begun = (read["seen"] > 0) & (read["episode"] >= 0) & read["keyed"]
+    if (read["running"] & ~begun).any():
+        raise ValueError("state['running'] must be false in lanes that have seen nothing")
+    return read
+
+
+def _check_same(name: str, got: Any, expected: Any) -> None:
+    """Raise ValueError at the first entry in which two descriptions differ."""
+    if isinstance(got, dict) and isinstance(expected, dict):
+        for key in {**expected, **got}:
+            _check_same(f"{name}[{key!r}]", got.get(key), expected.get(key))
+    elif got != expected:
+        raise ValueError(f"{name} must be {expected!r}, got {reprlib.repr(got)}")
+
+
+def _read_entry(
+    name: str, value: Any, json_type: Any, shape: tuple[int, ...], dtype: Any, low: int, high: int
+) -> np.ndarray:
+    """Return one entry of a state as an array, or raise ValueError."""
+    try:
+        array = np.array(msgspec.convert(value, json_type), dtype)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        raise ValueError(f"state[{name!r}] can't be read: {error}") from error
+    if array.shape != shape:
+        raise ValueError(f"state[{name!r}] must have shape {shape}, got {array.shape}")
+    if not ((array >= low) & (array <= high)).all():
+        raise ValueError(f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
+    return array

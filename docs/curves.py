@@ -1,6 +1,6 @@
-"""Draw learning curves of the published runs: `python docs/curves.py --output docs/curves.png`.
+"""Draw learning curves of the published runs: `python docs/curves.py`.
 
-One panel a task, one line a run: the validation error over the training episodes, both axes
+One panel per task, one line per run: the validation error over the training episodes, both axes
 logarithmic, with the paper's error and the best public one.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from agents.runs.files import read_json
 from agents.runs.loading import PRETRAINED, published_names
-from ram_env import TASKS
+from ram_env import find_task
 
 # Test error [%] of the paper (Mnih et al. 2014, NIPS version) and of the best public run on
 # faithful data; RESULTS.md names the sources.
@@ -32,54 +32,41 @@ TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 @dataclass(frozen=True)
 class Config:
-    """Where to write the figure, and what else to draw."""
+    """Where to write the figure."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Further runs of train/reinforce.py; a line is called like its folder."""
     output: Path = Path(__file__).parent / "curves.png"
-    """The figure."""
+    """Path of the figure."""
 
 
 def main(config: Config) -> None:
     """Draw and write the figure."""
-    folders = [*(PRETRAINED / name for name in published_names()), *config.run_dirs]
-    tasks = {folder: read_json(folder / "config.json")["config"]["env_id"] for folder in folders}
-    shown = [env_id for env_id in OTHERS if env_id in tasks.values()]
-    figure, grid = pyplot.subplots(
-        (len(shown) + 1) // 2, 2, figsize=(9, 6.4), dpi=130, layout="constrained", squeeze=False
-    )
-    for env_id, axes in zip(shown, grid.flat, strict=False):
-        paper, public = OTHERS[env_id]
-        axes.axhline(paper, color="black", linestyle="--", linewidth=1, label=f"paper, {paper} %")
-        axes.axhline(
-            public, color="grey", linestyle=":", linewidth=1.2, label=f"best public run, {public} %"
-        )
-        for folder in folders:
-            if tasks[folder] == env_id:
-                draw(axes, folder, TASKS[env_id][0].from_keywords(TASKS[env_id][1]).num_glimpses)
+    figure, grid = pyplot.subplots(2, 2, figsize=(9, 6.4), dpi=130, layout="constrained")
+    panels = dict(zip(OTHERS, grid.flat, strict=True))
+    for env_id, (paper, public) in OTHERS.items():
+        line, best = f"paper, {paper} %", f"best public run, {public} %"
+        panels[env_id].axhline(paper, color="black", linestyle="--", linewidth=1, label=line)
+        panels[env_id].axhline(public, color="grey", linestyle=":", linewidth=1.2, label=best)
+    for name in published_names():
+        settings = read_json(PRETRAINED / name / "config.json")["config"]
+        draw(panels[settings["env_id"]], name, settings["env_id"], settings["seed"])
+    for env_id, axes in panels.items():
         dress(axes, env_id)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
     figure.savefig(config.output)
     print(config.output)
 
 
-def draw(axes: Axes, folder: Path, num_glimpses: int) -> None:
-    """Draw a run's validation error over its episodes."""
-    published = folder.parent == PRETRAINED
-    with (folder / ("validation.csv" if published else "metrics.csv")).open(newline="") as file:
+def draw(axes: Axes, name: str, env_id: str, seed: int) -> None:
+    """Draw a published run's validation error over its episodes."""
+    with (PRETRAINED / name / "validation.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/error"]
-    episodes = [int(row["env_steps"]) / num_glimpses for row in rows]
-    seed = read_json(folder / "config.json")["config"]["seed"]
-    label = f"{folder.name}, seed {seed}"
-    axes.plot(
-        episodes, [float(row["value"]) for row in rows], marker=".", markersize=3, label=label
-    )
+    episodes = [int(row["env_steps"]) / find_task(env_id).num_glimpses for row in rows]
+    errors = [float(row["value"]) for row in rows]
+    axes.plot(episodes, errors, marker=".", markersize=3, label=f"{name}, seed {seed}")
 
 
-def dress(axes: Axes, env_id: str) -> None:
-    """Give a panel its scales, names and grid."""
-    axes.set(xscale="log", yscale="log", title=env_id)
+def dress(axes: Axes, title: str) -> None:
+    """Give a panel its scales, labels, grid and legend."""
+    axes.set(xscale="log", yscale="log", title=title)
     axes.set(xlabel="training episodes", ylabel="validation error [%]")
     axes.set_yticks(TICKS)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

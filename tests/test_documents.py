@@ -2,22 +2,42 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 import ram_env
 from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
 from train import compare
-from train.comparison.across import across_report
 from train.comparison.protocol import read_protocol
-from train.comparison.report import task_report, task_table
+from train.comparison.report import write_reports
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PROTOCOL = read_protocol(compare.PROTOCOL)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RESULTS.md", "SECURITY.md", "CHANGELOG.md"]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_named_files_lead_somewhere(document):
+    links = re.findall(r"\]\((?!http)([^)#]+)", read(document))
+    folders = "agents|benchmarks|docs|ram_env|tests|train"
+    named = re.findall(rf"\b(?:{folders})/[\w./-]*\w", read(document))
+    for target in links + [name for name in named if "NAME" not in name]:
+        assert (ROOT / target).exists(), target
+
+
+def test_links_within_a_document_lead_to_a_heading():
+    for document, anchor in re.findall(r"\]\((\w+\.md)#([\w-]+)\)", read("README.md")):
+        headings = re.findall(r"^#+ (.*)", read(document), re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
 
 
 def test_the_results_list_the_digests_that_the_code_pins():
@@ -40,31 +60,33 @@ def test_ci_runs_the_readmes_test_command():
     assert "grep -m 1 -- '-m pytest' README.md" in read(".ci/run")
 
 
-@pytest.mark.parametrize("env_id", PROTOCOL.tasks)
-def test_the_reports_are_those_of_the_results_in_the_repository(env_id):
-    task, folder = PROTOCOL.tasks[env_id], RESULTS / env_id
-    assert task_report(PROTOCOL, task, RESULTS) == (folder / "report.md").read_text()
-    assert task_table(PROTOCOL, task, RESULTS) == (folder / "table.csv").read_text()
-    assert across_report(PROTOCOL, RESULTS) == (RESULTS / "report.md").read_text()
-
-
 def test_the_readmes_errors_are_those_of_the_published_runs():
     row = r"^\| .* \| (\d\.\d\d) \((\d\.\d\d)-(\d\.\d\d)\) \| \d"
-    told = re.findall(row, read("README.md"), re.MULTILINE)
+    listed = re.findall(row, read("README.md"), re.MULTILINE)
     results = [json.loads(path.read_text()) for path in PRETRAINED.glob("*/result.json")]
-    known = {tuple(f"{x:.2f}" for x in (r["error"], *r["interval"])) for r in results}
-    assert len(told) == 4
-    assert set(told) <= known
+    published = {tuple(f"{x:.2f}" for x in (r["error"], *r["interval"])) for r in results}
+    assert len(listed) == 4
+    assert set(listed) <= published
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "RESULTS.md"])
-def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", read(document)):
-        assert (ROOT / target).exists(), target
+def test_the_errors_of_the_comparison_are_those_of_its_reports():
+    table = r"^\| `?(\w+)`? \|.*?(\d+\.\d\d) \((\d+\.\d\d) to (\d+\.\d\d)\)"
+    report = read("benchmarks/results/MNISTGlimpse-v0/report.md")
+    reported = {row[1:] for row in re.findall(table, report, re.MULTILINE)}
+    shown = r"\| (?:label|reward) \| (\d+\.\d\d) \((\d+\.\d\d)-(\d+\.\d\d)\) \|$"
+    listed = re.findall(shown, read("README.md"), re.MULTILINE)
+    assert len(listed) == 7
+    assert set(listed) <= reported
 
 
-def read(name: str) -> str:
-    return (ROOT / name).read_text()
+def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path):
+    stored = ROOT / "benchmarks" / "results"
+    results = shutil.copytree(stored, tmp_path / "results")
+    written = write_reports(read_protocol(compare.PROTOCOL), results)
+    texts = [path for path in written if path.suffix != ".png"]
+    assert len(texts) == 3 * 2 + 1  # report and table of each task, and the report across tasks
+    for path in texts:
+        assert path.read_text() == (stored / path.relative_to(results)).read_text()
 
 
 @pytest.mark.usefixtures("full_mnist")
@@ -76,4 +98,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom():
         exec(re.sub(r"learn\([\d_]+\)", "learn(64)", block), names)
     assert 0 < names["correct"] < names["episodes"] == 640  # guesses
     assert names["terminated"]
-    assert names["images"].shape == (300, 28, 28)
+    mine = ram_env.find_task("Mine-v0")
+    cluttered = ram_env.find_task("ClutteredMNISTGlimpse-v0")
+    assert replace(mine, dataset="MNIST") == cluttered
+    assert gym.make("Mine-v0").reset(seed=0)[1]["label"] in {0, 1, 2}

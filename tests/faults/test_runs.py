@@ -38,7 +38,6 @@ from tests.faults.runs import (
     Outcome,
     assert_same_end,
     at_call,
-    context,
     handle,
     start,
     undisturbed,
@@ -52,8 +51,6 @@ from tests.faults.system_calls import (
     make_read_only,
 )
 from train import reinforce
-
-context.set_forkserver_preload([__name__])
 
 STEPS = 4  # env steps of an update
 TRAINING_STEPS = 6 * STEPS  # env steps before the first validation
@@ -254,15 +251,12 @@ def break_reward(update: int, value: float) -> None:
 
 
 def break_loss(update: int, value: float) -> None:
-    """Let an estimator's last term break."""
     calls = itertools.count()
 
     def spoil(terms: Callable[..., dict[str, torch.Tensor]], *args: Any) -> Any:
         result = terms(*args)
-        if next(calls) == update:
-            name = list(result)[-1]
-            result[name] = result[name] + value
-        return result
+        added = value if next(calls) == update else 0.0
+        return {name: term + added for name, term in result.items()}
 
     for name, estimator in list(reinforce.ESTIMATORS.items()):
         terms = partial(spoil, estimator.terms)

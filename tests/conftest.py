@@ -31,6 +31,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("fault_round", range(metafunc.config.getoption("fault_rounds")))
 
 
+@pytest.fixture
+def fault_rounds(request: pytest.FixtureRequest) -> int:
+    """The number of random rounds, for tests that draw their faults in another way."""
+    return int(request.config.getoption("fault_rounds"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests, and processes they start, out of the user's cache folder."""

@@ -31,15 +31,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Call:
-    """A system call that is about to be made.
-
-    Attributes:
-        number: How many calls came before it.
-        name: Its name in :mod:`os`.
-        function: The original function.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
-    """
+    """A system call that is about to be made: how many came before it, and the call itself."""
 
     number: int
     name: str
@@ -51,7 +43,7 @@ class Call:
         return None if self.name == "fsync" else self.function(*self.args, **self.kwargs)
 
     def make_half(self) -> Any:
-        """Write half of the bytes, if this is a ``write``."""
+        """Write half of the bytes, if this is a ``write``; else do nothing."""
         if self.name == "write":
             descriptor, content = self.args
             return self.function(descriptor, content[: len(content) // 2])
@@ -59,13 +51,10 @@ class Call:
 
     @property
     def only_reads(self) -> bool:
-        """Whether this opens a file that exists, for reading."""
-        if self.name != "open":
-            return False
         if self.function is _ORIGINAL_OPEN:
             mode = self.kwargs.get("mode", self.args[1] if len(self.args) > 1 else "r")
             return not set(mode) & set("wax+")
-        return not self.args[1] & (os.O_WRONLY | os.O_RDWR)
+        return self.name == "open" and not self.args[1] & (os.O_WRONLY | os.O_RDWR)
 
 
 Handler = Callable[[Call], Any]
@@ -81,8 +70,8 @@ def handled_by(handler: Handler) -> Iterator[None]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal made
             call = Call(made, name, function, args, kwargs)
-            by_python = function is _ORIGINAL_OPEN and call.only_reads
-            if threading.get_ident() != thread or by_python:
+            is_read = function is _ORIGINAL_OPEN and call.only_reads
+            if threading.get_ident() != thread or is_read:
                 return function(*args, **kwargs)
             made += 1
             return handler(call)
@@ -93,13 +82,12 @@ def handled_by(handler: Handler) -> Iterator[None]:
     with ExitStack() as patches:
         for name in _NAMES:
             patches.enter_context(patch.object(os, name, replaced(name, getattr(os, name))))
-        patches.enter_context(patch.object(io, "open", opener))
-        patches.enter_context(patch.object(builtins, "open", opener))
+        for module in (io, builtins):
+            patches.enter_context(patch.object(module, "open", opener))
         yield
 
 
-# Handlers. Those with parameters take the call last, so that functools.partial makes handlers
-# that another process can receive.
+# Handlers take the call last, so that functools.partial makes some that can be pickled.
 
 
 def die(number: int, half: bool, call: Call) -> Any:
@@ -111,19 +99,12 @@ def die(number: int, half: bool, call: Call) -> Any:
     raise Killed
 
 
-def note(path: Path, call: Call) -> Any:
-    """Append the call's name to a file."""
-    with _ORIGINAL_OPEN(path, "a") as file:
-        file.write(f"{call.name}\n")
-    return call.make()
-
-
-def kill(number: int, half: bool, call: Call) -> Any:
-    """Really end the process with SIGKILL before a call or half-way through."""
+def send(number: int, which: signal.Signals, half: bool, call: Call) -> Any:
+    """Send the process a signal, which may be SIGKILL, before a call or half-way through."""
     if call.number == number:
         if half:
             call.make_half()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), which)
     return call.make()
 
 
@@ -141,20 +122,10 @@ def write_half(number: int, call: Call) -> Any:
     return call.make_half() if call.number == number else call.make()
 
 
-def interrupt(number: int, which: signal.Signals, call: Call) -> Any:
-    """Send the process a signal before a call."""
-    if call.number == number:
-        os.kill(os.getpid(), which)
-    return call.make()
-
-
 def fill_disk(number: int, call: Call) -> Any:
     """Let the disk be full from a call on: writes stop half-way, nothing new can be made."""
-    if call.number < number or call.only_reads:
-        return call.make()
-    if call.name == "open" and Path(call.args[0]).exists():
-        return call.make()
-    if call.name in ("open", "write", "mkdir"):
+    exists = call.name == "open" and Path(call.args[0]).exists()
+    if call.number >= number and call.name in ("open", "write", "mkdir") and not exists:
         call.make_half()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return call.make()
@@ -162,9 +133,8 @@ def fill_disk(number: int, call: Call) -> Any:
 
 def make_read_only(number: int, call: Call) -> Any:
     """Let the file system be read-only from a call on; files that are open stay writable."""
-    if call.number < number or call.only_reads or call.name in ("write", "fsync", "close"):
-        return call.make()
-    if call.name == "open" and call.args[0] == os.devnull:
+    harmless = call.only_reads or call.name in ("write", "fsync", "close")
+    if call.number < number or harmless or call.args[0] == os.devnull:
         return call.make()
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(call.args[0]))
 
@@ -172,6 +142,6 @@ def make_read_only(number: int, call: Call) -> Any:
 def limit_files(number: int, call: Call) -> Any:
     """Let no file grow beyond a few KiB from a call on, not even those that C writes."""
     if call.number == number:
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000 + 50 * number, hard))
     return call.make()

@@ -2,7 +2,6 @@
 
 import filecmp
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,47 +21,19 @@ from agents.runs.checkpoints import (
     save_checkpoint,
 )
 from tests.faults.conftest import Command, edit_json, spoilt
+from tests.faults.damage import CHANGED, MISPLACED
 from train import reinforce
 
-# Damage to one file: it gets the file, the same file of the checkpoint before and of another
-# run, and random numbers.
+Copy = Callable[[Path, Path, Path], object]
 
-
-def rewrite(change: Callable[[bytes, int], bytes]) -> Callable[..., None]:
-    """Return what changes a file's bytes from a random place on."""
-
-    def damage(file: Path, before: Path, other: Path, rng: np.random.Generator) -> None:
-        content = file.read_bytes()
-        file.write_bytes(change(content, int(rng.integers(len(content)))))
-
-    return damage
-
-
-def put(make: Callable[[Path, Path, Path], object]) -> Callable[..., None]:
-    """Return what puts something else in place of a file."""
-
-    def damage(file: Path, before: Path, other: Path, rng: np.random.Generator) -> None:
-        moved = file.rename(file.parent.parent / f"moved {file.name}")
-        make(file, before if before.name == file.name else moved, other)
-
-    return damage
-
-
-FILE_DAMAGES = {
-    "truncated": rewrite(lambda content, i: content[:i]),
-    "a bit flipped": rewrite(lambda c, i: c[:i] + bytes([c[i] ^ 1 << i % 8]) + c[i + 1 :]),
-    "the end lost": rewrite(lambda content, i: content[:i] + bytes(len(content) - i + 1)),
-    "more at the end": rewrite(lambda content, i: content + bytes(i % 99 + 1)),
-    "empty": rewrite(lambda content, i: b""),
-    "missing": put(lambda file, before, other: None),
-    "a folder": put(lambda file, before, other: file.mkdir()),
-    "a pipe": put(lambda file, before, other: os.mkfifo(file)),
-    "a link": put(lambda file, before, other: file.symlink_to(f"../moved {file.name}")),
-    "a link to nowhere": put(lambda file, before, other: file.symlink_to("nowhere")),
-    "an endless device": put(lambda file, before, other: file.symlink_to("/dev/zero")),
-    "the one before's": put(lambda file, before, other: shutil.copy(before, file)),
-    "another run's": put(lambda file, before, other: shutil.copy(other, file)),
+COPIES: dict[str, Copy] = {
+    "a link": lambda file, before, other: file.symlink_to(
+        file.rename(file.parent.parent / file.name)
+    ),
+    "the one before's": lambda file, before, other: shutil.copy(before, file),
+    "another run's": lambda file, before, other: shutil.copy(other, file),
 }
+"""Sound files in the place of a file: of the same checkpoint, the one before, another run."""
 
 
 def is_same(file: Path, kept: Path) -> bool:
@@ -80,25 +51,22 @@ def assert_passed_over(folder: Path, damaged: Path, step: int) -> None:
     assert str(damaged) in warnings[0]
 
 
-@pytest.mark.parametrize("damage", FILE_DAMAGES.values(), ids=FILE_DAMAGES)
-def test_a_damaged_file_is_noticed(damage: Callable[..., None], run_dir: Path, fault_round: int):
+@pytest.mark.parametrize("what", [*CHANGED, *MISPLACED, *COPIES])
+def test_a_damaged_file_is_noticed(what: str, run_dir: Path, fault_round: int):
     folder = run_dir / "checkpoints"
     before, path = list_checkpoints(folder)[-2:]
     rng, kept = np.random.default_rng(fault_round), path.with_name("kept")
     for name in sorted(file.name for file in path.iterdir()):
         shutil.copytree(path, kept)
-        other = run_dir.with_name("other") / "checkpoints" / path.name
-        damage(path / name, before / name, other / name, rng)
+        if what in COPIES:
+            other = run_dir.with_name("other") / "checkpoints" / path.name
+            COPIES[what](path / name, before / name, other / name)
+        else:
+            {**CHANGED, **MISPLACED}[what](path / name, rng)
         if not is_same(path / name, kept / name):  # as a best model may be for long
             assert_passed_over(folder, path, 3)
         shutil.rmtree(path)
         kept.rename(path)
-
-
-def swap(path: Path, before: Path) -> None:
-    aside = path.with_name("aside")
-    for old, new in ((path, aside), (before, path), (aside, before)):
-        old.rename(new)
 
 
 def replace_by(make: Callable[[Path], object]) -> Callable[[Path, Path], object]:
@@ -139,7 +107,7 @@ def test_a_run_resumes_from_the_one_before_and_ends_in_the_same_bytes(
     rng, paths = np.random.default_rng(fault_round), list_checkpoints(run_dir / "checkpoints")
     for path in paths[-int(rng.integers(1, len(paths))) :]:
         file = path / str(rng.choice(sorted(file.name for file in path.iterdir())))
-        FILE_DAMAGES["truncated"](file, file, file, rng)
+        CHANGED["truncated"](file, rng)
     assert command(reinforce, "--resume", run_dir) == ""
     for name in ("best.safetensors", "metrics.csv"):
         assert (run_dir / name).read_bytes() == (whole_runs / "run" / name).read_bytes()

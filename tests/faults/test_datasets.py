@@ -17,25 +17,10 @@ from torchvision import datasets
 
 from ram_env.data import DatasetError, load_digits
 from tests.dataset_makers import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS, compress, write
+from tests.faults.damage import CHANGED, MISPLACED, Damage, rewrite
 from tests.ram_env.test_dataset_files import Mirror
 
 # Damage
-
-Damage = Callable[[Path, np.random.Generator], object]
-
-
-def rewrite(change: Callable[[bytes, int], bytes]) -> Damage:
-    """Return what changes a file's bytes from a random place on."""
-
-    def damage(path: Path, rng: np.random.Generator) -> None:
-        content = path.read_bytes()
-        path.write_bytes(change(content, int(rng.integers(len(content)))))
-
-    return damage
-
-
-def put(make: Callable[[Path], object]) -> Damage:
-    return lambda path, rng: (path.unlink(), make(path))
 
 
 def swap_with(name: str) -> Damage:
@@ -66,11 +51,6 @@ def set_int(content: bytearray, at: int, value: int) -> None:
     content[at : at + 4] = struct.pack(">I", value)
 
 
-def hole(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**40)
-
-
 def move_folder(make: Callable[[Path], object]) -> Damage:
     def damage(path: Path, rng: np.random.Generator) -> None:
         path.parent.rename(path.parent.with_name("moved"))
@@ -80,12 +60,8 @@ def move_folder(make: Callable[[Path], object]) -> Damage:
 
 
 DAMAGES: dict[str, Damage] = {
-    "truncated": rewrite(lambda content, i: content[:i]),
-    "a bit flipped": rewrite(lambda c, i: c[:i] + bytes([c[i] ^ 1 << i % 8]) + c[i + 1 :]),
-    "the end lost": rewrite(lambda content, i: content[:i] + bytes(len(content) - i)),
-    "more at the end": rewrite(lambda content, i: content + b"\1" + bytes(i % 99)),
-    "twice": rewrite(lambda content, i: content + content),
-    "empty": rewrite(lambda content, i: b""),
+    **CHANGED,
+    **MISPLACED,
     "a page": rewrite(lambda content, i: b"<!DOCTYPE html><html>"),
     "a bomb": rewrite(lambda content, i: compress(bytes(2**24)) * 16),
     "not packed as named": rewrite(lambda content, i: b"PK" + content[2:]),
@@ -95,17 +71,8 @@ DAMAGES: dict[str, Damage] = {
     "another trailer": rewrite(lambda c, i: c[:-8] + bytes(b ^ 1 << i % 8 for b in c[-8:])),
     "the labels": swap_with(TRAIN_LABELS),
     "the test's images": swap_with(TEST_IMAGES),
-    "missing": put(lambda path: None),
-    "1 TiB of zeros": put(hole),
-    "a folder": put(Path.mkdir),
-    "a pipe": put(os.mkfifo),
-    "a link to nowhere": put(lambda path: path.symlink_to("nowhere")),
-    "a link to itself": put(lambda path: path.symlink_to(path.name)),
-    "an endless device": put(lambda path: path.symlink_to("/dev/zero")),
-    "unreadable": put(lambda path: path.symlink_to("/proc/self/mem")),
     "its folder a file": move_folder(Path.touch),
     "its folder a link to nowhere": move_folder(lambda path: path.symlink_to("nowhere")),
-    "its folder a link to itself": move_folder(lambda path: path.symlink_to(path.name)),
 }
 
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.runs import checkpoints as checkpoints_module
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -125,14 +123,6 @@ def save_and_damage(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def save_and_leave_parts(folder: Path) -> None:
-    """Leave what an earlier save and an earlier deletion have left when they were killed."""
-    save_steps(2, 3)(folder)
-    for name in (".step_00000001.old", ".step_00000004.new"):
-        shutil.copytree(folder / "step_00000003", folder / name)
-        (folder / name / "state.json").write_bytes(b"{")
-
-
 def log_steps(last: int) -> Callable[[Path], None]:
     """Return what begins or resumes a run, and logs and saves each step up to the last."""
 
@@ -178,7 +168,6 @@ SAVES = {
     "the first checkpoint": Save(lambda folder: None, save_steps(1), view_checkpoints),
     "a checkpoint, pruning": Save(save_steps(1, 2, 3), save_steps(4), view_checkpoints),
     "over a damaged one": Save(save_and_damage, save_steps(3), view_checkpoints),
-    "after leftovers": Save(save_and_leave_parts, save_steps(4), view_checkpoints),
     "the start of a run": Save(lambda folder: None, log_steps(1), view_run),
     "a run's checkpoint": Save(log_steps(3), log_steps(4), view_run),
     "best.safetensors": of_a_file(
@@ -276,8 +265,9 @@ def test_a_call_that_fails_is_reported_or_harmless(bench: Bench, code: int):
             try:
                 bench.attempt(partial(fail, number, code))
             except OSError as error:
-                assert error.errno == code or name == "close"  # rmtree closes it once more
-                failed = True
+                failed = error.errno == code or name == "close"  # rmtree closes it once more
+                if not failed:
+                    raise
             bench.check(done=not failed)
 
 
@@ -313,17 +303,11 @@ def replace_unsynchronised(folder: Path) -> None:
     os.replace(folder / "new", folder / "file")
 
 
-def replace_file_only(folder: Path) -> None:
-    write_whole(folder / "file", b"the new content")
-    (folder / "note").touch()
-
-
 @pytest.mark.parametrize(
     ("careless", "crash"),
     [
         (write_in_place, test_killed_before_any_call_or_within_any_write),
         (replace_unsynchronised, test_the_power_is_cut_after_any_call),
-        (replace_file_only, test_the_power_is_cut_after_any_call),
     ],
 )
 def test_a_careless_save_is_noticed(careless: Any, crash: Any, tmp_path: Path):

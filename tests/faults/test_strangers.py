@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from agents.runs.loading import load_run
 from tests.faults.conftest import Command, edit_json, spoilt
+from tests.faults.damage import MISPLACED
 from train import evaluate, reinforce
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +26,28 @@ ROOT = Path(__file__).parents[2]
 
 RUNNERS = {
     *("builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__", ".load"),
-    *("importlib.import_module", "importlib.machinery", "pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "yaml", "copyreg"),
-    *("subprocess", "multiprocessing", "pkgutil", "runpy", "code", "ctypes", "pty", "importlib.util"),
+    *(
+        "importlib.import_module",
+        "importlib.machinery",
+        "pickle",
+        "dill",
+        "cloudpickle",
+        "shelve",
+        "marshal",
+        "joblib",
+        "yaml",
+        "copyreg",
+    ),
+    *(
+        "subprocess",
+        "multiprocessing",
+        "pkgutil",
+        "runpy",
+        "code",
+        "ctypes",
+        "pty",
+        "importlib.util",
+    ),
     *(f"os.{name}" for name in dir(os) if re.match("exec|spawn|posix_spawn|system|popen", name)),
     *("torch.load", "torch.jit", "torch.hub", "torch.package", "torch.ops.load_library"),
     *("numpy.load", "numpy.lib.format", "numpy.fromregex", "pandas.read_pickle"),
@@ -134,50 +154,28 @@ def one_tensor(shape: list[Any], start: int, end: int, dtype: str = "F32") -> by
     return tensors({"weight": {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}})
 
 
-def hole(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**40)
-
-
-def write(content: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(content)
-
-
-HOSTILE: dict[str, Callable[[Path], object]] = {
-    "a pickle": write(pickle.dumps(Calls(mark, "pickle"))),
-    "a pickle in text": write(pickle.dumps(Calls(mark, "text"), protocol=0)),
-    "a torch file": lambda path: torch.save({"weight": Calls(mark, "torch")}, path),
-    "deep lists": write(b'{"config": ' + b"[" * 10**6),
-    "deep objects": write(b'{"config": ' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}"),
-    "a number of a million digits": write(b'{"config": ' + b"9" * 10**6 + b"}"),
-    "half a character": write('{"config": "\ud800"}'.encode("utf-16", "surrogatepass")),
-    "bytes of zero": write(bytes(1000)),
-    "nothing": write(b""),
-    "a list": write(b"[1]"),
-    "1 TiB of zeros": hole,
-    "a pipe": os.mkfifo,
-    "an endless device": lambda path: path.symlink_to("/dev/zero"),
-    "a link to itself": lambda path: path.symlink_to(path.name),
-    "a folder": Path.mkdir,
+HOSTILE: dict[str, bytes] = {
+    "a pickle": pickle.dumps(Calls(mark, "pickle")),
+    "a pickle in text": pickle.dumps(Calls(mark, "text"), protocol=0),
+    "deep lists": b'{"config": ' + b"[" * 10**6,
+    "deep objects": b'{"config": ' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}",
+    "a number of a million digits": b'{"config": ' + b"9" * 10**6 + b"}",
+    "half a character": '{"config": "\ud800"}'.encode("utf-16", "surrogatepass"),
+    "bytes of zero": bytes(1000),
+    "nothing": b"",
+    "a list": b"[1]",
 }
-"""Makes of any file of a run what it must not be."""
-
-LIES: dict[str, Callable[[Path], object]] = {
-    "a header past the end": write(tensors({}, length=2**20)),
-    "a header of 2^63 bytes": write(tensors({}, length=2**63)),
-    "a deep header": write(tensors(b'{"weight":' + b"[" * 10**6)),
-    "a negative offset": write(one_tensor([1], -4, 0)),
-    "an offset past the end": write(one_tensor([100], 0, 400)),
-    "a huge shape": write(one_tensor([2**62, 2**62], 0, 4)),
-    "a huge shape of no bytes": write(one_tensor([0, 2**62, 2**62], 0, 0)),
-    "a negative shape": write(one_tensor([-1], 0, 4)),
-    "an unknown type": write(one_tensor([1], 0, 4, "PICKLE")),
-    "a type of 4 bits": write(one_tensor([8], 0, 4, "F4")),
+LIES: dict[str, bytes] = {
+    "a header past the end": tensors({}, length=2**20),
+    "a header of 2^63 bytes": tensors({}, length=2**63),
+    "a deep header": tensors(b'{"weight":' + b"[" * 10**6),
+    "a negative offset": one_tensor([1], -4, 0),
+    "an offset past the end": one_tensor([100], 0, 400),
+    "a huge shape": one_tensor([2**62, 2**62], 0, 4),
+    "a huge shape of no bytes": one_tensor([0, 2**62, 2**62], 0, 0),
+    "an unknown type": one_tensor([1], 0, 4, "PICKLE"),
+    "a type of 4 bits": one_tensor([8], 0, 4, "F4"),
 }
-
-NO_LINES = ("deep lists", "deep objects", "a number of a million digits", "bytes of zero")
-NO_LINES += ("nothing", "a list")
-"""As a CSV file, these hold a header at most, and no lines to refuse."""
 
 READ = {
     "config.json": "load resume evaluate",
@@ -203,20 +201,22 @@ def open_run(how: str, run_dir: Path, command: Command) -> str:
     return ""
 
 
+def hostile_to(name: str) -> list[str]:
+    """Return what a file must not be; a CSV file may be missing, or hold no line."""
+    if name.endswith(".csv"):
+        return ["a pickle", *(what for what in MISPLACED if what != "missing")]
+    changes = [*HOSTILE, *MISPLACED, *(LIES if name == "best.safetensors" else ())]
+    return [what for what in changes if (name, what) != ("result.json", "missing")]
+
+
 @pytest.mark.parametrize(
-    ("name", "put"),
-    [
-        pytest.param(name, put, id=f"{what} as {name}")
-        for name in READ
-        for what, put in {**HOSTILE, **(LIES if name == "best.safetensors" else {})}.items()
-        if not (name.endswith(".csv") and what in NO_LINES)
-    ],
+    ("name", "what"), [(name, what) for name in READ for what in hostile_to(name)]
 )
-def test_a_hostile_file_is_refused_by_name(
-    name: str, put: Callable[[Path], object], run_dir: Path, command: Command
-):
-    (run_dir / name).unlink(missing_ok=True)
-    put(run_dir / name)
+def test_a_hostile_file_is_refused_by_name(name: str, what: str, run_dir: Path, command: Command):
+    if what in MISPLACED:
+        MISPLACED[what](run_dir / name, np.random.default_rng(0))
+    else:
+        (run_dir / name).write_bytes({**HOSTILE, **LIES}[what])
     for how in READ[name].split():
         assert name in open_run(how, run_dir, command), how
     assert RUN == []

@@ -15,8 +15,7 @@ from agents.runs.commands import run
 from train import reinforce
 
 if sys.platform == "linux":  # import once what the forked processes need
-    modules = ["tests.faults.test_runs", "tests.faults.test_datasets"]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.faults.test_runs"])
 
 SETTINGS = "--env-id SignpostGlimpse-v0 --num-envs 4 --total-episodes 16 --hidden-size 8 "
 SETTINGS += "--location-hidden 8 --num-validations 1 --validation-images 50 --log-every 1 "

@@ -148,9 +148,9 @@ def test_a_long_run_follows_the_page_in_bounded_memory(
         assert terminated.tolist() == ends.tolist()
         assert not truncated.any()
         for i in range(n):
-            truth = kept["label"][i]
+            truth = int(kept["label"][i])
             facts = (int(t[i]), bool(ends[i]), bool(label[i] == truth))
-            assert math.isclose(reward[i], slow_reward(task, *facts, log_p[i][truth]), abs_tol=1e-5)
+            assert math.isclose(reward[i], slow_reward(task, *facts, log_p[i, truth]), abs_tol=1e-5)
             if not ends[i]:
                 assert all((info[name][i] == kept[name][i]).all() for name in kept)
                 assert (obs["location"][i] == location[i].clip(-1, 1)).all()

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_map
 
 if sys.platform != "linux":
     pytest.skip("needs a fork server and file size limits", allow_module_level=True)
@@ -209,9 +210,9 @@ def break_reward(update: int, value: float) -> None:
 def break_loss(update: int, value: float) -> None:
     calls = itertools.count()
 
-    def spoil(terms: Callable[..., dict[str, torch.Tensor]], *args: Any) -> Any:
+    def spoil(terms: Callable[..., Any], *args: Any) -> Any:
         result, is_now = terms(*args), next(calls) == update
-        return {name: term + value for name, term in result.items()} if is_now else result
+        return tree_map(lambda term: term + value, result) if is_now else result
 
     for name, estimator in list(reinforce.ESTIMATORS.items()):
         terms = partial(spoil, estimator.terms)

@@ -60,6 +60,7 @@ ALLOWED = {
     ("ram_env", "importlib.import_module"): "the module of an id that the caller or user names",
     ("ram_env", "gymnasium.envs.registration"): "an entry point that was registered in code",
     ("agents/runs", "subprocess"): "asks git for the commit, with fixed arguments",
+    ("agents/sb3", "importlib.import_module"): "its own modules by fixed names, on first use",
     ("agents/sb3", ".load"): "Stable-Baselines3's zips, after comparing them with their manifest",
     ("train", "subprocess"): "the programs of a comparison's protocol, which is code",
 }

@@ -16,6 +16,27 @@ from ram_env import data, dataset_files, register_dataset
 from tests.dataset_makers import COUNTS, NUM_VALIDATION, compress
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-rounds",
+        type=int,
+        default=2,
+        metavar="N",
+        help="Number of random rounds per test in tests/faults; each round draws its own fault.",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "fault_round" in metafunc.fixturenames:  # the seed of a round, so that it can be repeated
+        metafunc.parametrize("fault_round", range(metafunc.config.getoption("fault_rounds")))
+
+
+@pytest.fixture
+def fault_rounds(request: pytest.FixtureRequest) -> int:
+    """The number of random rounds, for tests that draw their faults in another way."""
+    return int(request.config.getoption("fault_rounds"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests, and processes they start, out of the user's cache folder."""

@@ -10,9 +10,8 @@ import ram_env
 from agents.diagnostics import (
     behaviour,
     bits_gained,
-    centre_coverage,
+    coverage,
     location_spread,
-    object_coverage,
     play_in_hindsight,
     sizes_of,
 )
@@ -35,7 +34,7 @@ def test_the_fovea_covers_the_middle_by_hand():
     inside = [(24, 34), (19, 29), (30, 40)]
     outside = [(18, 34), (31, 34), (24, 28), (24, 41), (60, 60)]
     beliefs = at_pixels([*inside, *outside], (10, 20))
-    assert centre_coverage(beliefs, **SIZES).tolist() == [1] * 3 + [0] * 5
+    assert coverage(beliefs, "centre", **SIZES).tolist() == [1] * 3 + [0] * 5
 
 
 def test_the_fovea_touches_the_object_by_hand():
@@ -43,7 +42,7 @@ def test_the_fovea_touches_the_object_by_hand():
     inside = [(5, 15), (43, 53), (24, 34), (5, 53)]
     outside = [(4, 34), (44, 34), (24, 14), (24, 54)]
     beliefs = at_pixels([*inside, *outside], (10, 20))
-    assert object_coverage(beliefs, **SIZES).tolist() == [1] * 4 + [0] * 4
+    assert coverage(beliefs, "object", **SIZES).tolist() == [1] * 4 + [0] * 4
 
 
 def test_coverage_is_a_share_of_images_and_passes():
@@ -52,8 +51,8 @@ def test_coverage_is_a_share_of_images_and_passes():
     locations[0, 1], locations[1, 0] = 0, -0.5  # pixels (30, 30) and (15, 15)
     positions = torch.tensor([[16, 16], [16, 16]])  # x and y 16..43, middle 30
     beliefs = Beliefs(torch.zeros(2, 2, 1, 2), torch.zeros(2).long(), locations, positions)
-    assert centre_coverage(beliefs, **SIZES).tolist() == [0.25]
-    assert object_coverage(beliefs, **SIZES).tolist() == [0.5]
+    assert coverage(beliefs, "centre", **SIZES).tolist() == [0.25]
+    assert coverage(beliefs, "object", **SIZES).tolist() == [0.5]
 
 
 def test_behaviour_tells_collapsed_labels_and_places_by_hand():
@@ -87,13 +86,14 @@ def test_coverage_agrees_with_the_retina():
     beliefs = Beliefs(
         torch.zeros(1, n, 1, 2), torch.zeros(n).long(), locations[None, :, None], positions
     )
-    for coverage, offset, width in ((object_coverage, 0, 28), (centre_coverage, 14, 1)):
+    for part, offset, width in (("object", 0, 28), ("centre", 14, 1)):
         canvases = torch.zeros(n, 60, 60, dtype=torch.uint8)
         for canvas, (x, y) in zip(canvases, (positions + offset).tolist(), strict=True):
             canvas[y : y + width, x : x + width] = 255
         seen = torch.as_tensor(ram_env.extract_glimpses(canvases, locations, size=12))
-        assert 0.02 < coverage(beliefs, **SIZES)[0] < 0.98
-        assert coverage(beliefs, **SIZES)[0] == seen.flatten(1).any(1).float().mean()
+        share = coverage(beliefs, part, **SIZES)[0]
+        assert 0.02 < share < 0.98
+        assert share == seen.flatten(1).any(1).float().mean()
 
 
 def test_spread_by_hand():

@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_model_is_refused(group):
     [
         ("best_error", "low", "best_error"),
         ("best_error", -1.0, "best_error"),
-        ("env", {"count": None}, "environment cannot go on"),
+        ("env", {"count": None}, "environment cannot resume"),
     ],
 )
 def test_a_state_that_makes_no_sense_is_refused(entry, value, said):

@@ -74,7 +74,7 @@ def see_split(env_id: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_it_is_judged_on_the_frozen_canvases(cluttered_id, split):
+def test_it_is_evaluated_on_the_frozen_canvases(cluttered_id, split):
     pixels, labels = see_split(cluttered_id, split)
     frozen, frozen_labels = frozen_canvases(cluttered_id, split)
     assert np.array_equal(pixels, frozen)
@@ -103,7 +103,7 @@ def test_it_trains_on_the_canvases_of_the_agents_run_with_the_same_seed(cluttere
             infos = agents.step(action)[4]
 
 
-def test_every_canvas_is_judged_once(cluttered_id):
+def test_every_canvas_is_classified_once(cluttered_id):
     env = make_env(Config(env_id=cluttered_id), CPU, 50, split="test", order="sequential")
 
     class First(torch.nn.Module):

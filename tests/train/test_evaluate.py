@@ -53,7 +53,7 @@ def report(run_dir: Path, capsys, **changes) -> list[str]:
 
 
 @pytest.mark.parametrize(("split", "n"), [("validation", 5000), ("test", 10_000)])
-def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
+def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(
     tmp_path, capsys, split, n
 ):
     run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
@@ -64,15 +64,19 @@ def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
         "SignpostGlimpse-v0", 500, split=split, order="sequential", action_format="dict"
     )
     assert lines[-1] == f"{split} {evaluate(model, env, n)}"
-    told = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
-    assert [*told] == ["mean location", "sampled location, std 0.25", "mean of 2 first glimpses"]
+    reported = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
+    assert [*reported] == [
+        "mean location",
+        "sampled location, std 0.25",
+        "mean of 2 first glimpses",
+    ]
     assert [int(row.split()[0]) for row in lines if re.match(r" +\d", row)] == [1, 2, 3, 4]
     noise = torch.Generator().manual_seed(0)
     sampled = score_by_glimpse(play_split(model, env, n, std=0.25, generator=noise))[-1]
     mean = score_mean_of_passes(play_split(model, env, n, num_passes=2))
-    first, *others = (score.strip() for score in told.values())
+    first, *others = (score.strip() for score in reported.values())
     assert others == [str(sampled), str(mean)]
-    assert first != others[0]  # but as the third: a board's first glimpse is given
+    assert first != others[0]  # the third equals the first: a board's first glimpse is given
 
 
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
@@ -95,7 +99,7 @@ def test_the_numbers_are_also_written_down(run_dir, capsys, tmp_path):
     assert numbers["centre_coverage"] <= numbers["object_coverage"]
     hindsight = numbers["hindsight"]
     assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
-    assert sum("hosen for" in line for line in lines) == 2
+    assert sum("ocations chosen for" in line for line in lines) == 2
 
 
 def test_hindsight_is_held_against_a_wrong_label(run_dir, capsys, monkeypatch):
@@ -126,13 +130,13 @@ def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
 
 def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
     model, _ = load_run(run_dir)
-    step, places = GlimpseVectorEnv.step, []
+    step, executed = GlimpseVectorEnv.step, []
     monkeypatch.setattr(
-        GlimpseVectorEnv, "step", lambda env, a: places.append(a[:, :2]) or step(env, a)
+        GlimpseVectorEnv, "step", lambda env, a: executed.append(a[:, :2]) or step(env, a)
     )
     animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
-    assert len(places) == 4
-    assert not np.concatenate(places).any()
+    assert len(executed) == 4
+    assert not np.concatenate(executed).any()
 
 
 def test_it_repeats_what_training_ended_with(capsys, tmp_path):
@@ -158,20 +162,16 @@ def test_the_environment_must_fit_the_model(tmp_path, capsys, config):
         report(folder, capsys)
 
 
-@pytest.mark.parametrize(("trained_on_sample", "judged_on"), [(False, True), (True, False)])
+@pytest.mark.parametrize(("trained_on_sample", "evaluated_on"), [(False, True), (True, False)])
 def test_a_split_that_shares_images_with_the_training_is_refused(
-    run_dir, capsys, monkeypatch, trained_on_sample, judged_on
+    run_dir, capsys, monkeypatch, trained_on_sample, evaluated_on
 ):
-    settings = json.loads((run_dir / "config.json").read_text())
-    for sample in (judged_on, trained_on_sample):
-        (run_dir / "config.json").write_text(json.dumps({**settings, "sample": sample}))
-        with monkeypatch.context() as patch:
-            patch.setattr(GlimpseVectorEnv, "data_is_sample", judged_on)
-            if sample == judged_on:
-                assert report(run_dir, capsys)
-                continue
-            with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
-                report(run_dir, capsys)
+    monkeypatch.setattr(GlimpseVectorEnv, "data_is_sample", evaluated_on)
+    change_config(run_dir, sample=evaluated_on)
+    assert report(run_dir, capsys)
+    change_config(run_dir, sample=trained_on_sample)
+    with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
+        report(run_dir, capsys)
 
 
 def test_an_environment_of_another_kind_is_refused(run_dir, capsys):
@@ -179,11 +179,74 @@ def test_an_environment_of_another_kind_is_refused(run_dir, capsys):
         report(run_dir, capsys, env_id="CartPole-v1")
 
 
-def test_a_setting_that_the_run_lacks_must_be_said(run_dir, capsys):
-    (run_dir / "config.json").write_text('{"config": {"env_id": "SignpostGlimpse-v0"}}')
-    with pytest.raises(ValueError, match=r"config.json has no final_std"):
+def change_config(run_dir: Path, **changes: object) -> None:
+    """Change ``config.json``: settings, or entries beside them."""
+    facts = json.loads((run_dir / "config.json").read_text())
+    beside = {name: changes.pop(name) for name in ("sample",) if name in changes}
+    content = {**facts, "config": {**facts["config"], **changes}, **beside}
+    (run_dir / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("setting", ["env_id", "final_std"])
+def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting):
+    change_config(run_dir, **{setting: None})
+    flag = setting.replace("final_", "").replace("_", "-")
+    with pytest.raises(ValueError, match=rf"config.json has no {setting}: give .*--{flag}"):
         report(run_dir, capsys)
-    assert report(run_dir, capsys, std=0.1)
+    given = {"env_id": "SignpostGlimpse-v0"} if setting == "env_id" else {"std": 0.1}
+    assert report(run_dir, capsys, **given)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("sample", "x"),
+        ("locations", ["random"]),
+        ("locations", "everywhere"),
+        ("final_std", "0.1"),
+        ("final_std", -1.0),
+        ("env_id", 5),
+        ("env_id", "Signpost\x1b[31mGlimpse-v0"),
+        ("env_id", "SignpostGlimpse-v0\n"),
+    ],
+)
+def test_a_hostile_value_in_the_run_folder_is_refused_by_name(run_dir, capsys, entry, value):
+    change_config(run_dir, **{entry: value})
+    with pytest.raises(ValueError, match=rf"config.json is not valid: .*{entry}") as caught:
+        report(run_dir, capsys)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("settings", "script"), [({"algorithm": "ppo"}, "sb3"), ({"model": "fc64"}, "baselines")]
+)
+def test_a_run_of_another_script_is_refused_by_its_name(run_dir, capsys, settings, script):
+    change_config(run_dir, **settings)
+    with pytest.raises(ValueError, match=rf"is a run of train/{script}.py; only .*reinforce.py"):
+        report(run_dir, capsys)
+
+
+def test_a_run_without_a_validation_yet_is_said_to_have_none(run_dir, capsys):
+    (run_dir / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds no best.safetensors yet: .* first validation"):
+        report(run_dir, capsys)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, tiny):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in tiny.items():
+        (raw / name).write_bytes(content)
+    spec = gymnasium.spec("MNISTGlimpse-v0")
+    keywords = {**spec.kwargs, "data_dir": str(tmp_path / "data")}
+    entry_points = {name: getattr(spec, name) for name in ("entry_point", "vector_entry_point")}
+    gymnasium.register("ElsewhereGlimpse-v0", **entry_points, kwargs=keywords)
+    try:
+        folder = write_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
+        assert report(folder, capsys, env_id="ElsewhereGlimpse-v0", hindsight=True)
+    finally:
+        del gymnasium.registry["ElsewhereGlimpse-v0"]
 
 
 @pytest.mark.parametrize(

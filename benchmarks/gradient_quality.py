@@ -63,7 +63,7 @@ from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
 from agents.evaluation import to_env, to_tensors
 from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
-from agents.runs.commands import check_env_id, parse_flags, run
+from agents.runs.commands import parse_flags, run
 from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
@@ -369,7 +369,6 @@ def load(run_dir: Path) -> Stored:
     model, settings = load_run(run_dir)
     if "env_id" not in settings or settings.get("locations", "learned") != "learned":
         raise ValueError(f"{run_dir} must be a run of train/reinforce.py with learned locations")
-    check_env_id(settings["env_id"], run_dir)
     return Stored(model, settings["env_id"])
 
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import gymnasium
 import imageio.v3 as imageio
@@ -40,11 +40,14 @@ from agents.evaluation import (
     to_tensors,
 )
 from agents.ram import RecurrentAttentionModel
-from agents.runs.commands import RunConfig, check_env_id, parse_flags, run
-from agents.runs.files import read_json
+from agents.runs.commands import RunConfig, parse_flags, run
+from agents.runs.files import convert, read_json
 from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_machine
+from agents.runs.records import RunRecord
 from agents.training import check_settings, choose_device
+
+T = TypeVar("T")
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
@@ -97,20 +100,9 @@ class Config:
 class RunSettings(msgspec.Struct):
     """The settings of a run that evaluation reads; an old run may lack some."""
 
-    env_id: Annotated[str, msgspec.Meta(pattern=r"^[\w:./-]+\Z")] | None = None
+    env_id: str | None = None
     final_std: Annotated[float, msgspec.Meta(gt=0)] | None = None
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
-    algorithm: Any = None
-    """Set in runs of train/sb3.py alone."""
-    model: Any = None
-    """Set in runs of train/baselines.py alone."""
-
-
-class RunFacts(msgspec.Struct):
-    """What evaluation reads of ``config.json``."""
-
-    config: RunSettings
-    sample: bool | None = None
 
 
 def main(config: Config) -> None:
@@ -118,22 +110,22 @@ def main(config: Config) -> None:
     # Setup
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     name = config.pretrained or str(run_dir)
-    facts = read_facts(run_dir)
-    model, _ = load_run(run_dir)
-    env_id = choose_env_id(config, facts, run_dir)
+    model, settings = read_run(run_dir, config.env_id)
+    learned_std = None if model.location_std is None else model.location_std.mean().item()
+    env_id = require(settings.env_id, "env_id", "--env-id", run_dir)
+    std = require(config.std or learned_std or settings.final_std, "final_std", "--std", run_dir)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
     env = make_env(env_id, device, split=config.split)
     check_fit(model, env, env_id)
-    check_data(facts.sample, env, run_dir)
-    std = choose_std(config, facts, model, run_dir)
+    check_data(run_dir, env)
     print(f"run {name}, {env_id}, device {device}")
     print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
     # Protocols
-    beliefs = play(model, env, facts.config.locations, num_passes=config.num_passes)
-    sampled = play(model, env, facts.config.locations, std=std)
+    beliefs = play(model, env, settings.locations, num_passes=config.num_passes)
+    sampled = play(model, env, settings.locations, std=std)
     by_glimpse = score_by_glimpse(beliefs)
     protocols = {
         "mean location": by_glimpse[-1],
@@ -153,7 +145,7 @@ def main(config: Config) -> None:
     if hindsight:
         print(describe_hindsight(**hindsight))
     if config.gif:
-        animate(model, env_id, config.gif, config.gif_episodes, facts.config.locations)
+        animate(model, env_id, config.gif, config.gif_episodes, settings.locations)
         print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
     if config.json:
         report = {
@@ -175,49 +167,20 @@ def main(config: Config) -> None:
 # Setup
 
 
-def read_facts(run_dir: Path) -> RunFacts:
-    """Return what a run folder says about its run.
-
-    Raises:
-        ValueError: If the folder holds no run of train/reinforce.py, the run has no validated
-            weights yet, or ``config.json`` holds a bad value; the message names what is wrong.
-    """
-    if not run_dir.is_dir():
-        raise ValueError(f"{run_dir} is not a run folder: there is no such folder")
-    facts = read_json(run_dir / "config.json", RunFacts)
-    for setting, script in (("algorithm", "sb3"), ("model", "baselines")):
-        if getattr(facts.config, setting) is not None:
-            raise ValueError(
-                f"{run_dir} is a run of train/{script}.py; only runs of train/reinforce.py can be "
-                "evaluated here. The error of its final split is in its result.json and log.txt"
-            )
-    if not (run_dir / "best.safetensors").exists():
-        raise ValueError(
-            f"{run_dir} holds no best.safetensors yet: a run writes its weights at its first "
-            "validation. Wait for that, or resume the run with train/reinforce.py --resume"
-        )
-    return facts
+def read_run(run_dir: Path, env_id: str | None) -> tuple[RecurrentAttentionModel, RunSettings]:
+    """Return a run's model and settings; ``env_id`` replaces the run's."""
+    model, settings = load_run(run_dir, env_id=env_id)
+    try:
+        return model, convert(settings, RunSettings)
+    except ValueError as error:
+        raise ValueError(f"{run_dir / 'config.json'} is not valid: {error}") from error
 
 
-def choose_env_id(config: Config, facts: RunFacts, run_dir: Path) -> str:
-    """Return the environment of the command line, or else the run's if importing it is safe."""
-    if config.env_id is not None:
-        return config.env_id
-    if facts.config.env_id is None:
-        raise ValueError(f"{run_dir / 'config.json'} has no env_id: give one with --env-id")
-    check_env_id(facts.config.env_id, run_dir)
-    return facts.config.env_id
-
-
-def choose_std(
-    config: Config, facts: RunFacts, model: RecurrentAttentionModel, run_dir: Path
-) -> float:
-    """Return the std of sampled locations: the flag's, the one learned, or the run's final one."""
-    learned_std = None if model.location_std is None else model.location_std.mean().item()
-    std = config.std or learned_std or facts.config.final_std
-    if std is None:
-        raise ValueError(f"{run_dir / 'config.json'} has no final_std: give one with --std")
-    return std
+def require(value: T | None, name: str, flag: str, run_dir: Path) -> T:
+    """Return a setting; ValueError if neither the command line nor the run has it."""
+    if value is None:
+        raise ValueError(f"{run_dir / 'config.json'} has no {name}: give one with {flag}")
+    return value
 
 
 def make_env(
@@ -243,10 +206,9 @@ def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env
         )
 
 
-def check_data(
-    trained_on_sample: bool | None, env: ram_env.GlimpseVectorEnv, run_dir: Path
-) -> None:
+def check_data(run_dir: Path, env: ram_env.GlimpseVectorEnv) -> None:
     """Raise ValueError if the split's images could be among those of the run's training."""
+    trained_on_sample = read_json(run_dir / "config.json", RunRecord).sample
     if trained_on_sample not in (None, env.data_is_sample):
         data = ("the full data", "the sample of digits")
         raise ValueError(

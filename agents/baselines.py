@@ -65,7 +65,7 @@ def make_baseline(name: str, channels: int, side: int, num_classes: int) -> Full
         num_classes: K.
 
     Raises:
-        ValueError: If the name is unknown or a number too small.
+        ValueError: If the name is unknown or the side too small.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4.1, for the first three: at 60x60
@@ -75,11 +75,8 @@ def make_baseline(name: str, channels: int, side: int, num_classes: int) -> Full
     """
     if name not in BASELINES:
         raise ValueError(f"name must be one of {', '.join(BASELINES)}, got {name!r}")
-    smallest = {"channels": 1, "side": _KERNEL if name == "conv" else 1, "num_classes": 1}
-    given = {"channels": channels, "side": side, "num_classes": num_classes}
-    for argument, low in smallest.items():
-        if given[argument] < low:
-            raise ValueError(f"{argument} must be at least {low}, got {given[argument]}")
+    if name == "conv" and side < _KERNEL:
+        raise ValueError(f"side must be at least {_KERNEL}, got {side}")
     return FullImageBaseline(BASELINES[name](channels, side, num_classes), (channels, side, side))
 
 

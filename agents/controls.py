@@ -10,7 +10,7 @@ Dimension key:
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,44 +26,25 @@ class Control:
             ``"centre"``: the middle of the image. ``"raster"``: location t of
             :func:`raster_locations`, the same walk in every episode. ``"oracle"``: the centre of
             the object.
-        num_glimpses: T.
-        object_size: Width and height of an object's image [px].
-        canvas_side: Side of the canvas [px].
+        env: A ``ram_env.GlimpseVectorEnv``, for its T and its sizes.
         generator: Source of the random locations, on their device; None uses torch's own.
 
     Raises:
-        ValueError: If the name is unknown or ``num_glimpses`` is less than 1.
+        ValueError: If the name is unknown.
 
     Source:
         The random control is Mnih et al. (2014), arXiv:1406.6247, section 4.1; the others
         are ours.
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_glimpses: int,
-        *,
-        object_size: tuple[int, int],
-        canvas_side: int,
-        generator: torch.Generator | None = None,
-    ):
+    def __init__(self, name: str, env: Any, generator: torch.Generator | None = None):
         if name not in CONTROLS:
             raise ValueError(f"name must be one of {', '.join(CONTROLS)}, got {name!r}")
-        if num_glimpses < 1:
-            raise ValueError(f"num_glimpses must be at least 1, got {num_glimpses}")
-        self.name, self.num_glimpses = name, num_glimpses
-        self._object_size, self._canvas_side = object_size, canvas_side
-        self._generator = generator
+        self.name, self._generator = name, generator
+        self._object_size, self._canvas_side = env.object_size, env.task.side
         # step T - 1 moves nothing and repeats the last location
-        walk = raster_locations(max(num_glimpses - 1, 1))
-        self._raster = torch.cat([walk, walk[-1:]])
-
-    @classmethod
-    def for_env(cls, name: str, env: Any, generator: torch.Generator | None = None) -> Self:
-        """Make the control of this name for a ``ram_env.GlimpseVectorEnv``."""
-        sizes = {"object_size": env.object_size, "canvas_side": env.task.side}
-        return cls(name, env.task.num_glimpses, **sizes, generator=generator)
+        walk = raster_locations(max(env.task.num_glimpses - 1, 1))
+        self._raster = torch.cat([walk, walk[-1:]])[: env.task.num_glimpses]
 
     @property
     def replaces_policy(self) -> bool:
@@ -85,8 +66,8 @@ class Control:
         Raises:
             ValueError: If the step is out of range or a shape is wrong.
         """
-        if not 0 <= step < self.num_glimpses:
-            raise ValueError(f"step must be in 0..{self.num_glimpses - 1}, got {step}")
+        if not 0 <= step < len(self._raster):
+            raise ValueError(f"step must be in 0..{len(self._raster) - 1}, got {step}")
         _check_pairs("learned", learned)
         if self.name == "learned":
             return learned
@@ -107,14 +88,8 @@ def raster_locations(num_locations: int) -> Tensor:
 
     The walk goes down row by row, alternately to the right and to the left. There are about as
     many rows as cells per row; where the cells don't divide evenly, the middle rows have one
-    more. Seven locations (T = 8) are rows of 2, 3 and 2:
-
-        y = -2/3:   1: (-1/2, y)   2: (1/2, y)
-        y =  0:     3: (2/3, y)    4: (0, y)    5: (-2/3, y)
-        y =  2/3:   6: (-1/2, y)   7: (1/2, y)
-
-    On 60 px these cells are 30x20 and 20x20; the coarsest of the task's patches, 48 px, holds
-    its whole cell. Six locations (T = 7) are two rows of three.
+    more. Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and
+    20x20, and the coarsest of the task's patches, 48 px, covers its whole cell.
 
     Args:
         num_locations: At least 1.

@@ -38,20 +38,17 @@ def coverage(
     object_size: tuple[int, int],
     glimpse_size: int,
 ) -> Tensor:
-    """Return how often the fovea covers the object, at each glimpse.
+    """Return how often the fovea covers the object, at each glimpse: shares in [0, 1], (T,).
 
     The fovea is the finest patch: the G pixels from c - G/2 on, where c is the location's pixel.
 
     Args:
-        beliefs: Of n images.
+        beliefs: What the agent looked at.
         part: ``"object"``: the fovea shares a pixel with the object's box. ``"centre"``: it
             covers the object's middle, the pixel right of and below its centre.
         canvas_side: H [px].
         object_size: Width and height of the object [px].
         glimpse_size: G [px].
-
-    Returns:
-        Shares in [0, 1]. Shape (T,).
     """
     corner = beliefs.positions  # (n, 2), of the rectangle to cover
     size = torch.tensor(object_size if part == "object" else (1, 1))
@@ -66,30 +63,21 @@ def coverage(
 
 
 def location_spread(beliefs: Beliefs) -> Tensor:
-    """Return the standard deviation of x and of y across episodes, at each glimpse.
+    """Return the standard deviation of x and y across episodes, at each glimpse, (T, 2).
 
     Near 0 the agent looks at the same location whatever the image; uniform locations have 0.58.
-
-    Returns:
-        In units of half an image. Shape (T, 2).
     """
     return beliefs.locations.flatten(0, 1).std(0, correction=0)
 
 
 def behaviour(beliefs: Beliefs, **sizes: Any) -> dict[str, float]:
-    """Return metrics that tell how a policy fails.
+    """Return metrics that tell how a policy fails; :func:`sizes_of` reads ``sizes`` from an env.
 
-    Args:
-        beliefs: Of n images.
-        sizes: As for :func:`coverage`; :func:`sizes_of` reads them from an environment.
-
-    Returns:
-        - ``eval/most_named``: images that get the most frequent prediction [%]; 100 if the
-          label has collapsed;
-        - ``eval/centre_coverage``: glimpses after the first whose fovea covers the object's
-          middle [%];
-        - ``eval/location_spread``: mean :func:`location_spread` of these glimpses; 0 if the agent
-          looks at the same locations whatever it sees. The last two are absent if T is 1.
+    - ``eval/most_named``: images that get the most frequent prediction [%]; 100 if the label has
+      collapsed.
+    - ``eval/centre_coverage``: glimpses after the first whose fovea covers the object's middle
+      [%]; absent if T is 1.
+    - ``eval/location_spread``: mean :func:`location_spread` of these glimpses; absent if T is 1.
     """
     prediction = beliefs.log_p[:, :, -1].argmax(-1).flatten()  # (M n,)
     metrics = {"eval/most_named": 100 * prediction.bincount().max().item() / len(prediction)}
@@ -110,12 +98,9 @@ def sizes_of(env: Any) -> dict[str, Any]:
 
 
 def bits_gained(beliefs: Beliefs) -> Tensor:
-    """Return the information that glimpses 2..T add: E[log2 p_k - log2 p_(k-1)].
+    """Return the bits that glimpses 2..T add, E[log2 p_k - log2 p_(k-1)], (T - 1,).
 
     p_k is the probability of the true label after k glimpses.
-
-    Returns:
-        Bits. Shape (T - 1,).
     """
     label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
     bits = beliefs.log_p.gather(3, label)[..., 0] / math.log(2)  # (M, n, T)

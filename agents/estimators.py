@@ -106,11 +106,11 @@ class Weights:
     """Weights and choices that estimators share.
 
     Attributes:
-        policy_coef: Weight of the location policy's loss.
-        baseline_coef: Weight of the baseline's loss.
+        policy_coef: c, weight of the location policy's loss.
+        baseline_coef: c_b, weight of the baseline's loss.
         discount: gamma of :func:`~agents.losses.dense_returns`.
         num_rollouts: M, rollouts of one image for leave-one-out.
-        entropy_coef: Weight of the entropy of both actions, where labels are sampled.
+        entropy_coef: c_e, weight of the entropy of both actions, where labels are sampled.
     """
 
     policy_coef: float
@@ -174,12 +174,9 @@ def paper(rollout: Rollout, weights: Weights) -> Terms:
 
 
 def every_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """The paper's loss, except that every glimpse teaches the classifier.
+    """The paper's loss, except that every glimpse teaches the classifier (ours).
 
-        L = -1/T sum_t log p_t + the other two terms of :func:`paper`
-
-    Source:
-        Ours.
+    L = -1/T sum_t log p_t + the other two terms of :func:`paper`
     """
     return _terminal_reward(rollout, weights, _even(rollout))
 

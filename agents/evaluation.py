@@ -68,40 +68,12 @@ class Beliefs(NamedTuple):
     positions: Tensor
 
 
-def evaluate(
-    model: RecurrentAttentionModel,
-    env: VectorEnv,
-    num_images: int,
-    *,
-    std: float | Tensor = 0.0,
-    sample_label: bool = False,
-    generator: torch.Generator | None = None,
-    control: Control | None = None,
-    on_batch: Callable[[], None] | None = None,
-) -> Score:
-    """Classify every image of a split once and count the mistakes of the last label.
+def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
+    """Classify every image of a split once, with mean locations and the likeliest label.
 
-    Args:
-        model: In the mode to evaluate it in.
-        env: See :func:`play_split`.
-        num_images: n, images in the split.
-        std: Standard deviation of the location policy; 0 executes its mean.
-        sample_label: Sample the label from the model's belief in place of the likeliest class.
-        generator: Source of the noise, on the model's device; None uses torch's own.
-        control: Chooses the locations in the policy's place.
-        on_batch: Called after every batch of episodes; may raise to stop early.
-
-    Returns:
-        The score of one pass.
+    The arguments are those of :func:`play_split`.
     """
-    beliefs = play_split(
-        model, env, num_images, std=std, generator=generator, control=control, on_batch=on_batch
-    )
-    if not sample_label:
-        return score_by_glimpse(beliefs)[-1]
-    p = beliefs.log_p[0, :, -1].exp()  # (n, K)
-    label = p.to(next(model.parameters()).device).multinomial(1, generator=generator).cpu()
-    return Score(int((label[:, 0] != beliefs.labels).sum()), num_images)
+    return score_by_glimpse(play_split(model, env, num_images))[-1]
 
 
 @torch.no_grad()
@@ -184,12 +156,16 @@ def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
     """Score the first pass after 1, 2, ..., T glimpses.
 
     Later passes show the same images, and an interval needs independent ones.
-
-    Returns:
-        T scores.
     """
     wrong = beliefs.log_p[0].argmax(-1) != beliefs.labels[:, None]  # (n, T)
     return [Score(int(count), len(wrong)) for count in wrong.sum(0)]
+
+
+def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:
+    """Score labels that are sampled from the beliefs after the last glimpse of the first pass."""
+    p = beliefs.log_p[0, :, -1].exp().to(generator.device)  # (n, K)
+    labels = p.multinomial(1, generator=generator)[:, 0].cpu()
+    return Score(int((labels != beliefs.labels).sum()), len(labels))
 
 
 def score_mean_of_passes(beliefs: Beliefs) -> Score:

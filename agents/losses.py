@@ -1,5 +1,8 @@
 """Losses: pure functions of what an episode recorded, time first.
 
+A loss is a scalar. Every function raises ValueError for shapes other than those it documents, and
+for weights that do not sum to 1.
+
 Dimension key:
     T: glimpses per episode
     N: episodes played in parallel
@@ -41,12 +44,6 @@ def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
         log_prob: log pi(a_t | h_t) of the sampled actions, with gradient. Shape (T, N).
         advantage: A_t, detached here. Shape (T, N).
 
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If the shapes differ.
-
     Source:
         Williams (1992); Mnih et al. (2014), equation 3.
     """
@@ -60,12 +57,6 @@ def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
     Args:
         baseline: b_t, with gradient. Shape (T, N).
         returns: R_t, detached here. Shape (T, N).
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Source:
         Mnih et al. (2014), section 3.2: the baseline is learned by regression.
@@ -109,12 +100,6 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N).
         weights: w_t, constants that sum to 1, best on the CPU, where the check of the sum waits
             for no GPU. All on the last glimpse is the paper's hybrid loss. Shape (T,).
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If a shape is wrong or the weights don't sum to 1.
 
     Source:
         Mnih et al. (2014), section 3.2 "hybrid supervised loss".
@@ -176,9 +161,6 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         Shape (T - 1, N), detached.
-
-    Raises:
-        ValueError: If a shape is wrong or the weights don't sum to 1.
 
     Source:
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).

@@ -60,12 +60,9 @@ class Training(Generic[ModelT]):
 
     @torch.no_grad()
     def move_mean(self, decay: float) -> None:
-        """Move the running mean of the weights towards the weights.
+        """Move the running mean of the weights: mean = decay * mean + (1 - decay) * weights.
 
         The means and variances of batch normalisation move along; its counters are copied.
-
-        Args:
-            decay: Weight of the old mean, 0 to 1.
         """
         weights = self.model.state_dict()
         for name, mean in self.mean_model.state_dict().items():
@@ -75,11 +72,9 @@ class Training(Generic[ModelT]):
                 mean.copy_(weights[name])
 
     def is_best(self, error: float, *, always: bool = False) -> bool:
-        """Keep the running mean and return True if its error is the lowest so far.
+        """Keep the running mean and return True if its error [%] is the lowest so far, or always.
 
-        Args:
-            error: Validation error [%]; a tie keeps the newer mean.
-            always: Keep the newest mean whatever its error.
+        A tie keeps the newer mean.
         """
         better = always or error <= self.best_error
         if better:
@@ -152,15 +147,7 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
 
 
 def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
-    """Stop a run in which a loss or weight became NaN or infinite.
-
-    Args:
-        update: Number of the update, for the message.
-        values: Tensors by name.
-
-    Raises:
-        FloatingPointError: If a tensor is not finite; the message names it and the update.
-    """
+    """Raise FloatingPointError if a tensor is NaN or infinite, naming the update and the tensor."""
     if nn.utils.get_total_norm(values.values()).isfinite():  # quick, and nearly always so
         return
     broken = [name for name, value in values.items() if not value.isfinite().all()]
@@ -175,14 +162,7 @@ def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -
     """Turn an error into a FloatingPointError if the newest outputs are not finite.
 
     Finite weights can be so large that the outputs overflow: then the environment refuses a
-    location, or torch a probability.
-
-    Args:
-        update: Number of the update, for the message.
-        outputs: Outputs of the model, the newest last; the context's body appends to it.
-
-    Raises:
-        FloatingPointError: If the newest outputs are not finite; the message names the update.
+    location, or torch a probability. The context's body appends to ``outputs``.
     """
     try:
         yield
@@ -207,8 +187,7 @@ def check_validation_images(wanted: int | None, num_images: int) -> None:
 def choose_device(name: str) -> torch.device:
     """Return the device called ``name``; "auto" is a GPU if there is one.
 
-    Raises:
-        ValueError: If a GPU is requested and there is none.
+    Raises ValueError if a GPU is requested and there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -235,12 +214,7 @@ def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[i
 
 
 def spawn_generator(seed: int, device: torch.device) -> torch.Generator:
-    """Return a generator with a seed of its own, unlike those of :func:`spread_seed`.
-
-    Args:
-        seed: Seed of the run.
-        device: Device of the numbers that it draws.
-    """
+    """Return a generator whose seed, derived from the run's, differs from :func:`spread_seed`'s."""
     (child,) = np.random.SeedSequence(seed).spawn(1)
     word = child.generate_state(1, np.uint64)[0] >> np.uint64(1)
     return torch.Generator(device).manual_seed(int(word))
@@ -272,8 +246,7 @@ def warmed_up_decay(decay: float, update: int) -> float:
 def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
     """Scale the gradient down to ``max_norm`` if it is longer; return its norm before.
 
-    Raises:
-        FloatingPointError: If it is not finite; the message names the update and the tensors.
+    Raises FloatingPointError if it is not finite, naming the update and the tensors.
     """
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     norm = nn.utils.get_total_norm(grads.values())

@@ -5,30 +5,27 @@
 plays each run's environment (train split, no shift, float32) and compares every estimator with a
 reference: the mean, over other episodes, of an unbiased estimate of the whole gradient of the
 estimator's objective. Both terms of a reference reach core and glimpse network. With b a fitted
-baseline, the objectives are:
+baseline, the objectives and their two terms, the classifier's and the locations', are:
 
-- log-likelihood: J_w = E[sum_k w_k log p_k], w = 1/T. The classifier's term is E[sum_k w_k grad
-  log p_k], the locations' is E[sum_{t<T} A_t grad log pi(l_t)],
-  A_t = sum_{k>t} w_k (log p_k - log p_t) - b.
-- reward, last glimpse or every glimpse: c E[r], r paid for the likeliest label, c = policy_coef.
-  The locations' term, c E[sum_t (r - b) grad log pi(l_t)], is the whole gradient in the location
-  network. Elsewhere the weights also change which label is the likeliest, which no score function
-  captures; the classifier's term E[sum_k w_k grad log p_k], locations held fixed, stands for that
-  (the hybrid loss), with w = (0, ..., 0, 1) or 1/T.
-- sampled reward: E[r], r paid for a label drawn from p_T. The classifier's term is
-  E[(r - b) grad log p_T(label)], the locations' as before with c = 1.
+- log-likelihood, J_w = E[sum_k w_k log p_k] with w = 1/T: E[sum_k w_k grad log p_k] and
+  E[sum_{t<T} A_t grad log pi(l_t)], A_t = sum_{k>t} w_k (log p_k - log p_t) - b.
+- reward, last glimpse or every glimpse, c E[r], r paid for the likeliest label, c = policy_coef:
+  c E[sum_t (r - b) grad log pi(l_t)] is the whole gradient in the location network. No score
+  function captures that the other weights change which label is the likeliest; the hybrid loss's
+  E[sum_k w_k grad log p_k], w = (0, ..., 0, 1) or 1/T, stands for that.
+- sampled reward, E[r], r paid for a label drawn from p_T: E[(r - b) grad log p_T(label)], and the
+  locations' as before with c = 1.
 
 The baseline network has no objective and is left out. It is fitted anew to each estimator's
-returns, because the stored one fits those of the estimator that trained the run.
-
-With g_i the gradients of B batches, of expectation G, and r_j of R blocks of the reference, of F:
+returns, because the stored one fits those of the estimator that trained the run. With g_i the
+gradients of B batches, of expectation G, and r_j of R blocks of the reference, of F:
 
 - cosine of a batch: mean_i cos(g_i, F); of the mean: cos(G, F), 1 if unbiased up to a factor.
   The plain cosine of noisy means is too small. So |G|^2 is the mean of g_i . g_k over i != k,
   |F|^2 likewise and G . F the mean of g_i . r_j, all products of different episodes. A cosine may
   then exceed 1; it is n/a where such a square isn't positive.
-- variance: episodes per batch times E|g_i - G|^2 / |G|^2; each rollout of an image counts. Times
-  the CPU seconds per episode, it is the CPU seconds until the noise in the mean is as long as G.
+- variance: episodes per batch times E|g_i - G|^2 / |G|^2. Times the CPU seconds per episode, it
+  is the CPU seconds until the noise in the mean is as long as G.
 - halves: plain cosine between the means of the reference's two halves.
 - +-: one standard error, by the jackknife over batches and over blocks.
 
@@ -91,11 +88,9 @@ class Config:
     num_rollouts: int = 4
     """How often each image is played, for leave_one_out. Must divide num_envs."""
     std: float = 0.2
-    """Standard deviation of the location policy, in units of half an image. A run that learned its
-    own keeps that."""
+    """Standard deviation of the location policy of runs that did not learn their own."""
     policy_coef: float = 0.2
-    """Weight of the location policy's loss relative to the classifier's. Where labels are sampled
-    it is 1, since location and label are actions of one policy then."""
+    """Weight of the location policy's loss relative to the classifier's (1 for sampled labels)."""
     discount: float = 0.5
     """Discount on a location's credit for the glimpses after the next one, for dense."""
     seed: int = 0
@@ -123,12 +118,9 @@ class Config:
 
     def weights(self, estimator: Estimator) -> Weights:
         """Return an estimator's weights; the baseline's only scales its own gradient."""
-        return Weights(
-            policy_coef=1.0 if estimator.samples_label else self.policy_coef,
-            baseline_coef=0.5,
-            discount=self.discount,
-            num_rollouts=self.num_rollouts,
-        )
+        policy_coef = 1.0 if estimator.samples_label else self.policy_coef
+        rest = {"discount": self.discount, "num_rollouts": self.num_rollouts}
+        return Weights(policy_coef=policy_coef, baseline_coef=0.5, **rest)
 
 
 REFERENCES: dict[str, Estimator] = {
@@ -273,10 +265,8 @@ def squared_norm(products: Tensor) -> Tensor:
 def quality(g: Tensor, cross: Tensor, r: Tensor) -> Tensor:
     """Return a batch's cosine, the mean's cosine and a batch's relative variance, (3,).
 
-    Args:
-        g: Inner products among the gradients of batches. Shape (B, B).
-        cross: Inner products of batches with blocks of the reference. Shape (B, R).
-        r: Inner products among the blocks. Shape (R, R).
+    ``g`` (B, B), ``cross`` (B, R) and ``r`` (R, R) are inner products among the gradients of
+    batches, of batches with blocks of the reference, and among the blocks.
     """
     square, reference = squared_norm(g), squared_norm(r).sqrt()
     batch_cosine = (cross.mean(1) / g.diagonal().sqrt()).mean() / reference
@@ -321,14 +311,7 @@ def measure(stored: Stored, config: Config) -> list[Row]:
 
 
 def describe(g: Tensor, r: Tensor, num_envs: int, seconds: float) -> Row:
-    """Return the numbers of a row.
-
-    Args:
-        g: Gradients of batches. Shape (B, P).
-        r: Gradients of blocks of the reference. Shape (R, P).
-        num_envs: Episodes of a batch.
-        seconds: CPU time of a batch.
-    """
+    """Return the numbers of a row from gradients of batches (B, P) and blocks (R, P)."""
     products = g @ g.T, g @ r.T, r @ r.T
     batch_cosine, cosine, variance = quality(*products).tolist()
     errors = standard_errors(*products).tolist()
@@ -361,11 +344,7 @@ def table(rows: list[Row]) -> str:
 
 
 def load(run_dir: Path) -> Stored:
-    """Read a run.
-
-    Raises:
-        ValueError: If the folder holds no run, or one that did not learn where to look.
-    """
+    """Read a run; ValueError if the folder holds none, or one that did not learn locations."""
     model, settings = load_run(run_dir)
     if "env_id" not in settings or settings.get("locations", "learned") != "learned":
         raise ValueError(f"{run_dir} must be a run of train/reinforce.py with learned locations")

@@ -51,8 +51,6 @@ class Config(RunConfig):
 
     model: Literal[tuple(BASELINES)] = "fc256"  # pyright: ignore[reportInvalidTypeForm]
     """Network to train: see agents/baselines.py."""
-    env_id: str = "ClutteredMNISTGlimpse-v0"
-    """Registered environment whose canvases to classify."""
     total_episodes: int = 2_200_000
     """Number of training canvases. The learning rate's schedule ends with the last one."""
     num_envs: int = 128
@@ -195,11 +193,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
 
 def canvas_side(env_id: str) -> int:
-    """Return the side of an environment's canvases [px], without opening its data.
-
-    Raises:
-        ValueError: If it isn't a task of labelled images.
-    """
+    """Return the side of a task's canvases [px]; ValueError if it has no labelled images."""
     task = find_task(env_id)
     if not isinstance(task, ImageTask):
         raise ValueError(
@@ -232,11 +226,8 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Begin the next episode of every sub-environment and look at its whole canvas.
 
-    Args:
-        env: From :func:`make_env`. A canvas doesn't depend on what is seen of it, so these are
-            also the canvases of the same episodes in the agent's environment.
-        device: Device of the results.
-        seed: Seed for the environment's reset; None continues its sequence of episodes.
+    A canvas doesn't depend on what is seen of it, so these are also the canvases of the same
+    episodes in the agent's environment.
 
     Returns:
         Canvases in [0, 1], shape (N, C, H, H), float32, and labels, shape (N,), int64.

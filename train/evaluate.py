@@ -41,10 +41,9 @@ from agents.evaluation import (
 )
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import RunConfig, parse_flags, run
-from agents.runs.files import convert, read_json
+from agents.runs.files import read_json
 from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_machine
-from agents.runs.records import RunRecord
 from agents.training import check_settings, choose_device
 
 T = TypeVar("T")
@@ -105,21 +104,30 @@ class RunSettings(msgspec.Struct):
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
 
 
+class RunFile(msgspec.Struct):
+    """Form of ``config.json``, as far as evaluation reads it."""
+
+    config: RunSettings
+    sample: bool | None = None
+
+
 def main(config: Config) -> None:
     """Evaluate the split under each protocol and report."""
     # Setup
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     name = config.pretrained or str(run_dir)
-    model, settings = read_run(run_dir, config.env_id)
+    model, _ = load_run(run_dir, env_id=config.env_id)
+    facts = read_json(run_dir / "config.json", RunFile)
+    settings = facts.config
     learned_std = None if model.location_std is None else model.location_std.mean().item()
-    env_id = require(settings.env_id, "env_id", "--env-id", run_dir)
+    env_id = require(config.env_id or settings.env_id, "env_id", "--env-id", run_dir)
     std = require(config.std or learned_std or settings.final_std, "final_std", "--std", run_dir)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
     env = make_env(env_id, device, split=config.split)
     check_fit(model, env, env_id)
-    check_data(run_dir, env)
+    check_data(facts.sample, env, run_dir)
     print(f"run {name}, {env_id}, device {device}")
     print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
@@ -136,9 +144,7 @@ def main(config: Config) -> None:
 
     # Report
     diagnosis = diagnose(beliefs, env)
-    print(
-        f"Mean location: the error of one pass; the other columns over {config.num_passes} passes"
-    )
+    print(f"Mean location: error of one pass, other columns over {config.num_passes} passes")
     print(table(by_glimpse, diagnosis), end="\n\n")
     for protocol, score in protocols.items():
         print(f"{protocol + ':':36}{score}")
@@ -165,15 +171,6 @@ def main(config: Config) -> None:
 
 
 # Setup
-
-
-def read_run(run_dir: Path, env_id: str | None) -> tuple[RecurrentAttentionModel, RunSettings]:
-    """Return a run's model and settings; ``env_id`` replaces the run's."""
-    model, settings = load_run(run_dir, env_id=env_id)
-    try:
-        return model, convert(settings, RunSettings)
-    except ValueError as error:
-        raise ValueError(f"{run_dir / 'config.json'} is not valid: {error}") from error
 
 
 def require(value: T | None, name: str, flag: str, run_dir: Path) -> T:
@@ -206,9 +203,10 @@ def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env
         )
 
 
-def check_data(run_dir: Path, env: ram_env.GlimpseVectorEnv) -> None:
+def check_data(
+    trained_on_sample: bool | None, env: ram_env.GlimpseVectorEnv, run_dir: Path
+) -> None:
     """Raise ValueError if the split's images could be among those of the run's training."""
-    trained_on_sample = read_json(run_dir / "config.json", RunRecord).sample
     if trained_on_sample not in (None, env.data_is_sample):
         data = ("the full data", "the sample of digits")
         raise ValueError(
@@ -238,7 +236,7 @@ def play(
         num_passes=num_passes,
         std=std,
         generator=noise,
-        control=Control.for_env(locations, env, control_noise),
+        control=Control(locations, env, control_noise),
     )
 
 
@@ -247,8 +245,8 @@ def score_in_hindsight(
 ) -> dict[str, Score]:
     """Evaluate the first images with locations chosen for the true label, and for a wrong one.
 
-    The wrong label is the control: where it can be had as easily, the choice talks the
-    classifier into an answer rather than finding what there is to see.
+    The wrong label is the control: if the choice reaches it as easily, it sways the classifier
+    rather than finding what there is to see.
     """
     task, device = env.task, next(model.parameters()).device
     data_dir = getattr(task, "data_dir", None)  # of tasks on images
@@ -335,7 +333,7 @@ def animate(
         render_mode="rgb_array",
     )
     noise = torch.Generator(device).manual_seed(0)
-    control = Control.for_env(locations, env, noise)
+    control = Control(locations, env, noise)
     obs, infos = env.reset(seed=0)
     position = torch.as_tensor(infos["position"], device=device)
     state = model.initial_state(num_episodes)

@@ -15,10 +15,10 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import gymnasium
 import torch
@@ -29,7 +29,15 @@ from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control
 from agents.diagnostics import behaviour, sizes_of
 from agents.estimators import ESTIMATORS, Rollout, Weights
-from agents.evaluation import Score, evaluate, play_split, score_by_glimpse, to_env, to_tensors
+from agents.evaluation import (
+    Beliefs,
+    Score,
+    play_split,
+    score_by_glimpse,
+    score_sampled_labels,
+    to_env,
+    to_tensors,
+)
 from agents.locations import sample_location
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
@@ -202,7 +210,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     model = make_model(config, env).to(device)
     optimizer = make_optimizer(config, model)
     generator = spawn_generator(config.seed, device)
-    control = Control.for_env(config.locations, env, generator)
+    control = Control(config.locations, env, generator)
     training = Training(model, optimizer, env, {"locations": generator})
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
@@ -212,7 +220,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.say(env.data_source)
     log.say(
         f"estimator {config.estimator}, {config.locations} locations, {count_parameters(model)} "
-        f"parameters: {config.num_updates} updates of {config.num_envs} episodes"
+        f"parameters: {config.total_episodes} episodes, {config.num_envs} per update"
     )
 
     def validate(updates_done: int) -> None:
@@ -317,19 +325,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         training.mean_model.load_state_dict(training.best)
-        playing = evaluation_arguments(config, final_env, device, stop)
-        score = evaluate(training.mean_model, final_env, final_env.num_images, **playing)
-        data = final_env.data_source
+        beliefs, _ = play(config, training.mean_model, final_env, final_env.num_images, stop)
+        score, data = score_by_glimpse(beliefs)[-1], final_env.data_source
         log.say(data)
     log.result(config.final_split, score, data)
-
-
-class EvaluationArguments(TypedDict):
-    """Arguments of `play_split` and `evaluate` that all evaluations of a run share."""
-
-    control: Control
-    generator: torch.Generator
-    on_batch: Callable[[], None]
 
 
 def validation_metrics(
@@ -339,44 +338,45 @@ def validation_metrics(
     stop: Stop,
     std: float,
 ) -> tuple[Score, dict[str, float]]:
-    """Evaluate a model on validation.
+    """Return a model's validation score and the metrics to log.
 
-    Args:
-        config: The run's settings.
-        model: The running mean of the weights.
-        env: Shows the validation split in order.
-        stop: Asked after every batch of episodes whether to end the run.
-        std: Standard deviation to sample locations with, unless the model learns its own.
-
-    Returns:
-        The score with the mean location and the likeliest label, and the metrics to log.
+    The score is that of mean locations and the likeliest labels. ``std`` is for sampled locations,
+    unless the model learns its own.
     """
-    device = next(model.parameters()).device
     num_images = config.validation_images or env.num_images
-    playing = evaluation_arguments(config, env, device, stop)
-    beliefs = play_split(model, env, num_images, **playing)
+    beliefs, _ = play(config, model, env, num_images, stop)
     score = score_by_glimpse(beliefs)[-1]
     metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
     if config.validate_sampled:
-        sampled = evaluate(
-            model,
-            env,
-            num_images,
-            std=std if model.location_std is None else model.location_std,
-            sample_label=ESTIMATORS[config.estimator].samples_label,
-            **evaluation_arguments(config, env, device, stop),
-        )
+        std_or_learned = std if model.location_std is None else model.location_std
+        beliefs, noise = play(config, model, env, num_images, stop, std_or_learned)
+        sampled = score_by_glimpse(beliefs)[-1]
+        if ESTIMATORS[config.estimator].samples_label:
+            sampled = score_sampled_labels(beliefs, noise)
         metrics["eval/error_sampled"] = sampled.error
     return score, metrics
 
 
-def evaluation_arguments(
-    config: Config, env: ram_env.GlimpseVectorEnv, device: torch.device, stop: Stop
-) -> EvaluationArguments:
-    """Return the arguments of one evaluation; its noise is the same each time."""
-    generator = torch.Generator(device).manual_seed(0)
-    control = Control.for_env(config.locations, env, generator)
-    return EvaluationArguments(control=control, generator=generator, on_batch=stop.check)
+def play(
+    config: Config,
+    model: RecurrentAttentionModel,
+    env: ram_env.GlimpseVectorEnv,
+    num_images: int,
+    stop: Stop,
+    std: float | Tensor = 0.0,
+) -> tuple[Beliefs, torch.Generator]:
+    """Play a split with the run's control; return beliefs, and the noise, the same each time."""
+    noise = torch.Generator(next(model.parameters()).device).manual_seed(0)
+    beliefs = play_split(
+        model,
+        env,
+        num_images,
+        std=std,
+        generator=noise,
+        control=Control(config.locations, env, noise),
+        on_batch=stop.check,
+    )
+    return beliefs, noise
 
 
 def choose_label(logits: Tensor, *, sample: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """Location controls: where they look, and what the oracle means."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ POSITION = torch.tensor([[32, 0], [0, 8], [16, 16]])
 
 
 def make_control(name: str, num_glimpses: int = 8, **more: Any) -> Control:
-    return Control(name, num_glimpses, object_size=(28, 28), canvas_side=60, **more)
+    task = SimpleNamespace(num_glimpses=num_glimpses, side=60)
+    return Control(name, SimpleNamespace(object_size=(28, 28), task=task), **more)
 
 
 def test_each_control_looks_where_its_name_says():
@@ -96,7 +98,6 @@ def test_only_the_oracle_asks_where_the_object_is(name):
     ("call", "message"),
     [
         (lambda: make_control("best"), f"one of {', '.join(CONTROLS)}, got 'best'"),
-        (lambda: make_control("centre", 0), "num_glimpses"),
         (lambda: raster_locations(0), "num_locations"),
         (lambda: make_control("learned")(-1, LEARNED, POSITION), r"step must be in 0\.\.7"),
         (lambda: make_control("learned")(8, LEARNED, POSITION), r"step must be in 0\.\.7"),

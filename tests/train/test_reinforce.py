@@ -45,7 +45,7 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
     assert lines[2].startswith("estimator dense, learned locations, ")
-    assert lines[2].endswith(" parameters: 10 updates of 128 episodes")
+    assert lines[2].endswith(" parameters: 1280 episodes, 128 per update")
     assert sum("validation error" in line and " left" in line for line in lines) == 2
     assert LAST_LINE.fullmatch(lines[-1])
     assert [line for line in lines if "test error" in line] == lines[-1:]
@@ -142,9 +142,8 @@ def test_under_a_control_the_metrics_lack_the_policys_terms_alone(
 
 def test_random_locations_have_a_seed_of_their_own(tmp_path, capsys, monkeypatch):
     generators: list[torch.Generator] = []
-    for_env = Control.for_env
     monkeypatch.setattr(
-        Control, "for_env", lambda *words: generators.append(words[2]) or for_env(*words)
+        reinforce, "Control", lambda *words: generators.append(words[2]) or Control(*words)
     )
     train(tmp_path / "run", capsys, locations="random", final_split="none")
     assert generators[0].initial_seed() != torch.initial_seed()

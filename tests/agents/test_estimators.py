@@ -82,16 +82,6 @@ def test_the_baseline_is_drawn_to_the_returns(name):
     torch.testing.assert_close(rollout.baseline.grad, expected)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_last_location_moved_nothing_and_learns_nothing(name):
-    rollout = make_rollout()
-    loss_of(name, rollout).backward()
-    grad = rollout.location_log_prob.grad
-    assert grad is not None
-    assert (grad[-1] == 0).all()
-    assert (grad[:-1] != 0).any(1).all()
-
-
 @pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if not e.sees_label])
 def test_a_reward_only_estimator_never_looks_at_the_label(name):
     rollout = make_rollout()
@@ -136,20 +126,6 @@ def test_advantages_are_constants_so_the_policy_teaches_neither_baseline_nor_cla
     terms_of(name, rollout)["policy"].backward()
     assert rollout.baseline.grad is None
     assert rollout.label_log_prob.grad is None
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_better_outcome_makes_its_locations_likelier(name):
-    rollout = make_rollout()
-    label_log_prob = torch.full((NUM_STEPS, NUM_ENVS), -2.0)
-    label_log_prob[1:, 0] = -0.1  # rewarded, too; its neighbour of the same image was not
-    baseline = torch.full((NUM_STEPS, NUM_ENVS), 0.5)
-    changed = replace(rollout, label_log_prob=label_log_prob, baseline=baseline)
-    terms_of(name, changed)["policy"].backward()
-    grad = rollout.location_log_prob.grad
-    assert grad is not None
-    assert grad[0, 0] < 0
-    assert grad[0, 1] > grad[0, 0]
 
 
 def test_the_paper_is_the_only_kind_that_keeps_locations_out_of_the_core():

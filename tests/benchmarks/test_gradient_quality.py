@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import runpy
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -186,17 +184,6 @@ def test_a_sampled_label_and_its_locations_weigh_the_same():
         assert coef == (1.0 if estimator.samples_label else 0.25)
 
 
-def test_the_variance_of_a_mean_over_twice_the_episodes_halves(stored):
-    classifier = groups_of(stored.model)["action_network"]
-
-    def variance(num_envs: int) -> float:
-        learner = Learner(stored, ESTIMATORS["dense_exact"], make_config(num_envs=num_envs), seed=0)
-        g = collect({"": learner}, 120)[0][""][:, classifier].double()
-        return quality(*products(g, g[:2]))[2].item()
-
-    assert variance(16) / variance(32) == pytest.approx(2, rel=0.3)
-
-
 def test_neighbours_play_one_image_where_rollouts_are_needed(stored):
     learner = Learner(stored, ESTIMATORS["leave_one_out"], make_config(num_rollouts=4), seed=0)
     rollout, _ = next(learner.batches)
@@ -275,9 +262,3 @@ def test_a_run_that_did_not_learn_where_to_look_is_refused(run_dir, settings, me
     (run_dir / "config.json").write_text(json.dumps({"config": settings}))
     with pytest.raises(ValueError, match=message):
         benchmark.load(run_dir)
-
-
-def test_the_command_reports_a_bad_folder_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["gradient_quality.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"^error: .*config.json cannot be read"):
-        runpy.run_path(str(Path(benchmark.__file__)), run_name="__main__")

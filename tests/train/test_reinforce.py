@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 import tomllib
 from collections import Counter
 from dataclasses import asdict, replace
@@ -29,7 +27,6 @@ from tests.script_helpers import LAST_LINE
 from train import reinforce
 from train.reinforce import PRESET_FOLDER, PRESETS, Config, draw_shift, main, parse, read_preset
 
-SCRIPT = Path(__file__).parents[2] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu"}
 
@@ -59,25 +56,12 @@ def test_the_test_split_is_only_looked_at_when_asked_for(tmp_path, capsys, split
     assert bool(LAST_LINE.fullmatch(lines[-1])) == (split == "validation")
 
 
-def test_the_same_command_gives_the_same_bytes(tmp_path, capsys):
-    for name in ("a", "b"):
-        train(tmp_path / name, capsys)
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, capsys, seed=seed)
     for file in ("best.safetensors", "metrics.csv"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def test_another_seed_gives_other_weights(tmp_path, capsys):
-    for seed in (0, 1):
-        train(tmp_path / str(seed), capsys, seed=seed)
-    weights = [(tmp_path / str(seed) / "best.safetensors").read_bytes() for seed in (0, 1)]
-    assert weights[0] != weights[1]
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_every_estimator_trains(tmp_path, capsys, estimator):
-    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
-    lines = train(tmp_path / "run", capsys, estimator=estimator, **rollouts)
-    assert LAST_LINE.fullmatch(lines[-1])
+        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert a == b != c
 
 
 @pytest.mark.parametrize("locations", ["centre", "raster", "oracle"])
@@ -416,14 +400,6 @@ def test_an_unknown_preset_is_refused():
 def test_a_bad_setting_fails_at_once(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)
-
-
-def test_the_command_refuses_an_unknown_flag():
-    run = subprocess.run(
-        [sys.executable, SCRIPT, "--total-epsodes", "3"], capture_output=True, text=True
-    )
-    assert run.returncode != 0
-    assert "total-epsodes" in run.stderr + run.stdout
 
 
 @pytest.mark.usefixtures("cache")

@@ -249,8 +249,7 @@ def score_in_hindsight(
     rather than finding what there is to see.
     """
     task, device = env.task, next(model.parameters()).device
-    data_dir = getattr(task, "data_dir", None)  # of tasks on images
-    canvases, _ = ram_env.frozen_canvases(env_id, task.split, data_dir)
+    canvases, _ = ram_env.frozen_canvases(env_id, task.split)
     first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(device)
 
     def sense(images: torch.Tensor, locations: torch.Tensor) -> torch.Tensor:

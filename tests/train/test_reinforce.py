@@ -137,9 +137,13 @@ def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
     tmp_path, capsys, monkeypatch
 ):
     shown: list[tuple[int, float]] = []
-    monkeypatch.setattr(
-        RunLog, "status", lambda log, episodes, accuracy: shown.append((episodes, float(accuracy)))
-    )
+    save = RunLog.save_model_config
+
+    def spy(log: RunLog, config: Any) -> None:
+        log.status = lambda episodes, accuracy: shown.append((episodes, float(accuracy)))
+        save(log, config)
+
+    monkeypatch.setattr(RunLog, "save_model_config", spy)
     train(tmp_path / "run", capsys, log_every=1)
     assert [episodes for episodes, _ in shown] == [128 * (k + 1) for k in range(10)]
     # the signpost pays 1 for the right label and 0 otherwise

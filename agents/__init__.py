@@ -1,7 +1,7 @@
-"""Learners of glimpse-based classification: they know spaces and arrays, no environment.
+"""Agents for glimpse-based classification, for any environment with the same spaces.
 
-Models and published weights need torch and safetensors; training and evaluation also what
-``pip install "ram-env[train]"`` brings.
+Models and published weights need torch and safetensors; training and evaluation also need the
+extra ``train``.
 """
 
 from agents.ram import RAMConfig, RecurrentAttentionModel

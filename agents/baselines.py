@@ -1,4 +1,4 @@
-"""Classifiers that see the whole canvas at once: what glimpses are compared with.
+"""Classifiers that see the whole canvas at once, to compare glimpses with.
 
 Dimension key:
     N: canvases
@@ -9,14 +9,15 @@ Dimension key:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 _KERNEL, _STRIDE, _FILTERS = 10, 5, 8  # of the paper's convolution
-_LARGE = 56  # side from which ResNet-18 as it is made still has two pixels a side at its end
+_LARGE = 56  # side [px] from which the standard ResNet-18 still ends with 2x2 pixels or more
 
 
 class FullImageBaseline(nn.Module):
@@ -24,7 +25,7 @@ class FullImageBaseline(nn.Module):
 
     Args:
         network: Maps canvases (N, C, H, H) to logits (N, K).
-        canvas_shape: (C, H, H), of the canvases it takes.
+        canvas_shape: (C, H, H), shape of one canvas.
     """
 
     def __init__(self, network: nn.Module, canvas_shape: tuple[int, int, int]):
@@ -33,7 +34,7 @@ class FullImageBaseline(nn.Module):
         self.canvas_shape = canvas_shape
 
     def forward(self, canvases: Tensor) -> Tensor:
-        """Name canvases.
+        """Classify canvases.
 
         Args:
             canvases: Pixels over 255, in [0, 1]. Shape (N, C, H, H), float32.
@@ -53,10 +54,10 @@ class FullImageBaseline(nn.Module):
 
 
 def make_baseline(name: str, channels: int, side: int, num_classes: int) -> FullImageBaseline:
-    """Make a classifier with fresh weights, drawn from torch's own generator.
+    """Make a classifier with new weights, drawn from torch's own generator.
 
     Args:
-        name: ``"fc64"`` or ``"fc256"``: two hidden layers of so many rectifiers.
+        name: ``"fc64"`` or ``"fc256"``: two hidden layers of 64 or 256 rectifiers.
             ``"conv"``: 8 filters of 10x10 px at every fifth pixel, then 256 rectifiers.
             ``"resnet18"``: a residual network of 18 layers.
         channels: C.
@@ -64,73 +65,45 @@ def make_baseline(name: str, channels: int, side: int, num_classes: int) -> Full
         num_classes: K.
 
     Raises:
-        ValueError: If the name is unknown or a number too small.
+        ValueError: If the name is unknown or the side too small.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4.1, for the first three: at 60x60
-        ``"fc256"`` has 990,218 parameters and ``"conv"`` 251,442. Where ``side`` - 10 is no
-        multiple of 5 the convolution leaves out the last rows and columns (3 at 28 px).
-        He et al. (2016), arXiv:1512.03385, for the last, which isn't the paper's.
+        ``"fc256"`` has 990,218 parameters and ``"conv"`` 251,442. Unless ``side`` - 10 is a
+        multiple of 5, the convolution leaves out the last rows and columns (3 at 28 px).
+        ResNet-18 is He et al. (2016), arXiv:1512.03385.
     """
     if name not in BASELINES:
         raise ValueError(f"name must be one of {', '.join(BASELINES)}, got {name!r}")
-    smallest = {"channels": 1, "side": _KERNEL if name == "conv" else 1, "num_classes": 1}
-    given = {"channels": channels, "side": side, "num_classes": num_classes}
-    for argument, low in smallest.items():
-        if given[argument] < low:
-            raise ValueError(f"{argument} must be at least {low}, got {given[argument]}")
+    if name == "conv" and side < _KERNEL:
+        raise ValueError(f"side must be at least {_KERNEL}, got {side}")
     return FullImageBaseline(BASELINES[name](channels, side, num_classes), (channels, side, side))
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return how many numbers a module learns."""
+    """Return the number of parameters that a module learns."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@torch.no_grad()
 def multiply_adds(module: nn.Module, *input_shapes: tuple[int, ...]) -> int:
-    """Count the multiplications of weights with inputs in one pass over one example.
+    """Count the products of weights and inputs in one pass over one example.
 
-    Each goes with an addition. Biases, rectifiers, normalisation and pooling are left out,
-    as is usual.
+    Biases, rectifiers, normalisation and pooling are left out, as is usual.
 
     Args:
-        module: Its weights lie in Linear and Conv2d layers; left as it was.
-        input_shapes: Of each input of ``forward``, without the leading 1.
-
-    Returns:
-        Multiply-adds; a layer that is used twice counts twice.
-
-    Raises:
-        ValueError: If other layers hold weight matrices: their work would be missing.
+        module: A network; it is left as it is.
+        input_shapes: Shape of each input of ``forward``, without the leading 1.
     """
-    for name, layer in module.named_modules():
-        matrices = any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
-        if matrices and not isinstance(layer, (nn.Linear, nn.Conv2d)):
-            raise ValueError(f"only Linear and Conv2d are counted; {name!r} is another layer")
-    total = 0
-
-    def add(layer: nn.Module, _: Any, output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer, (nn.Linear, nn.Conv2d))
-        total += output.numel() * layer.weight[0].numel()  # weights that one output takes
-
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    modes = {layer: layer.training for layer in module.modules()}
     device = next(module.parameters()).device
-    try:
-        with torch.no_grad():
-            module.eval()(*(torch.zeros(1, *shape, device=device) for shape in input_shapes))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer, training in modes.items():
-            layer.training = training
-    return total
+    inputs = [torch.zeros(1, *shape, device=device) for shape in input_shapes]
+    with FlopCounterMode(display=False) as counter:
+        copy.deepcopy(module).eval()(*inputs)
+    return counter.get_total_flops() // 2  # a multiplication and an addition each
 
 
 def _fully_connected(width: int) -> Callable[[int, int, int], nn.Module]:
-    """Return a maker of networks with two hidden layers of ``width`` rectifiers."""
+    """Return a function that makes networks with two hidden layers of ``width`` rectifiers."""
     return lambda channels, side, num_classes: nn.Sequential(
         nn.Flatten(),
         nn.Linear(channels * side * side, width),
@@ -143,12 +116,12 @@ def _fully_connected(width: int) -> Callable[[int, int, int], nn.Module]:
 
 def _convolutional(channels: int, side: int, num_classes: int) -> nn.Module:
     """Return the paper's convolutional network."""
-    places = (side - _KERNEL) // _STRIDE + 1  # along a side
+    outputs = (side - _KERNEL) // _STRIDE + 1  # along each axis
     return nn.Sequential(
         nn.Conv2d(channels, _FILTERS, _KERNEL, _STRIDE),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(_FILTERS * places * places, 256),
+        nn.Linear(_FILTERS * outputs * outputs, 256),
         nn.ReLU(),
         nn.Linear(256, num_classes),
     )
@@ -157,9 +130,9 @@ def _convolutional(channels: int, side: int, num_classes: int) -> nn.Module:
 def _resnet18(channels: int, side: int, num_classes: int) -> nn.Module:
     """Return torchvision's ResNet-18 on C planes, without pretrained weights.
 
-    As made for 224 px it would shrink canvases below 56 px to a single pixel before the end. For
-    them the first convolution is 3x3 with stride 1 in place of 7x7 with stride 2, and there is
-    no max-pooling after it: the form that is common for CIFAR.
+    It is made for 224 px and would shrink canvases below 56 px to a single pixel before the end.
+    For them the first convolution is 3x3 with stride 1 rather than 7x7 with stride 2, and no
+    max-pooling follows it, as is common for CIFAR.
     """
     from torchvision.models import resnet18  # a second to import, which the others don't need
 
@@ -179,4 +152,4 @@ BASELINES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "conv": _convolutional,
     "resnet18": _resnet18,
 }
-"""By name, a function from (channels, side, num_classes) to a fresh network."""
+"""Functions from (channels, side, num_classes) to a new network, by name."""

@@ -1,78 +1,142 @@
 """The ways to learn from an episode, side by side: each turns a rollout into loss terms.
 
-They differ in what they are paid with (the environment's reward, or the true label's
-log-likelihood), in their baseline, and in which glimpses teach the classifier; the script
-that plays the episodes is the same for all.
+Estimators differ in what they pay an action with (the environment's reward, or the true label's
+log-likelihood), in their baseline, and in which glimpses teach the classifier. The script that
+plays the episodes is the same for all. A new estimator is a function and a row of
+:data:`ESTIMATORS`.
 
 Dimension key:
-    T: glimpses an episode
-    N: episodes side by side
+    T: glimpses per episode
+    N: episodes played in parallel
+    K: classes
+
+Symbols:
+    h_t: state after glimpse t, which has seen glimpses 1..t
+    l_t: location sampled from pi(. | h_t), of glimpse t + 1
+    p_t: probability of the true label y given h_t
+    r_t, R_t: reward of step t, and R_t = sum_{k>=t} r_k
+    b_t: baseline b(h_t)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from agents.losses import (
     baseline_loss,
+    categorical_entropy,
     cross_entropy,
     dense_returns,
     exact_dense_returns,
+    gaussian_entropy,
     leave_one_out_baseline,
     normalise,
     reinforce_loss,
     reward_to_go,
 )
 
+Objective = Literal[
+    "log-likelihood", "reward, last glimpse", "reward, every glimpse", "sampled reward"
+]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What N episodes recorded, each (T, N).
+    """What N episodes recorded. Every tensor has shape (T, N).
 
     Attributes:
         label_log_prob: log p_t of the true label.
-        location_log_prob: log pi(l_t | h_t) of the executed location; the last one moved
-            nothing and counts nowhere.
-        named_log_prob: Log-probability of the label that was named.
+        prediction_log_prob: Log-probability of the label that the agent gave.
+        location_log_prob: log pi(l_t | h_t) of the sampled location. The environment does not
+            use the last one.
         baseline: b(h_t).
-        reward: What the environment paid.
-        location_entropy: Entropy of pi(l_t | h_t).
-        label_entropy: Entropy of p_t.
+        reward: r_t, paid by the environment.
+        location_entropy: Entropy of pi(. | h_t) [nat].
+        label_entropy: Entropy of the class probabilities given h_t [nat].
     """
 
     label_log_prob: Tensor
+    prediction_log_prob: Tensor
     location_log_prob: Tensor
-    named_log_prob: Tensor
     baseline: Tensor
     reward: Tensor
     location_entropy: Tensor
     label_entropy: Tensor
 
+    @classmethod
+    def from_episode(
+        cls,
+        *,
+        label: Tensor,
+        logits: Tensor,
+        prediction: Tensor,
+        std: float | Tensor,
+        **recorded: Tensor,
+    ) -> Rollout:
+        """Add log-probabilities and entropies to what an episode recorded.
 
-@dataclass(frozen=True)
+        Args:
+            label: True classes. Shape (N,).
+            logits: Of the classes, after each glimpse. Shape (T, N, K).
+            prediction: Labels that the agent gave. Shape (T, N).
+            std: Standard deviation of the location policy: a scalar, or one each for x and y.
+            recorded: ``location_log_prob``, ``baseline`` and ``reward``.
+        """
+        log_p = logits.log_softmax(2)
+
+        def log_prob_of(classes: Tensor) -> Tensor:
+            return log_p.gather(2, classes[..., None])[..., 0]  # (T, N)
+
+        return cls(
+            label_log_prob=log_prob_of(label.expand_as(prediction)),
+            prediction_log_prob=log_prob_of(prediction),
+            location_entropy=gaussian_entropy(std).to(logits.device).expand(prediction.shape),
+            label_entropy=categorical_entropy(logits),
+            **recorded,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """Weights and choices that estimators share.
 
     Attributes:
-        policy_coef: Weight of the location policy's loss.
-        baseline_coef: Weight of the baseline's loss.
+        policy_coef: c, weight of the location policy's loss.
+        baseline_coef: c_b, weight of the baseline's loss.
         discount: gamma of :func:`~agents.losses.dense_returns`.
         num_rollouts: M, rollouts of one image for leave-one-out.
-        entropy_coef: Weight of the entropy of both actions, where labels are sampled.
+        entropy_coef: c_e, weight of the entropy of both actions, where labels are sampled.
     """
 
     policy_coef: float
     baseline_coef: float
     discount: float
-    num_rollouts: int
+    num_rollouts: int = 1
     entropy_coef: float = 0.0
 
 
-Terms = dict[str, Tensor]  # named losses, which are added
+class Terms(NamedTuple):
+    """The loss as weighted terms by name, grouped by the action that they teach.
+
+    Attributes:
+        label: Terms that teach the label alone.
+        location: Terms that only a learned choice of locations needs. A control that replaces
+            the policy leaves them out.
+        shared: Terms of both actions.
+    """
+
+    label: dict[str, Tensor]
+    location: dict[str, Tensor]
+    shared: dict[str, Tensor]
+
+    def by_name(self, *, location: bool = True) -> dict[str, Tensor]:
+        """Return the terms to add up, with or without those of the location."""
+        return {**self.label, **(self.location if location else {}), **self.shared}
 
 
 @dataclass(frozen=True)
@@ -80,14 +144,16 @@ class Estimator:
     """One way to learn.
 
     Attributes:
-        terms: Turns a rollout into named loss terms.
+        terms: Turns a rollout into loss terms.
+        objective: What the estimator ascends; ``benchmarks/gradient_quality.py`` defines each.
         location_reaches_core: Whether the location network's gradient flows into the core.
-        samples_label: Whether labels are sampled actions; otherwise the likeliest is named.
+        samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.
         needs_rollouts: Whether every image is played ``num_rollouts`` times.
-        sees_label: Whether the loss uses the true label (class L), or the reward alone (R).
+        sees_label: Whether the loss uses the true label (class L) or the reward alone (class R).
     """
 
     terms: Callable[[Rollout, Weights], Terms]
+    objective: Objective
     location_reaches_core: bool = True
     samples_label: bool = False
     needs_rollouts: bool = False
@@ -95,106 +161,150 @@ class Estimator:
 
 
 def paper(rollout: Rollout, weights: Weights) -> Terms:
-    """Mnih et al. (2014): terminal reward, learned baseline, cross-entropy at the last glimpse."""
-    returns = reward_to_go(rollout.reward)[:-1]  # (T - 1, N)
-    baseline = rollout.baseline[:-1]
-    policy = reinforce_loss(rollout.location_log_prob[:-1], returns - baseline)
-    return {
-        "classifier": cross_entropy(rollout.label_log_prob, _last(rollout)),
-        "policy": weights.policy_coef * policy,
-        "baseline": weights.baseline_coef * baseline_loss(baseline, returns),
-    }
+    """The hybrid loss of the paper: terminal reward, cross-entropy at the last glimpse.
+
+        L = -log p_T - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+
+    The location's gradient stops before the core.
+
+    Source:
+        Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".
+    """
+    return _terminal_reward(rollout, weights, _last(rollout))
 
 
 def every_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """As the paper's, but the classifier learns at every glimpse."""
-    return {
-        **paper(rollout, weights),
-        "classifier": cross_entropy(rollout.label_log_prob, _even(rollout)),
-    }
+    """The paper's loss, except that every glimpse teaches the classifier (ours).
+
+    L = -1/T sum_t log p_t + the other two terms of :func:`paper`
+    """
+    return _terminal_reward(rollout, weights, _even(rollout))
 
 
 def leave_one_out(rollout: Rollout, weights: Weights) -> Terms:
-    """Terminal reward less the other rollouts' of the same image; no learned baseline."""
-    returns = reward_to_go(rollout.reward)[:-1]
+    """Terminal reward compared with other rollouts of the same image; no learned baseline.
+
+        L = -1/T sum_t log p_t - c sum_{t<T} (R_t^i - mean_{j!=i} R_t^j) log pi(l_t^i | h_t^i)
+
+    i is one of the M = ``num_rollouts`` rollouts of an image.
+
+    Source:
+        Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
+    """
+    returns = reward_to_go(rollout.reward)[:-1]  # (T - 1, N)
     advantage = returns - leave_one_out_baseline(returns, weights.num_rollouts)
     policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
-    return {
-        "classifier": cross_entropy(rollout.label_log_prob, _even(rollout)),
-        "policy": weights.policy_coef * policy,
-    }
+    return _hybrid(rollout, weights, _even(rollout), weights.policy_coef * policy)
 
 
 def dense(rollout: Rollout, weights: Weights) -> Terms:
     """Pay each location with its gain in log-likelihood, normalised over the batch.
 
-    The policy's loss is a mean over locations here, not a sum, as the advantages have been
-    rescaled anyway.
+        L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+
+    g_t is :func:`~agents.losses.dense_returns`, and A_t is g_t - b_t, normalised over t and n.
+    That rescales the step, so this is not the gradient of one objective.
+
+    Source:
+        Ours; Ba et al. (2015), arXiv:1412.7755, pay with the last log-likelihood.
     """
     returns = dense_returns(rollout.label_log_prob, weights.discount)  # (T - 1, N)
-    baseline = rollout.baseline[:-1]
-    advantage = normalise(returns - baseline.detach())
+    advantage = normalise(returns - rollout.baseline[:-1].detach())
     policy = reinforce_loss(rollout.location_log_prob[:-1], advantage) / len(returns)
-    return {
-        "classifier": cross_entropy(rollout.label_log_prob, _even(rollout)),
-        "policy": weights.policy_coef * policy,
-        "baseline": weights.baseline_coef * baseline_loss(baseline, returns),
-    }
+    return _hybrid(rollout, weights, _even(rollout), weights.policy_coef * policy, returns)
 
 
 def dense_exact(rollout: Rollout, weights: Weights) -> Terms:
-    """The exact gradient of J_w, w = 1/T; ``policy_coef`` has no say, it must be 1."""
+    """The exact policy gradient of the mean log-likelihood J_w, w_k = 1/T.
+
+        L = -sum_k w_k log p_k - sum_{t<T} (g_t - b_t) log pi(l_t | h_t)
+            + c_b mean_{t<T} (b_t - g_t)^2
+
+    g_t is :func:`~agents.losses.exact_dense_returns`. ``policy_coef`` is ignored: any value but 1
+    would make the gradient inexact.
+
+    Source:
+        Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
+    """
     even = _even(rollout)
     returns = exact_dense_returns(rollout.label_log_prob, even)  # (T - 1, N)
-    baseline = rollout.baseline[:-1]
-    return {
-        "classifier": cross_entropy(rollout.label_log_prob, even),
-        "policy": reinforce_loss(rollout.location_log_prob[:-1], returns - baseline),
-        "baseline": weights.baseline_coef * baseline_loss(baseline, returns),
-    }
+    policy = reinforce_loss(rollout.location_log_prob[:-1], returns - rollout.baseline[:-1])
+    return _hybrid(rollout, weights, even, policy, returns)
 
 
 def reward_only(rollout: Rollout, weights: Weights) -> Terms:
-    """REINFORCE on the reward alone: locations and the scored label are both sampled actions."""
+    """REINFORCE on the reward alone: locations and the scored label are both sampled actions.
+
+        L = -(R_T - b_T) log p(label) - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t)
+            - c_e (sum_{t<T} H[pi(. | h_t)] + H[p(. | h_T)]) + c_b mean_t (b_t - R_t)^2
+
+    Without the entropy H the sampled label soon is the same for all images.
+
+    Source:
+        Williams (1992); the entropy is Williams and Peng (1991).
+    """
     returns = reward_to_go(rollout.reward)
-    return {
-        **_reward_only(rollout, returns - rollout.baseline, weights),
-        "baseline": weights.baseline_coef * baseline_loss(rollout.baseline, returns),
-    }
+    terms = _reward_only(rollout, returns - rollout.baseline, weights)
+    terms.shared["baseline"] = weights.baseline_coef * baseline_loss(rollout.baseline, returns)
+    return terms
 
 
 def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
-    """The same without a baseline: Williams's (1992) REINFORCE as it stands."""
+    """As :func:`reward_only` with b_t = 0.
+
+    Source:
+        Williams (1992).
+    """
     return _reward_only(rollout, reward_to_go(rollout.reward), weights)
 
 
+_REWARD: dict[str, bool] = {"samples_label": True, "sees_label": False}
+
 ESTIMATORS = {
-    "paper": Estimator(paper, location_reaches_core=False),
-    "every_glimpse": Estimator(every_glimpse, location_reaches_core=False),
-    "leave_one_out": Estimator(leave_one_out, needs_rollouts=True),
-    "dense": Estimator(dense),
-    "dense_exact": Estimator(dense_exact),
-    "reward_only": Estimator(reward_only, samples_label=True, sees_label=False),
-    "reward_only_no_baseline": Estimator(
-        reward_only_no_baseline, samples_label=True, sees_label=False
-    ),
+    "paper": Estimator(paper, "reward, last glimpse", location_reaches_core=False),
+    "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", location_reaches_core=False),
+    "leave_one_out": Estimator(leave_one_out, "reward, every glimpse", needs_rollouts=True),
+    "dense": Estimator(dense, "log-likelihood"),
+    "dense_exact": Estimator(dense_exact, "log-likelihood"),
+    "reward_only": Estimator(reward_only, "sampled reward", **_REWARD),
+    "reward_only_no_baseline": Estimator(reward_only_no_baseline, "sampled reward", **_REWARD),
 }
-"""All estimators by name, from the paper's on."""
+"""All estimators by name, the paper's first."""
+
+
+def _terminal_reward(rollout: Rollout, weights: Weights, label_weights: Tensor) -> Terms:
+    """Return the hybrid loss with the terminal reward."""
+    returns = reward_to_go(rollout.reward)[:-1]  # (T - 1, N)
+    policy = reinforce_loss(rollout.location_log_prob[:-1], returns - rollout.baseline[:-1])
+    return _hybrid(rollout, weights, label_weights, weights.policy_coef * policy, returns)
+
+
+def _hybrid(
+    rollout: Rollout,
+    weights: Weights,
+    label_weights: Tensor,
+    policy: Tensor,
+    returns: Tensor | None = None,
+) -> Terms:
+    """Return cross-entropy with weights (T,), a policy term, and the baseline's if it is used."""
+    label = {"classifier": cross_entropy(rollout.label_log_prob, label_weights)}
+    location = {"policy": policy}
+    if returns is not None:
+        loss = baseline_loss(rollout.baseline[:-1], returns)
+        location["baseline"] = weights.baseline_coef * loss
+    return Terms(label, location, shared={})
 
 
 def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms:
-    """Return the losses of both actions, the label's at the step that is scored.
-
-    Without the entropy (Williams and Peng 1991) a sampled label soon is the same for all images.
-    """
+    """Return the losses of both actions, the label's at the step that is scored."""
     location = reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
-    label = reinforce_loss(rollout.named_log_prob[-1:], advantage[-1:])
+    label = reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:])
     entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
-    return {
-        "label": label,
-        "policy": weights.policy_coef * location,
-        "entropy": -weights.entropy_coef * entropy.mean(),
-    }
+    return Terms(
+        label={"label": label},
+        location={"policy": weights.policy_coef * location},
+        shared={"entropy": -weights.entropy_coef * entropy.mean()},
+    )
 
 
 def _even(rollout: Rollout) -> Tensor:
@@ -204,7 +314,7 @@ def _even(rollout: Rollout) -> Tensor:
 
 
 def _last(rollout: Rollout) -> Tensor:
-    """Return the weights (0, ..., 0, 1), (T,)."""
+    """Return the weights (0, ..., 0, 1), (T,), on the CPU."""
     weights = torch.zeros_like(_even(rollout))
     weights[-1] = 1
     return weights

@@ -1,10 +1,10 @@
-"""Measuring a trained agent: every image in turn, and an interval around the error.
+"""Evaluate a trained agent on every image of a split, with an interval around the error.
 
 Dimension key:
-    N: lanes of the environment
+    N: sub-environments, each of which plays one episode at a time
     n: images in the split
     M: passes over the split
-    T: glimpses an episode
+    T: glimpses per episode
     K: classes
 """
 
@@ -19,18 +19,18 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy.stats import binomtest
 from torch import Tensor
 
-from agents.controls import Placer
+from agents.controls import Control
 from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mistakes on a number of images.
+    """Misclassified images among a number of images.
 
     Attributes:
-        wrong: Images named wrongly.
-        total: Images named.
+        wrong: Images misclassified.
+        total: Images classified.
     """
 
     wrong: int
@@ -38,12 +38,12 @@ class Score:
 
     @property
     def error(self) -> float:
-        """Percentage of images named wrongly."""
+        """Percentage of images misclassified."""
         return 100 * self.wrong / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the error [%], after Wilson (1927)."""
+        """95 % interval of the error [%] by Wilson's (1927) method."""
         low, high = binomtest(self.wrong, self.total).proportion_ci(0.95, method="wilson")
         return 100 * low, 100 * high
 
@@ -58,7 +58,7 @@ class Beliefs(NamedTuple):
     Attributes:
         log_p: Log-probabilities of the classes. Shape (M, n, T, K), float32.
         labels: True classes. Shape (n,), int64.
-        locations: Where the glimpses lay, as executed, in [-1, 1]. Shape (M, n, T, 2), float32.
+        locations: Locations of the glimpses, as executed, in [-1, 1]. Shape (M, n, T, 2), float32.
         positions: (x, y) of the objects' top left pixels. Shape (n, 2), int64.
     """
 
@@ -68,39 +68,12 @@ class Beliefs(NamedTuple):
     positions: Tensor
 
 
-def evaluate(
-    model: RecurrentAttentionModel,
-    env: VectorEnv,
-    num_images: int,
-    placer: Placer | None = None,
-    on_batch: Callable[[], None] | None = None,
-    *,
-    std: float | Tensor = 0.0,
-    sample_label: bool = False,
-    generator: torch.Generator | None = None,
-) -> Score:
-    """Show every image of a split once; look where the mean says, name the likeliest class.
+def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
+    """Classify every image of a split once, with mean locations and the likeliest label.
 
-    Args:
-        model: In the mode it should be judged in.
-        env: As for :func:`play_split`.
-        num_images: n, images in the split; visits beyond are not counted.
-        placer: A control that looks elsewhere, from :func:`agents.controls.make_placer`.
-        on_batch: Called after every batch of episodes; may raise to end it early.
-        std: Of the location policy, if it should sample.
-        sample_label: Draw the label from the model's belief.
-        generator: Source of the noise, on the model's device; None for torch's own.
-
-    Returns:
-        Mistakes of the last label of each episode.
+    The arguments are those of :func:`play_split`.
     """
-    sampling: Any = {"std": std, "generator": generator}
-    beliefs = play_split(model, env, num_images, placer=placer, on_batch=on_batch, **sampling)
-    if not sample_label:
-        return score_by_glimpse(beliefs)[-1]
-    p = beliefs.log_p[0, :, -1].exp()  # (n, K)
-    named = p.to(next(model.parameters()).device).multinomial(1, generator=generator).cpu()
-    return Score(int((named[:, 0] != beliefs.labels).sum()), num_images)
+    return score_by_glimpse(play_split(model, env, num_images))[-1]
 
 
 @torch.no_grad()
@@ -112,25 +85,25 @@ def play_split(
     num_passes: int = 1,
     std: float | Tensor = 0.0,
     generator: torch.Generator | None = None,
-    placer: Placer | None = None,
+    control: Control | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Beliefs:
     """Show every image of a split ``num_passes`` times and record what the model believes.
 
-    Each pass begins with other first locations. With ``std`` 0 the number of lanes changes
-    nothing but rounding; a sampled location's noise also depends on it.
+    Each pass begins with other first locations. With ``std`` 0 the number of sub-environments
+    changes nothing but rounding; the noise of sampled locations also depends on it.
 
     Args:
-        model: In the mode it should be judged in.
+        model: In the mode to evaluate it in.
         env: A vector env with ``order="sequential"`` and ``action_format="dict"``, in the
-            autoreset mode ``SAME_STEP``, whose lanes are in step with each other.
+            autoreset mode ``SAME_STEP``, whose episodes all have the same length.
             Observations may be arrays or tensors.
-        num_images: n, images in the split; visits beyond the last pass are dropped.
+        num_images: n, images in the split; visits after the last pass are dropped.
         num_passes: M.
-        std: Of the location policy; 0 looks where its mean says.
-        generator: Source of the noise, on the model's device; None for torch's own.
-        placer: A control that looks elsewhere than the policy wants.
-        on_batch: Called after every batch of episodes; may raise to end it early.
+        std: Standard deviation of the location policy; 0 executes its mean.
+        generator: Source of the noise, on the model's device; None uses torch's own.
+        control: Chooses the locations in the policy's place.
+        on_batch: Called after every batch of episodes; may raise to stop early.
 
     Returns:
         Beliefs of all passes.
@@ -138,7 +111,7 @@ def play_split(
     Raises:
         ValueError: If a number is out of range, or the env does not show image v mod n at
             visit v.
-        FloatingPointError: If what the model says is not finite.
+        FloatingPointError: If the model's outputs are not finite.
     """
     if num_images < 1 or num_passes < 1:
         raise ValueError(
@@ -152,7 +125,7 @@ def play_split(
     num_visits = num_passes * num_images
     batches: list[tuple[Tensor, ...]] = []
     obs, infos = env.reset(seed=0)
-    for visit in range(0, num_visits, env.num_envs):  # of lane 0; lane i makes visit + i
+    for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
         expected = torch.arange(visit, min(visit + env.num_envs, num_visits)) % num_images
         index, label, position = (
             torch.as_tensor(infos[name]).cpu()[: len(expected)]
@@ -164,7 +137,7 @@ def play_split(
                 f"num_images the split's), got {index.tolist()[:5]}... at visit {visit}"
             )
         log_p, location, obs, infos = _play_episodes(
-            model, env, obs, infos["position"], std, generator, placer
+            model, env, obs, infos["position"], std, generator, control
         )
         batches.append((log_p[: len(index)], location[: len(index)], label, position))
         if on_batch is not None:
@@ -180,24 +153,28 @@ def play_split(
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
-    """Judge the first pass after 1, 2, ..., T glimpses.
+    """Score the first pass after 1, 2, ..., T glimpses.
 
-    Only the first: an interval wants independent images, and passes show the same ones.
-
-    Returns:
-        T scores.
+    Later passes show the same images, and an interval needs independent ones.
     """
     wrong = beliefs.log_p[0].argmax(-1) != beliefs.labels[:, None]  # (n, T)
     return [Score(int(count), len(wrong)) for count in wrong.sum(0)]
 
 
-def score_mean_of_passes(beliefs: Beliefs) -> Score:
-    """Judge the mean over all M passes of the probabilities after the last glimpse.
+def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:
+    """Score labels that are sampled from the beliefs after the last glimpse of the first pass."""
+    p = beliefs.log_p[0, :, -1].exp().to(generator.device)  # (n, K)
+    labels = p.multinomial(1, generator=generator)[:, 0].cpu()
+    return Score(int((labels != beliefs.labels).sum()), len(labels))
 
-    The protocol "mean of M first glimpses": M times the cost of one pass, so its error is
-    not to be compared with a single pass's.
+
+def score_mean_of_passes(beliefs: Beliefs) -> Score:
+    """Score the mean over all M passes of the probabilities after the last glimpse.
+
+    This protocol, "mean of M first glimpses", costs M times one pass: do not compare its error
+    with a single pass's.
     """
-    log_mean = beliefs.log_p[:, :, -1].logsumexp(0)  # (n, K), but for a constant
+    log_mean = beliefs.log_p[:, :, -1].logsumexp(0)  # (n, K), up to a constant
     return Score(int((log_mean.argmax(1) != beliefs.labels).sum()), len(log_mean))
 
 
@@ -208,9 +185,9 @@ def _play_episodes(
     position: Any,
     std: float | Tensor,
     generator: torch.Generator | None,
-    placer: Placer | None,
+    control: Control | None,
 ) -> tuple[Tensor, Tensor, dict[str, Any], dict[str, Any]]:
-    """Play one episode in every lane.
+    """Play one episode in every sub-environment.
 
     Returns:
         Log-probabilities (N, T, K), locations (N, T, 2), and the next episodes' observations
@@ -220,8 +197,8 @@ def _play_episodes(
     state = model.initial_state(env.num_envs)
     log_p, locations = [], []
     infos: dict[str, Any] = {}
-    over = False
-    while not over:
+    terminated = [False]
+    while not terminated[0]:
         glimpse, location = to_tensors(obs, device)
         output, state = model(glimpse, location, state)
         if not all(part.isfinite().all() for part in output):
@@ -230,15 +207,14 @@ def _play_episodes(
             )
         log_p.append(output.logits.log_softmax(1))
         locations.append(location)
-        target = output.location_mean
+        next_location = output.location_mean
         if torch.as_tensor(std > 0).any():
-            target, _ = sample_location(target, std, generator)
-        if placer is not None:
+            next_location, _ = sample_location(next_location, std, generator)
+        if control is not None:
             step = len(locations) - 1
-            target = placer(step, target, torch.as_tensor(position, device=device))
-        action = {"location": target, "label": output.logits.argmax(1)}
+            next_location = control(step, next_location, torch.as_tensor(position, device=device))
+        action = {"location": next_location, "label": output.logits.argmax(1)}
         obs, _, terminated, _, infos = env.step(to_env(action, obs))
-        over = bool(terminated[0])
     return torch.stack(log_p, 1).cpu(), torch.stack(locations, 1).cpu(), obs, infos
 
 
@@ -251,7 +227,7 @@ def to_tensors(obs: dict[str, Any], device: torch.device) -> tuple[Tensor, Tenso
 
 
 def to_env(action: dict[str, Tensor], obs: dict[str, Any]) -> dict[str, Any]:
-    """Return an action in the library of the environment's observations."""
+    """Return an action as arrays or tensors, whichever the observations are."""
     if isinstance(obs["location"], Tensor):
         return action
     return {name: part.detach().cpu().numpy() for name, part in action.items()}

@@ -1,7 +1,7 @@
 """The location policy: sample, detach and log-probability in one place.
 
 Dimension key:
-    N: episodes side by side
+    N: episodes played in parallel
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ def sample_location(
 ) -> tuple[Tensor, Tensor]:
     """Draw l_t ~ N(mean, std^2 I) and return it with its log-probability.
 
-    The sample is a constant: no gradient flows through it, only through its
-    log-probability. It isn't clipped; an environment that clips does so as part of its
-    dynamics, and the log-probability is that of what was sampled.
+    The sample is a constant: no gradient flows through it, only through its log-probability. It
+    is not clipped: clipping belongs to the environment, and the log-probability is the sample's.
 
     Args:
         mean: Shape (N, 2).
-        std: Of each coordinate, > 0: one number, or one each of x and y, shape (2,). A learned
+        std: Standard deviation, > 0: a scalar, or one each for x and y, shape (2,). A learned
             one gets its gradient from the log-probability.
-        generator: Source of the noise; None for torch's own.
+        generator: Source of the noise; None uses torch's own.
 
     Returns:
         The location, detached, shape (N, 2), and log pi(l_t | h_t), summed over x and y,

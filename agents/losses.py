@@ -1,9 +1,12 @@
 """Losses: pure functions of what an episode recorded, time first.
 
+A loss is a scalar. Every function raises ValueError for shapes other than those it documents, and
+for weights that do not sum to 1.
+
 Dimension key:
-    T: glimpses an episode
-    N: episodes side by side
-    M: rollouts of one image, where several are played
+    T: glimpses per episode
+    N: episodes played in parallel
+    M: rollouts of one image
     K: classes
 """
 
@@ -16,7 +19,7 @@ from torch import Tensor
 
 
 def reward_to_go(reward: Tensor) -> Tensor:
-    """Return what an episode still pays from each step on: R_t = sum_{k>=t} r_k.
+    """Return the undiscounted return from each step on: R_t = sum_{k>=t} r_k.
 
     Args:
         reward: r_t, paid for the action at step t. Shape (T, N).
@@ -25,7 +28,7 @@ def reward_to_go(reward: Tensor) -> Tensor:
         Shape (T, N).
 
     Source:
-        Williams (1992); an action is credited with what comes after it, undiscounted.
+        Williams (1992): an action is credited with the rewards that follow it.
     """
     _check_time_first(reward=reward)
     return reward.flip(0).cumsum(0).flip(0)
@@ -34,18 +37,12 @@ def reward_to_go(reward: Tensor) -> Tensor:
 def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """Return the policy loss -mean_n sum_t A_t log pi(a_t | h_t).
 
-    Its gradient is minus the policy gradient, an unbiased estimate where A_t is a return
-    less a baseline that was fixed before a_t was drawn.
+    Its gradient is minus an estimate of the policy gradient, unbiased if A_t is a return minus a
+    baseline that was fixed before a_t was drawn.
 
     Args:
-        log_prob: Of the executed actions, with gradient. Shape (T, N).
-        advantage: Taken as constants. Shape (T, N).
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If the shapes differ.
+        log_prob: log pi(a_t | h_t) of the sampled actions, with gradient. Shape (T, N).
+        advantage: A_t, detached here. Shape (T, N).
 
     Source:
         Williams (1992); Mnih et al. (2014), equation 3.
@@ -55,17 +52,11 @@ def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
 
 
 def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
-    """Return the mean of (b_t - R_t)^2; the returns are constants.
+    """Return the baseline's loss mean_{t,n} (b_t - R_t)^2.
 
     Args:
-        baseline: With gradient. Shape (T, N).
-        returns: Shape (T, N).
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If the shapes differ.
+        baseline: b_t, with gradient. Shape (T, N).
+        returns: R_t, detached here. Shape (T, N).
 
     Source:
         Mnih et al. (2014), section 3.2: the baseline is learned by regression.
@@ -75,18 +66,19 @@ def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
 
 
 def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
-    """Return the mean return of the other rollouts of the same image.
+    """Return the mean return of the image's other rollouts: b^i = sum_{j!=i} R^j / (M - 1).
+
+    It is independent of the episode's own actions, so subtracting it adds no bias.
 
     Args:
-        returns: The N episodes are N / M images, M neighbours each. Shape (T, N).
+        returns: R of N / M images, M neighbouring rollouts each. Shape (T, N).
         num_rollouts: M, at least 2; divides N.
 
     Returns:
-        Independent of the episode's own actions, so subtracting it adds no bias.
         Shape (T, N).
 
     Raises:
-        ValueError: If M is below 2 or doesn't divide N.
+        ValueError: If M is less than 2 or does not divide N.
 
     Source:
         Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
@@ -106,14 +98,8 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N).
-        weights: w_t, constants that sum to 1, checked where they are, best on the CPU: all on
-            the last glimpse is the paper's hybrid loss. Shape (T,).
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If a shape is wrong or the weights don't sum to 1.
+        weights: w_t, constants that sum to 1, best on the CPU, where the check of the sum waits
+            for no GPU. All on the last glimpse is the paper's hybrid loss. Shape (T,).
 
     Source:
         Mnih et al. (2014), section 3.2 "hybrid supervised loss".
@@ -124,13 +110,13 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
 
 def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
-    """Return what each location won: the later log-likelihoods' mean, less the present one.
+    """Return each location's gain: the mean of the later log-likelihoods minus the present one.
 
-        r_t = sum_{k>t} gamma^(k-t-1) log p_k / sum_{k>t} gamma^(k-t-1)  -  log p_t
+        g_t = sum_{k>t} gamma^(k-t-1) log p_k / sum_{k>t} gamma^(k-t-1)  -  log p_t
 
     Args:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N), T >= 2.
-        discount: gamma, 0 to 1: 1 credits a location with all later glimpses alike, 0 with
+        discount: gamma, 0 to 1. 1 credits a location equally with all later glimpses, 0 with
             the next one only.
 
     Returns:
@@ -138,6 +124,9 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
 
     Raises:
         ValueError: If there are fewer than two steps or the discount is out of range.
+
+    Source:
+        Ours.
     """
     _check_time_first(label_log_prob=label_log_prob)
     if len(label_log_prob) < 2:
@@ -156,15 +145,15 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
 def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     """Return the gains that make the policy gradient of J_w exact.
 
-        J_w = E[ sum_k w_k log p_k ],    r_t = sum_{k>t} w_k (log p_k - log p_t)
+        J_w = E[ sum_k w_k log p_k ],    g_t = sum_{k>t} w_k (log p_k - log p_t)
 
-    With A_t = r_t - b(h_t) for t < T,
+    With A_t = g_t - b(h_t) for t < T,
 
         grad J_w = E[ sum_k w_k grad log p_k  +  sum_{t<T} A_t grad log pi(l_t | h_t) ],
 
-    if both terms reach core and glimpse network and neither is rescaled: minus
-    ``cross_entropy(label_log_prob, weights) + reinforce_loss(log_prob, A)``. log p_t and b
-    are baselines: known before l_t is drawn.
+    which is the negative gradient of ``cross_entropy(label_log_prob, weights) +
+    reinforce_loss(log_prob, A)`` if both terms reach core and glimpse network and neither is
+    rescaled. log p_t and b are baselines: both are known before l_t is drawn.
 
     Args:
         label_log_prob: log p_t of the true label. Shape (T, N).
@@ -172,9 +161,6 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         Shape (T - 1, N), detached.
-
-    Raises:
-        ValueError: If a shape is wrong or the weights don't sum to 1.
 
     Source:
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
@@ -188,9 +174,9 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
 
 def normalise(advantage: Tensor) -> Tensor:
-    """Centre and divide by the standard deviation over all steps and episodes.
+    """Return (A - mean A) / std A, with both taken over all steps and episodes.
 
-    A positive rescaling of the step, and so no longer the gradient of one objective.
+    This rescales each step, so the result is not the gradient of one objective.
 
     Args:
         advantage: Shape (T, N).
@@ -202,7 +188,7 @@ def gaussian_entropy(std: float | Tensor) -> Tensor:
     """Return the entropy of a Gaussian over x and y: 1 + log(2 pi) + log std_x + log std_y [nat].
 
     Args:
-        std: One number for both, or one each, (2,).
+        std: A scalar, or one each for x and y, (2,).
     """
     return 1 + math.log(2 * math.pi) + torch.as_tensor(std).log().expand(2).sum()
 
@@ -221,6 +207,7 @@ def _check_time_first(**tensors: Tensor) -> None:
 
 
 def _check_weights(weights: Tensor, num_steps: int) -> None:
+    """Raise ValueError unless the weights are (T,) and sum to 1."""
     if tuple(weights.shape) != (num_steps,) or abs(float(weights.sum()) - 1) > 1e-5:
         raise ValueError(
             f"weights must have shape ({num_steps},) and sum to 1, "

@@ -1,7 +1,7 @@
 """The recurrent attention model: five small networks around one recurrent state.
 
 Dimension key:
-    N: episodes side by side
+    N: episodes played in parallel
     P, G: glimpse planes (scales x colours), glimpse side [px]
     D: size of the joined glimpse vector and of the recurrent state
     K: classes
@@ -27,25 +27,23 @@ class RAMConfig:
     """Sizes and choices of a :class:`RecurrentAttentionModel`; the defaults are the paper's.
 
     Attributes:
-        glimpse_shape: (P, G, G), of the environment's ``glimpse`` box.
+        glimpse_shape: (P, G, G), shape of the environment's ``glimpse`` box.
         num_classes: K.
         what_size: Features of the glimpse's pixels.
         where_size: Features of its location.
         hidden_size: D.
         core: ``"rnn"`` (the paper's rectifier), ``"lstm"`` or ``"gru"``.
-        identity_core: Start the rectifier core's recurrent weights as the identity (Le et al.
-            2015, arXiv:1504.00941), so that at first the state is a sum over glimpses; our
-            choice.
-        state_cap: Greatest value of a rectifier core's units, min(max(0, z), cap) as in Hannun et
-            al. (2014, arXiv:1412.5567); 0 for none (the paper).
+        identity_core: Initialise the rectifier core's recurrent weights as the identity (Le et al.
+            2015, arXiv:1504.00941), so that at first the state is a sum over glimpses. Ours.
+        state_cap: Upper bound on a rectifier core's units, min(max(0, z), cap) as in Hannun et
+            al. (2014, arXiv:1412.5567). 0 disables it (the paper).
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
-        location_hidden: Units of a hidden layer in the location network; 0 for none.
-        location_reaches_core: Whether the location network's gradient flows on into core and
-            glimpse network (the exact policy gradient) or stops before (the paper).
-        conv_features: Channels of two 3x3 convolutions over the glimpse; 0 for none (the
-            paper).
-        initial_std: Where the std of the next location's Gaussian, one number for x and one
-            for y, starts to be learned from; 0 for none: the std is the trainer's (the paper).
+        location_hidden: Units of a hidden layer in the location network. 0 leaves it out.
+        location_reaches_core: Whether the location network's gradient flows into core and glimpse
+            network (the exact policy gradient) or stops before them (the paper).
+        conv_features: Channels of two 3x3 convolutions over the glimpse. 0 leaves them out.
+        initial_std: Initial value of a learned std of the next location, one each for x and y. 0
+            leaves the std to the trainer (the paper).
     """
 
     glimpse_shape: tuple[int, int, int]
@@ -79,12 +77,12 @@ class RAMConfig:
 
 
 class Output(NamedTuple):
-    """What the model says after a glimpse.
+    """Outputs of the model after a glimpse.
 
     Attributes:
         location_mean: Mean of the next location's Gaussian. Shape (N, 2).
         logits: Unnormalised log-probabilities of the classes. Shape (N, K).
-        baseline: Estimate of what the policy gradient is weighted with. Shape (N,).
+        baseline: Estimate of the return. Shape (N,).
     """
 
     location_mean: Tensor
@@ -93,7 +91,7 @@ class Output(NamedTuple):
 
 
 class GlimpseNetwork(nn.Module):
-    """What was seen and where, joined: g_t = ReLU(W_3 ReLU(W_1 rho) + W_4 ReLU(W_2 l)).
+    """Combines what is seen and where: g_t = ReLU(W_3 ReLU(W_1 rho) + W_4 ReLU(W_2 l)).
 
     Source:
         Mnih et al. (2014), f_g(x_t, l_{t-1}; theta_g), section 4 "Glimpse network": 128, 128
@@ -171,10 +169,10 @@ class LSTMCore(nn.Module):
 
 
 class LocationNetwork(nn.Module):
-    """Where to look next: the mean of a Gaussian, and its std if that is learned.
+    """Predicts the next location: the mean of a Gaussian, and its std if that is learned.
 
-    ``"absolute"``: tanh(f(h_t)). ``"offset"``: the present location plus f(h_t); what lies
-    outside the image is clipped by the environment. f is linear, or has one hidden layer.
+    ``"absolute"``: tanh(f(h_t)). ``"offset"``: the present location plus f(h_t), which the
+    environment clips to the image. f is linear, or has one hidden layer.
 
     Source:
         Mnih et al. (2014), f_l(h_t; theta_l). Offset, hidden layer and a learned std are our
@@ -195,16 +193,15 @@ class LocationNetwork(nn.Module):
         """Map h_t (N, D) and the present location (N, 2) to the next one's mean, (N, 2)."""
         if self.hidden is not None:
             h = functional.relu(self.hidden(h))
-        mean = self.mean(h).float()  # also under autocast: a location needs more digits
+        mean = self.mean(h).float()  # bfloat16 is too coarse for locations
         return location + mean if self._offset else torch.tanh(mean)
 
 
 class RecurrentAttentionModel(nn.Module):
-    """RAM: look, remember, say what it is and where to look next.
+    """RAM: maps a glimpse and the state to a class, a next location and the next state.
 
-    The networks' gradients are kept apart where the algorithm wants it: the baseline learns
-    from a detached state, and a location enters the glimpse network as the constant that was
-    executed.
+    The baseline learns from a detached state, and the executed location enters the glimpse
+    network as a constant.
 
     Args:
         config: Sizes and choices.
@@ -228,7 +225,7 @@ class RecurrentAttentionModel(nn.Module):
 
     @property
     def location_std(self) -> Tensor | None:
-        """The learned std of the next location's x and y, (2,); None if it is the trainer's."""
+        """The learned std of the next location's x and y, (2,); None if the trainer sets it."""
         log_std = self.location_network.log_std
         return None if log_std is None else log_std.exp()
 
@@ -237,16 +234,16 @@ class RecurrentAttentionModel(nn.Module):
         return self.config.hidden_size * (2 if self.config.core == "lstm" else 1)
 
     def forward(self, glimpse: Tensor, location: Tensor, state: State) -> tuple[Output, State]:
-        """Take in one glimpse.
+        """Process one glimpse.
 
         Args:
             glimpse: Shape (N, P, G, G), in [0, 1].
-            location: Where it lies, (x, y) in [-1, 1]. Shape (N, 2).
-            state: From :meth:`initial_state` or the call before. Shape (N, D), or (N, 2 D)
-                of an LSTM.
+            location: Location of the glimpse, (x, y) in [-1, 1]. Shape (N, 2).
+            state: From :meth:`initial_state` or the previous call. Shape (N, D), or (N, 2 D)
+                for an LSTM.
 
         Returns:
-            What the model says, and the next state.
+            The outputs and the next state.
 
         Raises:
             ValueError: If a shape is wrong.

@@ -1,12 +1,12 @@
-"""What training scripts share beside their loops: seeds, gradients, means, all that is saved."""
+"""What training scripts share besides their loops: settings, seeds, gradients, saved state."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,38 +23,29 @@ from agents.runs.checkpoints import (
     unpack_optimizer,
 )
 
-
-class Resumable(Protocol):
-    """An environment that can go on where another one was."""
-
-    def get_state(self) -> dict[str, Any]: ...  # noqa: D102
-
-    def set_state(self, state: dict[str, Any]) -> Any: ...  # noqa: D102
-
-
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Training(Generic[ModelT]):
-    """All that the rest of a run depends on, but for how many updates were done.
+    """Everything that the rest of a run depends on, except the number of updates done.
 
     Args:
-        model: What learns.
-        optimizer: Of its parameters.
-        env: Where it learns.
-        generators: By name, whatever draws random numbers beside torch itself.
+        model: The model that learns.
+        optimizer: Updates the model's parameters.
+        env: The environment it learns in, with ``get_state`` and ``set_state``.
+        generators: Random number generators by name, in addition to torch's own.
 
     Attributes:
-        mean_model: The running mean of the model's weights, which is what gets judged.
-        best: The running mean that was kept by :meth:`is_best` last, or the first one.
-        best_error: That error [%], or infinity.
+        mean_model: The running mean of the model's weights, which is evaluated and published.
+        best: The running mean that :meth:`is_best` kept last; the first one before that.
+        best_error: The validation error of ``best`` [%], or infinity.
     """
 
     def __init__(
         self,
         model: ModelT,
         optimizer: torch.optim.Optimizer,
-        env: Resumable,
+        env: Any,
         generators: Mapping[str, torch.Generator] | None = None,
     ):
         self.model, self.optimizer, self.env = model, optimizer, env
@@ -69,12 +60,9 @@ class Training(Generic[ModelT]):
 
     @torch.no_grad()
     def move_mean(self, decay: float) -> None:
-        """Move the running mean of the weights towards the weights.
+        """Move the running mean of the weights: mean = decay * mean + (1 - decay) * weights.
 
         The means and variances of batch normalisation move along; its counters are copied.
-
-        Args:
-            decay: Share of the mean that stays, 0 to 1.
         """
         weights = self.model.state_dict()
         for name, mean in self.mean_model.state_dict().items():
@@ -84,11 +72,9 @@ class Training(Generic[ModelT]):
                 mean.copy_(weights[name])
 
     def is_best(self, error: float, *, always: bool = False) -> bool:
-        """Keep the running mean if its validation error is the lowest so far, and say so.
+        """Keep the running mean and return True if its error [%] is the lowest so far, or always.
 
-        Args:
-            error: On validation [%].
-            always: Keep the newest, whatever its error.
+        A tie keeps the newer mean.
         """
         better = always or error <= self.best_error
         if better:
@@ -96,7 +82,7 @@ class Training(Generic[ModelT]):
         return better
 
     def pack(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
-        """Return tensors by group, and everything else, ready for JSON."""
+        """Return the tensors by group, and all other state as JSON values."""
         tensors = {
             "model": self.model.state_dict(),
             "mean_model": self.mean_model.state_dict(),
@@ -108,13 +94,13 @@ class Training(Generic[ModelT]):
         return tensors, {"best_error": best_error, "env": self.env.get_state()}
 
     def unpack(self, checkpoint: Checkpoint) -> Any:
-        """Go on from what :meth:`pack` returned.
+        """Restore what :meth:`pack` returned.
 
         Returns:
-            What the environment shows there: observations and infos.
+            What the environment's ``set_state`` returns: observations and infos.
 
         Raises:
-            CheckpointError: If it is of another model, environment or device.
+            CheckpointError: If the checkpoint belongs to another model, environment or device.
         """
         tensors, expected = checkpoint.tensors, self.pack()[0]
         if tensors.keys() != expected.keys():
@@ -125,28 +111,43 @@ class Training(Generic[ModelT]):
         if best_error is not None and not (isinstance(best_error, float) and best_error >= 0):
             raise CheckpointError(f"best_error must be a percentage or null, got {best_error!r}")
         try:
-            shown = self.env.set_state(checkpoint.state["env"])
+            current = self.env.set_state(checkpoint.state["env"])
         except (KeyError, ValueError) as error:
-            raise CheckpointError(f"the environment cannot go on from it: {error}") from error
+            raise CheckpointError(f"the environment cannot resume from it: {error}") from error
         unpack_optimizer(self.optimizer, tensors["optimizer"])
         unpack_generators(self.generators, tensors["generators"], self._device)
         self.model.load_state_dict(tensors["model"])
         self.mean_model.load_state_dict(tensors["mean_model"])
         self.best = {name: part.to(self._device) for name, part in tensors["best_model"].items()}
         self.best_error = math.inf if best_error is None else best_error
-        return shown
+        return current
+
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda x: x >= 1,
+    "at least 0": lambda x: 0 <= x < math.inf,
+    "positive": lambda x: 0 < x < math.inf,
+    "in [0, 1]": lambda x: 0 <= x <= 1,
+    "in [0, 1)": lambda x: 0 <= x < 1,
+}
+
+
+def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError if a number among a script's settings is out of range.
+
+    Args:
+        settings: Holds the numbers as attributes; None is always allowed.
+        ranges: Names of attributes by range, which is a key of ``_RANGES``.
+    """
+    for allowed, names in ranges.items():
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not _RANGES[allowed](value):
+                raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
 def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
-    """Stop a run whose numbers are no numbers any more.
-
-    Args:
-        update: Which update it is.
-        values: By name.
-
-    Raises:
-        FloatingPointError: If one is not finite, naming the update and what it is.
-    """
+    """Raise FloatingPointError if a tensor is NaN or infinite, naming the update and the tensor."""
     if nn.utils.get_total_norm(values.values()).isfinite():  # quick, and nearly always so
         return
     broken = [name for name, value in values.items() if not value.isfinite().all()]
@@ -158,17 +159,10 @@ def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterator[None]:
-    """Turn an error into a FloatingPointError if the newest outputs are no numbers.
+    """Turn an error into a FloatingPointError if the newest outputs are not finite.
 
-    Finite weights can be so large that what they compute is not finite: then the environment
-    refuses a location, or torch a probability.
-
-    Args:
-        update: Which update it is.
-        outputs: Of the model, the newest last; filled within.
-
-    Raises:
-        FloatingPointError: If so, naming the update.
+    Finite weights can be so large that the outputs overflow: then the environment refuses a
+    location, or torch a probability. The context's body appends to ``outputs``.
     """
     try:
         yield
@@ -182,10 +176,10 @@ def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -
 
 
 def check_validation_images(wanted: int | None, num_images: int) -> None:
-    """Raise ValueError if ``--validation-images`` are more than the split has."""
+    """Raise ValueError if ``--validation-images`` exceeds the size of the split."""
     if wanted is not None and wanted > num_images:
         raise ValueError(
-            f"validation_images must be at most {num_images}, the images of the validation split, "
+            f"validation_images must be at most {num_images}, the size of the validation split, "
             f"got {wanted}"
         )
 
@@ -193,8 +187,7 @@ def check_validation_images(wanted: int | None, num_images: int) -> None:
 def choose_device(name: str) -> torch.device:
     """Return the device called ``name``; "auto" is a GPU if there is one.
 
-    Raises:
-        ValueError: If a GPU is asked for and there is none.
+    Raises ValueError if a GPU is requested and there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -204,32 +197,56 @@ def choose_device(name: str) -> torch.device:
 
 
 def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[int], int]:
-    """Spread the seed of a run; adjacent runs share nothing.
+    """Derive the seeds of a run's environment and of torch; adjacent run seeds share none.
 
     Args:
-        seed: Of the run.
-        num_envs: N, lanes of the environment.
-        num_rollouts: So many neighbouring lanes get one seed, and so play the same images;
-            divides N.
+        seed: Seed of the run.
+        num_envs: N, sub-environments.
+        num_rollouts: Number of neighbouring sub-environments that share a seed and so play the
+            same images; divides N.
 
     Returns:
-        One seed a lane, and one for torch.
+        One seed per sub-environment, and one for torch.
     """
     words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
-    lane_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
-    return [seed for seed in lane_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
+    env_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
+    return [seed for seed in env_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
+
+
+def spawn_generator(seed: int, device: torch.device) -> torch.Generator:
+    """Return a generator whose seed, derived from the run's, differs from :func:`spread_seed`'s."""
+    (child,) = np.random.SeedSequence(seed).spawn(1)
+    word = child.generate_state(1, np.uint64)[0] >> np.uint64(1)
+    return torch.Generator(device).manual_seed(int(word))
 
 
 def validation_updates(num_updates: int, times: int) -> set[int]:
-    """Return the updates, counted from 1, after which something happens; the last is one."""
+    """Return the updates, counted from 1, to validate after: evenly spaced, the last included."""
     return {round(num_updates * (k + 1) / times) for k in range(times)} - {0}
 
 
-def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
-    """Shorten the gradient to ``max_norm`` if it is longer; return its norm before.
+def cosine_rate(initial: float, progress: float) -> float:
+    """Return a learning rate that falls to 0 along half a cosine; ``progress`` is 0 to 1."""
+    return initial * (1 + math.cos(math.pi * progress)) / 2
 
-    Raises:
-        FloatingPointError: If it is not finite, naming the update and the tensors.
+
+def warmed_up_decay(decay: float, update: int) -> float:
+    """Return the decay of the running mean of the weights in an update, counted from 0.
+
+    The full decay would hold on to the random initial weights for 1 / (1 - decay) updates. So the
+    decay starts at 1/10 and rises as (1 + update) / (10 + update) until it reaches ``decay``: in a
+    young run the mean spans about the last ninth of its updates.
+
+    Source:
+        TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
+    """
+    return min(decay, (update + 1) / (update + 10))
+
+
+def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
+    """Scale the gradient down to ``max_norm`` if it is longer; return its norm before.
+
+    Raises FloatingPointError if it is not finite, naming the update and the tensors.
     """
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     norm = nn.utils.get_total_norm(grads.values())

@@ -1,41 +1,39 @@
-"""How good each estimator's gradient is, at the weights of stored runs.
+"""Bias and variance of each estimator's gradient, at the weights of stored runs.
 
     python -m benchmarks.gradient_quality EARLY MIDDLE LATE --csv gradient_quality.csv
 
-plays each run's environment (train split, no shift, float32) and holds every estimator against
-the mean over other episodes of an unbiased estimate of its objective's whole gradient, whose two
-terms both reach core and glimpse network. With b a fitted baseline, the objectives are:
+plays each run's environment (train split, no shift, float32) and compares every estimator with a
+reference: the mean, over other episodes, of an unbiased estimate of the whole gradient of the
+estimator's objective. Both terms of a reference reach core and glimpse network. With b a fitted
+baseline, the objectives and their two terms, the classifier's and the locations', are:
 
-- log-likelihood (dense, dense_exact, any not named here): J_w = E[sum_k w_k log p_k], w = 1/T.
-  The classifier's term is E[sum_k w_k grad log p_k], the locations' E[sum_{t<T} A_t grad log
-  pi(l_t)], A_t = sum_{k>t} w_k (log p_k - log p_t) - b.
-- reward, last glimpse (paper) or every glimpse (every_glimpse, leave_one_out): c E[r], r paid
-  for the likeliest label, c = policy_coef. The locations' term, c E[sum_t (r - b) grad log
-  pi(l_t)], is all of its gradient in the locator. Elsewhere the weights also move which label is
-  the likeliest, of which no score function tells; the classifier's term E[sum_k w_k grad log
-  p_k], locations held, stands for that (the hybrid loss): w = (0, ..., 0, 1) or 1/T.
-- sampled reward (all that sample labels): E[r], r paid for a label drawn from p_T. The
-  classifier's term is E[(r - b) grad log p_T(label)], the locations' as before with c = 1.
+- log-likelihood, J_w = E[sum_k w_k log p_k] with w = 1/T: E[sum_k w_k grad log p_k] and
+  E[sum_{t<T} A_t grad log pi(l_t)], A_t = sum_{k>t} w_k (log p_k - log p_t) - b.
+- reward, last glimpse or every glimpse, c E[r], r paid for the likeliest label, c = policy_coef:
+  c E[sum_t (r - b) grad log pi(l_t)] is the whole gradient in the location network. No score
+  function captures that the other weights change which label is the likeliest; the hybrid loss's
+  E[sum_k w_k grad log p_k], w = (0, ..., 0, 1) or 1/T, stands for that.
+- sampled reward, E[r], r paid for a label drawn from p_T: E[(r - b) grad log p_T(label)], and the
+  locations' as before with c = 1.
 
 The baseline network has no objective and is left out. It is fitted anew to each estimator's
-returns: the stored one fits those of the estimator that trained the run.
+returns, because the stored one fits those of the estimator that trained the run. With g_i the
+gradients of B batches, of expectation G, and r_j of R blocks of the reference, of F:
 
-With g_i the gradients of B batches, of expectation G, and r_j of R blocks of the reference, of F:
-
-- cosine of a batch: mean_i cos(g_i, F); of the mean: cos(G, F), 1 if unbiased but for a factor.
+- cosine of a batch: mean_i cos(g_i, F); of the mean: cos(G, F), 1 if unbiased up to a factor.
   The plain cosine of noisy means is too small. So |G|^2 is the mean of g_i . g_k over i != k,
   |F|^2 likewise and G . F the mean of g_i . r_j, all products of different episodes. A cosine may
   then exceed 1; it is n/a where such a square isn't positive.
-- variance: episodes a batch times E|g_i - G|^2 / |G|^2; an image's rollouts are so many episodes.
-  Times the CPU seconds of an episode: CPU seconds until the noise in the mean is as long as G.
+- variance: episodes per batch times E|g_i - G|^2 / |G|^2. Times the CPU seconds per episode, it
+  is the CPU seconds until the noise in the mean is as long as G.
 - halves: plain cosine between the means of the reference's two halves.
 - +-: one standard error, by the jackknife over batches and over blocks.
 
-All take turns, a batch each, and share nothing, so that each one's CPU time is its own: the median
-of play, loss and gradient, without the optimiser's step.
+The estimators take turns, one batch each, and share nothing, so that each one's CPU time is its
+own: the median of play, loss and gradient, without the optimiser's step.
 
 Dimension key:
-    T, N, D: glimpses an episode, episodes side by side, units of the recurrent state
+    T, N, D, K: glimpses per episode, parallel episodes, units of the recurrent state, classes
     B, R, P: batches of an estimator, blocks of a reference, parameters
 """
 
@@ -62,13 +60,13 @@ from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
 from agents.evaluation import to_env, to_tensors
 from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
-from agents.runs.commands import check_env_id, run
+from agents.runs.commands import parse_flags, run
 from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
-from agents.training import spread_seed
-from train.reinforce import name_label, pick
+from agents.training import check_settings, spread_seed
+from train.reinforce import choose_label
 
-FIRST_SEED = 10**6  # of episodes: none that a stored run was trained on
+FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
 NUM_BLOCKS = 20  # of a reference
 FIT_EPISODES = 4096  # that a baseline is fitted to
 GROUPS = ("location_network", "core", "glimpse_network", "action_network")  # of parameters
@@ -86,47 +84,46 @@ class Config:
     num_batches: int = 200
     """Batches of each estimator."""
     num_envs: int = 128
-    """Episodes of a batch."""
+    """Episodes per batch."""
     num_rollouts: int = 4
-    """Times that each image is played, for leave_one_out; divides num_envs."""
+    """How often each image is played, for leave_one_out. Must divide num_envs."""
     std: float = 0.2
-    """Of the location policy, in units of half an image; a run that learned its std keeps that."""
+    """Standard deviation of the location policy of runs that did not learn their own."""
     policy_coef: float = 0.2
-    """Weight of the location policy's loss beside the classifier's. Where labels are sampled it is
-    1: location and label are one policy's actions then."""
+    """Weight of the location policy's loss relative to the classifier's (1 for sampled labels)."""
     discount: float = 0.5
-    """How much of a location's credit goes to the glimpses after the next one, for dense."""
+    """Discount on a location's credit for the glimpses after the next one, for dense."""
     seed: int = 0
-    """Of episodes and exploration."""
+    """Random seed for episodes and exploration."""
     threads: int = 1
     """CPU threads."""
     csv: Path | None = None
-    """Also write the numbers to this file."""
+    """File to write the numbers to."""
 
     def __post_init__(self) -> None:
-        """Check what would fail late."""
-        least = {"reference_episodes": 1, "num_batches": 3, "seed": 0, "threads": 1}
-        for name, bound in {**least, "num_envs": 2, "num_rollouts": 2}.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
-        if self.num_envs % self.num_rollouts:
+        """Check what would otherwise fail late."""
+        counts = ("reference_episodes", "num_envs", "num_rollouts", "threads")
+        check_settings(self, {"at least 1": counts, "at least 0": ("seed",), "positive": ("std",)})
+        if self.num_batches < 3:
+            raise ValueError(f"num_batches must be at least 3, got {self.num_batches}")
+        if self.num_rollouts < 2 or self.num_envs % self.num_rollouts:
             raise ValueError(
-                f"num_rollouts must divide num_envs={self.num_envs}, got {self.num_rollouts}"
+                f"num_rollouts must be at least 2 and divide num_envs={self.num_envs}, "
+                f"got {self.num_rollouts}"
             )
-        if not self.std > 0:
-            raise ValueError(f"std must be positive, got {self.std}")
         if not self.run_dirs:
-            raise ValueError("name at least one run folder")
+            raise ValueError("give at least one run folder")
         if self.csv is not None and not self.csv.parent.is_dir():
             raise ValueError(f"{self.csv} cannot be written: there is no such folder")
 
-    def weights(self, how: Estimator) -> Weights:
-        """Return an estimator's weights; the baseline's coefficient moves the baseline alone."""
-        policy_coef = 1.0 if how.samples_label else self.policy_coef
-        return Weights(policy_coef, 0.5, self.discount, self.num_rollouts)
+    def weights(self, estimator: Estimator) -> Weights:
+        """Return an estimator's weights; the baseline's only scales its own gradient."""
+        policy_coef = 1.0 if estimator.samples_label else self.policy_coef
+        rest = {"discount": self.discount, "num_rollouts": self.num_rollouts}
+        return Weights(policy_coef=policy_coef, baseline_coef=0.5, **rest)
 
 
-OBJECTIVES = {
+REFERENCES: dict[str, Estimator] = {
     "log-likelihood": ESTIMATORS["dense_exact"],
     "reward, last glimpse": replace(ESTIMATORS["paper"], location_reaches_core=True),
     "reward, every glimpse": replace(ESTIMATORS["every_glimpse"], location_reaches_core=True),
@@ -134,18 +131,9 @@ OBJECTIVES = {
 }
 """An unbiased estimator of the whole gradient of each objective."""
 
-OBJECTIVE_OF = {
-    name: "sampled reward" if how.samples_label else "log-likelihood"
-    for name, how in ESTIMATORS.items()
-} | {
-    "paper": "reward, last glimpse",
-    "every_glimpse": "reward, every glimpse",
-    "leave_one_out": "reward, every glimpse",
-}
-
 
 class Stored(NamedTuple):
-    """Weights to measure at, and where they were learned."""
+    """Weights to measure at, and the environment they were learned in."""
 
     model: RecurrentAttentionModel
     env_id: str
@@ -156,55 +144,64 @@ class Learner:
 
     Attributes:
         model: The copy; its location gradient reaches the core if the estimator's does.
-        batches: Batches of episodes without end, each with its states h_t, (T, N, D).
+        batches: Endless batches of episodes, each with its states h_t, (T, N, D).
     """
 
-    def __init__(self, stored: Stored, how: Estimator, config: Config, seed: int):
-        self.model, self._how, self._config = copy.deepcopy(stored.model), how, config
-        self._weights = config.weights(how)
-        reached = how.location_reaches_core
-        self.model.config = replace(self.model.config, location_reaches_core=reached)
+    def __init__(self, stored: Stored, estimator: Estimator, config: Config, seed: int):
+        self.model, self._estimator, self._config = copy.deepcopy(stored.model), estimator, config
+        self._weights = config.weights(estimator)
+        reaches_core = estimator.location_reaches_core
+        self.model.config = replace(self.model.config, location_reaches_core=reaches_core)
         self.batches = self._play(stored.env_id, seed)
         self._fit_baseline()
 
     def gradient(self) -> Tensor:
         """Play a batch and return the loss's gradient in all parameters, (P,)."""
-        loss = sum(self._how.terms(next(self.batches)[0], self._weights).values())
-        parameters = list(self.model.parameters())
-        parts = torch.autograd.grad(loss, parameters, materialize_grads=True)  # pyright: ignore
+        loss = torch.stack(self._losses(next(self.batches)[0])).sum()
+        parts = torch.autograd.grad(loss, list(self.model.parameters()), materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
+    def _losses(self, rollout: Rollout) -> list[Tensor]:
+        return list(self._estimator.terms(rollout, self._weights).by_name().values())
+
     def _play(self, env_id: str, seed: int) -> Iterator[tuple[Rollout, Tensor]]:
-        """Play batches for ever, as train/reinforce.py does; yield each with its h_t."""
+        """Play batches without end, as train/reinforce.py does; yield each with its h_t."""
         model, n = self.model, self._config.num_envs
-        rollouts = self._config.num_rollouts if self._how.needs_rollouts else 1
+        rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
         env = gymnasium.make_vec(env_id, num_envs=n, action_format="dict", split="train")
         assert isinstance(env, ram_env.GlimpseVectorEnv)
-        lane_seeds, torch_seed = spread_seed(seed, n, rollouts)
+        env_seeds, torch_seed = spread_seed(seed, n, rollouts)
         torch.manual_seed(torch_seed)
-        obs, infos = env.reset(seed=lane_seeds)
+        obs, infos = env.reset(seed=env_seeds)
         while True:
+            std = self._config.std if model.location_std is None else model.location_std
             label = torch.as_tensor(infos["label"])  # (N,)
             state, steps = model.initial_state(n), []
-            std = self._config.std if model.location_std is None else model.location_std
             for _ in range(env.task.num_glimpses):
                 output, state = model(*to_tensors(obs, label.device), state)
                 location, log_prob = sample_location(output.location_mean, std)
-                named = name_label(output.logits, sample=self._how.samples_label)
-                action = to_env({"location": location, "label": named}, obs)
-                obs, paid, _, _, infos = env.step(action)
-                reward = torch.as_tensor(paid, dtype=torch.float32)
+                prediction = choose_label(output.logits, sample=self._estimator.samples_label)
+                action = to_env({"location": location, "label": prediction}, obs)
+                obs, reward, _, _, infos = env.step(action)
+                reward = torch.as_tensor(reward, dtype=torch.float32)
                 h = state[:, : model.config.hidden_size]
-                steps.append((output.logits, named, log_prob, output.baseline, reward, h))
-            series = map(torch.stack, zip(*steps, strict=True))
-            logits, named, log_prob, baseline, reward, h = series
-            nothing = torch.zeros_like(log_prob)  # entropies, whose weight is 0
-            log_p = logits.log_softmax(2)  # (T, N, K)
-            of_label, of_named = pick(log_p, label.expand_as(named)), pick(log_p, named)
-            yield Rollout(of_label, log_prob, of_named, baseline, reward, nothing, nothing), h
+                steps.append((output.logits, prediction, log_prob, output.baseline, reward, h))
+            logits, prediction, log_prob, baseline, reward, h = map(
+                torch.stack, zip(*steps, strict=True)
+            )
+            rollout = Rollout.from_episode(
+                label=label,
+                logits=logits,
+                prediction=prediction,
+                location_log_prob=log_prob,
+                std=std,
+                baseline=baseline,
+                reward=reward,
+            )
+            yield rollout, h
 
     def _fit_baseline(self) -> None:
-        """Make the baseline network, which is linear, the best one on some batches."""
+        """Fit the baseline network, which is linear, to some batches, if the estimator uses it."""
         count = math.ceil(FIT_EPISODES / self._config.num_envs)
         with torch.no_grad():
             batches = list(itertools.islice(self.batches, count))
@@ -216,15 +213,18 @@ class Learner:
             network.parameters(), max_iter=100, line_search_fn="strong_wolfe"
         )
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
+        def baseline_losses() -> list[Tensor]:
             rollout = Rollout(**{**parts, "baseline": network(h)[..., 0]})
-            value = self._how.terms(rollout, self._weights)["baseline"]
-            value.backward()
-            return value
+            return [loss for loss in self._losses(rollout) if loss.requires_grad]
 
-        if "baseline" in self._how.terms(Rollout(**parts), self._weights):
-            optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = torch.stack(baseline_losses()).sum()
+            loss.backward()
+            return loss
+
+        if baseline_losses():
+            optimizer.step(closure)  # pyright: ignore[reportArgumentType]
 
 
 def collect(
@@ -247,7 +247,7 @@ def collect(
 
 
 def groups_of(model: nn.Module) -> dict[str, slice]:
-    """Return where each of the model's networks lies in its gradient."""
+    """Return where each of the model's networks lies in the gradient."""
     groups, start = {}, 0
     for name, network in model.named_children():
         stop = start + sum(parameter.numel() for parameter in network.parameters())
@@ -265,10 +265,8 @@ def squared_norm(products: Tensor) -> Tensor:
 def quality(g: Tensor, cross: Tensor, r: Tensor) -> Tensor:
     """Return a batch's cosine, the mean's cosine and a batch's relative variance, (3,).
 
-    Args:
-        g: Inner products among gradients of batches. Shape (B, B).
-        cross: Of these with gradients of blocks of the reference. Shape (B, R).
-        r: Among those. Shape (R, R).
+    ``g`` (B, B), ``cross`` (B, R) and ``r`` (R, R) are inner products among the gradients of
+    batches, of batches with blocks of the reference, and among the blocks.
     """
     square, reference = squared_norm(g), squared_norm(r).sqrt()
     batch_cosine = (cross.mean(1) / g.diagonal().sqrt()).mean() / reference
@@ -278,7 +276,7 @@ def quality(g: Tensor, cross: Tensor, r: Tensor) -> Tensor:
 
 
 def standard_errors(g: Tensor, cross: Tensor, r: Tensor) -> Tensor:
-    """Return the errors of :func:`quality`, (3,), leaving out each batch and each block in turn."""
+    """Return the standard errors of :func:`quality`, (3,), by the jackknife."""
     b, k = (~torch.eye(len(products), dtype=torch.bool) for products in (g, r))
     without_batch = torch.stack([quality(g[i][:, i], cross[i], r) for i in b])
     without_block = torch.stack([quality(g, cross[:, j], r[j][:, j]) for j in k])
@@ -294,32 +292,26 @@ def halves_cosine(blocks: Tensor) -> float:
 
 
 def measure(stored: Stored, config: Config) -> list[Row]:
-    """Return what there is to say at a run's weights, a row for each estimator and group."""
+    """Return the numbers at a run's weights, one row per estimator and group."""
 
-    def learners(of: dict[str, Estimator], seed: int) -> dict[str, Learner]:
-        return {name: Learner(stored, how, config, seed) for name, how in of.items()}
+    def learners(estimators: dict[str, Estimator], seed: int) -> dict[str, Learner]:
+        return {name: Learner(stored, each, config, seed) for name, each in estimators.items()}
 
     per_block = math.ceil(config.reference_episodes / (config.num_envs * NUM_BLOCKS))
     seeds = [FIRST_SEED + 2 * config.seed + i for i in (0, 1)]  # which share no episodes
-    references, _ = collect(learners(OBJECTIVES, seeds[0]), NUM_BLOCKS, per_block)
+    references, _ = collect(learners(REFERENCES, seeds[0]), NUM_BLOCKS, per_block)
     gradients, seconds = collect(learners(ESTIMATORS, seeds[1]), config.num_batches)
     groups, rows = groups_of(stored.model), []
-    for (name, objective), group in itertools.product(OBJECTIVE_OF.items(), GROUPS):
-        g, r = (x[:, groups[group]].double() for x in (gradients[name], references[objective]))
-        row = {"estimator": name, "objective": objective, "group": group}
+    for (name, estimator), group in itertools.product(ESTIMATORS.items(), GROUPS):
+        reference = references[estimator.objective]
+        g, r = (x[:, groups[group]].double() for x in (gradients[name], reference))
+        row = {"estimator": name, "objective": estimator.objective, "group": group}
         rows.append(row | describe(g, r, config.num_envs, seconds[name]))
     return rows
 
 
 def describe(g: Tensor, r: Tensor, num_envs: int, seconds: float) -> Row:
-    """Return the numbers of a row.
-
-    Args:
-        g: Gradients of batches. Shape (B, P).
-        r: Gradients of blocks of the reference. Shape (R, P).
-        num_envs: Episodes of a batch.
-        seconds: CPU time of a batch.
-    """
+    """Return the numbers of a row from gradients of batches (B, P) and blocks (R, P)."""
     products = g @ g.T, g @ r.T, r @ r.T
     batch_cosine, cosine, variance = quality(*products).tolist()
     errors = standard_errors(*products).tolist()
@@ -352,20 +344,15 @@ def table(rows: list[Row]) -> str:
 
 
 def load(run_dir: Path) -> Stored:
-    """Read a run.
-
-    Raises:
-        ValueError: If it is none, or not one that learned where to look.
-    """
+    """Read a run; ValueError if the folder holds none, or one that did not learn locations."""
     model, settings = load_run(run_dir)
     if "env_id" not in settings or settings.get("locations", "learned") != "learned":
-        raise ValueError(f"{run_dir} is no run of train/reinforce.py that learned where to look")
-    check_env_id(settings["env_id"], run_dir)
+        raise ValueError(f"{run_dir} must be a run of train/reinforce.py with learned locations")
     return Stored(model, settings["env_id"])
 
 
 def main(config: Config) -> None:
-    """Measure, print a Markdown table a run, and write."""
+    """Measure, print one Markdown table per run, and write the CSV file."""
     torch.set_num_threads(config.threads)
     runs = [load(run_dir) for run_dir in config.run_dirs]  # a bad one fails at once
     for name, value in describe_machine(commit()).items():
@@ -383,4 +370,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, lambda arguments: tyro.cli(Config, args=arguments, description=__doc__))
+    run(main, lambda arguments: parse_flags(Config, arguments, __doc__ or ""))

@@ -1,13 +1,14 @@
 """Train a classifier that sees the whole canvas: `python train/baselines.py --model fc256`.
 
-What glimpses are compared with. The canvases are the agent's own: those that
-`train/reinforce.py` with the same seed and number of lanes shows its agent, in the same order,
-and the same frozen ones to validate and test. The paragraphs of `train` are the algorithm, in
+It is what the agent with its glimpses is compared with. Training canvases are those that
+`train/reinforce.py` with the same seed and `num_envs` shows its agent, in the same order, and
+validation and test use the same frozen ones. The paragraphs of `train` are the algorithm, in
 order: setup, batch, loss, update, log.
 
 Dimension key:
-    N: canvases of a batch, one a lane of the environment
+    N: canvases of a batch, one per sub-environment
     C, H: colour planes, canvas side [px]
+    K: classes
 """
 
 from __future__ import annotations
@@ -16,87 +17,65 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import torch
-import tyro
+from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.evaluation import Score
-from agents.runs.commands import Stop, read_resumed, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
     check_finite,
+    check_settings,
     choose_device,
     clip_gradients,
+    cosine_rate,
     spread_seed,
     validation_updates,
+    warmed_up_decay,
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import ImageTask
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """Settings of a run; every one is a flag."""
 
     model: Literal[tuple(BASELINES)] = "fc256"  # pyright: ignore[reportInvalidTypeForm]
-    """The classifier: see agents/baselines.py."""
-    env_id: str = "ClutteredMNISTGlimpse-v0"
-    """A registered environment of images."""
+    """Network to train: see agents/baselines.py."""
     total_episodes: int = 2_200_000
-    """Training canvases; the schedule below ends with the last one."""
+    """Number of training canvases. The learning rate's schedule ends with the last one."""
     num_envs: int = 128
-    """Canvases in the batch of one update."""
-    seed: int = 0
-    """Of everything: weights, images and places."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network and the environment run; auto takes a GPU if there is one."""
-    threads: int = os.cpu_count() or 1
-    """CPU threads for the network."""
-    run_dir: Path | None = None
-    """Where the run is written; by default a new folder below runs/."""
-    resume: Path | None = None
-    """Folder of a run to go on with, with its own settings; takes no other flag."""
-    final_split: Literal["test", "validation", "none"] = "test"
-    """The split for the last line; test is looked at once, by the best model on validation."""
+    """Number of canvases in the batch of one update."""
     learning_rate: float = 1e-3
-    """At the start; falls to 0 along half a cosine."""
+    """Learning rate at the start. It falls to 0 along half a cosine."""
     ema: float = 0.999
-    """Decay of the running mean of the weights; that mean is validated and kept."""
+    """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
-    """Compute the network in bfloat16 during training; faster where the CPU or GPU has it."""
-    num_validations: int = 12
-    """How often it is validated, the end included."""
-    log_every: int = 100
-    """Updates between two lines of metrics."""
-    checkpoint_every: int = 1000
-    """Updates between two checkpoints; there is one before each validation, too."""
+    """Compute the network in bfloat16 during training, which is faster on hardware that has it."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in (
-            *("total_episodes", "num_envs", "threads"),
-            *("num_validations", "log_every", "checkpoint_every"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.model not in BASELINES:
             raise ValueError(f"model must be one of {', '.join(BASELINES)}, got {self.model!r}")
         canvas_side(self.env_id)  # refuses other tasks
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        check_settings(
+            self,
+            {
+                "at least 1": ("total_episodes", "num_envs"),
+                "positive": ("learning_rate",),
+                "in [0, 1)": ("ema",),
+            },
+        )
 
     @property
     def num_updates(self) -> int:
@@ -104,18 +83,28 @@ class Config:
         return math.ceil(self.total_episodes / self.num_envs)
 
 
+GROUPS = {
+    "run": RUN_FLAGS,
+    "task": ("env_id",),
+    "model": ("model", "bf16"),
+    "learning": ("total_episodes", "num_envs", "learning_rate", "ema"),
+    "logging": LOGGING_FLAGS,
+}
+"""Flags by the title of their box in ``--help``."""
+
+
 def main(config: Config) -> None:
-    """Train, or go on training, in the run folder."""
+    """Train, or resume training, in the run folder."""
     run_in_folder(config, f"{config.env_id}_{config.model}", train)
 
 
 def train(config: Config, log: RunLog, stop: Stop) -> None:
-    """Train, validate on the way, and judge the best model once on the final split."""
+    """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
-    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
+    env_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
@@ -134,26 +123,27 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         f"{math.prod(env.glimpse_shape)} pixels"
     )
 
-    def validate(seen: int) -> None:
+    def validate(updates_done: int) -> None:
+        num_canvases = updates_done * config.num_envs
         with log.judging():
             score = evaluate(training.mean_model, validation_env, device, on_batch=stop.check)
-        log.scalars(seen, {"eval/error": score.error})
-        log.say(f"{seen} canvases: validation {score}, {log.time_left}")
+        log.scalars(num_canvases, {"eval/error": score.error})
+        log.say(f"{num_canvases} canvases: validation {score}, {log.time_left}")
         if training.is_best(score.error):
             log.save_weights(training.best)
 
     if log.checkpoint is not None:
         training.unpack(log.checkpoint)
         if log.checkpoint.step in validations:
-            validate(log.checkpoint.step * config.num_envs)
+            validate(log.checkpoint.step)
 
     for update in log.progress(config.num_updates):
-        progress = update / config.num_updates  # from 0 to 1
+        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+            group["lr"] = learning_rate
 
-        # Batch: every lane draws its next canvas
-        canvases, labels = draw(env, device, seed=lane_seeds if update == 0 else None)
+        # Batch: every sub-environment draws its next canvas
+        canvases, labels = draw(env, device, seed=env_seeds if update == 0 else None)
 
         # Loss
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
@@ -164,29 +154,32 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Update
         optimizer.zero_grad()
         loss.backward()
-        clip_gradients(model, math.inf, update)  # which only checks that it is finite
+        clip_gradients(model, math.inf, update)  # checks that it is finite and clips nothing
         optimizer.step()
         check_finite(update, dict(model.named_parameters()))
-        training.move_mean(min(config.ema, (update + 1) / (update + 10)))
+        training.move_mean(warmed_up_decay(config.ema, update))
 
         # Log
-        done = update + 1
-        seen = done * config.num_envs
-        if done % config.log_every == 0 or done == config.num_updates:
+        updates_done = update + 1
+        num_canvases = updates_done * config.num_envs
+        accuracy = (logits.argmax(1) == labels).double().mean()
+        log.status(num_canvases, accuracy)
+        if updates_done % config.log_every == 0 or updates_done == config.num_updates:
             log.scalars(
-                seen,
+                num_canvases,
                 {
-                    "rollout/ep_rew_mean": (logits.argmax(1) == labels).double().mean().item(),
+                    "rollout/ep_rew_mean": accuracy.item(),
                     "train/classifier_loss": loss.item(),
-                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                    "train/learning_rate": learning_rate,
                 },
             )
-            log.speed(seen)
-        if done % config.checkpoint_every == 0 or done in validations or stop.requested:
-            log.save_checkpoint(done, seen, *training.pack())
+            log.speed(num_canvases)
+        save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
+        if save_now or stop.requested:
+            log.save_checkpoint(updates_done, num_canvases, *training.pack())
         stop.check()
-        if done in validations:
-            validate(seen)
+        if updates_done in validations:
+            validate(updates_done)
 
     # Result
     score, data = None, env.data_source
@@ -200,17 +193,13 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
 
 def canvas_side(env_id: str) -> int:
-    """Return the side of an environment's canvases [px], without opening its data.
-
-    Raises:
-        ValueError: If it isn't a task of labelled images.
-    """
+    """Return the side of a task's canvases [px]; ValueError if it has no labelled images."""
     task = find_task(env_id)
     if not isinstance(task, ImageTask):
         raise ValueError(
             f"env_id must name a task of labelled images, such as ClutteredMNISTGlimpse-v0, got "
-            f"{env_id!r}: elsewhere the whole image need not tell the label (a signpost board "
-            "doesn't show where its path starts)"
+            f"{env_id!r}: in other tasks the image alone need not determine the label (a signpost "
+            "board doesn't show where its path starts)"
         )
     return task.canvas_size
 
@@ -234,14 +223,11 @@ def make_env(
 
 def draw(
     env: GlimpseVectorEnv, device: torch.device, seed: list[int] | int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Begin every lane's next episode and look at the whole canvas from its middle.
+) -> tuple[Tensor, Tensor]:
+    """Begin the next episode of every sub-environment and look at its whole canvas.
 
-    Args:
-        env: From :func:`make_env`. A canvas doesn't depend on what is seen of it, so these
-            are the canvases of the same lanes' episodes in the agent's environment.
-        device: Of the results.
-        seed: As the environment's; None goes on.
+    A canvas doesn't depend on what is seen of it, so these are also the canvases of the same
+    episodes in the agent's environment.
 
     Returns:
         Canvases in [0, 1], shape (N, C, H, H), float32, and labels, shape (N,), int64.
@@ -253,26 +239,24 @@ def draw(
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module,
+    model: nn.Module,
     env: GlimpseVectorEnv,
     device: torch.device,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Show every canvas of a split once, in an env with ``order="sequential"``."""
+    """Classify every canvas of a split once, in an env with ``order="sequential"``."""
     wrong, total = 0, env.num_images
     for visited in range(0, total, env.num_envs):
         canvases, labels = draw(env, device, seed=None if visited else 0)
-        right = model(canvases).argmax(1) == labels  # (N,)
-        wrong += int((~right[: total - visited]).sum())
+        misclassified = model(canvases).argmax(1) != labels  # (N,)
+        wrong += int(misclassified[: total - visited].sum())
         on_batch()
     return Score(wrong, total)
 
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line, or of the run that it resumes."""
-    return read_resumed(Config, arguments) or tyro.cli(
-        Config, args=arguments, description=(__doc__ or "").splitlines()[0]
-    )
+    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0], groups=GROUPS)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Judge a trained agent: `python train/evaluate.py RUN_DIR`, or `--pretrained NAME`.
+"""Evaluate a trained agent: `python train/evaluate.py RUN_DIR`, or `--pretrained NAME`.
 
-Three protocols, kept apart because papers report different ones, what the agent does with its
-glimpses, and on request an animation and what hindsight could do. The last line is the error
-of the first protocol: mean locations, every image once.
+Papers report three different protocols, so they are kept apart. The report adds what the agent does
+with its glimpses and, on request, an animation and locations chosen in hindsight. The last line is
+the error of the first protocol: mean locations, every image once.
 
 Dimension key:
     n: images in the split
     M: passes over them
-    T: glimpses an episode
+    T: glimpses per episode
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import gymnasium
 import imageio.v3 as imageio
+import msgspec
 import numpy as np
 import torch
 import tyro
 
 import ram_env
 from agents import diagnostics
-from agents.controls import Placer, make_placer
+from agents.controls import CONTROLS, Control
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -40,55 +40,55 @@ from agents.evaluation import (
     to_tensors,
 )
 from agents.ram import RecurrentAttentionModel
-from agents.runs.commands import run
+from agents.runs.commands import RunConfig, parse_flags, run
 from agents.runs.files import read_json
 from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_machine
-from agents.training import choose_device
+from agents.training import check_settings, choose_device
+
+T = TypeVar("T")
 
 NUM_ENVS = 500
-NUM_HINDSIGHT = 1000  # images; 225 candidates a glimpse make more of them slow
+NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
 FRAME_MS, LAST_FRAME_MS = 600, 2000  # of the animation
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to judge and how."""
+    """What to evaluate and how."""
 
     run_dir: tyro.conf.Positional[Path | None] = None
-    """Run folder: config.json, model.json and best.safetensors."""
+    """Run folder of train/reinforce.py."""
     pretrained: str | None = None
-    """A published run in place of a folder, such as cluttered."""
+    """Name of a published run to evaluate in place of a folder, such as cluttered."""
     split: Literal["validation", "test"] = "validation"
-    """The images; choose models on validation, look at test once."""
+    """Split to evaluate on. Choose models on validation and look at test once."""
     env_id: str | None = None
-    """The environment; by default the one of the run."""
+    """Environment to evaluate in. By default the run's own."""
     num_passes: int = 8
-    """M of the protocol "mean of M first glimpses"."""
+    """Number of passes for the protocol "mean of M first glimpses"."""
     std: float | None = None
-    """Of sampled locations; by default the run's final_std, or the mean of what it learned."""
+    """Standard deviation of sampled locations. By default the run's final or learned one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks and the environment run; auto takes a GPU if there is one."""
-    threads: int = os.cpu_count() or 1
-    """CPU threads for the networks."""
+    """Device for the networks and the environment; auto takes a GPU if there is one."""
+    threads: int = RunConfig.threads
+    """CPU threads for the networks. By default OMP_NUM_THREADS, else one per core."""
     gif: Path | None = None
-    """Animate some validation episodes and write them to this file."""
+    """File to write an animation of validation episodes to."""
     gif_episodes: int = 6
-    """How many, from the first image on."""
+    """Number of episodes in the animation, from the first image on."""
     hindsight: bool = False
-    """Also choose locations knowing the label, on the first 1000 images; takes a minute."""
+    """Also choose locations with the label known, on the first 1000 images. Takes a minute."""
     json: Path | None = None
-    """Also write all numbers to this file."""
+    """File to write all numbers to."""
 
     def __post_init__(self) -> None:
-        """Check what would fail late."""
+        """Check what would otherwise fail late."""
         if (self.run_dir is None) == (self.pretrained is None):
-            raise ValueError("say either a run folder or --pretrained NAME")
-        for name in ("num_passes", "threads", "gif_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.std is not None and not 0 < self.std < float("inf"):
-            raise ValueError(f"std must be positive and finite, got {self.std}")
+            raise ValueError("give either a run folder or --pretrained NAME")
+        check_settings(
+            self, {"at least 1": ("num_passes", "threads", "gif_episodes"), "positive": ("std",)}
+        )
         if self.gif and self.gif.suffix != ".gif":
             raise ValueError(f"gif must end in .gif, got {self.gif}")
         for path in (self.gif, self.json):
@@ -96,29 +96,44 @@ class Config:
                 raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
+class RunSettings(msgspec.Struct):
+    """The settings of a run that evaluation reads; an old run may lack some."""
+
+    env_id: str | None = None
+    final_std: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
+
+
+class RunFile(msgspec.Struct):
+    """Form of ``config.json``, as far as evaluation reads it."""
+
+    config: RunSettings
+    sample: bool | None = None
+
+
 def main(config: Config) -> None:
-    """Play the split under each protocol and report."""
+    """Evaluate the split under each protocol and report."""
     # Setup
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
-    model, settings = load_run(run_dir, env_id=config.env_id)
-    env_id = find(settings, "env_id", run_dir)
+    name = config.pretrained or str(run_dir)
+    model, _ = load_run(run_dir, env_id=config.env_id)
+    facts = read_json(run_dir / "config.json", RunFile)
+    settings = facts.config
     learned_std = None if model.location_std is None else model.location_std.mean().item()
-    std = config.std or learned_std or find(settings, "final_std", run_dir)
+    env_id = require(config.env_id or settings.env_id, "env_id", "--env-id", run_dir)
+    std = require(config.std or learned_std or settings.final_std, "final_std", "--std", run_dir)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
     env = make_env(env_id, device, split=config.split)
     check_fit(model, env, env_id)
-    check_data(run_dir, env)
-    n = env.num_images
-    print(f"run {config.pretrained or run_dir}, {env_id}, device {device}")
-    print(f"{config.split}, {n} images: {env.data_source}\n")
+    check_data(facts.sample, env, run_dir)
+    print(f"run {name}, {env_id}, device {device}")
+    print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
     # Protocols
-    places = [control(settings.get("locations", "learned"), env, device) for _ in range(2)]
-    beliefs = play_split(model, env, n, num_passes=config.num_passes, placer=places[0])
-    generator = torch.Generator(device).manual_seed(0)
-    sampled = play_split(model, env, n, std=std, generator=generator, placer=places[1])
+    beliefs = play(model, env, settings.locations, num_passes=config.num_passes)
+    sampled = play(model, env, settings.locations, std=std)
     by_glimpse = score_by_glimpse(beliefs)
     protocols = {
         "mean location": by_glimpse[-1],
@@ -129,33 +144,27 @@ def main(config: Config) -> None:
 
     # Report
     diagnosis = diagnose(beliefs, env)
-    print(
-        f"Mean location: the error of one pass; the other columns over {config.num_passes} passes"
-    )
+    print(f"Mean location: error of one pass, other columns over {config.num_passes} passes")
     print(table(by_glimpse, diagnosis), end="\n\n")
-    for name, score in protocols.items():
-        print(f"{name + ':':36}{score}")
+    for protocol, score in protocols.items():
+        print(f"{protocol + ':':36}{score}")
     if hindsight:
-        true, wrong = hindsight["true_label"], hindsight["wrong_label"]
-        print(f"\nLocations chosen for the true label: {true}")
-        print(f"Chosen for a wrong one, the model names that one in {100 - wrong.error:.2f} %: the")
-        print("higher this is, the less the line above says about looking better")
+        print(describe_hindsight(**hindsight))
     if config.gif:
-        locations = settings.get("locations", "learned")
-        animate(model, env_id, config.gif, config.gif_episodes, locations)
+        animate(model, env_id, config.gif, config.gif_episodes, settings.locations)
         print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
     if config.json:
         report = {
             **describe_machine(commit()),
-            "run": config.pretrained or str(run_dir),
+            "run": name,
             "env_id": env_id,
             "split": config.split,
             "data": env.data_source,
             "sample": env.data_is_sample,
-            "protocols": {name: describe(score) for name, score in protocols.items()},
-            "hindsight": {name: describe(score) for name, score in hindsight.items()},
-            "by_glimpse": [describe(score) for score in by_glimpse],
-            **{name: values.tolist() for name, values in diagnosis.items()},
+            "protocols": {protocol: to_json(score) for protocol, score in protocols.items()},
+            "hindsight": {label: to_json(score) for label, score in hindsight.items()},
+            "by_glimpse": [to_json(score) for score in by_glimpse],
+            **{column: values.tolist() for column, values in diagnosis.items()},
         }
         config.json.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{config.split} {by_glimpse[-1]}")
@@ -164,34 +173,23 @@ def main(config: Config) -> None:
 # Setup
 
 
-def find(settings: dict[str, Any], name: str, run_dir: Path) -> Any:
-    """Return one of the trainer's settings; ValueError if it had none of that name."""
-    if name not in settings:
-        raise ValueError(f"{run_dir / 'config.json'} has no {name}: say it with a flag")
-    return settings[name]
+def require(value: T | None, name: str, flag: str, run_dir: Path) -> T:
+    """Return a setting; ValueError if neither the command line nor the run has it."""
+    if value is None:
+        raise ValueError(f"{run_dir / 'config.json'} has no {name}: give one with {flag}")
+    return value
 
 
 def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> ram_env.GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    ram_env.find_task(env_id)  # refuses what is no glimpse environment
+    ram_env.find_task(env_id)  # refuses environments of another kind
     keywords = {"order": "sequential", "action_format": "dict", **keywords}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     return env
-
-
-def control(locations: str, env: ram_env.GlimpseVectorEnv, device: torch.device) -> Placer | None:
-    """Return the control that the run was trained with, if any, as the trainer judges it."""
-    return make_placer(
-        locations,
-        env.task.num_glimpses,
-        object_size=env.object_size,
-        canvas_side=env.task.side,
-        generator=torch.Generator(device).manual_seed(0),
-    )
 
 
 def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env_id: str) -> None:
@@ -200,33 +198,55 @@ def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env
     offered = (env.glimpse_shape, env.num_classes)
     if made_for != offered:
         raise ValueError(
-            f"the run's model takes glimpses {made_for[0]} and names {made_for[1]} classes, "
+            f"the run's model takes glimpses {made_for[0]} and knows {made_for[1]} classes, "
             f"{env_id} has glimpses {offered[0]} and {offered[1]} classes"
         )
 
 
-def check_data(run_dir: Path, env: ram_env.GlimpseVectorEnv) -> None:
+def check_data(
+    trained_on_sample: bool | None, env: ram_env.GlimpseVectorEnv, run_dir: Path
+) -> None:
     """Raise ValueError if the split's images could be among those of the run's training."""
-    facts = read_json(run_dir / "config.json")
-    trained_on_sample = facts.get("sample", env.data_is_sample)
-    if trained_on_sample != env.data_is_sample:
-        what = ("the full data", "the sample of digits")
+    if trained_on_sample not in (None, env.data_is_sample):
+        data = ("the full data", "the sample of digits")
         raise ValueError(
-            f"{run_dir} was trained on {what[trained_on_sample]}, and here is "
-            f"{what[env.data_is_sample]}, which shares images with it: nothing could be judged"
+            f"{run_dir} was trained on {data[trained_on_sample]}, but the data found here are "
+            f"{data[env.data_is_sample]}, which shares images with it: the error would be too low"
         )
 
 
 # Protocols
 
 
+def play(
+    model: RecurrentAttentionModel,
+    env: ram_env.GlimpseVectorEnv,
+    locations: str,
+    *,
+    num_passes: int = 1,
+    std: float = 0.0,
+) -> Beliefs:
+    """Play the split with the run's control, as the trainer validates it."""
+    device = next(model.parameters()).device
+    noise, control_noise = (torch.Generator(device).manual_seed(0) for _ in range(2))
+    return play_split(
+        model,
+        env,
+        env.num_images,
+        num_passes=num_passes,
+        std=std,
+        generator=noise,
+        control=Control(locations, env, control_noise),
+    )
+
+
 def score_in_hindsight(
     model: RecurrentAttentionModel, beliefs: Beliefs, env: ram_env.GlimpseVectorEnv, env_id: str
 ) -> dict[str, Score]:
-    """Judge the first images with locations chosen for the true label, and for a wrong one.
+    """Evaluate the first images with locations chosen for the true label, and for a wrong one.
 
-    The wrong one is the control: where it can be had as easily, the chooser talks the
-    classifier into an answer and does not find what there is to see.
+    The wrong label is the control: if the choice reaches it as easily, it sways the classifier
+    rather than finding what there is to see.
     """
     task, device = env.task, next(model.parameters()).device
     canvases, _ = ram_env.frozen_canvases(env_id, task.split)
@@ -247,8 +267,8 @@ def diagnose(beliefs: Beliefs, env: ram_env.GlimpseVectorEnv) -> dict[str, torch
     """Return what the agent does with its glimpses, by name."""
     sizes = diagnostics.sizes_of(env)
     return {
-        "centre_coverage": diagnostics.centre_coverage(beliefs, **sizes),
-        "object_coverage": diagnostics.object_coverage(beliefs, **sizes),
+        "centre_coverage": diagnostics.coverage(beliefs, "centre", **sizes),
+        "object_coverage": diagnostics.coverage(beliefs, "object", **sizes),
         "location_spread": diagnostics.location_spread(beliefs),
         "bits_gained": diagnostics.bits_gained(beliefs),
     }
@@ -258,7 +278,7 @@ def diagnose(beliefs: Beliefs, env: ram_env.GlimpseVectorEnv) -> dict[str, torch
 
 
 def table(scores: list[Score], diagnosis: dict[str, torch.Tensor]) -> str:
-    """Return one row a glimpse."""
+    """Return one row per glimpse."""
     lines = [
         "glimpse    error         95 %    fovea on    fovea on    spread of       bits",
         "                %     interval    middle %    object %         x, y     gained",
@@ -277,8 +297,18 @@ def table(scores: list[Score], diagnosis: dict[str, torch.Tensor]) -> str:
     return "\n".join(lines)
 
 
-def describe(score: Score) -> dict[str, Any]:
-    """Return a score ready for JSON."""
+def describe_hindsight(true_label: Score, wrong_label: Score) -> str:
+    """Return the scores of :func:`score_in_hindsight` and what they mean."""
+    swayed = 100 - wrong_label.error
+    return (
+        f"\nLocations chosen for the true label: {true_label}\n"
+        f"Locations chosen for a wrong label: the model predicts that one for {swayed:.2f} %;\n"
+        "the higher this is, the less the line above says about looking better"
+    )
+
+
+def to_json(score: Score) -> dict[str, Any]:
+    """Return a score as JSON values."""
     return {"error": score.error, "interval": list(score.interval), **asdict(score)}
 
 
@@ -286,7 +316,7 @@ def describe(score: Score) -> dict[str, Any]:
 def animate(
     model: RecurrentAttentionModel, env_id: str, path: Path, num_episodes: int, locations: str
 ) -> None:
-    """Write validation episodes one after another, one frame a glimpse.
+    """Write validation episodes one after another, one frame per glimpse.
 
     The frame of glimpse t shows the belief that led there; the last one shows the final
     belief and whether it is right.
@@ -301,21 +331,18 @@ def animate(
         autoreset_mode="Disabled",
         render_mode="rgb_array",
     )
-    placer = control(locations, env, device)
+    noise = torch.Generator(device).manual_seed(0)
+    control = Control(locations, env, noise)
     obs, infos = env.reset(seed=0)
     position = torch.as_tensor(infos["position"], device=device)
-    state, over = model.initial_state(num_episodes), False
+    state = model.initial_state(num_episodes)
     frames = []
-    while not over:
+    for step in range(env.task.num_glimpses):
         frames.append(env.render())
         output, state = model(*to_tensors(obs, device), state)
-        location = output.location_mean
-        if placer is not None:
-            location = placer(len(frames) - 1, location, position)
-        action = torch.cat([location, output.logits], 1).cpu().numpy()
-        obs, _, terminated, _, _ = env.step(action)
-        over = bool(terminated[0])
-    frames[-1] = env.render()  # with the last belief and the verdict
+        location = control(step, output.location_mean, position)
+        obs, *_ = env.step(torch.cat([location, output.logits], 1).cpu().numpy())
+    frames[-1] = env.render()  # with the last belief and whether it is right
     by_episode = np.array(frames).swapaxes(0, 1)  # (episodes, T, H, W, 3)
     durations = [*[FRAME_MS] * (len(frames) - 1), LAST_FRAME_MS] * num_episodes
     imageio.imwrite(path, by_episode.reshape(-1, *by_episode.shape[2:]), duration=durations, loop=0)
@@ -323,7 +350,7 @@ def animate(
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line."""
-    return tyro.cli(Config, args=arguments, description=(__doc__ or "").splitlines()[0])
+    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0])
 
 
 if __name__ == "__main__":

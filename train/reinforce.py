@@ -3,8 +3,9 @@
 The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log.
 
 Dimension key:
-    N: lanes of the environment, which play one episode each per update
-    T: glimpses an episode
+    N: sub-environments, each of which plays one episode per update
+    T: glimpses per episode
+    K: classes
 """
 
 from __future__ import annotations
@@ -14,37 +15,47 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import argparse
 import math
-import os
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import torch
-import tyro
+from torch import Tensor
 
 import ram_env
 from agents.baselines import count_parameters
-from agents.controls import CONTROLS, Placer, make_placer
+from agents.controls import CONTROLS, Control
 from agents.diagnostics import behaviour, sizes_of
 from agents.estimators import ESTIMATORS, Rollout, Weights
-from agents.evaluation import evaluate, play_split, score_by_glimpse, to_env, to_tensors
+from agents.evaluation import (
+    Beliefs,
+    Score,
+    play_split,
+    score_by_glimpse,
+    score_sampled_labels,
+    to_env,
+    to_tensors,
+)
 from agents.locations import sample_location
-from agents.losses import categorical_entropy, gaussian_entropy
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
-from agents.runs.commands import Stop, read_resumed, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
+from agents.runs.files import read_toml
 from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
     check_finite,
+    check_settings,
     check_validation_images,
     choose_device,
     clip_gradients,
+    cosine_rate,
     report_nonfinite_outputs,
+    spawn_generator,
     spread_seed,
     validation_updates,
+    warmed_up_decay,
 )
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -52,269 +63,228 @@ PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """Settings of a run; every one is a flag."""
 
     preset: Literal[PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
-    """Settings from train/presets/NAME.toml in place of the defaults; other flags override them."""
-    env_id: str = "ClutteredMNISTGlimpse-v0"
-    """A registered environment."""
+    """Settings to take in place of the defaults; other flags override them.
+    best-cluttered: Best recipe for cluttered 60x60, 52 min on one core.
+    best-large-cluttered: Best recipe for cluttered 100x100, 60 min on one core.
+    best-mnist: Best recipe for MNIST, 45 min on one core.
+    best-translated: Best recipe for translated 60x60, 53 min on one core.
+    paper-cluttered: The paper's rule for cluttered 60x60, 47 min on one core.
+    paper-mnist: The paper's rule for MNIST, a few minutes on one core."""
     total_episodes: int = 2_750_000
-    """Training episodes; the schedules below end with the last one."""
+    """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 128
-    """Episodes played side by side, the batch of one update."""
-    seed: int = 0
-    """Of everything: weights, exploration, images and places."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks and the environment run; auto takes a GPU if there is one."""
-    threads: int = os.cpu_count() or 1
-    """CPU threads for the networks."""
-    run_dir: Path | None = None
-    """Where the run is written; by default a new folder below runs/."""
-    resume: Path | None = None
-    """Folder of a run to go on with, with its own settings; takes no other flag."""
-    final_split: Literal["test", "validation", "none"] = "test"
-    """The split for the last line; test is looked at once, by the best model on validation."""
+    """Number of episodes played in parallel, which is the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
-    """Times that each image is played, for the estimator leave_one_out; divides num_envs."""
+    """How often each image is played, for the estimator leave_one_out. Must divide num_envs."""
     learning_rate: float = 1e-3
-    """At the start; falls to 0 along half a cosine."""
+    """Learning rate at the start. It falls to 0 along half a cosine."""
     std: float = 0.2
-    """Of the location policy at the start, in units of half an image."""
+    """Standard deviation of the location policy at the start, in units of half an image."""
     final_std: float = 0.03
-    """At the end; the std falls geometrically."""
+    """Standard deviation of the location policy at the end. It falls geometrically."""
     learned_std: bool = False
-    """Learn the std of x and of y from its start on, in place of that schedule."""
+    """Learn the standard deviations of x and y, starting at std, in place of that schedule."""
     core: Literal["rnn", "lstm", "gru"] = "rnn"
-    """The memory; rnn is the paper's."""
+    """Type of the recurrent core. The paper's is rnn."""
     hidden_size: int = 256
-    """Units of the memory; 256 is the paper's."""
+    """Units of the recurrent core. The paper has 256."""
     state_cap: float = 0.0
-    """Greatest value of a unit of the rnn, which keeps it from running away; 0 for none."""
+    """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
     location: Literal["offset", "absolute"] = "offset"
-    """What the location network gives: an offset from the present location, or a place."""
+    """What the location network predicts: an offset from the present location, or a location."""
     location_hidden: int = 128
-    """Units of a hidden layer in the location network; 0 for none."""
+    """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
     shift: int = 0
-    """Pixels by which each training image is shifted at most, to the sides and up or down."""
+    """Largest random shift of each training image along x and along y, in pixels."""
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
-    """Where the agent looks: where it wants to, or a control with a classifier of its own."""
+    """Who chooses where to look: the learned policy, or a control in its place."""
     discount: float = 0.5
-    """How much of a location's credit goes to the glimpses after the next one."""
+    """Discount on a location's credit for the glimpses after the next one."""
     policy_coef: float = 0.2
-    """Weight of the location policy's loss beside the classifier's (dense_exact: always 1)."""
+    """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
     """Weight of the baseline's loss."""
     entropy_coef: float = 0.01
     """Weight of the entropy of location and label, for the estimators that sample labels."""
     max_grad_norm: float = 1.0
-    """Gradients longer than this are shortened to it."""
+    """Norm to which longer gradients are clipped."""
     weight_decay: float = 0.0
-    """Share of the weights that decays per update and unit of learning rate (AdamW)."""
+    """Weight decay of AdamW."""
     beta2: float = 0.999
-    """Adam's decay of the mean squared gradient; lower takes smaller steps at sudden gradients."""
+    """Adam's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = 0.999
-    """Decay of the running mean of the weights; that mean is validated and kept."""
+    """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
-    """Compute the networks in bfloat16 during training; faster where the CPU or GPU has it."""
-    num_validations: int = 12
-    """How often it is validated, the end included."""
+    """Compute the networks in bfloat16 during training, which is faster on hardware that has it."""
     validation_images: int | None = None
-    """Validate on so many images, the first of the split; by default on all."""
+    """Number of validation images, the first of the split. By default all of them."""
     validate_sampled: bool = False
-    """Validate the policy that samples, too."""
+    """Also validate the policy that samples."""
     keep: Literal["best", "last"] = "best"
-    """The weights that are stored and judged in the end: the best on validation, or the last."""
-    log_every: int = 100
-    """Updates between two lines of metrics."""
-    checkpoint_every: int = 1000
-    """Updates between two checkpoints; there is one before each validation, too."""
+    """Which weights to store and to evaluate at the end: the best on validation, or the last."""
 
     def __post_init__(self) -> None:
         """Check every value."""
+        super().__post_init__()
         if ram_env.find_task(self.env_id).allow_stop:
             raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
-        for name in (
-            *("total_episodes", "num_envs", "threads"),
-            *("num_validations", "validation_images", "log_every", "checkpoint_every"),
-        ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay", "state_cap"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
-        if self.shift < 0:
-            raise ValueError(f"shift must be at least 0, got {self.shift}")
+        check_settings(
+            self,
+            {
+                "at least 1": ("total_episodes", "num_envs", "num_rollouts", "validation_images"),
+                "positive": ("learning_rate", "max_grad_norm", "std", "final_std"),
+                "at least 0": (
+                    *("policy_coef", "baseline_coef", "entropy_coef"),
+                    *("weight_decay", "state_cap", "shift"),
+                ),
+                "in [0, 1]": ("discount",),
+                "in [0, 1)": ("ema", "beta2"),
+            },
+        )
         if self.shift and self.locations == "oracle":
-            raise ValueError("shift must be 0 with locations oracle, which knows no shifts")
-        if not 0 < self.final_std <= self.std < math.inf:
+            raise ValueError("shift must be 0 with locations oracle, which ignores shifts")
+        if self.final_std > self.std:
+            raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
+        if self.num_envs % self.num_rollouts:
             raise ValueError(
-                f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
-            )
-        if self.num_rollouts < 1 or self.num_envs % self.num_rollouts:
-            raise ValueError(
-                f"num_rollouts must be at least 1 and divide num_envs={self.num_envs}, "
-                f"got {self.num_rollouts}"
+                f"num_rollouts must divide num_envs={self.num_envs}, got {self.num_rollouts}"
             )
         if ESTIMATORS[self.estimator].needs_rollouts and self.num_rollouts < 2:
             raise ValueError(f"estimator {self.estimator} needs num_rollouts of at least 2")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        for name in ("ema", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     @property
     def num_updates(self) -> int:
         """Updates of the weights: as many as the episodes fill."""
         return math.ceil(self.total_episodes / self.num_envs)
 
+    @property
+    def weights(self) -> Weights:
+        """Weights of the estimator's terms."""
+        return Weights(**{field.name: getattr(self, field.name) for field in fields(Weights)})
+
     def scheduled_std(self, update: int) -> float:
-        """Return the std of the location policy in an update."""
+        """Return the standard deviation of the location policy in an update."""
         return self.std * (self.final_std / self.std) ** (update / self.num_updates)
 
 
+GROUPS = {
+    "run": ("preset", *RUN_FLAGS),
+    "task": ("env_id", "locations", "shift"),
+    "model": (
+        *("core", "hidden_size", "state_cap", "location", "location_hidden"),
+        *("std", "final_std", "learned_std", "bf16"),
+    ),
+    "learning": (
+        *("total_episodes", "num_envs", "estimator", "num_rollouts", "learning_rate"),
+        *("discount", "policy_coef", "baseline_coef", "entropy_coef"),
+        *("max_grad_norm", "weight_decay", "beta2", "ema"),
+    ),
+    "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),
+}
+"""Flags by the title of their box in ``--help``."""
+
+
 def main(config: Config) -> None:
-    """Train, or go on training, in the run folder."""
+    """Train, or resume training, in the run folder."""
     run_in_folder(config, config.env_id, train)
 
 
 def train(config: Config, log: RunLog, stop: Stop) -> None:
-    """Train, validate on the way, and judge the best model once on the final split."""
+    """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs, config.num_rollouts)
+    env_seeds, torch_seed = spread_seed(config.seed, config.num_envs, config.num_rollouts)
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
-    steps_per_update = config.num_envs * num_glimpses
-    estimator = ESTIMATORS[config.estimator]
-    weights = Weights(
-        config.policy_coef,
-        config.baseline_coef,
-        config.discount,
-        config.num_rollouts,
-        config.entropy_coef,
-    )
+    estimator, weights = ESTIMATORS[config.estimator], config.weights
     model = make_model(config, env).to(device)
-    generator = torch.Generator(device).manual_seed(torch_seed)
-    placer = control(config, env, generator)
-    log_std = model.location_network.log_std
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not log_std]}]
-    if log_std is not None:  # decay would widen it: it is a logarithm
-        groups.append({"params": [log_std], "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = make_optimizer(config, model)
+    generator = spawn_generator(config.seed, device)
+    control = Control(config.locations, env, generator)
     training = Training(model, optimizer, env, {"locations": generator})
+    validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
-    validations = validation_updates(config.num_updates, config.num_validations)
+    log.say(
+        f"estimator {config.estimator}, {config.locations} locations, {count_parameters(model)} "
+        f"parameters: {config.total_episodes} episodes, {config.num_envs} per update"
+    )
 
-    def judged(env: ram_env.GlimpseVectorEnv, num_images: int | None = None) -> dict[str, Any]:
-        generator = torch.Generator(device).manual_seed(0)
-        return {
-            "model": training.mean_model,
-            "env": env,
-            "num_images": num_images or env.num_images,
-            "placer": control(config, env, generator),
-            "on_batch": stop.check,
-            "generator": generator,
-        }
-
-    def validate(updates: int) -> None:
+    def validate(updates_done: int) -> None:
         with log.judging():
-            beliefs = play_split(**judged(validation_env, config.validation_images))
-            score = score_by_glimpse(beliefs)[-1]
-            metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(validation_env))}
-            if config.validate_sampled:
-                learned = training.mean_model.location_std
-                std = config.scheduled_std(updates - 1) if learned is None else learned
-                sampled = evaluate(
-                    **judged(validation_env, config.validation_images),
-                    std=std,
-                    sample_label=estimator.samples_label,
-                )
-                metrics["eval/error_sampled"] = sampled.error
-        log.scalars(updates * steps_per_update, metrics)
-        episodes = updates * config.num_envs
-        log.say(f"{episodes} episodes: validation {score}, {log.time_left}")
+            std = config.scheduled_std(updates_done - 1)
+            score, metrics = validation_metrics(
+                config, training.mean_model, validation_env, stop, std
+            )
+        log.scalars(updates_done * config.num_envs * num_glimpses, metrics)
+        log.say(f"{updates_done * config.num_envs} episodes: validation {score}, {log.time_left}")
         if training.is_best(score.error, always=config.keep == "last"):
             log.save_weights(training.best)
 
     if log.checkpoint is None:
-        obs, infos = env.reset(seed=lane_seeds)
+        obs, infos = env.reset(seed=env_seeds)
     else:
         obs, infos = training.unpack(log.checkpoint)
         if log.checkpoint.step in validations:
             validate(log.checkpoint.step)
 
     for update in log.progress(config.num_updates):
-        progress = update / config.num_updates  # from 0 to 1
         std = config.scheduled_std(update) if model.location_std is None else model.location_std
+        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+            group["lr"] = learning_rate
 
-        # Episode: all lanes are in step, since every episode takes T glimpses
+        # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
-        position = torch.as_tensor(infos["position"], device=device)  # (N, 2), for the oracle
+        position = torch.as_tensor(infos["position"], device=device)  # (N, 2)
         shift = draw_shift(config, env, device)
         state = model.initial_state(config.num_envs)
         outputs: list[Output] = []
-        steps: list[tuple[torch.Tensor, ...]] = []
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
             report_nonfinite_outputs(update, outputs),
         ):
             for step in range(num_glimpses):
-                glimpse, seen = to_tensors(obs, device)
-                output, state = model(glimpse, seen + shift, state)
+                glimpse, location = to_tensors(obs, device)
+                output, state = model(glimpse, location + shift, state)
                 outputs.append(output)
-                location, location_log_prob = sample_location(output.location_mean, std)
-                if placer is not None:
-                    location = placer(step, location, position)
-                named = name_label(output.logits, sample=estimator.samples_label)
-                action = {"location": location - shift, "label": named}
+                sampled, location_log_prob = sample_location(output.location_mean, std)
+                next_location = control(step, sampled, position) - shift
+                prediction = choose_label(output.logits, sample=estimator.samples_label)
+                action = {"location": next_location, "label": prediction}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
                 reward = torch.as_tensor(reward, dtype=torch.float32)
-                steps.append((named, location_log_prob, reward))
+                steps.append((prediction, location_log_prob, reward))
 
         # Loss
         _, logits, baseline = (torch.stack(series) for series in zip(*outputs, strict=True))
-        named, location_log_prob, reward = (
+        prediction, location_log_prob, reward = (
             torch.stack(series) for series in zip(*steps, strict=True)
         )  # (T, N) each, as baseline; logits (T, N, K)
-        log_p = logits.log_softmax(2)
-        rollout = Rollout(
-            pick(log_p, label.expand_as(named)),
-            location_log_prob,
-            pick(log_p, named),
-            baseline,
-            reward,
-            gaussian_entropy(std).to(reward).expand_as(reward),
-            categorical_entropy(logits),
+        rollout = Rollout.from_episode(
+            label=label,
+            logits=logits,
+            prediction=prediction,
+            location_log_prob=location_log_prob,
+            std=std,
+            baseline=baseline,
+            reward=reward,
         )
-        terms = estimator.terms(rollout, weights)
-        if placer is not None:  # the agent didn't choose where to look: nothing to learn from it
-            idle = ("policy",) if estimator.samples_label else ("policy", "baseline")
-            terms = {name: term for name, term in terms.items() if name not in idle}
+        terms = estimator.terms(rollout, weights).by_name(location=not control.replaces_policy)
         loss = torch.stack(list(terms.values())).sum()
         check_finite(update, {"reward": reward, **{f"{k} loss": v for k, v in terms.items()}})
 
@@ -324,42 +294,93 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         grad_norm = clip_gradients(model, config.max_grad_norm, update)
         optimizer.step()
         check_finite(update, dict(model.named_parameters()))
-        training.move_mean(min(config.ema, (update + 1) / (update + 10)))
+        training.move_mean(warmed_up_decay(config.ema, update))
 
         # Log
-        done = update + 1
-        env_steps = done * steps_per_update
-        if done % config.log_every == 0 or done == config.num_updates:
+        updates_done = update + 1
+        env_steps = updates_done * config.num_envs * num_glimpses
+        log.status(updates_done * config.num_envs, (prediction[-1] == label).float().mean())
+        if updates_done % config.log_every == 0 or updates_done == config.num_updates:
             log.scalars(
                 env_steps,
                 {
-                    "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
+                    "rollout/ep_rew_mean": reward.sum(0).mean().item(),
                     "rollout/ep_len_mean": num_glimpses,
                     **{f"train/{name}_loss": term.item() for name, term in terms.items()},
                     "train/grad_norm": grad_norm.item(),
                     "train/std": torch.as_tensor(std).mean().item(),
-                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                    "train/learning_rate": learning_rate,
                 },
             )
             log.speed(env_steps)
-        if done % config.checkpoint_every == 0 or done in validations or stop.requested:
-            log.save_checkpoint(done, env_steps, *training.pack())
+        save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
+        if save_now or stop.requested:
+            log.save_checkpoint(updates_done, env_steps, *training.pack())
         stop.check()
-        if done in validations:
-            validate(done)
+        if updates_done in validations:
+            validate(updates_done)
 
     # Result
     score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         training.mean_model.load_state_dict(training.best)
-        score, data = evaluate(**judged(final_env)), final_env.data_source
+        beliefs, _ = play(config, training.mean_model, final_env, final_env.num_images, stop)
+        score, data = score_by_glimpse(beliefs)[-1], final_env.data_source
         log.say(data)
     log.result(config.final_split, score, data)
 
 
-def name_label(logits: torch.Tensor, *, sample: bool) -> torch.Tensor:
-    """Return the likeliest label of ``logits`` (N, K), or a sampled one, (N,)."""
+def validation_metrics(
+    config: Config,
+    model: RecurrentAttentionModel,
+    env: ram_env.GlimpseVectorEnv,
+    stop: Stop,
+    std: float,
+) -> tuple[Score, dict[str, float]]:
+    """Return a model's validation score and the metrics to log.
+
+    The score is that of mean locations and the likeliest labels. ``std`` is for sampled locations,
+    unless the model learns its own.
+    """
+    num_images = config.validation_images or env.num_images
+    beliefs, _ = play(config, model, env, num_images, stop)
+    score = score_by_glimpse(beliefs)[-1]
+    metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
+    if config.validate_sampled:
+        std_or_learned = std if model.location_std is None else model.location_std
+        beliefs, noise = play(config, model, env, num_images, stop, std_or_learned)
+        sampled = score_by_glimpse(beliefs)[-1]
+        if ESTIMATORS[config.estimator].samples_label:
+            sampled = score_sampled_labels(beliefs, noise)
+        metrics["eval/error_sampled"] = sampled.error
+    return score, metrics
+
+
+def play(
+    config: Config,
+    model: RecurrentAttentionModel,
+    env: ram_env.GlimpseVectorEnv,
+    num_images: int,
+    stop: Stop,
+    std: float | Tensor = 0.0,
+) -> tuple[Beliefs, torch.Generator]:
+    """Play a split with the run's control; return beliefs, and the noise, the same each time."""
+    noise = torch.Generator(next(model.parameters()).device).manual_seed(0)
+    beliefs = play_split(
+        model,
+        env,
+        num_images,
+        std=std,
+        generator=noise,
+        control=Control(config.locations, env, noise),
+        on_batch=stop.check,
+    )
+    return beliefs, noise
+
+
+def choose_label(logits: Tensor, *, sample: bool) -> Tensor:
+    """Return the likeliest label of ``logits`` (N, K), or a sampled one. Shape (N,)."""
     if sample:
         return torch.multinomial(logits.softmax(1), 1)[:, 0]
     return logits.argmax(1)
@@ -367,11 +388,11 @@ def name_label(logits: torch.Tensor, *, sample: bool) -> torch.Tensor:
 
 def draw_shift(
     config: Config, env: ram_env.GlimpseVectorEnv, device: torch.device
-) -> torch.Tensor | float:
-    """Draw by how much each lane's image is shifted in this episode, (N, 2), in locations.
+) -> Tensor | float:
+    """Draw how far each image is shifted in this episode, in units of location. Shape (N, 2).
 
-    Seen from an image that is shifted by d, what lies at l is what lay at l - d before. So the
-    image itself can stay where it is: the agent's locations are shifted on their way to the
+    In an image that is shifted by d, location l shows what location l - d shows in the original.
+    So the image can stay as it is: the agent's locations are shifted on their way to the
     environment and back.
     """
     if not config.shift:
@@ -380,15 +401,10 @@ def draw_shift(
     return pixels * (2 / env.task.side)
 
 
-def pick(log_p: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Return the entries of ``log_p`` (T, N, K) at the labels (T, N), (T, N)."""
-    return log_p.gather(2, label[..., None])[..., 0]
-
-
 def make_env(
     config: Config, device: torch.device, num_envs: int, **keywords: Any
 ) -> ram_env.GlimpseVectorEnv:
-    """Make the environment: on the GPU if the model is there, in NumPy beside a CPU."""
+    """Make the environment: on the model's GPU, or in NumPy if the model is on the CPU."""
     env = gymnasium.make_vec(
         config.env_id,
         num_envs=num_envs,
@@ -398,19 +414,6 @@ def make_env(
     )
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     return env
-
-
-def control(
-    config: Config, env: ram_env.GlimpseVectorEnv, generator: torch.Generator
-) -> Placer | None:
-    """Return the control that chooses locations in the agent's place, if there is one."""
-    return make_placer(
-        config.locations,
-        env.task.num_glimpses,
-        object_size=env.object_size,
-        canvas_side=env.task.side,
-        generator=generator,
-    )
 
 
 def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttentionModel:
@@ -431,37 +434,45 @@ def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttent
     )
 
 
+def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.optim.Optimizer:
+    """Make AdamW; a learned log std is not decayed, which would widen the policy."""
+    log_std = model.location_network.log_std
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not log_std]}]
+    if log_std is not None:
+        groups.append({"params": [log_std], "weight_decay": 0.0})
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
 def read_preset(name: str) -> Config:
-    """Return the settings of ``train/presets/<name>.toml``; what it leaves out is the default.
+    """Return the settings of ``train/presets/<name>.toml``; missing ones have their defaults.
 
     Raises:
-        ValueError: If there is no such file, or it is no TOML or holds an unknown setting or a bad
-            value; the message names it.
+        ValueError: If there is no such file, or it is not TOML or holds an unknown setting or a bad
+            value; the message names the file.
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     path = PRESET_FOLDER / f"{name}.toml"
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-        unknown = set(settings) - {field.name for field in fields(Config)}
-        if unknown:
-            raise ValueError(f"unknown settings: {sorted(unknown)}")
-        return Config(preset=name, **settings)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    unknown = read_toml(path).keys() - {field.name for field in fields(Config)}
+    if unknown:
+        raise ValueError(f"{path} is not valid: unknown settings {sorted(unknown)}")
+    return replace(read_toml(path, Config), preset=name)
 
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line: a run's, or a preset's and then the other flags."""
-    if (resumed := read_resumed(Config, arguments)) is not None:
-        return resumed
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS)
     name = first.parse_known_args(arguments)[0].preset
-    default = Config() if name is None else read_preset(name)
-    return tyro.cli(
-        Config, args=arguments, default=default, description=(__doc__ or "").splitlines()[0]
-    )
+    default = None if name is None else read_preset(name)
+    description = (__doc__ or "").splitlines()[0]
+    return parse_flags(Config, arguments, description, default=default, groups=GROUPS)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Estimators: what each may look at, and which step each gradient belongs to."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -9,22 +9,31 @@ from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.losses import dense_returns, exact_dense_returns
 
 NUM_STEPS, NUM_ENVS = 4, 6
-WEIGHTS = Weights(0.5, 0.25, discount=0.5, num_rollouts=2, entropy_coef=0.1)
+TERMINAL_REWARD = ("paper", "every_glimpse", "leave_one_out")
+SAMPLED_REWARD = ("reward_only", "reward_only_no_baseline")
+WORKED_OUT = (*TERMINAL_REWARD, "dense", "dense_exact", *SAMPLED_REWARD)  # returns_of knows these
+WEIGHTS = Weights(
+    policy_coef=0.5, baseline_coef=0.25, discount=0.5, num_rollouts=2, entropy_coef=0.1
+)
 
 
 def make_rollout(seed: int = 0) -> Rollout:
     generator = torch.Generator().manual_seed(seed)
-
-    def leaf() -> torch.Tensor:
-        return (-torch.rand(NUM_STEPS, NUM_ENVS, generator=generator)).requires_grad_()
-
+    leaves = {
+        field.name: (-torch.rand(NUM_STEPS, NUM_ENVS, generator=generator)).requires_grad_()
+        for field in fields(Rollout)
+    }
     reward = torch.zeros(NUM_STEPS, NUM_ENVS)
     reward[-1] = torch.tensor([1.0, 0, 1, 1, 0, 0])
-    return Rollout(leaf(), leaf(), leaf(), leaf(), reward, leaf(), leaf())
+    return Rollout(**{**leaves, "reward": reward})
+
+
+def terms_of(name: str, rollout: Rollout) -> dict[str, torch.Tensor]:
+    return ESTIMATORS[name].terms(rollout, WEIGHTS).by_name()
 
 
 def loss_of(name: str, rollout: Rollout) -> torch.Tensor:
-    return torch.stack(list(ESTIMATORS[name].terms(rollout, WEIGHTS).values())).sum()
+    return torch.stack(list(terms_of(name, rollout).values())).sum()
 
 
 def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
@@ -50,20 +59,20 @@ def advantage_of(name: str, rollout: Rollout) -> torch.Tensor:
     return advantage
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", WORKED_OUT)
 def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     rollout = make_rollout()
-    ESTIMATORS[name].terms(rollout, WEIGHTS)["policy"].backward()
+    terms_of(name, rollout)["policy"].backward()
     policy_coef = 1.0 if name == "dense_exact" else 0.5
     expected = torch.zeros(NUM_STEPS, NUM_ENVS)
     expected[:-1] = -policy_coef * advantage_of(name, rollout)[: NUM_STEPS - 1] / NUM_ENVS
     torch.testing.assert_close(rollout.location_log_prob.grad, expected)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", WORKED_OUT)
 def test_the_baseline_is_drawn_to_the_returns(name):
     rollout = make_rollout()
-    terms = ESTIMATORS[name].terms(rollout, WEIGHTS)
+    terms = terms_of(name, rollout)
     if name in ("leave_one_out", "reward_only_no_baseline"):
         assert "baseline" not in terms
         return
@@ -76,16 +85,6 @@ def test_the_baseline_is_drawn_to_the_returns(name):
     torch.testing.assert_close(rollout.baseline.grad, expected)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_last_location_moved_nothing_and_learns_nothing(name):
-    rollout = make_rollout()
-    loss_of(name, rollout).backward()
-    grad = rollout.location_log_prob.grad
-    assert grad is not None
-    assert (grad[-1] == 0).all()
-    assert (grad[:-1] != 0).any(1).all()
-
-
 @pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if not e.sees_label])
 def test_a_reward_only_estimator_never_looks_at_the_label(name):
     rollout = make_rollout()
@@ -93,16 +92,16 @@ def test_a_reward_only_estimator_never_looks_at_the_label(name):
     assert torch.equal(loss_of(name, rollout), loss_of(name, other))
 
 
-@pytest.mark.parametrize("name", ["reward_only", "reward_only_no_baseline"])
+@pytest.mark.parametrize("name", SAMPLED_REWARD)
 def test_a_sampled_label_is_weighted_with_its_advantage_at_the_scoring_step_only(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
     expected = torch.zeros(NUM_STEPS, NUM_ENVS)
     expected[-1] = -advantage_of(name, rollout)[-1] / NUM_ENVS
-    torch.testing.assert_close(rollout.named_log_prob.grad, expected)
+    torch.testing.assert_close(rollout.prediction_log_prob.grad, expected)
 
 
-@pytest.mark.parametrize("name", ["reward_only", "reward_only_no_baseline"])
+@pytest.mark.parametrize("name", SAMPLED_REWARD)
 def test_entropy_counts_where_its_action_does_something(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
@@ -115,7 +114,7 @@ def test_entropy_counts_where_its_action_does_something(name):
     assert not label[:-1].any()
 
 
-@pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if e.sees_label])
+@pytest.mark.parametrize("name", [*TERMINAL_REWARD, "dense", "dense_exact"])
 def test_the_classifier_learns_at_every_glimpse_alike_but_the_papers_at_the_last(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
@@ -127,34 +126,10 @@ def test_the_classifier_learns_at_every_glimpse_alike_but_the_papers_at_the_last
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_advantages_are_constants_so_the_policy_teaches_neither_baseline_nor_classifier(name):
     rollout = make_rollout()
-    ESTIMATORS[name].terms(rollout, WEIGHTS)["policy"].backward()
+    terms = ESTIMATORS[name].terms(rollout, WEIGHTS)
+    terms.location["policy"].backward()
     assert rollout.baseline.grad is None
     assert rollout.label_log_prob.grad is None
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_better_outcome_makes_its_locations_likelier(name):
-    rollout = make_rollout()
-    label_log_prob = torch.full((NUM_STEPS, NUM_ENVS), -2.0)
-    label_log_prob[1:, 0] = -0.1  # rewarded, too; its neighbour of the same image was not
-    terms = ESTIMATORS[name].terms(
-        replace(
-            rollout,
-            label_log_prob=label_log_prob,
-            baseline=torch.full((NUM_STEPS, NUM_ENVS), 0.5),
-        ),
-        WEIGHTS,
-    )
-    terms["policy"].backward()
-    grad = rollout.location_log_prob.grad
-    assert grad is not None
-    assert grad[0, 0] < 0
-    assert grad[0, 1] > grad[0, 0]
-
-
-def test_the_paper_is_the_only_kind_that_keeps_locations_out_of_the_core():
-    kept_out = [name for name, e in ESTIMATORS.items() if not e.location_reaches_core]
-    assert kept_out == ["paper", "every_glimpse"]
 
 
 def test_dense_and_exact_pay_for_the_same_gains():
@@ -163,3 +138,30 @@ def test_dense_and_exact_pay_for_the_same_gains():
     later = torch.arange(NUM_STEPS - 1, 0, -1)[:, None]  # glimpses after t
     exact = exact_dense_returns(log_p, even)
     torch.testing.assert_close(exact, dense_returns(log_p, 1.0) * later / NUM_STEPS)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_without_its_location_terms_an_estimator_teaches_no_location(name):
+    rollout = make_rollout()
+    terms = ESTIMATORS[name].terms(rollout, WEIGHTS)
+    kept = terms.by_name(location=False)
+    assert {**kept, **terms.location} == terms.by_name()
+    torch.stack(list(kept.values())).sum().backward()
+    assert rollout.location_log_prob.grad is None
+    assert rollout.baseline.grad is None or ESTIMATORS[name].samples_label  # which needs it
+
+
+def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
+    # two glimpses of one episode, two classes with p = 1/4 and 3/4, then 1/2 and 1/2
+    logits = torch.tensor([[[1.0, 3.0]], [[1.0, 1.0]]]).log()
+    zeros = torch.zeros(2, 1)
+    rollout = Rollout.from_episode(
+        label=torch.tensor([0]),
+        logits=logits,
+        prediction=torch.tensor([[1], [0]]),
+        std=0.5,
+        **dict.fromkeys(("location_log_prob", "baseline", "reward"), zeros),
+    )
+    assert rollout.label_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
+    assert rollout.prediction_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
+    assert rollout.location_entropy.shape == rollout.label_entropy.shape == (2, 1)

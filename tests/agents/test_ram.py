@@ -123,32 +123,11 @@ def test_the_output_has_the_shapes_it_says_and_every_weight_learns(core, extras)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_what_one_episode_sees_does_not_reach_another():
-    model = make_model()
-    glimpses = torch.rand(2, 3, 4, 4)
-    both, _ = model(glimpses, torch.zeros(2, 2), model.initial_state(2))
-    alone, _ = model(glimpses[:1], torch.zeros(1, 2), model.initial_state(1))
-    torch.testing.assert_close(both.logits[:1], alone.logits)
-
-
 def test_the_policy_gradient_stops_before_the_core_where_the_paper_stops_it():
     model = make_model(location_reaches_core=False)
     look_twice(model)[2].sum().backward()
     assert gradient_of(model.location_network) > 0
     assert gradient_of(model.core) == gradient_of(model.glimpse_network) == 0
-
-
-def test_an_absolute_location_lies_inside_and_an_offset_starts_from_the_present_one():
-    here = torch.tensor([[0.5, -0.5]])
-    glimpse = torch.rand(1, 3, 4, 4)
-    absolute = make_model(location="absolute")
-    absolute.location_network.mean.weight.data *= 1e3
-    mean = absolute(glimpse, here, absolute.initial_state(1))[0].location_mean
-    assert (mean.abs() <= 1).all()
-    offset = make_model(location="offset")
-    nn.init.zeros_(offset.location_network.mean.weight)
-    nn.init.zeros_(offset.location_network.mean.bias)
-    assert torch.equal(offset(glimpse, here, offset.initial_state(1))[0].location_mean, here)
 
 
 def test_the_classifiers_gradient_never_reaches_the_location_network():

@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_model_is_refused(group):
     learn_shape = {**tensors[group], "more": torch.zeros(2)}
     with pytest.raises(CheckpointError, match=group):
         training.unpack(Checkpoint(1, {**tensors, group: learn_shape}, state))
-    with pytest.raises(CheckpointError, match="is of another model"):
+    with pytest.raises(CheckpointError, match="belongs to another model"):
         other.unpack(Checkpoint(1, tensors, state))
 
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_model_is_refused(group):
     [
         ("best_error", "low", "best_error"),
         ("best_error", -1.0, "best_error"),
-        ("env", {"count": None}, "environment cannot go on"),
+        ("env", {"count": None}, "environment cannot resume"),
     ],
 )
 def test_a_state_that_makes_no_sense_is_refused(entry, value, said):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -53,7 +54,7 @@ def report(run_dir: Path, capsys, **changes) -> list[str]:
 
 
 @pytest.mark.parametrize(("split", "n"), [("validation", 5000), ("test", 10_000)])
-def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
+def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(
     tmp_path, capsys, split, n
 ):
     run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
@@ -64,15 +65,19 @@ def test_it_tells_the_protocols_apart_and_ends_with_the_mean_locations_error(
         "SignpostGlimpse-v0", 500, split=split, order="sequential", action_format="dict"
     )
     assert lines[-1] == f"{split} {evaluate(model, env, n)}"
-    told = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
-    assert [*told] == ["mean location", "sampled location, std 0.25", "mean of 2 first glimpses"]
+    reported = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
+    assert [*reported] == [
+        "mean location",
+        "sampled location, std 0.25",
+        "mean of 2 first glimpses",
+    ]
     assert [int(row.split()[0]) for row in lines if re.match(r" +\d", row)] == [1, 2, 3, 4]
     noise = torch.Generator().manual_seed(0)
     sampled = score_by_glimpse(play_split(model, env, n, std=0.25, generator=noise))[-1]
     mean = score_mean_of_passes(play_split(model, env, n, num_passes=2))
-    first, *others = (score.strip() for score in told.values())
+    first, *others = (score.strip() for score in reported.values())
     assert others == [str(sampled), str(mean)]
-    assert first != others[0]  # but as the third: a board's first glimpse is given
+    assert first != others[0]  # the third equals the first: a board's first glimpse is given
 
 
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
@@ -95,7 +100,7 @@ def test_the_numbers_are_also_written_down(run_dir, capsys, tmp_path):
     assert numbers["centre_coverage"] <= numbers["object_coverage"]
     hindsight = numbers["hindsight"]
     assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
-    assert sum("hosen for" in line for line in lines) == 2
+    assert sum("ocations chosen for" in line for line in lines) == 2
 
 
 def test_hindsight_is_held_against_a_wrong_label(run_dir, capsys, monkeypatch):
@@ -126,13 +131,13 @@ def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
 
 def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
     model, _ = load_run(run_dir)
-    step, places = GlimpseVectorEnv.step, []
+    step, executed = GlimpseVectorEnv.step, []
     monkeypatch.setattr(
-        GlimpseVectorEnv, "step", lambda env, a: places.append(a[:, :2]) or step(env, a)
+        GlimpseVectorEnv, "step", lambda env, a: executed.append(a[:, :2]) or step(env, a)
     )
     animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
-    assert len(places) == 4
-    assert not np.concatenate(places).any()
+    assert len(executed) == 4
+    assert not np.concatenate(executed).any()
 
 
 def test_it_repeats_what_training_ended_with(capsys, tmp_path):
@@ -158,20 +163,16 @@ def test_the_environment_must_fit_the_model(tmp_path, capsys, config):
         report(folder, capsys)
 
 
-@pytest.mark.parametrize(("trained_on_sample", "judged_on"), [(False, True), (True, False)])
+@pytest.mark.parametrize(("trained_on_sample", "evaluated_on"), [(False, True), (True, False)])
 def test_a_split_that_shares_images_with_the_training_is_refused(
-    run_dir, capsys, monkeypatch, trained_on_sample, judged_on
+    run_dir, capsys, monkeypatch, trained_on_sample, evaluated_on
 ):
-    settings = json.loads((run_dir / "config.json").read_text())
-    for sample in (judged_on, trained_on_sample):
-        (run_dir / "config.json").write_text(json.dumps({**settings, "sample": sample}))
-        with monkeypatch.context() as patch:
-            patch.setattr(GlimpseVectorEnv, "data_is_sample", judged_on)
-            if sample == judged_on:
-                assert report(run_dir, capsys)
-                continue
-            with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
-                report(run_dir, capsys)
+    monkeypatch.setattr(GlimpseVectorEnv, "data_is_sample", evaluated_on)
+    change_config(run_dir, sample=evaluated_on)
+    assert report(run_dir, capsys)
+    change_config(run_dir, sample=trained_on_sample)
+    with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
+        report(run_dir, capsys)
 
 
 def test_an_environment_of_another_kind_is_refused(run_dir, capsys):
@@ -179,11 +180,79 @@ def test_an_environment_of_another_kind_is_refused(run_dir, capsys):
         report(run_dir, capsys, env_id="CartPole-v1")
 
 
-def test_a_setting_that_the_run_lacks_must_be_said(run_dir, capsys):
-    (run_dir / "config.json").write_text('{"config": {"env_id": "SignpostGlimpse-v0"}}')
-    with pytest.raises(ValueError, match=r"config.json has no final_std"):
+def change_config(run_dir: Path, **changes: Any) -> None:
+    """Change ``config.json``: settings, or the entry ``sample`` next to them; None removes one."""
+    facts = json.loads((run_dir / "config.json").read_text())
+    for name, value in changes.items():
+        entries = facts if name == "sample" else facts["config"]
+        entries[name] = value
+        if value is None:
+            del entries[name]
+    (run_dir / "config.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("setting", "given"),
+    [("env_id", {"env_id": "SignpostGlimpse-v0"}), ("final_std", {"std": 0.1})],
+)
+def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting, given):
+    change_config(run_dir, **{setting: None})
+    with pytest.raises(ValueError, match=f"config.json has no {setting}: give one with --"):
         report(run_dir, capsys)
-    assert report(run_dir, capsys, std=0.1)
+    assert report(run_dir, capsys, **given)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("sample", "x"),
+        ("locations", ["random"]),
+        ("locations", "everywhere"),
+        ("final_std", "0.1"),
+        ("final_std", -1.0),
+        ("env_id", 5),
+        ("env_id", "Signpost\x1b[31mGlimpse-v0"),
+    ],
+)
+def test_a_hostile_value_in_the_run_folder_is_refused_by_name(run_dir, capsys, entry, value):
+    change_config(run_dir, **{entry: value})
+    with pytest.raises(ValueError, match=rf"config.json.*{entry}") as caught:
+        report(run_dir, capsys)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("missing", "settings", "message"),
+    [
+        ("model.json", {"algorithm": "ppo"}, "found train/sb3.py's"),
+        ("model.json", {"model": "fc64"}, "found train/baselines.py's"),
+        ("best.safetensors", {}, "no best.safetensors: .*first validation"),
+    ],
+)
+def test_a_run_that_cannot_be_evaluated_is_refused_with_the_reason(
+    run_dir, capsys, missing, settings, message
+):
+    change_config(run_dir, **settings)
+    (run_dir / missing).unlink()
+    with pytest.raises(ValueError, match=message):
+        report(run_dir, capsys)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, tiny):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in tiny.items():
+        (raw / name).write_bytes(content)
+    spec = gymnasium.spec("MNISTGlimpse-v0")
+    keywords = {**spec.kwargs, "data_dir": str(tmp_path / "data")}
+    entry_points = {name: getattr(spec, name) for name in ("entry_point", "vector_entry_point")}
+    gymnasium.register("ElsewhereGlimpse-v0", **entry_points, kwargs=keywords)
+    try:
+        folder = write_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
+        assert report(folder, capsys, env_id="ElsewhereGlimpse-v0", hindsight=True)
+    finally:
+        del gymnasium.registry["ElsewhereGlimpse-v0"]
 
 
 @pytest.mark.parametrize(

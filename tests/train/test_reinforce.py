@@ -1,13 +1,11 @@
-"""The main job: what it prints, that it repeats itself exactly, and that it learns."""
+"""The main job: what it prints, that it repeats exactly, and what its flags reach."""
 
 import json
 import math
 import re
-import subprocess
-import sys
 import tomllib
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.controls import CONTROLS, oracle_location, raster_places
-from agents.estimators import ESTIMATORS
-from agents.evaluation import evaluate, play_split
+from agents.controls import CONTROLS, Control, oracle_location, raster_locations
+from agents.estimators import ESTIMATORS, Estimator, Terms
 from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
+from agents.runs.folder import RunLog
 from agents.runs.loading import PRETRAINED, load_run
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
@@ -29,7 +27,6 @@ from tests.script_helpers import LAST_LINE
 from train import reinforce
 from train.reinforce import PRESET_FOLDER, PRESETS, Config, draw_shift, main, parse, read_preset
 
-SCRIPT = Path(__file__).parents[2] / "train" / "reinforce.py"
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu"}
 
@@ -44,6 +41,8 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     lines = train(tmp_path / "run", capsys, seed=7)
     assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
+    assert lines[2].startswith("estimator dense, learned locations, ")
+    assert lines[2].endswith(" parameters: 1280 episodes, 128 per update")
     assert sum("validation error" in line and " left" in line for line in lines) == 2
     assert LAST_LINE.fullmatch(lines[-1])
     assert [line for line in lines if "test error" in line] == lines[-1:]
@@ -57,32 +56,12 @@ def test_the_test_split_is_only_looked_at_when_asked_for(tmp_path, capsys, split
     assert bool(LAST_LINE.fullmatch(lines[-1])) == (split == "validation")
 
 
-def test_the_same_command_gives_the_same_bytes(tmp_path, capsys):
-    for name in ("a", "b"):
-        train(tmp_path / name, capsys)
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(tmp_path, capsys):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, capsys, seed=seed)
     for file in ("best.safetensors", "metrics.csv"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def test_another_seed_gives_other_weights(tmp_path, capsys):
-    for seed in (0, 1):
-        train(tmp_path / str(seed), capsys, seed=seed)
-    weights = [(tmp_path / str(seed) / "best.safetensors").read_bytes() for seed in (0, 1)]
-    assert weights[0] != weights[1]
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_every_estimator_trains(tmp_path, capsys, estimator):
-    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
-    lines = train(tmp_path / "run", capsys, estimator=estimator, **rollouts)
-    assert LAST_LINE.fullmatch(lines[-1])
-
-
-@pytest.mark.parametrize("locations", CONTROLS)
-def test_every_control_trains_a_classifier_and_leaves_the_policy_alone(tmp_path, capsys, locations):
-    train(tmp_path / "run", capsys, locations=locations)
-    columns = (tmp_path / "run" / "metrics.csv").read_text()
-    assert ("train/policy_loss" in columns) == (locations == "learned")
+        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert a == b != c
 
 
 @pytest.mark.parametrize("locations", ["centre", "raster", "oracle"])
@@ -90,7 +69,7 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
     tmp_path, capsys, monkeypatch, locations
 ):
     step, steps = GlimpseVectorEnv.step, Counter()
-    walk = raster_places(3)  # of four glimpses the first is given, and the last moves nothing
+    walk = raster_locations(3)  # of four glimpses the first is given, and the last moves nothing
 
     def check(env, action):
         position = torch.as_tensor(env._episodes.describe()["position"])
@@ -108,21 +87,68 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
     assert sorted(steps.values()) == [4 * 10, 4 * 2 * 10, 4 * 20]  # training, validation, test
 
 
-def test_a_control_leaves_the_location_network_alone(tmp_path, capsys):
+def renamed(estimator: Estimator) -> Estimator:
+    """Return the estimator with other names for its terms."""
+
+    def terms(*arguments):
+        groups = estimator.terms(*arguments)
+        return Terms(*({f"my_{name}": term for name, term in group.items()} for group in groups))
+
+    return replace(estimator, terms=terms)
+
+
+@pytest.mark.parametrize("estimator", ["paper", "reward_only"])
+def test_a_control_leaves_the_location_network_alone_whatever_the_terms_are_called(
+    tmp_path, capsys, monkeypatch, estimator
+):
+    monkeypatch.setitem(ESTIMATORS, estimator, renamed(ESTIMATORS[estimator]))
+    flags = {"locations": "random", "estimator": estimator, "keep": "last"}
     for name, episodes in (("short", 128), ("long", 1280)):
-        train(tmp_path / name, capsys, locations="random", total_episodes=episodes)
+        train(tmp_path / name, capsys, total_episodes=episodes, num_validations=1, **flags)
     short, long = (load_file(tmp_path / n / "best.safetensors") for n in ("short", "long"))
     same = {name for name in short if torch.equal(short[name], long[name])}
     assert {name for name in short if name.startswith("location_network")} <= same
-    assert "classifier.weight" not in same
+    assert "action_network.weight" not in same
+    assert ("baseline_network.weight" in same) == (estimator == "paper")
 
 
-@pytest.mark.parametrize("locations", ["learned", "random"])
-def test_a_sampled_label_keeps_its_baseline_and_entropy_whoever_looks(tmp_path, capsys, locations):
-    train(tmp_path / "run", capsys, locations=locations, estimator="reward_only")
-    columns = (tmp_path / "run" / "metrics.csv").read_text()
-    assert all(f"train/{term}_loss" in columns for term in ("label", "baseline", "entropy"))
-    assert ("train/policy_loss" in columns) == (locations == "learned")
+@pytest.mark.parametrize("locations", CONTROLS)
+@pytest.mark.parametrize("estimator", ["dense", "reward_only"])
+def test_under_a_control_the_metrics_lack_the_policys_terms_alone(
+    tmp_path, capsys, locations, estimator
+):
+    train(tmp_path / "run", capsys, locations=locations, estimator=estimator, final_split="none")
+    tags = re.findall(r"train/(\w+)_loss", (tmp_path / "run" / "metrics.csv").read_text())
+    learned = {"dense": {"policy", "baseline"}, "reward_only": {"policy"}}[estimator]
+    others = {"dense": {"classifier"}, "reward_only": {"label", "baseline", "entropy"}}[estimator]
+    assert set(tags) == others | (learned if locations == "learned" else set())
+
+
+def test_random_locations_have_a_seed_of_their_own(tmp_path, capsys, monkeypatch):
+    generators: list[torch.Generator] = []
+    monkeypatch.setattr(
+        reinforce, "Control", lambda *words: generators.append(words[2]) or Control(*words)
+    )
+    train(tmp_path / "run", capsys, locations="random", final_split="none")
+    assert generators[0].initial_seed() != torch.initial_seed()
+
+
+def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
+    tmp_path, capsys, monkeypatch
+):
+    shown: list[tuple[int, float]] = []
+    save = RunLog.save_model_config
+
+    def spy(log: RunLog, config: Any) -> None:
+        log.status = lambda episodes, accuracy: shown.append((episodes, float(accuracy)))
+        save(log, config)
+
+    monkeypatch.setattr(RunLog, "save_model_config", spy)
+    train(tmp_path / "run", capsys, log_every=1)
+    assert [episodes for episodes, _ in shown] == [128 * (k + 1) for k in range(10)]
+    # the signpost pays 1 for the right label and 0 otherwise
+    paid = read_metric(tmp_path / "run", "rollout/ep_rew_mean")
+    assert [accuracy for _, accuracy in shown] == pytest.approx(paid)
 
 
 @pytest.mark.parametrize("estimator", ["dense", "reward_only"])
@@ -151,43 +177,41 @@ def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
 
 
 def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
-    told: dict[str, tuple[Any, ...]] = {}
+    calls: dict[str, tuple[Any, ...]] = {}
 
     def spy(owner: Any, name: str) -> None:
         call = getattr(owner, name)
 
         def note(*words: Any, **named: Any) -> Any:
-            told[name] = (*words, named)
+            calls[name] = (*words, named)
             return call(*words, **named)
 
         monkeypatch.setattr(owner, name, note)
 
     spy(torch.optim, "AdamW")
     spy(Training, "move_mean")
-    for name in ("clip_gradients", "spread_seed", "RAMConfig"):
+    for name in ("clip_gradients", "spread_seed", "RAMConfig", "warmed_up_decay"):
         spy(reinforce, name)
     sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0}
     sizes |= {"location": "absolute", "location_hidden": 0}
     flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
     flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.3, "learned_std": True, "std": 0.4}
     train(tmp_path / "run", capsys, **sizes, **flags)
-    optimizer = told["AdamW"][-1]
+    optimizer = calls["AdamW"][-1]
     assert (optimizer["betas"], optimizer["weight_decay"]) == ((0.9, 0.9), 0.02)
-    assert told["clip_gradients"][1] == 0.7
-    assert told["move_mean"][1] == 0.3
-    assert told["spread_seed"][:3] == (5, 128, 2)
+    assert calls["clip_gradients"][1] == 0.7
+    assert calls["warmed_up_decay"][0] == calls["move_mean"][1] == 0.3
+    assert calls["spread_seed"][:3] == (5, 128, 2)
     expected = {**sizes, "initial_std": 0.4, "identity_core": True}
-    assert expected.items() <= told["RAMConfig"][-1].items()
+    assert expected.items() <= calls["RAMConfig"][-1].items()
 
 
-def test_a_learned_std_moves_and_is_evaluated(tmp_path, capsys):
+def test_a_learned_std_moves_and_is_stored(tmp_path, capsys):
     train(tmp_path / "run", capsys, learned_std=True)
-    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    stds = [float(row.split(",")[2]) for row in rows if ",train/std," in row]
+    stds = read_metric(tmp_path / "run", "train/std")
     assert stds[0] == pytest.approx(0.2, rel=0.05)
     assert stds[-1] != stds[0]
-    model, _ = load_run(tmp_path / "run")
-    assert model.location_std is not None
+    assert load_run(tmp_path / "run")[0].location_std is not None
 
 
 def test_weight_decay_leaves_a_learned_std_alone(tmp_path, capsys):
@@ -226,39 +250,30 @@ def test_shifting_locations_shifts_the_image(toy_dataset):
 
 def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, capsys, monkeypatch):
     shift = torch.tensor([0.25, -0.5]).repeat(128, 1)
-    ways: dict[str, list[torch.Tensor]] = {"shown": [], "seen": [], "wanted": [], "asked": []}
-    tensors, sample = reinforce.to_tensors, reinforce.sample_location
-    forward, step = RecurrentAttentionModel.forward, GlimpseVectorEnv.step
+    seen: dict[str, list[torch.Tensor]] = {"shown": [], "given": [], "sampled": [], "executed": []}
 
-    def note(way: str, location: Any, value: Any) -> Any:
-        if len(location) == 128:  # in training
-            ways[way].append(torch.as_tensor(location))
-        return value
+    def spy(owner: Any, name: str, key: str, location_of: Any) -> None:
+        function = getattr(owner, name)
 
-    def noted(function: Any, way: str, which: int) -> Any:
-        return lambda *words: note(way, (got := function(*words))[which], got)
+        def call(*words: Any) -> Any:
+            result = function(*words)
+            location = torch.as_tensor(location_of(words, result))
+            if len(location) == 128:  # in training
+                seen[key].append(location)
+            return result
+
+        monkeypatch.setattr(owner, name, call)
 
     monkeypatch.setattr(reinforce, "draw_shift", lambda *_: shift)
-    monkeypatch.setattr(reinforce, "to_tensors", noted(tensors, "shown", 1))
-    monkeypatch.setattr(reinforce, "sample_location", noted(sample, "wanted", 0))
-    monkeypatch.setattr(
-        RecurrentAttentionModel,
-        "forward",
-        lambda model, glimpse, location, state: note(
-            "seen", location, forward(model, glimpse, location, state)
-        ),
-    )
-    monkeypatch.setattr(
-        GlimpseVectorEnv,
-        "step",
-        lambda env, action: note("asked", action["location"], step(env, action)),
-    )
-    lines = train(tmp_path / "run", capsys, shift=1)
-    assert LAST_LINE.fullmatch(lines[-1])
-    shown, seen, wanted, asked = (torch.stack(ways[name]) for name in ways)
+    spy(reinforce, "to_tensors", "shown", lambda _, result: result[1])
+    spy(RecurrentAttentionModel, "forward", "given", lambda words, _: words[2])
+    spy(reinforce, "sample_location", "sampled", lambda _, result: result[0])
+    spy(GlimpseVectorEnv, "step", "executed", lambda words, _: words[1]["location"])
+    train(tmp_path / "run", capsys, shift=1)
+    shown, given, sampled, executed = (torch.stack(locations) for locations in seen.values())
     assert len(shown) == 4 * 10
-    torch.testing.assert_close(seen - shown, shift.expand_as(shown))
-    torch.testing.assert_close(wanted - asked, shift.expand_as(shown))
+    torch.testing.assert_close(given - shown, shift.expand_as(shown))
+    torch.testing.assert_close(sampled - executed, shift.expand_as(shown))
 
 
 def read_metric(run_dir: Path, tag: str) -> list[float]:
@@ -289,18 +304,10 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
     assert not read_metric(tmp_path / "plain", "eval/error_sampled")
 
 
-def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys, monkeypatch):
-    seen = []
-    for name, play in (("play_split", play_split), ("evaluate", evaluate)):
-        monkeypatch.setattr(
-            reinforce,
-            name,
-            lambda *, num_images, play=play, **more: (
-                seen.append(num_images) or play(num_images=num_images, **more)
-            ),
-        )
-    train(tmp_path / "run", capsys, validation_images=700)
-    assert seen == [700, 700, 10_000]  # the test split is judged as a whole
+def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys):
+    lines = train(tmp_path / "run", capsys, validation_images=700)
+    counts = [re.findall(r"(\d+) images\)", line) for line in lines if " error " in line]
+    assert counts == [["700"], ["700"], ["10000"]]  # the test split is evaluated as a whole
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -309,7 +316,7 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
 ):
     rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
     options = {"estimator": estimator, "final_split": "none", "keep": "last", **rollouts}
-    train(tmp_path / "told", capsys, **options)
+    train(tmp_path / "seen", capsys, **options)
     step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
 
     def hide(answer):
@@ -319,9 +326,9 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
     with monkeypatch.context() as patch:
         patch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
         patch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
-        train(tmp_path / "untold", capsys, **options)
-    told, untold = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("told", "untold"))
-    assert (told == untold) != ESTIMATORS[estimator].sees_label
+        train(tmp_path / "hidden", capsys, **options)
+    seen, hidden = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("seen", "hidden"))
+    assert (seen == hidden) != ESTIMATORS[estimator].sees_label
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -331,6 +338,36 @@ def test_presets_are_valid_and_flags_come_before_them(preset):
     written = tomllib.loads((PRESET_FOLDER / f"{preset}.toml").read_text())
     assert {name: getattr(config, name) for name in written} == written
     assert parse(["--preset", preset, "--seed", "9"]).seed == 9
+
+
+def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for preset in PRESETS:
+        first = (PRESET_FOLDER / f"{preset}.toml").read_text().partition("\n")[0]
+        assert f"{preset}: {first.removeprefix('# ')}" in text
+    for group in ("run", "task", "model", "learning", "logging"):
+        assert f"{group} options" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"std = 'wide'", r"x\.toml.*std"),
+        (b"ema = 1.5", r"x\.toml.*ema must be in \[0, 1\), got 1.5"),
+        (b"stdd = 0.1", r"x\.toml.*unknown settings.*stdd"),
+        (b"std = ", r"x\.toml"),
+        (b"\xff\xfe", r"x\.toml"),
+    ],
+)
+def test_a_bad_preset_is_refused_with_the_name_of_its_file(tmp_path, monkeypatch, content, message):
+    (tmp_path / "x.toml").write_bytes(content)
+    monkeypatch.setattr(reinforce, "PRESETS", ("x",))
+    monkeypatch.setattr(reinforce, "PRESET_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_preset("x")
 
 
 @pytest.mark.parametrize("published", sorted(PRETRAINED.glob("*/config.json")), ids=str)
@@ -351,9 +388,11 @@ def test_an_unknown_preset_is_refused():
     ("changes", "named"),
     [
         ({"estimator": "leave_one_out"}, "num_rollouts"),
-        ({"num_rollouts": 3}, "num_rollouts"),
+        ({"num_rollouts": 3}, "num_rollouts must divide num_envs=128, got 3"),
+        ({"num_rollouts": 0}, "num_rollouts"),
         ({"total_episodes": 0}, "total_episodes"),
         ({"final_std": 0.5}, "final_std"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
         ({"ema": 1.0}, "ema"),
         ({"shift": -1}, "shift"),
         ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
@@ -365,14 +404,6 @@ def test_an_unknown_preset_is_refused():
 def test_a_bad_setting_fails_at_once(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)
-
-
-def test_the_command_refuses_an_unknown_flag():
-    run = subprocess.run(
-        [sys.executable, SCRIPT, "--total-epsodes", "3"], capture_output=True, text=True
-    )
-    assert run.returncode != 0
-    assert "total-epsodes" in run.stderr + run.stdout
 
 
 @pytest.mark.usefixtures("cache")

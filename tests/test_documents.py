@@ -11,9 +11,9 @@ import ram_env
 from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
 from train import compare
-from train.comparison.across import across_report
 from train.comparison.protocol import read_protocol
-from train.comparison.report import task_report, task_table
+from train.comparison.report import across_report, task_report, task_table
+from train.comparison.summary import read_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,10 +42,10 @@ def test_ci_runs_the_readmes_test_command():
 
 @pytest.mark.parametrize("env_id", PROTOCOL.tasks)
 def test_the_reports_are_those_of_the_results_in_the_repository(env_id):
-    task, folder = PROTOCOL.tasks[env_id], RESULTS / env_id
-    assert task_report(PROTOCOL, task, RESULTS) == (folder / "report.md").read_text()
-    assert task_table(PROTOCOL, task, RESULTS) == (folder / "table.csv").read_text()
-    assert across_report(PROTOCOL, RESULTS) == (RESULTS / "report.md").read_text()
+    by_task, folder = read_results(PROTOCOL, RESULTS), RESULTS / env_id
+    assert task_report(PROTOCOL, by_task[env_id]) == (folder / "report.md").read_text()
+    assert task_table(by_task[env_id]) == (folder / "table.csv").read_bytes()
+    assert across_report(PROTOCOL, by_task) == (RESULTS / "report.md").read_text()
 
 
 def test_the_readmes_errors_are_those_of_the_published_runs():

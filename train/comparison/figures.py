@@ -1,8 +1,7 @@
-"""Figures of a comparison: learning curves, and every seed's final error.
+"""Figures of a comparison: learning curves, and the final error of every seed.
 
-Classes L and R have panels of their own. An algorithm has the same colour and marker in all
-figures of a protocol; controls are grey. Figures are drawn without pyplot, so that nothing is
-left behind in the process.
+Classes L and R have separate panels. An algorithm has the same colour and marker in all figures
+of a protocol; controls are grey. Figures are drawn without pyplot, which would keep them alive.
 
 Dimension key:
     n: seeds of an algorithm
@@ -27,12 +26,12 @@ from matplotlib.typing import LineStyleType
 from PIL import Image
 
 from agents.runs.files import make_folder, write_whole
-from train.comparison.protocol import Protocol, Task
+from train.comparison.protocol import ComparedTask, Protocol
 from train.comparison.results import Seed
-from train.comparison.rows import CLASSES, FEW, Row, in_order, summarise
+from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
 
-# After Okabe and Ito (2008), "Color universal design", their yellow, too pale for lines,
-# darkened, then a violet and a brown of ours. Markers tell lines apart in grey print.
+# Okabe and Ito (2008), "Color universal design", with the yellow darkened, as it is too pale for
+# lines; the last two colours are ours. Markers tell lines apart in grey print.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#E69F00", "#8C7A00", "#000000"),
@@ -42,18 +41,18 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CONTROL_STYLES: tuple[LineStyleType, ...] = ("--", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
 GREY = "#777777"
 TICKS = (0, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 70, 100)
-LINEAR = 1.0  # [%]; below, axes of errors are linear, so that 0 has a place
+LINEAR = 1.0  # [%]; error axes are linear below it, so that 0 has a place
 _SCALE = {"linthresh": LINEAR, "linscale": 0.6}
 XLABELS = ("env steps", "samples through the networks backward", "CPU time at one thread [s]")
 DPI = 100
 
 
 class Style(NamedTuple):
-    """How an algorithm is drawn, in every figure.
+    """How an algorithm is drawn in every figure.
 
     Attributes:
-        colour: Of lines and points.
-        marker: At marks and for seeds.
+        colour: Colour of lines and points.
+        marker: Marker of the mean at its marks.
         line: Matplotlib's line style of the mean.
     """
 
@@ -66,9 +65,9 @@ class Mean(NamedTuple):
     """The mean of an algorithm's curves, each (k,).
 
     Attributes:
-        env_steps: At the marks.
-        cpu_seconds: Mean of the seeds that got so far [s].
-        error: Mean of all seeds, one that diverged at guessing from its end on [%].
+        env_steps: Env steps at the marks.
+        cpu_seconds: Mean over the seeds that got that far [s].
+        error: Mean over all seeds, with guessing after the end of one that diverged [%].
     """
 
     env_steps: np.ndarray
@@ -84,7 +83,7 @@ def styles(protocol: Protocol) -> dict[str, Style]:
     found: dict[str, Style] = {}
     counts: dict[tuple[str, bool], int] = {}
     for algorithm in protocol.algorithms.values():
-        group = (algorithm.kind, algorithm.role == "control")
+        group = (algorithm.feedback, algorithm.role == "control")
         index = counts.setdefault(group, 0)
         counts[group] += 1
         marker = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
@@ -95,65 +94,56 @@ def styles(protocol: Protocol) -> dict[str, Style]:
     return found
 
 
-def learning_curves(protocol: Protocol, task: Task, results: Path) -> Figure:
-    """Draw validation errors on the way: a row a class, a column a measure of cost.
+def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
+    """Draw validation errors during training: a row per class, a column per measure of cost.
 
     Thin lines are seeds, thick ones means; a cross is where a seed diverged.
 
-    Args:
-        protocol: The whole.
-        task: One of its tasks.
-        results: Folder of results.
-
     Raises:
-        ValueError: If a result is damaged, or there is none.
+        ValueError: If there is no result.
     """
-    groups = _by_class(protocol, task, results)
+    groups, task, look = _by_class(results), results.task, styles(protocol)
     figure = Figure(figsize=(13, 0.5 + 3.7 * len(groups)), dpi=DPI, layout="constrained")
     grid = figure.subplots(
         len(groups), len(XLABELS), squeeze=False, sharey="row", subplot_kw={"xscale": "log"}
     )
-    for (kind, rows), line_of_axes in zip(groups.items(), grid, strict=True):
-        line_of_axes[0].set_yscale("symlog", **_SCALE)
+    for (letter, rows), panels in zip(groups.items(), grid, strict=True):
+        panels[0].set_yscale("symlog", **_SCALE)
         curves = [seed.curve.error for row in rows for seed in row.seeds]
-        line_of_axes[0].set_ylim(_error_limits(np.concatenate([[task.threshold], *curves]), task))
-        for column, axes in enumerate(line_of_axes):
+        panels[0].set_ylim(_error_limits(np.concatenate([[task.threshold], *curves]), task))
+        for column, axes in enumerate(panels):
             _dress_curves(axes, task)
-            _draw_curves(axes, rows, column, styles(protocol))
+            _draw_curves(axes, rows, column, look)
             axes.set_xlabel(XLABELS[column])
-        _error_ticks(line_of_axes[0], "y")
-        line_of_axes[0].set_ylabel("validation error [%]")
-        line_of_axes[0].set_title(f"Class {kind}: {CLASSES[kind]}", loc="left", fontsize=11)
-        _legend(line_of_axes[-1], rows, styles(protocol))
+        _error_ticks(panels[0], "y")
+        panels[0].set_ylabel("validation error [%]")
+        panels[0].set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
+        _legend(panels[-1], rows, look)
     figure.suptitle(f"{task.env_id}: thin lines are seeds, thick ones their means")
     return figure
 
 
-def final_errors(protocol: Protocol, task: Task, results: Path) -> Figure:
-    """Draw every seed's final error, with mean and 95 % t interval, classes apart.
+def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
+    """Draw every seed's final error, with mean and 95 % t interval, in a panel per class.
 
-    Where a task has but a few seeds there are points and no interval, and no order.
-
-    Args:
-        protocol: The whole.
-        task: One of its tasks.
-        results: Folder of results.
+    A task with few seeds has points only, without intervals or an order.
 
     Raises:
-        ValueError: If a result is damaged, or there is none.
+        ValueError: If there is no result.
     """
-    groups = {kind: _sorted(rows) for kind, rows in _by_class(protocol, task, results).items()}
+    groups = {letter: _by_role(rows) for letter, rows in _by_class(results).items()}
+    task, look = results.task, styles(protocol)
     sizes = [len(rows) + 0.6 for rows in groups.values()]
     figure = Figure(figsize=(8.5, 1.5 + 0.42 * sum(sizes)), dpi=DPI, layout="constrained")
     grid = figure.subplots(
         len(groups), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": sizes}
     )[:, 0]
-    for (kind, rows), axes in zip(groups.items(), grid, strict=True):
+    for (letter, rows), axes in zip(groups.items(), grid, strict=True):
         for place, row in enumerate(rows):
-            _draw_strip(axes, row, place, styles(protocol)[row.algorithm.name])
-        axes.set_yticks(range(len(rows)), [_strip_name(row) for row in rows])
+            _draw_strip(axes, row, place, look[row.algorithm.name])
+        axes.set_yticks(range(len(rows)), [_legend_name(row).replace(", ", "\n") for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(f"Class {kind}: {CLASSES[kind]}", loc="left", fontsize=11)
+        axes.set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
         axes.axvline(task.chance_error, color=GREY, linewidth=1, linestyle=":")
     _dress_strips(grid[-1], groups, task)
     figure.suptitle(f"{task.env_id}: final error of every seed")
@@ -161,7 +151,7 @@ def final_errors(protocol: Protocol, task: Task, results: Path) -> Figure:
 
 
 def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG of 128 colours, a third of the size, whole or not at all."""
+    """Write a figure as a PNG of 128 colours, which takes a third of the space."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -172,16 +162,16 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def mean_curve(row: Row) -> Mean:
-    """Return the mean over an algorithm's seeds, at the marks of the one that went farthest.
+    """Return the mean over an algorithm's seeds, at the marks of the seed that got farthest.
 
-    Seeds are interpolated to these marks, which changes nothing where they share them. One
-    that diverged counts as guessing from its end on; a finished one keeps its last error.
+    Seeds are interpolated to these marks, which changes nothing if they share them. A seed that
+    diverged counts as guessing after its end; one that finished keeps its last error.
 
     Raises:
         ValueError: If there is no seed.
     """
     if not row.seeds:
-        raise ValueError(f"row must have a seed, got none of {row.algorithm.name}")
+        raise ValueError(f"row must have a seed, but {row.algorithm.name} has none")
     marks = max(
         (seed.curve.env_steps for seed in row.seeds), key=lambda steps: steps.max(initial=0)
     )
@@ -192,13 +182,19 @@ def mean_curve(row: Row) -> Mean:
     return Mean(marks, seconds, np.mean(errors, axis=0))
 
 
-def _by_class(protocol: Protocol, task: Task, results: Path) -> dict[str, list[Row]]:
+def _by_class(results: TaskResults) -> dict[str, list[Row]]:
     """Return the algorithms that have seeds, by class."""
-    rows = [row for row in summarise(protocol, task, results) if row.seeds]
+    rows = [row for row in results.rows if row.seeds]
     if not rows:
-        raise ValueError(f"results must hold a seed on {task.env_id}, got none in {results}")
-    groups = {kind: [row for row in rows if row.algorithm.kind == kind] for kind in CLASSES}
-    return {kind: members for kind, members in groups.items() if members}
+        raise ValueError(f"results must hold a seed on {results.task.env_id}, got none")
+    groups = {letter: [r for r in rows if r.algorithm.feedback == letter] for letter in CLASSES}
+    return {letter: members for letter, members in groups.items() if members}
+
+
+def _by_role(rows: Sequence[Row]) -> list[Row]:
+    """Return rows by role, with controls last."""
+    roles = sorted(ROLES, key="control".__eq__)
+    return [r for role in roles for r in in_order([r for r in rows if r.algorithm.role == role])]
 
 
 def _error_at(seed: Seed, marks: np.ndarray, chance_error: float) -> np.ndarray:
@@ -212,7 +208,7 @@ def _error_at(seed: Seed, marks: np.ndarray, chance_error: float) -> np.ndarray:
 
 
 def _cpu_at(seed: Seed, marks: np.ndarray) -> np.ndarray:
-    """Return the CPU time [s] at which a seed was at some env steps, NaN where never: (k,)."""
+    """Return a seed's CPU time at some env steps [s], NaN beyond its end: (k,)."""
     steps, seconds = seed.curve.env_steps, seed.curve.cpu_seconds
     if not len(steps):
         return np.full(len(marks), math.nan)
@@ -225,7 +221,7 @@ def _cost(column: int, row: Row, env_steps: np.ndarray, cpu_seconds: np.ndarray)
 
 
 def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, Style]) -> None:
-    """Draw the algorithms of a class: seeds thin, means thick; of controls the means only."""
+    """Draw the algorithms of a class: seeds thin, means thick; controls have only a mean."""
     for row in rows:
         style, control = look[row.algorithm.name], row.algorithm.role == "control"
         for seed in () if control else row.seeds:
@@ -248,7 +244,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, S
         )
 
 
-def _dress_curves(axes: Axes, task: Task) -> None:
+def _dress_curves(axes: Axes, task: ComparedTask) -> None:
     """Give a panel of curves its threshold, ticks and grid."""
     axes.axhline(task.threshold, color="black", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -258,8 +254,8 @@ def _dress_curves(axes: Axes, task: Task) -> None:
     axes.tick_params(labelsize=9)
 
 
-def _error_limits(errors: np.ndarray, task: Task) -> tuple[float, float]:
-    """Return the ends [%] of an axis with all errors and that of guessing."""
+def _error_limits(errors: np.ndarray, task: ComparedTask) -> tuple[float, float]:
+    """Return the limits of an axis that holds all errors and that of guessing [%]."""
     low, high = float(np.nanmin(errors)), max(task.chance_error, float(np.nanmax(errors)))
     return (low / 1.25 if low > LINEAR else -0.06), high * 1.15
 
@@ -274,7 +270,7 @@ def _error_ticks(axes: Axes, name: str) -> None:
 
 
 def _legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
-    """Name the lines beside a row of panels, the highest first unless seeds are few."""
+    """Name the lines next to a row of panels, the highest first unless seeds are few."""
     few = rows[0].task.seeds <= FEW
     ending = rows if few else sorted(rows, key=lambda row: -row.mean.value)
     handles = [_handle(row, look[row.algorithm.name]) for row in ending]
@@ -308,26 +304,13 @@ def _handle(row: Row, style: Style) -> Line2D:
 
 
 def _legend_name(row: Row) -> str:
+    missing = "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
     marks = {"control": " (control)", "naive": " (naive)"}
-    return row.algorithm.name + marks.get(row.algorithm.role, "") + _missing(row)
-
-
-def _missing(row: Row) -> str:
-    return "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
-
-
-def _sorted(rows: Sequence[Row]) -> list[Row]:
-    """Return those compared first, then the naive, then controls."""
-    roles = ("compared", "ablation", "naive", "control")
-    return [r for role in roles for r in in_order([r for r in rows if r.algorithm.role == role])]
-
-
-def _strip_name(row: Row) -> str:
-    return _legend_name(row).replace(", ", "\n")
+    return row.algorithm.name + marks.get(row.algorithm.role, "") + missing
 
 
 def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
-    """Draw an algorithm's seeds as points, and above them the mean with its interval."""
+    """Draw an algorithm's seeds as points, and the mean with its interval above them."""
     offsets = np.linspace(-0.06, 0.3, row.task.seeds)
     for seed, error in zip(row.seeds, row.errors, strict=True):
         ended = seed.result.status == "finished"
@@ -347,7 +330,7 @@ def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
         axes.hlines(place - 0.25, max(low, 1e-3), high, color="black", linewidth=1.3)
 
 
-def _dress_strips(axes: Axes, groups: dict[str, list[Row]], task: Task) -> None:
+def _dress_strips(axes: Axes, groups: dict[str, list[Row]], task: ComparedTask) -> None:
     """Give the panels of final errors their common axis; ``axes`` is the lowest."""
     errors = np.concatenate([row.errors for rows in groups.values() for row in rows])
     axes.set_xscale("symlog", **_SCALE)

@@ -3,14 +3,14 @@
 import csv
 import io
 import re
-from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
-from train.comparison.across import across_report
+from train.comparison import report
 from train.comparison.figures import (
     final_errors,
     learning_curves,
@@ -18,20 +18,20 @@ from train.comparison.figures import (
     styles,
     write_figure,
 )
-from train.comparison.protocol import Algorithm, Protocol, Setting, Task
-from train.comparison.report import task_report, task_table
+from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
 from train.comparison.results import (
     Curve,
     Result,
+    Seed,
     Trial,
     seed_folder,
     trials_path,
     write_seed,
     write_trials,
 )
-from train.comparison.rows import in_order, summarise
+from train.comparison.summary import Row, in_order, read_results
 
-SPACE = (Setting("learning-rate", 1e-4, 1e-2), Setting("lanes", choices=(8, 64)))
+SPACE = {"learning-rate": (1e-4, 1e-2), "lanes": Choices((8, 64))}
 ALGORITHMS = [
     Algorithm("dense", "ours", sees_label=True, memory="recurrent", space=SPACE),
     Algorithm("sparse", "ours", sees_label=True, memory="recurrent", space=SPACE),
@@ -44,7 +44,7 @@ ALGORITHMS = [
 WITHOUT_A2C = tuple(a.name for a in ALGORITHMS if a.name != "a2c")
 ERRORS = {"dense": 3, "sparse": 6, "ppo": 8, "a2c": 12, "random": 20, "oracle": 2, "plain": 60}
 LABELLED = {"dense", "sparse", "random", "oracle"}
-TASK = Task("A-v0", 8, 1000, 5, 4, 90.0, 10.0)
+TASK = ComparedTask("A-v0", 8, 1000, 5, 4, 90.0, 10.0)
 CONFIG = {
     "parameters": 289421,
     "command": "python train/x.py --seed 0",
@@ -80,7 +80,24 @@ def write(
         last=last or {},
     )
     curve = Curve(steps, steps / 10, errors, np.minimum(90, errors + 1))
-    write_seed(seed_folder(results, task.env_id, name, number), config, curve, result)
+    folder = seed_folder(results, task.env_id, name, number)
+    write_seed(folder, Seed(name, number, config, curve, result))
+
+
+def task_report(protocol, task, results):
+    return report.task_report(protocol, read_results(protocol, results)[task.env_id])
+
+
+def task_table(protocol, task, results):
+    return report.task_table(read_results(protocol, results)[task.env_id]).decode()
+
+
+def across_report(protocol, results):
+    return report.across_report(protocol, read_results(protocol, results), resamples=50)
+
+
+def rows_of(protocol, results):
+    return read_results(protocol, results)[TASK.env_id].rows
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +142,7 @@ def csv_of(text):
 def test_l_and_r_are_never_in_one_table(results):
     protocol = make_protocol(TASK, replace(TASK, env_id="B-v0"))
     copytree(results / "A-v0", results / "B-v0")
-    texts = [task_report(protocol, TASK, results), across_report(protocol, results, resamples=50)]
+    texts = [task_report(protocol, TASK, results), across_report(protocol, results)]
     for text in texts:
         tables = tables_of(text)
         assert len(tables) > 4
@@ -146,10 +163,10 @@ def test_rows_go_by_mean_error_with_incomplete_ones_behind(results):
     write(results, TASK, "sparse", 0, 0.0)
     write(results, TASK, "sparse", 1, 0.0)
     write(results, TASK, "sparse", 2, 0.0)
-    rows = [row for row in summarise(protocol, TASK, results) if row.algorithm.kind == "L"]
+    rows = [row for row in rows_of(protocol, results) if row.algorithm.feedback == "L"]
     names = [row.algorithm.name for row in in_order(rows)]
     assert names == ["oracle", "sparse", "dense", "random"]  # 2.2, (6.3 + 6.4) / 5, 3.2, 20.2
-    lost = [replace(row, seeds=row.seeds[:4]) if row is rows[1] else row for row in rows]
+    lost = [Row(row.algorithm, row.task, row.seeds[:4]) if row is rows[1] else row for row in rows]
     assert [row.algorithm.name for row in in_order(lost)] == ["oracle", "dense", "random", "sparse"]
 
 
@@ -357,7 +374,7 @@ def test_scores_are_normalised_by_what_guessing_errs_in(results):
     task = replace(TASK, env_id="B-v0", chance_error=75.0, algorithms=("dense", "sparse"))
     for name in task.algorithms:
         copytree(results / "A-v0" / name, results / "B-v0" / name)
-    text = across_report(make_protocol(TASK, task), results, resamples=50)
+    text = across_report(make_protocol(TASK, task), results)
     assert "- `A-v0`, 5 seeds: guessing errs in 90.00 %" in text
     assert "- `B-v0`, 5 seeds: guessing errs in 75.00 %" in text
     row = next(row for row in tables_of(text)[0] if row["algorithm"] == "sparse")
@@ -372,7 +389,7 @@ def test_only_complete_algorithms_of_the_same_tasks_are_aggregated(results):
     for name in ("dense", "sparse", "ppo"):
         copytree(results / "A-v0" / name, results / "B-v0" / name)
     (results / "B-v0" / "sparse" / "seed_4" / "result.json").unlink()
-    tables = tables_of(across_report(protocol, results, resamples=50))
+    tables = tables_of(across_report(protocol, results))
     assert [[row["algorithm"] for row in table] for table in tables] == [["dense"], ["ppo"]]
 
 
@@ -387,7 +404,7 @@ def test_one_task_is_no_comparison_across_tasks(results):
 def test_the_mean_curve_counts_a_diverged_seed_as_guessing_after_its_end(tmp_path):
     write(tmp_path, TASK, "ppo", 0, 10.0)  # 80 40 20 10
     write(tmp_path, TASK, "ppo", 1, 10.0, status="diverged", marks=2)  # 80 40, then 90 90
-    row = next(r for r in summarise(make_protocol(), TASK, tmp_path) if r.seeds)
+    row = next(r for r in rows_of(make_protocol(), tmp_path) if r.seeds)
     mean = mean_curve(row)
     assert mean.env_steps.tolist() == [250, 500, 750, 1000]
     assert mean.error == pytest.approx([80, 40, 55, 50])

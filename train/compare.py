@@ -166,7 +166,7 @@ class Comparison:
             ended = trials[algorithm.name] = self.read_tuning(self.task, algorithm)
             yield from (DIVERGED for trial in ended if trial.status == "diverged")
             numbers = {trial.number for trial in ended}
-            every = self.plan_tuning(self.task, algorithm)
+            every = self.plan_trials(self.task, algorithm)
             planned += [each for each in every if each.number not in numbers]
         for each, seed in self.run(planned):
             if seed is not None:
@@ -185,17 +185,18 @@ class Comparison:
             except ValueError as error:  # the others can run
                 print(f"error: {error}", file=sys.stderr)
                 yield 1
+        ready = [each for each in self.algorithms if each.name in settings]
         planned = []
         for number in range(min(self.config.seeds or self.task.seeds, self.task.seeds)):
-            for algorithm in (each for each in self.algorithms if each.name in settings):
-                each = self.plan_seed(algorithm, number, settings[algorithm.name])
+            for algorithm in ready:
+                each = self.plan(self.task, algorithm, number, settings[algorithm.name])
                 folder = self.kept(each)
-                if not (folder / "result.json").exists():
+                if (folder / "result.json").exists():
+                    seed = read_seed(folder)
+                    refuse_another(str(folder), seed.config.get("called_as"), each.job)
+                    yield exit_status(seed)
+                else:
                     planned.append(each)
-                    continue
-                there = read_seed(folder)
-                refuse_another(str(folder), there.config.get("called_as"), each.job)
-                yield exit_status(there)
         for each, seed in self.run(planned):
             if seed is not None:
                 write_seed(self.kept(each), seed)
@@ -208,62 +209,53 @@ class Comparison:
             for count, ended in enumerate(all_ended, 1):
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}"
                 print(f"{count} of {len(planned)}: {line}", flush=True)
-                each, left = by_job[ended.job], None
-                seed = TRIAL_SEED if each.split == "validation" else each.number
+                each, seed = by_job[ended.job], None
                 try:
-                    chance = self.task.chance_error
-                    left = harvest(ended, each.algorithm.name, seed, each.split, chance)
+                    split, chance_error = each.split, self.task.chance_error
+                    seed = harvest(ended, each.algorithm.name, each.number, split, chance_error)
                 except ValueError as error:
                     print(f"error: {ended.job.name}: {error}", file=sys.stderr)
-                yield each, left
+                yield each, seed
 
     def kept(self, each: Planned) -> Path:
         """Return the folder of results for a seed."""
         return seed_folder(self.config.results, self.task.env_id, each.algorithm.name, each.number)
 
-    def plan_seed(self, algorithm: Algorithm, seed: int, settings: dict[str, Any]) -> Planned:
-        """Return the run of a seed."""
-        split, steps = self.config.final_split, self.task.env_steps
-        folder = self.config.work_dir / self.task.env_id / algorithm.name / f"seed_{seed}"
-        words = self.command(self.task, algorithm, settings, folder, seed, steps, split, MARKS)
-        return Planned(
-            Job(f"{algorithm.name}, seed {seed}", words, folder), algorithm, seed, settings, split
-        )
-
-    def plan_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Iterator[Planned]:
-        """Yield the trials of an algorithm on a task, each at a third of the budget."""
-        steps, split = task.env_steps // 3, "validation"
-        for trial, settings in enumerate(draw_trials(algorithm, task.trials)):
-            folder = self.config.work_dir / task.env_id / algorithm.name / f"trial_{trial}"
-            words = self.command(task, algorithm, settings, folder, TRIAL_SEED, steps, split, 1)
-            job = Job(f"{algorithm.name}, trial {trial}", words, folder)
-            yield Planned(job, algorithm, trial, settings, split)
-
-    def command(
+    def plan(
         self,
         task: ComparedTask,
         algorithm: Algorithm,
+        number: int,
         settings: dict[str, Any],
-        folder: Path,
-        seed: int,
-        env_steps: int,
-        split: str,
-        marks: int,
-    ) -> tuple[str, ...]:
-        """Return the words that a program is called with."""
+        *,
+        trial: bool = False,
+    ) -> Planned:
+        """Return the run of a seed, or of a trial at a third of the budget."""
+        name = f"{'trial' if trial else 'seed'}_{number}"
+        folder = self.config.work_dir / task.env_id / algorithm.name / name
+        env_steps = task.env_steps // 3 if trial else task.env_steps
+        split = "validation" if trial else self.config.final_split
         words = fill(
             f"{self.protocol.programs[algorithm.program]} {algorithm.flags}",
             env_id=task.env_id,
-            seed=seed,
+            seed=TRIAL_SEED if trial else number,
             run_dir=folder,
             env_steps=env_steps,
             episodes=math.ceil(env_steps / task.num_glimpses),
-            marks=marks,
+            marks=1 if trial else MARKS,
             split=split,
         )
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
-        return tuple(words)
+        job = Job(f"{algorithm.name}, {name.replace('_', ' ')}", tuple(words), folder)
+        return Planned(job, algorithm, number, settings, split)
+
+    def plan_trials(self, task: ComparedTask, algorithm: Algorithm) -> list[Planned]:
+        """Return the trials of an algorithm's tuning on a task."""
+        return [
+            self.plan(task, algorithm, number, settings, trial=True)
+            for number, settings in enumerate(draw_trials(algorithm, task.trials))
+        ]
 
     def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> list[Trial]:
         """Return the trials of an algorithm on a task that have ended.
@@ -272,7 +264,7 @@ class Comparison:
             ValueError: If one was run with another command than the protocol's.
         """
         path = trials_path(self.config.results, task.env_id, algorithm.name)
-        planned = {each.number: each for each in self.plan_tuning(task, algorithm)}
+        planned = {each.number: each for each in self.plan_trials(task, algorithm)}
         trials = [trial for trial in read_trials(path) if trial.number in planned]
         for trial in trials:
             what = f"{path}, trial {trial.number},"

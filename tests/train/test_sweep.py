@@ -21,12 +21,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
+from train.comparison.sweeps import Sweep, load_study, state_of
 
 from agents.runs.files import read_json
 from docs import sweep as figure
 from tests.script_helpers import wait_for
 from train import reinforce, sweep
-from train.comparison.sweeps import Sweep, load_study, state_of
 from train.sweep import SPACE, Config, main, make_flags, parse
 
 ENV_ID = "SignpostGlimpse-v0"  # guessing errs in 75 %

@@ -119,9 +119,7 @@ def hold(path: Path, used_by: str) -> Iterator[BaseFileLock]:
     try:
         held = lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(
-            f"{used_by}: wait until it has ended, or use another file or folder"
-        ) from error
+        raise ValueError(f"{used_by}: wait until it ends, or name another path") from error
     with held:
         yield lock
 
@@ -133,15 +131,14 @@ def exit_on_signals() -> None:
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        line = f"{name}: stopping the programs; the same command resumes\n"
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        line = f"{signal.Signals(number).name}: stopping the programs; the same command resumes\n"
         os.write(2, line.encode())  # print() may not be called from a signal's handler
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
 
 
 class _Process:

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol, Span
+from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
 from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trial
 from train.comparison.statistics import (
     Estimate,
-    Reached,
     holm,
     least_p,
     probability_of_improvement,
@@ -33,9 +32,6 @@ _HEADER = (
     *("sampled, validation [%]", "seeds", "env steps to the threshold"),
     *("samples backward", "CPU time [s]"),
 )
-
-
-# --- Markdown ---
 
 
 def document(sections: Iterable[list[str]]) -> str:
@@ -75,35 +71,28 @@ def by_role(entries: Iterable[tuple[Algorithm, T]]) -> list[tuple[str, list[T]]]
 
 def estimate(of: Estimate) -> str:
     """Return a number with its interval, if there is one."""
-    value, low, high = (two_decimals(each) for each in of)
+    value, low, high = (number(each) for each in of)
     return value if low == NONE else f"{value} ({low} to {high})"
 
 
-def two_decimals(number: float) -> str:
-    """Return a number with two decimals, a dash for NaN."""
-    return NONE if math.isnan(number) else f"{number:.2f}"
+def number(value: float, decimals: int = 2) -> str:
+    """Return a number with some decimals, a dash for NaN."""
+    return NONE if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def distinct(seeds: Iterable[Seed], key: str) -> list[str]:
     """Return the different values of a key of the runs' configurations."""
-    return list(dict.fromkeys(_described(seed.config.get(key)) for seed in seeds))
 
+    def describe(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {version}" for name, version in sorted(value.items()))
+        return "unknown" if value is None else str(value)
 
-def _described(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {version}" for name, version in sorted(value.items()))
-    return "unknown" if value is None else str(value)
-
-
-def _whole(number: float) -> str:
-    return NONE if math.isnan(number) else f"{number:,.0f}"
+    return list(dict.fromkeys(describe(seed.config.get(key)) for seed in seeds))
 
 
 def _p_text(probability: float) -> str:
     return f"{probability:.1e}" if probability < 1e-4 else f"{probability:.4f}"
-
-
-# --- results ---
 
 
 def introduction(results: TaskResults) -> list[str]:
@@ -147,42 +136,28 @@ def result_tables(results: TaskResults) -> list[list[str]]:
 
 def _result_cells(row: Row) -> list[str]:
     parameters = [f"{int(n):,}" if n.isdecimal() else n for n in distinct(row.seeds, "parameters")]
+    error, reached, ended = estimate(row.mean), row.reached, len(row.seeds)
+    if row.seeds and row.task.seeds <= FEW:
+        error += f" (each: {', '.join(map(number, row.errors.tolist()))})"
+    count = f"{ended} of {row.task.seeds} seeds" + ("" if row.complete else ": incomplete")
+    if diverged := ended - len(row.finished):
+        count += f", {diverged} diverged"
+    steps = NONE
+    if reached is not None:
+        steps = number(reached.median, 0) if math.isfinite(reached.median) else "> budget"
+        steps += f" ({round(reached.fraction * ended)} of {ended})"
     return [
         row.algorithm.name,
         row.algorithm.memory,
         ", ".join(parameters) or NONE,
-        _errors(row),
-        two_decimals(row.iqm),
-        two_decimals(float(row.sampled.mean()) if row.seeds else math.nan),
-        _seed_count(row),
-        _steps(row.reached, len(row.seeds)),
-        _whole(row.samples_backward),
-        _whole(row.cpu_seconds),
+        error,
+        number(row.iqm),
+        number(float(row.sampled.mean()) if row.seeds else math.nan),
+        count,
+        steps,
+        number(row.samples_backward, 0),
+        number(row.cpu_seconds, 0),
     ]
-
-
-def _errors(row: Row) -> str:
-    """Return the mean error with its interval, or with few seeds the error of each."""
-    if row.seeds and row.task.seeds <= FEW:
-        return f"{row.mean.value:.2f} (each: {', '.join(map(two_decimals, row.errors.tolist()))})"
-    return estimate(row.mean)
-
-
-def _seed_count(row: Row) -> str:
-    diverged = len(row.seeds) - len(row.finished)
-    text = f"{len(row.seeds)} of {row.task.seeds} seeds"
-    text += "" if row.complete else ": incomplete"
-    return text + (f", {diverged} diverged" if diverged else "")
-
-
-def _steps(reached: Reached | None, seeds: int) -> str:
-    if reached is None:
-        return NONE
-    steps = f"{reached.median:,.0f}" if math.isfinite(reached.median) else "> budget"
-    return f"{steps} ({round(reached.fraction * seeds)} of {seeds})"
-
-
-# --- named comparisons ---
 
 
 def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
@@ -190,17 +165,32 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
     if results.task.seeds <= FEW or not protocol.comparisons:
         return []
     by_name = {row.algorithm.name: row for row in results.rows}
-    pairs = [(by_name.get(first), by_name.get(second)) for first, second in protocol.comparisons]
-    p_values = np.array([_p_value(*pair) for pair in pairs])
+    pairs = [[by_name[name] for name in pair if name in by_name] for pair in protocol.comparisons]
+    complete = [len(pair) == 2 and all(row.complete for row in pair) for pair in pairs]
+    p_values = np.full(len(pairs), math.nan)
+    for index in np.flatnonzero(complete):
+        p_values[index] = rank_test(*(row.errors for row in pairs[index]))
     cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
     tested = zip(protocol.comparisons, pairs, p_values, holm(p_values), strict=True)
     for names, pair, p, adjusted in tested:
-        line = [*names, *_comparison_cells(*pair, float(p), float(adjusted))]
+        line = [*names, *_comparison_cells(pair, float(p), float(adjusted))]
         cells[protocol.algorithms[names[0]].feedback].append(line)
     header = ("expected better", "than", "difference of means [points]")
     header += ("P(lower error)", "p", "p after Holm")
     text = _how_tested(results.task, len(pairs))
     return [["## Named comparisons", "", text], *by_class(header, cells)]
+
+
+def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[str]:
+    if len(pair) < 2:
+        return ["not tested: not run on this task", *[NONE] * 3]
+    if math.isnan(p):
+        counts = (f"{r.algorithm.name} has {len(r.seeds)} of {r.task.seeds} seeds" for r in pair)
+        return [f"not tested: {', '.join(counts)}", *[NONE] * 3]
+    first, second = pair
+    better = probability_of_improvement([-first.errors], [-second.errors])
+    difference = f"{first.mean.value - second.mean.value:+.2f}"
+    return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
 
 
 def _how_tested(task: ComparedTask, count: int) -> str:
@@ -216,32 +206,6 @@ def _how_tested(task: ComparedTask, count: int) -> str:
     )
 
 
-def _p_value(first: Row | None, second: Row | None) -> float:
-    """Return the p of a comparison; NaN unless both have all their seeds."""
-    if first is None or second is None or not (first.complete and second.complete):
-        return math.nan
-    return rank_test(first.errors, second.errors)
-
-
-def _comparison_cells(
-    first: Row | None, second: Row | None, p: float, adjusted: float
-) -> list[str]:
-    if first is None or second is None:
-        return ["not tested: not run on this task", *[NONE] * 3]
-    if math.isnan(p):
-        counts = (
-            f"{row.algorithm.name} has {len(row.seeds)} of {row.task.seeds} seeds"
-            for row in (first, second)
-        )
-        return [f"not tested: {', '.join(counts)}", *[NONE] * 3]
-    better = probability_of_improvement([-first.errors], [-second.errors])
-    difference = f"{first.mean.value - second.mean.value:+.2f}"
-    return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
-
-
-# --- behaviour, tuning, provenance ---
-
-
 def behaviour(results: TaskResults) -> list[list[str]]:
     """Return what the policies do at their end, which shows how those fail that fail."""
     header = ("algorithm", "commonest answer [%]", "on the object's middle [%]")
@@ -249,7 +213,7 @@ def behaviour(results: TaskResults) -> list[list[str]]:
     cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
     for row in results.rows:
         if any(seed.result.last for seed in row.seeds):
-            line = [row.algorithm.name, *(two_decimals(row.last(tag)) for tag in BEHAVIOUR)]
+            line = [row.algorithm.name, *(number(row.last(tag)) for tag in BEHAVIOUR)]
             cells[row.algorithm.feedback].append(line)
     text = (
         "Medians at the last mark over the seeds that log the metric, with the policy's mean "
@@ -281,9 +245,14 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
 
 
 def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial]) -> list[str]:
-    space = "; ".join(_range(*each) for each in algorithm.space.items()) or "not tuned"
-    if algorithm.tuned_as:
-        space = f"as {algorithm.tuned_as}"
+    space = "; ".join(
+        f"{flag} {{{', '.join(map(str, span.choices))}}}"
+        if isinstance(span, Choices)
+        else f"{flag} {span[0]:g} to {span[1]:g}"
+        for flag, span in algorithm.space.items()
+    )
+    if not space:
+        space = f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned"
     best = best_trial(trials)
     if best is None:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
@@ -295,14 +264,8 @@ def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial
         f"{flag} {value:.3g}" if isinstance(value, float) else f"{flag} {value}"
         for flag, value in best.settings.items()
     )
-    errors = [two_decimals(defaults), two_decimals(best.error)]
+    errors = [number(defaults), number(best.error)]
     return [algorithm.name, space, tried, *errors, chosen or "defaults"]
-
-
-def _range(flag: str, span: Span | Choices) -> str:
-    if isinstance(span, Choices):
-        return f"{flag} {{{', '.join(map(str, span.choices))}}}"
-    return f"{flag} {span[0]:g} to {span[1]:g}"
 
 
 def provenance(results: TaskResults) -> list[str]:

@@ -13,16 +13,13 @@ settings are tried again.
 Pruning: all trials begin with the same seed, and that first run is validated at the same marks in
 each. A trial is given up when its best error so far is above the median, over all finished trials,
 of the error at the same mark (Optuna's MedianPruner); the other seeds of a trial that gets through
-run to their end. No trial is given up before five have finished, nor before mark 4 of 10: the
-learning rate falls along a cosine and the location std geometrically, so early errors favour
-values that are small from the start. Seeds count from 1000: no result elsewhere uses them.
+run to their end. No trial is given up before five have finished, nor before mark 4 of 10: schedules
+make early errors favour low learning rates and stds. Seeds count from 1000, used nowhere else.
 
-A run that diverges counts as guessing in its trial's mean; the report marks it. A run that fails
-otherwise is reported with the file of its output; its trial counts as failed, and the exit status
-of the sweep is 1.
+A run that diverges counts as guessing in its trial's mean, and the report marks it. A run that
+fails otherwise makes its trial count as failed, and the exit status of the sweep is 1.
 
-The report is a CSV of all trials with a JSON file next to it, from which docs/sweep.py draws a
-figure.
+The report is a CSV of all trials with a JSON file next to it; docs/sweep.py draws it.
 """
 
 from __future__ import annotations
@@ -123,12 +120,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("trials", "total_episodes", "seeds", "num_validations", "processes"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("startup_trials", "warmup_marks", "sampler_seed"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        positive = ("trials", "total_episodes", "seeds", "num_validations", "processes")
+        for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
+            if (value := getattr(self, name)) < (least := int(name in positive)):
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 < self.poll_seconds < math.inf:
             raise ValueError(f"poll_seconds must be positive, got {self.poll_seconds}")
         ram_env.find_task(self.env_id)  # raises if it isn't a glimpse environment
@@ -167,25 +162,17 @@ class Config:
 
 @dataclass
 class RunningTrial:
-    """A trial whose runs are trained one after another.
-
-    Attributes:
-        trial: Optuna's.
-        folder: Where its runs go.
-        errors: Final error of each seed that has ended [%].
-        marks: Marks of the first seed that the study knows.
-        pruned: Whether it was given up.
-    """
+    """A trial whose seeds are trained one after another."""
 
     trial: optuna.Trial
     folder: Path
-    errors: list[float] = field(default_factory=list)
-    marks: int = 0
+    errors: list[float] = field(default_factory=list)  # final ones of the seeds so far [%]
+    marks: int = 0  # of the first seed, that the study knows
     pruned: bool = False
 
 
 class Sweep:
-    """Begins a search's trials, follows them at their marks, and reports how they end.
+    """Begins a search's trials, follows them at their marks, and tells the study how they end.
 
     Args:
         config: The command line.
@@ -195,6 +182,7 @@ class Sweep:
 
     def __init__(self, config: Config, search: Search, settings: Mapping[str, Any]):
         self._config, self._search, self._settings = config, search, settings
+        self._seeds, self._marks = settings["seeds"], settings["num_validations"]
         self._running: dict[Job, RunningTrial] = {}
         self._next: list[RunningTrial] = []  # those with another seed to run
 
@@ -206,13 +194,12 @@ class Sweep:
             running = RunningTrial(trial, self._config.folder / f"trial_{trial.number:04}")
         else:
             return None
-        seed = self._settings["seeds"][len(running.errors)]
+        seed = self._seeds[len(running.errors)]
         folder = running.folder / f"seed_{seed}"
-        program = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
-        words = [*program, *make_flags(self._settings, running.trial.params)]
+        words = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
+        words += make_flags(self._settings, running.trial.params)
         words += ["--seed", str(seed), "--run-dir", str(folder), "--threads", "1"]
-        words += ["--final-split", "none"]
-        words += ["--num-validations", str(self._settings["num_validations"])]
+        words += ["--final-split", "none", "--num-validations", str(self._marks)]
         job = Job(f"seed {seed}", tuple(words), folder)
         self._running[job] = running
         return job
@@ -220,17 +207,15 @@ class Sweep:
     def falls_behind(self, job: Job) -> bool:
         """Report a running trial's new marks; return whether it is to be given up."""
         running = self._running[job]
-        last = self._settings["num_validations"]
-        errors = read_errors(job.folder)[: last - 1]  # at the last mark the run is over
+        errors = read_errors(job.folder)[: self._marks - 1]  # at the last mark the run is over
         running.pruned = self._report_marks(running, errors, may_prune=True)
         return running.pruned
 
     def end(self, ended: Ended) -> str | None:
         """Take in how a run ended; return a line if its trial has ended with it."""
         running, errors = self._running.pop(ended.job), read_errors(ended.job.folder)
-        several = len(self._settings["seeds"]) > 1
         if not running.pruned:
-            may_prune = several and ended.status == 0
+            may_prune = len(self._seeds) > 1 and ended.status == 0
             running.pruned = self._report_marks(running, errors, may_prune=may_prune)
         if running.pruned:
             how = f"pruned at mark {running.marks}, {errors[running.marks - 1]:.2f} %"
@@ -239,8 +224,14 @@ class Sweep:
             failure = f"{ended.job.name} ended with status {ended.status}, see {ended.job.output}"
             running.trial.set_user_attr("failure", failure)
             return self._tell(running, TrialState.FAIL, f"failed: {failure}")
-        self._add_error(running, None if ended.status == DIVERGED else errors[-1])
-        if len(running.errors) < len(self._settings["seeds"]):
+        if ended.status == DIVERGED:
+            diverged = running.trial.user_attrs.get("diverged", [])
+            seed = self._seeds[len(running.errors)]
+            running.trial.set_user_attr("diverged", [*diverged, seed])
+        chance_error = self._settings["chance_error"]
+        running.errors.append(chance_error if ended.status == DIVERGED else errors[-1])
+        running.trial.set_user_attr("seed_errors", running.errors)
+        if len(running.errors) < len(self._seeds):
             self._next.append(running)
             return None
         value = sum(running.errors) / len(running.errors)
@@ -250,23 +241,13 @@ class Sweep:
         self, running: RunningTrial, errors: Sequence[float], *, may_prune: bool
     ) -> bool:
         """Report the first seed's new marks to the study; return whether to prune the trial."""
-        if running.errors:  # another seed's
-            return False
-        for mark in range(running.marks + 1, len(errors) + 1):
-            running.trial.report(errors[mark - 1], mark)
-            running.marks = mark
+        new = errors[running.marks :] if not running.errors else ()
+        for error in new:
+            running.marks += 1
+            running.trial.report(error, running.marks)
             if may_prune and running.trial.should_prune():
                 return True
         return False
-
-    def _add_error(self, running: RunningTrial, error: float | None) -> None:
-        """Keep a run's final error [%], None if it diverged."""
-        if error is None:
-            seed = self._settings["seeds"][len(running.errors)]
-            diverged = running.trial.user_attrs.get("diverged", [])
-            running.trial.set_user_attr("diverged", [*diverged, seed])
-        running.errors.append(self._settings["chance_error"] if error is None else error)
-        running.trial.set_user_attr("seed_errors", running.errors)
 
     def _tell(
         self, running: RunningTrial, state: TrialState, how: str, value: float | None = None
@@ -282,18 +263,16 @@ def main(config: Config) -> None:
     failures = 0 if config.report else search_settings(config)
     study = load_study(config.journal_file, config.name)
     best, default = best_and_default(study)
+    lines = ["no trial has finished"]
     command = None
     if best is not None:
         words = make_flags(study.user_attrs["settings"], best.params)
         command = shlex.join(["python", "train/reinforce.py", *words])
-    write_report(study, config.report_file, command)
-    print(config.report_file)
-    if best is None:
-        print("no trial has finished")
-    else:
         reference = "not finished" if default is None else f"{default.value:.2f} %"
-        print(f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})")
-        print(command)
+        line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
+        lines = [line, command]
+    write_report(study, config.report_file, command)
+    print(config.report_file, *lines, sep="\n")
     if failures:
         sys.exit(1)
 

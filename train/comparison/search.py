@@ -178,13 +178,11 @@ def load_study(journal: Path, name: str) -> optuna.Study:
     Raises:
         ValueError: If there is none or the journal is damaged; the message names the file.
     """
-    names = []
-    if journal.is_file():
-        storage = _open_storage(journal)
-        names = [study.study_name for study in storage.get_all_studies()]
-        if name in names:
-            return optuna.load_study(study_name=name, storage=storage)
-    raise ValueError(f"study must be among {names}, which {journal} holds, got {name!r}")
+    storage = _open_storage(journal) if journal.is_file() else None
+    names = [study.study_name for study in storage.get_all_studies()] if storage else []
+    if storage is None or name not in names:
+        raise ValueError(f"study must be among {names}, which {journal} holds, got {name!r}")
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def state_of(trial: FrozenTrial) -> str:

@@ -154,7 +154,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert place.calls() == expected[1:]
 
 
-def test_a_trial_has_a_third_of_the_budget_and_is_judged_once_at_its_end(tmp_path):
+def test_a_trial_has_a_third_of_the_budget_and_is_evaluated_once_at_its_end(tmp_path):
     place = Place(tmp_path)
     main(place.config(seeds=1))
     sizes = sorted((tmp_path / "sizes.txt").read_text().splitlines())
@@ -333,7 +333,7 @@ def test_one_comparison_at_a_time_writes_to_a_folder_of_results(tmp_path):
     place.config().results.mkdir()
     with (
         FileLock(tmp_path / "results" / ".MNISTGlimpse-v0.lock"),
-        pytest.raises(ValueError, match="another comparison uses .*results"),
+        pytest.raises(ValueError, match=r"another comparison uses .*results"),
     ):
         main(place.config())
     assert place.calls() == []
@@ -514,7 +514,7 @@ def test_the_naive_first_try_refuses_an_environment_without_glimpses(tmp_path):
         stock_ppo.Config(tmp_path / "run", "CartPole-v1")
 
 
-def test_the_naive_first_try_tells_that_it_diverged(tmp_path, monkeypatch):
+def test_the_naive_first_try_reports_that_it_diverged(tmp_path, monkeypatch):
     make = PPO.__init__
     monkeypatch.setattr(
         PPO, "__init__", lambda *a, **k: make(*a, **{**k, "learning_rate": math.inf})

@@ -92,7 +92,7 @@ class Search:
         The sampler is Optuna's TPE: it draws its first ten trials at random (the defaults are
         one of them), the rest from a model of all settings together. It is seeded anew for each
         trial, with the study's seed and the number of trials that count so far: a study tries
-        the same settings, interrupted or not, if one process runs at a time.
+        the same settings, interrupted or not, if trials run one at a time.
 
         Args:
             total: Number of trials in the study: finished, pruned, failed and running.

@@ -1,38 +1,35 @@
 """Draw a sweep: `python docs/sweep.py benchmarks/results/sweeps/ENV_ID.csv --output FIGURE`.
 
-One panel a parameter: each trial's validation error against its value of the parameter. A finished
-trial stands at its value, one that was pruned, hollow and grey, at the last error it came to; the
-defaults and the best trial are marked. Trials without an error (failed, interrupted, running) are
-left out of the panels and counted in the caption. It needs nothing but the CSV and the JSON
-beside it, which `train/sweep.py` writes.
+There is a panel per setting, with each trial's validation error over its value. A finished trial
+stands at its value; a pruned one, hollow and grey, at its last error. Trials without an error are
+only counted in the caption. The CSV and the JSON next to it are what `train/sweep.py` writes.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib as mpl
 import tyro
-from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from agents.runs.commands import run
-from agents.runs.files import read_file, read_json
+from agents.runs.files import read_csv, read_json
+from train.comparison.figures import plain_ticks, write_figure
 
 # Okabe and Ito's colours; shape and filling tell the marks apart without them
-FINISHED = {"marker": "o", "s": 30, "color": "#0072B2", "alpha": 0.75, "linewidths": 0}
-PRUNED = {"marker": "o", "s": 26, "facecolors": "none", "edgecolors": "#8a8a8a", "linewidths": 1}
-DEFAULT = {"marker": "D", "s": 75, "color": "#E69F00", "edgecolors": "black"}
-BEST = {"marker": "*", "s": 230, "color": "#D55E00", "edgecolors": "black"}
-PRUNED_LABEL = "pruned on the way, at its last error"
+STYLES: dict[str, dict[str, Any]] = {
+    "pruned, at its last error": {"s": 26, "facecolors": "none", "edgecolors": "#8a8a8a"},
+    "finished": {"s": 30, "color": "#0072B2", "alpha": 0.75, "linewidths": 0},
+    "defaults": {"marker": "D", "s": 75, "color": "#E69F00", "edgecolors": "black"},
+    "best": {"marker": "*", "s": 230, "color": "#D55E00", "edgecolors": "black"},
+}
 TITLES = {"std": "std (of locations, at the start)"}
-SCATTER = (-0.12, 0.04, -0.04, 0.12, 0.0)  # of trials with one choice, to the sides
-MAX_CSV = 2**24  # [B]
+SCATTER = (-0.12, 0.04, -0.04, 0.12, 0.0)  # sideways, of trials with the same choice
 
 
 @dataclass(frozen=True)
@@ -40,143 +37,84 @@ class Config:
     """What to draw and where to write it."""
 
     report: tyro.conf.Positional[Path]
-    """The CSV of train/sweep.py; the JSON lies beside it."""
+    """CSV file of train/sweep.py; its JSON lies next to it."""
     output: Path = Path(__file__).parent / "sweep.png"
-    """The figure."""
-
-
-class Point(NamedTuple):
-    """A trial that has an error.
-
-    Attributes:
-        number: The trial's.
-        finished: Whether it ran whole; else it was pruned.
-        params: By name, as text.
-        error: Its value, or the last error it came to [%].
-    """
-
-    number: int
-    finished: bool
-    params: dict[str, str]
-    error: float
+    """Figure to write."""
 
 
 def main(config: Config) -> None:
     """Draw and write the figure."""
-    mpl.use("Agg")
     facts = read_json(config.report.with_suffix(".json"))
-    space = facts["settings"]["space"]
-    points = read_points(config.report, list(space))
-    if not points:
+    try:
+        groups, space = group(read_csv(config.report), facts), facts["settings"]["space"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{config.report} is not a report of a sweep: {error!r}") from error
+    if not any(groups.values()):
         raise ValueError(f"{config.report} holds no trial with an error")
-    columns = (len(space) + 2) // 2  # a cell is the legend's
-    figure, grid = pyplot.subplots(
-        2, columns, figsize=(3.6 * columns, 7), dpi=130, layout="constrained", sharey=True
-    )
-    for axes, (name, distribution) in zip(grid.flat, space.items(), strict=False):
-        draw(axes, name, distribution, points, facts)
-    for axes in grid[:, 0]:
+    columns = (len(space) + 2) // 2  # one cell is for the legend
+    figure = Figure(figsize=(3.6 * columns, 7), dpi=130, layout="constrained")
+    cells = figure.subplots(2, columns, sharey="row").ravel()
+    for axes, (name, distribution) in zip(cells, space.items(), strict=False):
+        draw(axes, name, distribution["attributes"], groups)
+    for axes in cells[::columns]:
         axes.set_ylabel("validation error [%]")
-    for axes in grid.flat[len(space) :]:
+    for axes in cells[len(space) :]:
         axes.set_axis_off()
-    explain(grid.flat[len(space)], grid.flat[0], points, facts)
-    figure.savefig(config.output)
-    pyplot.close(figure)
+    explain(cells[len(space)], cells[0], groups, facts)
+    write_figure(config.output, figure)
     print(config.output)
 
 
-def read_points(path: Path, names: list[str]) -> list[Point]:
-    """Return the trials of a report that have an error.
-
-    Raises:
-        ValueError: If the file is damaged; the message names it.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_file(path, MAX_CSV).decode())))
-        points = [read_point(row, names) for row in rows if row["state"] in ("finished", "pruned")]
-    except KeyError as error:
-        raise ValueError(f"{path} is no report of a sweep: it has no column {error}") from error
-    return points
-
-
-def read_point(row: dict[str, str], names: list[str]) -> Point:
-    """Return a trial that finished or was pruned."""
-    marks = [text for name, text in row.items() if name.startswith("mark_") and text]
-    finished = row["state"] == "finished"
-    error = float(row["value"] if finished else marks[-1])
-    return Point(int(row["trial"]), finished, {name: row[name] for name in names}, error)
+def group(rows: Sequence[dict[str, str]], facts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the trials that have an error, by how they are drawn, each with that ``error``."""
+    groups: dict[str, list[dict[str, Any]]] = {label: [] for label in STYLES}
+    special = {str(facts["default_trial"]): "defaults", str(facts["best_trial"]): "best"}
+    for row in rows:
+        marks = [text for name, text in row.items() if name.startswith("mark_") and text]
+        if row["state"] == "finished":
+            label = special.get(row["trial"], "finished")
+            groups[label].append({**row, "error": float(row["value"])})
+        elif row["state"] == "pruned":
+            groups["pruned, at its last error"].append({**row, "error": float(marks[-1])})
+    return groups
 
 
-def draw(
-    axes: Axes, name: str, distribution: dict[str, Any], points: list[Point], facts: dict[str, Any]
-) -> None:
-    """Draw the errors over one parameter."""
-    attributes = distribution["attributes"]
-    default, best = facts["default_trial"], facts["best_trial"]
-    groups = {
-        PRUNED_LABEL: (PRUNED, [p for p in points if not p.finished]),
-        "finished": (
-            FINISHED,
-            [p for p in points if p.finished and p.number not in (default, best)],
-        ),
-        "defaults": (DEFAULT, [p for p in points if p.number == default]),
-        "best": (BEST, [p for p in points if p.number == best]),
-    }
-    for order, (label, (style, group)) in enumerate(groups.items()):
-        if group:
-            where = [place(point, name, attributes) for point in group]
-            axes.scatter(where, [p.error for p in group], label=label, zorder=3 + order, **style)
-    dress(axes, name, attributes)
-
-
-def place(point: Point, name: str, attributes: dict[str, Any]) -> float:
-    """Return where a trial stands on the axis of a parameter."""
-    value = float(point.params[name])
-    if "choices" not in attributes:
-        return value
-    return attributes["choices"].index(value) + SCATTER[point.number % len(SCATTER)]
-
-
-def dress(axes: Axes, name: str, attributes: dict[str, Any]) -> None:
-    """Give a panel its scales, over the whole space, its names and grid."""
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
+def draw(axes: Axes, name: str, attributes: dict[str, Any], groups: dict[str, Any]) -> None:
+    """Draw the errors over one setting, on axes that span the whole space."""
+    choices = attributes.get("choices")
+    for order, (label, trials) in enumerate(groups.items()):
+        x = [float(trial[name]) for trial in trials]
+        if choices:
+            spread = [SCATTER[int(trial["trial"]) % len(SCATTER)] for trial in trials]
+            x = [choices.index(value) + aside for value, aside in zip(x, spread, strict=True)]
+        errors = [trial["error"] for trial in trials]
+        axes.scatter(x, errors, label=label, zorder=3 + order, **STYLES[label])
     axes.set_xlabel(TITLES.get(name, name))
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_locator(NullLocator())
-    if "choices" in attributes:
-        choices = attributes["choices"]
+    plain_ticks(axes.yaxis, LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.grid(alpha=0.25)
+    if choices:
         axes.set_xticks(range(len(choices)), [str(choice) for choice in choices])
         axes.set_xlim(-0.5, len(choices) - 0.5)
+    elif attributes["log"]:
+        axes.set_xscale("log")
+        plain_ticks(axes.xaxis, LogLocator(subs=(1, 2, 5), numticks=20))
+        axes.set_xlim(attributes["low"] / 1.1, attributes["high"] * 1.1)
     else:
-        low, high = attributes["low"], attributes["high"]
-        if attributes["log"]:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-            axes.xaxis.set_major_formatter(plain)
-            axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlim(
-            *((low / 1.1, high * 1.1) if attributes["log"] else (low - 0.03, high + 0.03))
-        )
-    axes.grid(alpha=0.25)
+        axes.set_xlim(attributes["low"] - 0.03, attributes["high"] + 0.03)
 
 
-def explain(cell: Axes, panel: Axes, points: list[Point], facts: dict[str, Any]) -> None:
+def explain(cell: Axes, panel: Axes, groups: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write the legend, and what was run, into a cell of its own."""
-    settings, errors = facts["settings"], {point.number: point.error for point in points}
-    handles, labels = panel.get_legend_handles_labels()
-    told = {"defaults": facts["default_trial"], "best": facts["best_trial"]}
-    labels = [
-        f"{label}: {errors[told[label]]:.2f} %" if told.get(label) in errors else label
-        for label in labels
-    ]
+    settings, (handles, labels) = facts["settings"], panel.get_legend_handles_labels()
+    for index, label in enumerate(labels):
+        if label in ("defaults", "best") and groups[label]:
+            labels[index] = f"{label}: {groups[label][0]['error']:.2f} %"
     cell.legend(handles[::-1], labels[::-1], loc="upper left", frameon=False, fontsize=10)
     counts = ", ".join(f"{count} {state}" for state, count in facts["counts"].items())
-    seeds = len(settings["seeds"])
     lines = [
         settings["env_id"],
-        f"{settings['total_episodes']:,} episodes, {seeds} seed{'s' * (seeds > 1)} a trial",
+        f"{settings['total_episodes']:,} episodes; seeds per trial: {len(settings['seeds'])}",
         f"trials: {counts}",
         f"a run that diverged counts as guessing, {settings['chance_error']:g} %",
     ]
@@ -184,4 +122,4 @@ def explain(cell: Axes, panel: Axes, points: list[Point], facts: dict[str, Any])
 
 
 if __name__ == "__main__":
-    run(main, lambda arguments: tyro.cli(Config, args=arguments))
+    run(main, lambda arguments: tyro.cli(Config, args=arguments, description=__doc__))

@@ -1,27 +1,29 @@
 """Compare algorithms fairly: `python train/compare.py --env-id SignpostGlimpse-v0`.
 
-The protocol (`train/comparison.toml`) names the algorithms, their budget of env steps, the seeds
-and what is tuned. Every algorithm is tuned first, then run once a seed, each in a process with
-one thread; a finished seed leaves a small folder below `benchmarks/results/`, from which the
-report is made. What is found there is not run again: an interrupted comparison goes on when it is
-called again, and a process that was killed is run again.
+The protocol (train/comparison.toml) sets the algorithms, their budget of env steps, the seeds and
+what is tuned. Every algorithm is tuned first, then run once per seed, each run a process with one
+thread. A finished seed leaves a small folder in the results, from which the report is made.
+Results that are there are not run again, so the same command resumes an interrupted comparison;
+a run that was killed is run again from its start.
 
-Any program can join. It is called with the words of the protocol, in which `{env_id}`, `{seed}`,
-`{run_dir}`, `{env_steps}` (the budget), `{episodes}` (the same in episodes), `{marks}` (how often
-to validate, evenly, the end included) and `{split}` (final split) are filled in, and with
-`--name value` for each tuned setting. It must leave in the run folder
+A protocol names the programs that are run: use one only if you trust it as you would a script.
 
-- `config.json`: an object; `parameters` (their number), `commit`, `machine`, `versions`, `started`
-  (ISO 8601) go into the report; a run whose `sample` is true, on the fallback sample of digits, is
-  not kept;
-- `metrics.csv` (`env_steps,tag,value`): at each mark `eval/error` and `eval/error_sampled`, the
-  error [%] on the first 2,000 validation images in order, of the policy's mode and of its samples;
-  if it likes, what tells how it fails: see `agents.diagnostics.behaviour`;
-- `timing.csv` with the columns `env_steps,cpu_seconds`: CPU time of training so far [s];
-- `result.json`: `split`, and the last weights' `wrong` of `total` images on the whole of it;
+Any program can join. It is called with the words of the protocol, in which {env_id}, {seed},
+{run_dir}, {env_steps} (the budget), {episodes} (the same in episodes), {marks} (how often to
+validate, evenly spaced, the end included) and {split} (the final split) are filled in, and with
+`--name value` for each tuned setting. It must leave four files in the run folder:
 
-and end with exit status 0, or 3 if its numbers were no numbers any more: it then counts as
-guessing. `train/stock_ppo.py` is an example.
+- config.json: an object. The report uses parameters (their number), commit, machine, python,
+  versions, started (ISO 8601) and command; if sample is true, the run used the fallback sample of
+  digits and is not kept;
+- metrics.csv (env_steps,tag,value): at each mark eval/error and eval/error_sampled, the errors [%]
+  on the first 2,000 validation images in order, of the policy's mode and of its samples; optionally
+  the metrics of agents.diagnostics.behaviour, which show how a policy fails;
+- timing.csv with the columns env_steps,cpu_seconds: CPU time of training so far [s];
+- result.json: split, and wrong out of total images of the whole split with the last weights.
+
+It must end with exit status 0, or 3 if a loss or weight became non-finite: it then counts as
+guessing. train/stock_ppo.py is an example.
 
 The exit status is 0 if all runs finished, 3 if one diverged, 1 if one failed.
 """
@@ -33,25 +35,26 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 import os
-import signal
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tyro
-from filelock import FileLock, Timeout
 
 from agents.runs.commands import DIVERGED, run
 from agents.runs.files import make_folder
-from train.comparison.jobs import Ended, Job, harvest, run_jobs
-from train.comparison.protocol import Algorithm, Protocol, Task, fill, read_protocol
+from train.comparison.jobs import Job, exit_on_signals, hold, run_jobs
+from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
 from train.comparison.results import (
+    Seed,
     Trial,
     best_trial,
+    harvest,
     read_seed,
     read_trials,
     seed_folder,
@@ -59,7 +62,7 @@ from train.comparison.results import (
     write_seed,
     write_trials,
 )
-from train.comparison.tuning import TRIAL_SEED, draw_trials
+from train.comparison.search import TRIAL_SEED, draw_trials
 
 MARKS = 10
 """Validations of a run."""
@@ -73,23 +76,23 @@ class Config:
     """What to compare."""
 
     env_id: str = "SignpostGlimpse-v0"
-    """An environment of the protocol."""
+    """Environment of the protocol to compare on."""
     protocol: Path = PROTOCOL
-    """Algorithms, budgets, seeds, spaces."""
+    """TOML file with algorithms, budgets, seeds and spaces; it names programs that are run."""
     algorithms: tuple[str, ...] = ()
-    """Only these; by default all that the protocol names for the environment."""
+    """Names of the algorithms to run; by default all that the protocol has for the environment."""
     seeds: int | None = None
-    """Only the first so many; by default all of the protocol."""
+    """Number of seeds to run; by default all of the protocol."""
     stages: tuple[Literal[STAGES], ...] = STAGES  # pyright: ignore[reportInvalidTypeForm]
-    """What to do: tune, run, report."""
+    """Stages to go through: tune, run, report."""
     results: Path = Path("benchmarks/results")
-    """Where finished seeds lie for good."""
+    """Folder where finished seeds are kept."""
     work_dir: Path = Path("runs/compare")
-    """Where run folders lie; can be deleted."""
+    """Folder for the runs; it can be deleted afterwards."""
     processes: int = os.cpu_count() or 1
-    """Programs at a time, one thread each."""
+    """Programs that run side by side, with one thread each."""
     final_split: Literal["test", "validation"] = "test"
-    """The split that the last weights are judged on, once."""
+    """Split to evaluate the last weights on, once."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -98,248 +101,223 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+class Planned(NamedTuple):
+    """A run of an algorithm: a trial of its tuning, or a seed."""
+
+    job: Job
+    algorithm: Algorithm
+    number: int
+    settings: dict[str, Any]
+    split: str
+
+
 def main(config: Config) -> None:
-    """Tune, run and report what isn't there yet."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    protocol = read_protocol(config.protocol)
-    task, algorithms = choose(config, protocol)
-    with only_here(config.work_dir, task.env_id), only_here(config.results, task.env_id):
-        statuses = [*tune_and_run(config, protocol, task, algorithms)]
-        if "report" in config.stages:
-            with FileLock(config.results / ".report.lock"):  # it is of all environments
-                for path in write_reports(protocol, config.results):
+    """Tune, run and report what is missing."""
+    exit_on_signals()
+    comparison = Comparison(config, read_protocol(config.protocol))
+    name, statuses = f".{config.env_id}.lock", []
+    make_folder(config.work_dir)
+    make_folder(config.results)
+    with (
+        hold(config.work_dir / name, f"another comparison uses {config.work_dir}"),
+        hold(config.results / name, f"another comparison uses {config.results}"),
+    ):
+        if "tune" in config.stages:
+            statuses += comparison.tune()
+        if "run" in config.stages:
+            statuses += comparison.run_seeds()
+        if "report" in config.stages:  # one for all environments
+            with hold(
+                config.results / ".report.lock", f"another report is made in {config.results}"
+            ):
+                for path in write_reports(comparison.protocol, config.results):
                     print(path)
     if any(statuses):
         sys.exit(DIVERGED if set(statuses) <= {0, DIVERGED} else 1)
 
 
-@contextmanager
-def only_here(folder: Path, env_id: str) -> Iterator[None]:
-    """Keep a folder's part for an environment from other comparisons.
+class Comparison:
+    """The runs of a command line on one task of a protocol.
+
+    Args:
+        config: The command line.
+        protocol: The protocol.
 
     Raises:
-        ValueError: If another one writes there.
+        ValueError: If the protocol lacks the environment or an algorithm.
     """
-    make_folder(folder)
-    try:
-        lock = FileLock(folder / f".{env_id}.lock").acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"{folder} is in use: another comparison writes to it") from error
-    with lock:
-        yield
+
+    def __init__(self, config: Config, protocol: Protocol):
+        self.config, self.protocol = config, protocol
+        if config.env_id not in protocol.tasks:
+            known = sorted(protocol.tasks)
+            raise ValueError(f"env_id must be among {known}, got {config.env_id!r}")
+        self.task = protocol.tasks[config.env_id]
+        there = [algorithm.name for algorithm in protocol.on(self.task)]
+        if unknown := sorted(set(config.algorithms) - set(there)):
+            raise ValueError(f"algorithms must be among {sorted(there)}, got {unknown}")
+        names = config.algorithms or there
+        self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
+
+    def tune(self) -> Iterator[int]:
+        """Run the missing trials, and yield an exit status for each trial."""
+        planned, trials = [], {}
+        for algorithm in self.algorithms:
+            ended = trials[algorithm.name] = self.read_tuning(self.task, algorithm)
+            yield from (DIVERGED for trial in ended if trial.status == "diverged")
+            numbers = {trial.number for trial in ended}
+            every = self.plan_trials(self.task, algorithm)
+            planned += [each for each in every if each.number not in numbers]
+        for each, seed in self.run(planned):
+            if seed is not None:
+                end = (seed.result.error, seed.result.status, each.job.called_as)
+                trials[each.algorithm.name].append(Trial(each.number, each.settings, *end))
+                path = trials_path(self.config.results, self.task.env_id, each.algorithm.name)
+                write_trials(path, trials[each.algorithm.name])
+            yield exit_status(seed)
+
+    def run_seeds(self) -> Iterator[int]:
+        """Run the missing seeds, the first of all algorithms first; yield their exit statuses."""
+        settings: dict[str, dict[str, Any]] = {}
+        for algorithm in self.algorithms:
+            try:
+                settings[algorithm.name] = self.tuned_settings(algorithm)
+            except ValueError as error:  # the others can run
+                print(f"error: {error}", file=sys.stderr)
+                yield 1
+        ready = [each for each in self.algorithms if each.name in settings]
+        planned = []
+        for number in range(min(self.config.seeds or self.task.seeds, self.task.seeds)):
+            for algorithm in ready:
+                each = self.plan(self.task, algorithm, number, settings[algorithm.name])
+                folder = self.kept(each)
+                if (folder / "result.json").exists():
+                    seed = read_seed(folder)
+                    refuse_another(str(folder), seed.config.get("called_as"), each.job)
+                    yield exit_status(seed)
+                else:
+                    planned.append(each)
+        for each, seed in self.run(planned):
+            if seed is not None:
+                write_seed(self.kept(each), seed)
+            yield exit_status(seed)
+
+    def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, Seed | None]]:
+        """Run programs, print a line as each ends, and yield what it left: None if it failed."""
+        by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
+        with closing(run_jobs(lambda: next(jobs, None), self.config.processes)) as all_ended:
+            for count, ended in enumerate(all_ended, 1):
+                line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}"
+                print(f"{count} of {len(planned)}: {line}", flush=True)
+                each, seed = by_job[ended.job], None
+                try:
+                    split, chance_error = each.split, self.task.chance_error
+                    seed = harvest(ended, each.algorithm.name, each.number, split, chance_error)
+                except ValueError as error:
+                    print(f"error: {ended.job.name}: {error}", file=sys.stderr)
+                yield each, seed
+
+    def kept(self, each: Planned) -> Path:
+        """Return the folder of results for a seed."""
+        return seed_folder(self.config.results, self.task.env_id, each.algorithm.name, each.number)
+
+    def plan(
+        self,
+        task: ComparedTask,
+        algorithm: Algorithm,
+        number: int,
+        settings: dict[str, Any],
+        *,
+        trial: bool = False,
+    ) -> Planned:
+        """Return the run of a seed, or of a trial at a third of the budget."""
+        name = f"{'trial' if trial else 'seed'}_{number}"
+        folder = self.config.work_dir / task.env_id / algorithm.name / name
+        env_steps = task.env_steps // 3 if trial else task.env_steps
+        split = "validation" if trial else self.config.final_split
+        words = fill(
+            f"{self.protocol.programs[algorithm.program]} {algorithm.flags}",
+            env_id=task.env_id,
+            seed=TRIAL_SEED if trial else number,
+            run_dir=folder,
+            env_steps=env_steps,
+            episodes=math.ceil(env_steps / task.num_glimpses),
+            marks=1 if trial else MARKS,
+            split=split,
+        )
+        for flag, value in settings.items():
+            words += [f"--{flag.replace('_', '-')}", str(value)]
+        job = Job(f"{algorithm.name}, {name.replace('_', ' ')}", tuple(words), folder)
+        return Planned(job, algorithm, number, settings, split)
+
+    def plan_trials(self, task: ComparedTask, algorithm: Algorithm) -> list[Planned]:
+        """Return the trials of an algorithm's tuning on a task."""
+        return [
+            self.plan(task, algorithm, number, settings, trial=True)
+            for number, settings in enumerate(draw_trials(algorithm, task.trials))
+        ]
+
+    def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> list[Trial]:
+        """Return the trials of an algorithm on a task that have ended.
+
+        Raises:
+            ValueError: If one was run with another command than the protocol's.
+        """
+        path = trials_path(self.config.results, task.env_id, algorithm.name)
+        planned = {each.number: each for each in self.plan_trials(task, algorithm)}
+        trials = [trial for trial in read_trials(path) if trial.number in planned]
+        for trial in trials:
+            what = f"{path}, trial {trial.number},"
+            refuse_another(what, trial.called_as, planned[trial.number].job)
+        return trials
+
+    def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
+        """Return the settings with the lowest validation error in an algorithm's tuning.
+
+        Raises:
+            ValueError: If the tuning isn't complete, or was run with other commands.
+        """
+        algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
+        task = self.protocol.tuning_task(self.task)
+        wanted = len(draw_trials(algorithm, task.trials))
+        trials = self.read_tuning(task, algorithm)
+        if len(trials) < wanted:
+            missing = replace(
+                self.config, env_id=task.env_id, algorithms=(algorithm.name,), stages=("tune",)
+            )
+            raise ValueError(
+                f"{algorithm.name} has {len(trials)} of {wanted} trials on {task.env_id}. "
+                f"Resume its tuning with: {command_line(missing)}"
+            )
+        best = best_trial(trials)
+        return best.settings if best else {}
 
 
-def choose(config: Config, protocol: Protocol) -> tuple[Task, list[Algorithm]]:
-    """Return the task and who takes part.
-
-    Raises:
-        ValueError: If the protocol doesn't name them.
-    """
-    if config.env_id not in protocol.tasks:
-        raise ValueError(f"env_id must be of {sorted(protocol.tasks)}, got {config.env_id!r}")
-    task = protocol.tasks[config.env_id]
-    there = {algorithm.name: algorithm for algorithm in protocol.on(task)}
-    unknown = sorted(set(config.algorithms) - set(there))
-    if unknown:
-        raise ValueError(f"algorithms must be of {sorted(there)} on {task.env_id}, got {unknown}")
-    return task, [there[name] for name in there if name in (config.algorithms or there)]
+def exit_status(seed: Seed | None) -> int:
+    """Return the exit status for what a run left, None if it failed."""
+    if seed is None:
+        return 1
+    return DIVERGED if seed.result.status == "diverged" else 0
 
 
-def tune_and_run(
-    config: Config, protocol: Protocol, task: Task, algorithms: list[Algorithm]
-) -> Iterator[int]:
-    """Run what is missing and yield an exit status for each program.
-
-    Raises:
-        ValueError: If a seed lies there that was run otherwise.
-    """
-    if "tune" in config.stages:
-        yield from tune(config, protocol, task, algorithms)
-    if "run" in config.stages:
-        yield from run_seeds(config, protocol, task, algorithms)
-
-
-def tune(
-    config: Config, protocol: Protocol, task: Task, algorithms: list[Algorithm]
-) -> Iterator[int]:
-    """Try the configurations that haven't been tried, at a third of the budget."""
-    jobs: dict[Job, tuple[Algorithm, int, dict[str, Any], list[Trial]]] = {}
-    for algorithm in algorithms:
-        done = read_tuning(config, protocol, task, algorithm)
-        tried = {trial.number for trial in done}
-        yield from (DIVERGED for trial in done if trial.status == "diverged")
-        for number, settings in enumerate(draw_trials(algorithm, task.trials)):
-            if number not in tried:
-                job = trial_job(config, protocol, task, algorithm, number, settings)
-                jobs[job] = (algorithm, number, settings, done)
-    for ended in with_news(run_jobs(jobs, config.processes), len(jobs)):
-        found = try_harvest(ended, "validation", task)
-        if found is not None:
-            algorithm, number, settings, done = jobs[ended.job]
-            end = (found[2].error, found[2].status)
-            done.append(Trial(number, settings, *end, called_as(ended.job)))
-            write_trials(trials_path(config.results, task.env_id, algorithm.name), done)
-        yield DIVERGED if ended.status == DIVERGED else int(found is None)
-
-
-def read_tuning(
-    config: Config, protocol: Protocol, task: Task, algorithm: Algorithm
-) -> list[Trial]:
-    """Return the trials that have been run of an algorithm's tuning on a task.
-
-    Raises:
-        ValueError: If one was run otherwise than the protocol says now.
-    """
-    path = trials_path(config.results, task.env_id, algorithm.name)
-    drawn = draw_trials(algorithm, task.trials)
-    trials = [trial for trial in read_trials(path) if trial.number < len(drawn)]
-    for trial in trials:
-        settings = drawn[trial.number]
-        job = trial_job(config, protocol, task, algorithm, trial.number, settings)
-        refuse_another(f"{path}, trial {trial.number},", trial.called_as, job)
-    return trials
-
-
-def trial_job(
-    config: Config,
-    protocol: Protocol,
-    task: Task,
-    algorithm: Algorithm,
-    number: int,
-    settings: dict[str, Any],
-) -> Job:
-    """Return the program of a trial."""
-    folder = config.work_dir / task.env_id / algorithm.name / f"trial_{number}"
-    budget = task.env_steps // 3
-    words = make_command(
-        protocol, task, algorithm, settings, folder, TRIAL_SEED, budget, "validation", 1
-    )
-    return Job(f"{algorithm.name}, trial {number}", words, folder)
-
-
-def run_seeds(
-    config: Config, protocol: Protocol, task: Task, algorithms: list[Algorithm]
-) -> Iterator[int]:
-    """Run the seeds that aren't there, the first seed of all algorithms first."""
-    jobs: dict[Job, Path] = {}
-    tuned: dict[str, dict[str, Any]] = {}
-    for algorithm in algorithms:
-        try:
-            tuned[algorithm.name] = tuned_settings(config, protocol, task, algorithm)
-        except ValueError as error:  # the others can go on
-            print(f"error: {error}")
-            yield 1
-    for seed in range(min(config.seeds or task.seeds, task.seeds)):
-        for algorithm in algorithms:
-            name = algorithm.name
-            if name not in tuned:
-                continue
-            folder = config.work_dir / task.env_id / name / f"seed_{seed}"
-            words = make_command(
-                protocol, task, algorithm, tuned[name], folder, seed, task.env_steps,
-                config.final_split,
-            )  # fmt: skip
-            job = Job(f"{name}, seed {seed}", words, folder)
-            kept = seed_folder(config.results, task.env_id, name, seed)
-            if not (kept / "result.json").exists():
-                jobs[job] = kept
-                continue
-            there = read_seed(kept)
-            refuse_another(str(kept), there.config.get("called_as"), job)
-            yield DIVERGED if there.result.status == "diverged" else 0
-    for ended in with_news(run_jobs(jobs, config.processes), len(jobs)):
-        found = try_harvest(ended, config.final_split, task)
-        if found is not None:
-            settings, curve, result = found
-            settings["called_as"] = called_as(ended.job)
-            write_seed(jobs[ended.job], settings, curve, result)
-        yield DIVERGED if ended.status == DIVERGED else int(found is None)
-
-
-def refuse_another(what: str, was: Any, job: Job) -> None:
-    """Raise a ValueError if a result is of another command than the protocol's."""
-    if was != called_as(job):
+def refuse_another(what: str, called_as: Any, job: Job) -> None:
+    """Raise a ValueError if a result comes from another command than the protocol's."""
+    if called_as != job.called_as:
         raise ValueError(
-            f"{what} was run as {was!r}, which is not what the protocol says now, "
-            f"{called_as(job)!r}: move it away to run it again"
+            f"{what} was run as {called_as!r}, but the protocol now says {job.called_as!r}: "
+            "move it away to run it again"
         )
 
 
-def make_command(
-    protocol: Protocol,
-    task: Task,
-    algorithm: Algorithm,
-    settings: dict[str, Any],
-    run_dir: Path,
-    seed: int,
-    env_steps: int,
-    split: str,
-    marks: int = MARKS,
-) -> tuple[str, ...]:
-    """Return the words that a program is called with."""
-    words = fill(
-        f"{protocol.programs[algorithm.program]} {algorithm.flags}",
-        env_id=task.env_id,
-        seed=seed,
-        run_dir=run_dir,
-        env_steps=env_steps,
-        episodes=math.ceil(env_steps / task.num_glimpses),
-        marks=marks,
-        split=split,
-    )
-    for flag, value in settings.items():
-        words += [f"--{flag.replace('_', '-')}", str(value)]
-    return tuple(words)
-
-
-def called_as(job: Job) -> str:
-    """Return a program's command as it is kept beside a result, without this machine's folders."""
-    return " ".join(job.command).replace(str(job.run_dir), "RUN_DIR")
-
-
-def tuned_settings(
-    config: Config, protocol: Protocol, task: Task, algorithm: Algorithm
-) -> dict[str, Any]:
-    """Return an algorithm's settings of the lowest validation error in its tuning.
-
-    Raises:
-        ValueError: If the tuning isn't complete, or was run otherwise than the protocol says.
-    """
-    if algorithm.tuned_as:
-        return tuned_settings(config, protocol, task, protocol.algorithms[algorithm.tuned_as])
-    source = protocol.tuning_of(task)
-    wanted = len(draw_trials(algorithm, source.trials))
-    if not wanted:
-        return {}
-    trials = read_tuning(config, protocol, source, algorithm)
-    if len(trials) < wanted:
-        raise ValueError(
-            f"{algorithm.name} has {len(trials)} of {wanted} trials on {source.env_id}: "
-            f"python train/compare.py --env-id {source.env_id} --stages tune"
-        )
-    best = best_trial(trials)
-    assert best is not None
-    return best.settings
-
-
-def with_news(programs: Iterator[Ended], total: int) -> Iterator[Ended]:
-    """Print a line for each program that has ended."""
-    for count, ended in enumerate(programs, 1):
-        print(f"{count} of {total}: {ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}")
-        sys.stdout.flush()
-        yield ended
-
-
-def try_harvest(ended: Ended, split: str, task: Task) -> Any:
-    """Return what a program left, or None, and say why, if it failed."""
-    if ended.status not in (0, DIVERGED):
-        print(f"error: {ended.job.name} ended with status {ended.status}: {ended.job.output}")
-        return None
-    try:
-        return harvest(ended, split, task.chance_error)
-    except ValueError as error:
-        print(f"error: {ended.job.name}: {error}")
-        return None
+def command_line(config: Config) -> str:
+    """Return the command that has these settings."""
+    words = ["python", "train/compare.py"]
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if value != each.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{each.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
 
 
 def parse(arguments: Sequence[str]) -> Config:

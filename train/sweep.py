@@ -1,28 +1,25 @@
-"""Search for good settings with Optuna: `python train/sweep.py --trials 50`.
+"""Search for good settings of train/reinforce.py with Optuna.
 
-Every trial trains with `train/reinforce.py`, one process with one thread a seed, and its value is
-the mean of the seeds' final validation errors; test is never looked at. The first trial has the
-project's defaults. Flags after `--` are passed on to every training, and change what the defaults
-are: `python train/sweep.py --study lstm -- --core lstm --bf16`.
+`python train/sweep.py --trials 50` trains one run per seed in each trial, each run a process with
+one thread. A trial's value is the mean of its seeds' final validation errors; the test split is
+never used. The first trial has the project's defaults. Flags after `--` go to every training, and
+change the defaults with it: `python train/sweep.py --study lstm -- --core lstm --bf16`.
 
-The study lies in a journal file. A second call goes on until the total of trials is reached; one
-at the same time, in another terminal, helps. A trial that is interrupted, by a signal or because
-its process was killed, does not count, and its settings are tried again.
+The study is kept in a journal file. Calling the sweep again continues it until it has its total of
+trials. One sweep at a time uses a journal: a second one is refused, so give --processes to run
+trials side by side. A trial that was interrupted, by a signal or a crash, doesn't count, and its
+settings are tried again.
 
-Pruning. All trials begin with the same seed, and that first run is validated at the same marks in
-each; there, and only there, trials are compared on the way. A trial is given up when its best
-error so far is above the median, over all finished trials, of the error at the same mark (Optuna's
-MedianPruner); one that gets through has its other seeds run whole. None is given up before five
-trials have finished, nor before mark 4 of 10: the learning rate falls along a cosine and the
-location std geometrically, so that errors early on favour values that are small from the start.
-Seeds count from 1000: none that is reported elsewhere.
+Pruning: all trials begin with the same seed, and that first run is validated at the same marks in
+each. A trial is given up when its best error so far is above the median, over all finished trials,
+of the error at the same mark (Optuna's MedianPruner); the other seeds of a trial that gets through
+run to their end. No trial is given up before five have finished, nor before mark 4 of 10: schedules
+make early errors favour low learning rates and stds. Seeds count from 1000, used nowhere else.
 
-A run that diverges counts as guessing, in a mean with the trial's other seeds, and its trial is
-finished; the report names it. A run that fails otherwise is told, with the file of what it
-printed; its trial counts as failed, and the exit status is 1 in the end.
+A run that diverges counts as guessing in its trial's mean, and the report marks it. A run that
+fails otherwise makes its trial count as failed, and the exit status of the sweep is 1.
 
-The report (`--report` alone makes it anew) is a CSV of all trials with a JSON beside it, of which
-`docs/sweep.py` draws a figure.
+The report is a CSV of all trials with a JSON file next to it; docs/sweep.py draws it.
 """
 
 from __future__ import annotations
@@ -35,9 +32,9 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,17 +46,17 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 import ram_env
-from agents.runs.commands import Stop, run
-from agents.runs.files import make_folder
+from agents.runs.commands import DIVERGED, run
 from agents.runs.machine import commit, describe_machine
 from train import reinforce
-from train.comparison.sweep_runs import Attempt, make_flags
-from train.comparison.sweeps import (
+from train.comparison.jobs import Ended, Job, exit_on_signals, run_jobs
+from train.comparison.search import (
     COUNTED,
-    Sweep,
-    best_trial,
-    default_trial,
+    Search,
+    best_and_default,
     load_study,
+    open_search,
+    rounded,
     write_report,
 )
 
@@ -70,14 +67,16 @@ SPACE: dict[str, BaseDistribution] = {
     "policy_coef": FloatDistribution(0.02, 1.0, log=True),
     "discount": FloatDistribution(0.0, 1.0),
 }
-ENDED = ("finished", "pruned", "failed")
+FINAL_STD = 0.03
+"""Final location std of every trial, or its first std if that is lower."""
 FIRST_SEED = 1000
+ENDED = ("finished", "pruned", "failed")
 OWN = {
     *SPACE,
     *("final_std", "env_id", "total_episodes", "seed", "threads", "run_dir", "resume"),
     *("final_split", "num_validations"),
 }
-"""Settings of a training that are not passed on, because they are the sweep's."""
+"""Settings of a training that the sweep sets itself."""
 
 
 @dataclass(frozen=True)
@@ -85,148 +84,223 @@ class Config:
     """What to search, and how long."""
 
     study: str | None = None
-    """Name of the study in the journal; by default the environment's id."""
+    """Name of the study in the journal; by default the environment's name."""
     env_id: str = "ClutteredMNISTGlimpse-v0"
-    """A registered environment."""
+    """Registered glimpse environment; my_module:Mine-v0 imports a module first."""
     trials: int = 50
-    """In the whole study: finished, pruned and failed ones, of earlier calls, too."""
+    """Total number of trials in the study, those of earlier calls included."""
     total_episodes: int = 550_000
-    """Training episodes of a run."""
+    """Training episodes per run."""
     seeds: int = 1
-    """Runs a trial."""
+    """Runs per trial."""
     num_validations: int = 10
-    """How often a run is validated, the end included: its marks."""
+    """Validations per run, evenly spaced, the last at the end: its marks."""
     startup_trials: int = 5
-    """Finished trials before one is pruned."""
+    """Number of trials that must have finished before one is pruned."""
     warmup_marks: int = 4
-    """The first mark at which a trial is pruned; more than there are for no pruning."""
+    """First mark at which a trial is pruned; more than there are turns pruning off."""
     sampler_seed: int = 0
-    """Of what is tried."""
+    """Random seed of the settings that are tried."""
     processes: int = os.cpu_count() or 1
-    """Trials at a time, each with one training, of one thread."""
+    """Trials that run side by side, each a training with one thread."""
     journal: Path | None = None
-    """Of the study; by default ENV_ID.journal in the work_dir."""
+    """File that holds the study; by default ENV.journal in the work_dir."""
     work_dir: Path = Path("runs/sweep")
-    """Where a folder of each study's runs lies, and the journal by default."""
+    """Folder for the runs of each study, and for the journal by default."""
     results: Path | None = None
-    """The report's CSV; by default benchmarks/results/sweeps/STUDY.csv."""
+    """CSV file of the report; by default benchmarks/results/sweeps/STUDY.csv."""
     report: bool = False
-    """Only write the report of the study as it is."""
+    """Write the report of the study as it is, and run nothing."""
     program: str | None = None
-    """Another program to train with, called as train/reinforce.py is."""
+    """Program to train with instead of train/reinforce.py; it takes the same flags."""
     poll_seconds: float = 1.0
-    """Between two looks at the runs under way [s]."""
+    """Time between two looks at the running trials [s]."""
     flags: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Further flags of every training."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("trials", "total_episodes", "seeds", "num_validations", "processes"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("startup_trials", "warmup_marks", "sampler_seed"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        positive = ("trials", "total_episodes", "seeds", "num_validations", "processes")
+        for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
+            if (value := getattr(self, name)) < (least := int(name in positive)):
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 < self.poll_seconds < math.inf:
             raise ValueError(f"poll_seconds must be positive, got {self.poll_seconds}")
-        if self.env_id not in ram_env.TASKS:
-            raise ValueError(f"env_id must be of {sorted(ram_env.TASKS)}, got {self.env_id!r}")
+        ram_env.find_task(self.env_id)  # raises if it isn't a glimpse environment
         if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(f"study must be of letters, digits, _, . and -, got {self.study!r}")
+            raise ValueError(f"study must be of letters, digits, _, . and -, got {self.name!r}")
         for flag in self.flags:
             name = flag.split("=")[0].removeprefix("--").replace("-", "_")
             if flag.startswith("--") and name in OWN:
                 raise ValueError(f"flags must not hold {flag}: the sweep sets {name} itself")
 
     @property
+    def env_name(self) -> str:
+        """The environment's id without the module that registers it."""
+        return self.env_id.rpartition(":")[2]
+
+    @property
     def name(self) -> str:
         """The study's name."""
-        return self.env_id if self.study is None else self.study
+        return self.env_name if self.study is None else self.study
 
     @property
     def journal_file(self) -> Path:
-        """Where the study lies."""
-        return self.journal or self.work_dir / f"{self.env_id}.journal"
+        """The file that holds the study."""
+        return self.journal or self.work_dir / f"{self.env_name}.journal"
 
     @property
     def report_file(self) -> Path:
-        """Where the report goes."""
+        """The CSV file of the report."""
         return self.results or Path("benchmarks/results/sweeps") / f"{self.name}.csv"
 
     @property
     def folder(self) -> Path:
-        """Where the trials' folders lie; can be deleted when the study is complete."""
+        """The folder of the trials; it can be deleted when the study is complete."""
         return self.work_dir / self.name
 
 
+@dataclass
+class RunningTrial:
+    """A trial whose seeds are trained one after another."""
+
+    trial: optuna.Trial
+    folder: Path
+    errors: list[float] = field(default_factory=list)  # final ones of the seeds so far [%]
+    marks: int = 0  # of the first seed, that the study knows
+    pruned: bool = False
+
+
+class Sweep:
+    """Begins a search's trials, follows them at their marks, and tells the study how they end.
+
+    Args:
+        config: The command line.
+        search: The study.
+        settings: What all of its trials share.
+    """
+
+    def __init__(self, config: Config, search: Search, settings: Mapping[str, Any]):
+        self._config, self._search, self._settings = config, search, settings
+        self._seeds, self._marks = settings["seeds"], settings["num_validations"]
+        self._running: dict[Job, RunningTrial] = {}
+        self._next: list[RunningTrial] = []  # those with another seed to run
+
+    def next_job(self) -> Job | None:
+        """Return the next training: another seed of a trial, or the first of a new one."""
+        if self._next:
+            running = self._next.pop(0)
+        elif (trial := self._search.ask(self._config.trials)) is not None:
+            running = RunningTrial(trial, self._config.folder / f"trial_{trial.number:04}")
+        else:
+            return None
+        seed = self._seeds[len(running.errors)]
+        folder = running.folder / f"seed_{seed}"
+        words = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
+        words += make_flags(self._settings, running.trial.params)
+        words += ["--seed", str(seed), "--run-dir", str(folder), "--threads", "1"]
+        words += ["--final-split", "none", "--num-validations", str(self._marks)]
+        job = Job(f"seed {seed}", tuple(words), folder)
+        self._running[job] = running
+        return job
+
+    def falls_behind(self, job: Job) -> bool:
+        """Report a running trial's new marks; return whether it is to be given up."""
+        running = self._running[job]
+        errors = read_errors(job.folder)[: self._marks - 1]  # at the last mark the run is over
+        running.pruned = self._report_marks(running, errors, may_prune=True)
+        return running.pruned
+
+    def end(self, ended: Ended) -> str | None:
+        """Take in how a run ended; return a line if its trial has ended with it."""
+        running, errors = self._running.pop(ended.job), read_errors(ended.job.folder)
+        if not running.pruned:
+            may_prune = len(self._seeds) > 1 and ended.status == 0
+            running.pruned = self._report_marks(running, errors, may_prune=may_prune)
+        if running.pruned:
+            how = f"pruned at mark {running.marks}, {errors[running.marks - 1]:.2f} %"
+            return self._tell(running, TrialState.PRUNED, how)
+        if ended.status != DIVERGED and (ended.status or not errors):
+            failure = f"{ended.job.name} ended with status {ended.status}, see {ended.job.output}"
+            running.trial.set_user_attr("failure", failure)
+            return self._tell(running, TrialState.FAIL, f"failed: {failure}")
+        if ended.status == DIVERGED:
+            diverged = running.trial.user_attrs.get("diverged", [])
+            seed = self._seeds[len(running.errors)]
+            running.trial.set_user_attr("diverged", [*diverged, seed])
+        chance_error = self._settings["chance_error"]
+        running.errors.append(chance_error if ended.status == DIVERGED else errors[-1])
+        running.trial.set_user_attr("seed_errors", running.errors)
+        if len(running.errors) < len(self._seeds):
+            self._next.append(running)
+            return None
+        value = sum(running.errors) / len(running.errors)
+        return self._tell(running, TrialState.COMPLETE, f"finished, {value:.2f} %", value)
+
+    def _report_marks(
+        self, running: RunningTrial, errors: Sequence[float], *, may_prune: bool
+    ) -> bool:
+        """Report the first seed's new marks to the study; return whether to prune the trial."""
+        new = errors[running.marks :] if not running.errors else ()
+        for error in new:
+            running.marks += 1
+            running.trial.report(error, running.marks)
+            if may_prune and running.trial.should_prune():
+                return True
+        return False
+
+    def _tell(
+        self, running: RunningTrial, state: TrialState, how: str, value: float | None = None
+    ) -> str:
+        """Tell the study how a trial ended, and return a line about it."""
+        self._search.study.tell(running.trial, value, state)
+        values = ", ".join(f"{k} {v}" for k, v in rounded(running.trial.params).items())
+        return f"trial {running.trial.number} {how} ({values})"
+
+
 def main(config: Config) -> None:
-    """Search until the total is reached, unless only the report is wanted, and report."""
-    failures = 0 if config.report else search(config)
+    """Search until the study has its total, unless only the report is wanted, and report."""
+    failures = 0 if config.report else search_settings(config)
     study = load_study(config.journal_file, config.name)
-    best, default = best_trial(study), default_trial(study)
+    best, default = best_and_default(study)
+    lines = ["no trial has finished"]
     command = None
     if best is not None:
         words = make_flags(study.user_attrs["settings"], best.params)
         command = shlex.join(["python", "train/reinforce.py", *words])
+        reference = "not finished" if default is None else f"{default.value:.2f} %"
+        line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
+        lines = [line, command]
     write_report(study, config.report_file, command)
-    print(config.report_file)
-    if best is None:
-        print("no trial has finished")
-    else:
-        told = "not finished" if default is None else f"{default.value:.2f} %"
-        print(f"best: trial {best.number}, {best.value:.2f} % (the defaults: {told})")
-        print(command)
+    print(config.report_file, *lines, sep="\n")
     if failures:
         sys.exit(1)
 
 
-def search(config: Config) -> int:
-    """Run trials, several at a time, until the study has its total; return how many failed."""
+def search_settings(config: Config) -> int:
+    """Run trials until the study has its total; return how many failed."""
+    exit_on_signals()
     pruner = optuna.pruners.MedianPruner(config.startup_trials, config.warmup_marks)
     settings, defaults = choose_settings(config), choose_defaults(config)
-    make_folder(config.journal_file.parent)
-    sweep = Sweep(
+    failures = 0
+    with open_search(
         config.journal_file, config.name, SPACE, settings, defaults, pruner, config.sampler_seed
-    )
-    if not sweep.count(*COUNTED, "interrupted") and config.folder.exists():
-        raise ValueError(f"{config.folder} holds trials of another study: move it away")
-    sweep.note_session({**describe_machine(commit()), "optuna": version("optuna")})
-    failures, under_way = 0, list[Attempt]()
-    with Stop() as stop:
-        try:
-            while begin(config, sweep, settings, under_way):
-                time.sleep(config.poll_seconds)
-                stop.check()
-                for attempt in tuple(under_way):
-                    attempt.look()
-                    if attempt.state is not None:
-                        under_way.remove(attempt)
-                        failures += attempt.state == TrialState.FAIL
-                        print(f"{sweep.count(*ENDED)} of {config.trials}: {attempt.news}")
-                        sys.stdout.flush()
-        finally:
-            interrupt(under_way)
+    ) as search:
+        if not search.count(*COUNTED, "interrupted") and config.folder.exists():
+            raise ValueError(f"{config.folder} holds trials of another study: move it away")
+        search.add_session({**describe_machine(commit()), "optuna": version("optuna")})
+        sweep = Sweep(config, search, settings)
+        jobs = run_jobs(
+            sweep.next_job,
+            config.processes,
+            give_up=sweep.falls_behind,
+            poll_seconds=config.poll_seconds,
+        )
+        with closing(jobs):
+            for line in filter(None, map(sweep.end, jobs)):
+                print(f"{search.count(*ENDED)} of {config.trials}: {line}", flush=True)
+                failures += " failed: " in line
     return failures
-
-
-def begin(
-    config: Config, sweep: Sweep, settings: Mapping[str, Any], under_way: list[Attempt]
-) -> bool:
-    """Begin as many trials as there is room for; return whether any is under way."""
-    while len(under_way) < config.processes:
-        if (trial := sweep.begin(config.trials)) is None:
-            break
-        program = shlex.split(config.program or "") or [sys.executable, reinforce.__file__]
-        under_way.append(Attempt(program, config.folder, sweep, trial, settings))
-    return bool(under_way)
-
-
-def interrupt(under_way: list[Attempt]) -> None:
-    """Stop all trials, side by side, and leave their settings to be tried again."""
-    for attempt in under_way:
-        attempt.terminate()
-    for attempt in under_way:
-        attempt.put_back()
 
 
 def choose_settings(config: Config) -> dict[str, Any]:
@@ -238,30 +312,46 @@ def choose_settings(config: Config) -> dict[str, Any]:
         **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
         "seeds": [FIRST_SEED + k for k in range(config.seeds)],
         "flags": list(config.flags),
-        "chance_error": 100 * (1 - 1 / env.num_classes),  # what diverging counts as [%]
+        "chance_error": 100 * (1 - 1 / env.num_classes),  # a run that diverged counts as this [%]
     }
 
 
 def choose_defaults(config: Config) -> dict[str, Any]:
-    """Return the settings that a training with the sweep's flags would have of itself."""
+    """Return the settings that a training with the sweep's flags has by default.
+
+    Raises:
+        ValueError: If one lies outside the space.
+    """
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
     defaults = {name: getattr(base, name) for name in SPACE}
-    for name, value in defaults.items():
-        if not holds(SPACE[name], value):
-            raise ValueError(f"{name}={value}, the default, lies outside of {SPACE[name]}")
+    try:
+        optuna.trial.create_trial(params=defaults, distributions=SPACE, value=0.0)
+    except ValueError as error:
+        raise ValueError(f"the defaults must lie in the space that is searched: {error}") from error
     return defaults
 
 
-def holds(distribution: BaseDistribution, value: Any) -> bool:
-    """Say whether a value is of a distribution of the space."""
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution)
-    return distribution.low <= value <= distribution.high
+def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """Return the flags of a training: the study's, then the trial's."""
+    own = {"env_id": settings["env_id"], "total_episodes": settings["total_episodes"]}
+    own |= rounded(params)
+    own["final_std"] = min(own["std"], FINAL_STD)
+    words = list(settings["flags"])
+    for name, value in own.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def read_errors(run_dir: Path) -> list[float]:
+    """Return a run's validation errors so far, one per mark [%]."""
+    path = run_dir / "metrics.csv"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # whole ones
+    rows = [line.split(",") for line in lines]
+    return [float(row[2]) for row in rows if row[1:2] == ["eval/error"]]
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line; what follows ``--`` goes to the trainings."""
+    """Return the settings of a command line; the words after ``--`` go to the trainings."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     config = tyro.cli(Config, args=arguments[:cut], description=__doc__)
     return replace(config, flags=tuple(arguments[cut + 1 :]))

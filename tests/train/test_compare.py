@@ -1,14 +1,17 @@
-"""The comparison: what is there isn't run again, what went wrong is told and never left out."""
+"""The comparison: finished runs are not run again, failed ones are reported, never left out."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from stable_baselines3 import PPO
 
 from tests.script_helpers import wait_for
 from train import compare, reinforce, sb3, stock_ppo
-from train.compare import PROTOCOL, STAGES, Config, main, make_command
+from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison.protocol import read_protocol
 from train.comparison.report import FILES
 from train.comparison.results import (
@@ -30,7 +33,7 @@ from train.comparison.results import (
     trials_path,
     write_trials,
 )
-from train.comparison.tuning import draw_trials
+from train.comparison.search import draw_trials
 
 SCRIPT = Path(compare.__file__)
 
@@ -44,14 +47,14 @@ rate, does = float(words.get("--rate", 0.5)), words.get("--does", "")
 with Path(__file__).with_name("calls.txt").open("a") as calls:
     calls.write(f"{does or 'works'} {words['--split']} seed {seed} rate {rate}\\n")
 folder.mkdir()
-told = {"parameters": 12, "commit": "abc", "command": f"python x {folder}"}
-told["sample"] = does == "samples"
-told["started"] = "yesterday" if does == "misdates" else "2026-01-31T12:00"
-(folder / "config.json").write_text(json.dumps(told))
+facts = {"parameters": 12, "commit": "abc", "command": f"python x {folder}"}
+facts["sample"] = does == "samples"
+facts["started"] = "yesterday" if does == "misdates" else "2026-01-31T12:00"
+(folder / "config.json").write_text(json.dumps(facts))
 if does == "is killed" and not Path(__file__).with_name("survives").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if does == "sleeps":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(__file__).with_name("told").touch()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(__file__).with_name("stopped").touch()))
     (folder / "asleep").touch()
     time.sleep(60)
 steps, marks = int(words["--steps"]), int(words["--marks"])
@@ -124,9 +127,10 @@ class Place:
 
 @pytest.fixture(autouse=True)
 def _own_signals():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path):
@@ -150,7 +154,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert place.calls() == expected[1:]
 
 
-def test_a_trial_has_a_third_of_the_budget_and_is_judged_once_at_its_end(tmp_path):
+def test_a_trial_has_a_third_of_the_budget_and_is_evaluated_once_at_its_end(tmp_path):
     place = Place(tmp_path)
     main(place.config(seeds=1))
     sizes = sorted((tmp_path / "sizes.txt").read_text().splitlines())
@@ -189,7 +193,7 @@ def test_a_seed_whose_process_was_killed_is_run_again(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(place.config())
     assert ended.value.code == 1
-    assert "fragile, seed 1 ended with status -9" in capsys.readouterr().out
+    assert "error: fragile, seed 1: ended with status -9" in capsys.readouterr().err
     assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
     (tmp_path / "survives").touch()
     place.calls()
@@ -216,28 +220,20 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
     assert (ended.value.code, place.calls()) == (3, [])  # it isn't forgotten the second time
 
 
-def test_a_program_that_leaves_too_little_is_told_and_not_counted(tmp_path, capsys):
-    place = Place(tmp_path, '[algorithms.lazy]\nprogram = "ours"\nflags = "--does forgets"\n')
-    with pytest.raises(SystemExit) as ended:
-        main(place.config())
-    assert ended.value.code == 1
-    assert "timing.csv" in capsys.readouterr().out
-    assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
-
-
 @pytest.mark.parametrize(
-    ("does", "told"),
+    ("does", "named"),
     [
-        ("samples", "trained on the sample of digits"),
-        ("misdates", r"config\.json: started must be .* 'yesterday'"),
+        ("forgets", r"timing\.csv"),
+        ("samples", r"config\.json: the run was trained on the sample of digits"),
+        ("misdates", r"config\.json: started must be ISO 8601, got 'yesterday'"),
     ],
 )
-def test_a_run_that_no_report_can_use_is_not_kept(tmp_path, capsys, does, told):
+def test_a_run_that_no_report_can_use_is_reported_and_not_kept(tmp_path, capsys, does, named):
     place = Place(tmp_path, f'[algorithms.poor]\nprogram = "ours"\nflags = "--does {does}"\n')
     with pytest.raises(SystemExit) as ended:
         main(place.config())
     assert ended.value.code == 1
-    assert re.search(told, capsys.readouterr().out)
+    assert re.search(f"error: poor, seed 1: .*{named}", capsys.readouterr().err)
     assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
 
 
@@ -258,13 +254,18 @@ def test_results_of_another_protocol_are_refused(tmp_path, old, new):
             main(place.config(algorithms=("fixed",)))
 
 
-def test_seeds_are_not_run_before_the_tuning_is_complete_but_others_are(tmp_path, capsys):
+def test_seeds_wait_for_the_whole_tuning_and_the_hint_keeps_all_flags(tmp_path, capsys):
     place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
+    config = place.config(stages=("run",), seeds=1, processes=3)
     with pytest.raises(SystemExit) as ended:
-        main(place.config(stages=("run",)))
+        main(config)
     assert ended.value.code == 1
-    assert re.search(r"error: tuned has 0 of 5 trials .* --stages tune", capsys.readouterr().out)
-    assert [name for name, *_ in place.seeds()] == ["fixed", "fixed"]
+    found = re.search(r"error: tuned has 0 of 5 trials .*: python (.*)", capsys.readouterr().err)
+    assert found
+    script, *words = shlex.split(found[1])
+    assert script == "train/compare.py"
+    assert parse(words) == replace(config, algorithms=("tuned",), stages=("tune",))
+    assert [name for name, *_ in place.seeds()] == ["fixed"]
 
 
 def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path, capsys):
@@ -279,8 +280,7 @@ def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path, capsys):
         write_trials(path, trials[:count])
         with pytest.raises(SystemExit):
             main(place.config(env_id="Other-v0"))
-        told = f"tuned has {count} of 5 trials on MNISTGlimpse-v0: .* --stages tune"
-        assert re.search(told, capsys.readouterr().out)
+        assert f"tuned has {count} of 5 trials on MNISTGlimpse-v0" in capsys.readouterr().err
     write_trials(path, trials)
     place.calls()
     main(place.config(env_id="Other-v0"))
@@ -306,18 +306,22 @@ def test_an_ablation_takes_the_settings_that_another_was_tuned_to(tmp_path):
     assert not [call for call in calls if call.startswith("more validation")]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_stops_the_programs_and_the_next_call_goes_on(tmp_path, how):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path, how):
     place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
     words = ["--env-id", "MNISTGlimpse-v0", "--protocol", str(tmp_path / "protocol.toml")]
     words += ["--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work")]
-    with subprocess.Popen([sys.executable, str(SCRIPT), *words, "--processes", "1"]) as process:
+    words = [sys.executable, str(SCRIPT), *words, "--processes", "1"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         wait_for((tmp_path / "work/MNISTGlimpse-v0/slow/seed_0/asleep").exists)
         process.send_signal(how)
-        expected = 128 + how if how == signal.SIGTERM else -how
-        assert process.wait(timeout=20) == expected  # the program would sleep for a minute
-    if how == signal.SIGTERM or sys.platform == "linux":
-        wait_for((tmp_path / "told").exists)
+        _, errors = process.communicate(timeout=20)  # the program would sleep for a minute
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+    if how != signal.SIGKILL:
+        (line,) = errors.splitlines()
+        assert line == f"{how.name}: stopping the programs; the same command resumes"
+    if how != signal.SIGKILL or sys.platform == "linux":
+        wait_for((tmp_path / "stopped").exists)
     assert [name for name, *_ in place.seeds()] == ["tuned"]
     place.calls()
     main(place.config(algorithms=("tuned",)))
@@ -329,7 +333,7 @@ def test_one_comparison_at_a_time_writes_to_a_folder_of_results(tmp_path):
     place.config().results.mkdir()
     with (
         FileLock(tmp_path / "results" / ".MNISTGlimpse-v0.lock"),
-        pytest.raises(ValueError, match="results is in use: another comparison"),
+        pytest.raises(ValueError, match=r"another comparison uses .*results"),
     ):
         main(place.config())
     assert place.calls() == []
@@ -338,8 +342,8 @@ def test_one_comparison_at_a_time_writes_to_a_folder_of_results(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"env_id": "Nothing-v0"}, "env_id must be of .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
-        ({"algorithms": ("nobody",)}, r"algorithms must be of .*tuned.* got \['nobody'\]"),
+        ({"env_id": "Nothing-v0"}, "env_id must be among .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
+        ({"algorithms": ("nobody",)}, r"algorithms must be among .*tuned.* got \['nobody'\]"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"processes": 0}, "processes must be at least 1"),
     ],
@@ -354,34 +358,90 @@ def test_what_is_not_in_the_protocol_is_refused_at_once(tmp_path, changes, named
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("seeds = 2", "seeds = 0", "seeds must be at least 1"),
-        ("{seed}", "0", "must use env_id, seed and run_dir"),
-        ("{split}", "{spilt}", "may use"),
-        ('program = "ours"', 'program = "theirs"', "program of tuned must be one of"),
-        ("[algorithms.tuned]", "[algorithms.'../tuned']", "name must be of a-z"),
-        ("space =", "spaces =", "unknown settings of Algorithm: .'spaces'."),
-        ("[0.1, 0.9]", "[0.9, 0.1]", "low <= high"),
-        ("[programs]", 'comparisons = [["tuned", "nobody"]]\n[programs]', "nobody"),
+        ("seeds = 2", "seeds = 0", r"tasks\.MNISTGlimpse-v0: Expected `int` >= 1 - at `\$\.seeds`"),
+        ("seeds = 2", "seeds = 5.5", r"tasks\.MNISTGlimpse-v0: Expected `int`, got `float`"),
+        ("seeds = 2", 'seeds = 2\ntuned_on = "Nothing-v0"', r"tasks\.MNISTGlimpse-v0\.tuned_on"),
+        ("seeds = 2", "seeds = 2\nlanes = 3", "tasks.MNISTGlimpse-v0: .* unknown field `lanes`"),
+        ("{seed}", "0", r"programs\.ours must use .*seed"),
+        ("{split}", "{spilt}", r"programs\.ours: braces may only hold a placeholder"),
+        ("{split}", "'{split}", r"programs\.ours: No closing quotation"),
+        ("space =", "flags = '--x {}'\nspace =", r"algorithms\.tuned: braces .* got '--x \{\}'"),
+        ("space =", "spaces =", r"algorithms\.tuned: .* unknown field `spaces`"),
         ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
-        ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', "tuned_as of tuned must be of"),
-        ("[programs]", "programs", "protocol.toml"),
-        ("seeds = 2", 'seeds = 2\ntuned_on = "Nothing-v0"', "tuned_on of MNISTGlimpse-v0 must be"),
+        ('program = "ours"', 'program = "theirs"', r"algorithms\.tuned\.program must be among"),
+        (
+            "[algorithms.tuned]",
+            "[algorithms.'../tuned']",
+            r"algorithms\.\.\./tuned: Expected `str` m",
+        ),
+        ("[0.1, 0.9]", "[0.9, 0.1]", r"space\.rate must be \[low, high\]"),
+        ("[0.1, 0.9]", "{ choices = [] }", r"algorithms\.tuned: .* at `\$\.space\[...\]\.choices"),
+        ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', r"tuned\.tuned_as must be among"),
+        ("space = { rate = [0.1, 0.9] }", 'tuned_as = "tuned"', r"tuned\.tuned_as must be among"),
+        ("[programs]", 'comparisons = [["tuned", "nobody"]]\n[programs]', "comparisons .*nobody"),
+        ("[programs]", 'comparisons = [["tuned", "seer"]]\n[programs]', "algorithms of one class"),
+        ("[programs]", "programs", "is not valid"),
     ],
 )
-def test_a_bad_protocol_is_refused_by_name(tmp_path, old, new, named):
+def test_a_bad_protocol_is_refused_by_file_and_entry(tmp_path, old, new, named):
     assert old in HEAD
     place = Place(tmp_path)
-    place.write("", HEAD.replace(old, new))
-    with pytest.raises(ValueError, match=named):
+    place.write('[algorithms.seer]\nprogram = "ours"\nsees_label = true\n', HEAD.replace(old, new))
+    with pytest.raises(ValueError, match=rf"protocol\.toml.*{named}"):
         read_protocol(tmp_path / "protocol.toml")
 
 
-def test_algorithms_of_two_classes_are_never_compared(tmp_path):
-    place = Place(tmp_path)
-    more = '[algorithms.told]\nprogram = "ours"\nsees_label = true\n'
-    place.write(more, 'comparisons = [["told", "tuned"]]\n' + HEAD)
-    with pytest.raises(ValueError, match="of one class"):
-        read_protocol(tmp_path / "protocol.toml")
+def test_a_result_that_contradicts_itself_is_refused_by_file(tmp_path):
+    place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
+    main(place.config(algorithms=("fixed",)))
+    folder = tmp_path / "results" / "MNISTGlimpse-v0" / "fixed"
+    result = json.loads((folder / "seed_0" / "result.json").read_text())
+    marks = (folder / "seed_0" / "metrics.csv").read_text()
+    (folder / "seed_01").mkdir()  # not written by us, so never counted
+    (folder / "seed_01" / "result.json").write_text("{}")
+    assert len(place.seeds()) == 2
+    for name, content in (
+        ("result.json", json.dumps({**result, "error": -5})),
+        ("result.json", json.dumps({**result, "error": result["error"] + 1})),
+        ("result.json", json.dumps({**result, "wrong": 201})),
+        ("result.json", json.dumps({**result, "env_steps": 1})),
+        ("result.json", json.dumps({**result, "status": "lost"})),
+        ("metrics.csv", ""),
+        ("metrics.csv", marks.replace("60.0", "nan")),
+        ("metrics.csv", marks + marks.splitlines()[1]),
+        ("config.json", '{"parameters": "many"}'),
+    ):
+        path = folder / "seed_0" / name
+        before = path.read_bytes()
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"fixed/seed_0/(metrics\.csv|{name})"):
+            place.seeds()
+        path.write_bytes(before)
+    copytree(folder / "seed_1", folder / "seed_7")
+    with pytest.raises(ValueError, match="seed_7 is a copy of seed_1"):
+        place.seeds()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("0,finished", "0,lost"), (",20.0", ",-20.0"), ("trial", "number"), ("0,", "x,")],
+)
+def test_damaged_trials_are_refused_by_file(tmp_path, old, new):
+    path = tmp_path / "trials.csv"
+    write_trials(path, [Trial(0, {}, 20.0, "finished", "a"), Trial(1, {"b": 1}, 9.0, "finished")])
+    assert read_trials(path)[1].settings == {"b": 1}
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"trials\.csv"):
+        read_trials(path)
+
+
+def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "use one only if you trust it" in text
+    for name in ("config.json", "metrics.csv", "timing.csv", "result.json"):
+        assert f"- {name}" in text
 
 
 PUBLISHED = read_protocol(PROTOCOL)
@@ -392,13 +452,10 @@ def test_the_published_protocol_calls_our_scripts_with_flags_that_they_have(env_
     task = PUBLISHED.tasks[env_id]
     parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
     parse["train/stock_ppo.py"] = stock_ppo.parse
-    configs, stock = [], []
+    configs, stock, comparison = [], [], Comparison(Config(env_id), PUBLISHED)
     for algorithm in PUBLISHED.on(task):
         for settings in draw_trials(algorithm, 12) or [{}]:
-            steps = task.env_steps
-            words = make_command(
-                PUBLISHED, task, algorithm, settings, Path("x"), 3, steps, "validation"
-            )
+            words = comparison.plan(task, algorithm, 3, settings).job.command
             group = stock if words[1] == "train/stock_ppo.py" else configs
             group.append(parse[words[1]](words[2:]))
     assert {config.env_id for config in [*configs, *stock]} == {env_id}
@@ -457,7 +514,7 @@ def test_the_naive_first_try_refuses_an_environment_without_glimpses(tmp_path):
         stock_ppo.Config(tmp_path / "run", "CartPole-v1")
 
 
-def test_the_naive_first_try_tells_that_it_diverged(tmp_path, monkeypatch):
+def test_the_naive_first_try_reports_that_it_diverged(tmp_path, monkeypatch):
     make = PPO.__init__
     monkeypatch.setattr(
         PPO, "__init__", lambda *a, **k: make(*a, **{**k, "learning_rate": math.inf})

@@ -1,4 +1,4 @@
-"""The sweep: its total is met exactly, and no trial is run twice, lost or left out."""
+"""The sweep meets its total exactly, and no trial is run twice, lost or left out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -26,7 +28,7 @@ from agents.runs.files import read_json
 from docs import sweep as figure
 from tests.script_helpers import wait_for
 from train import reinforce, sweep
-from train.comparison.sweeps import Sweep, load_study, state_of
+from train.comparison.search import load_study, open_search, state_of
 from train.sweep import SPACE, Config, main, make_flags, parse
 
 ENV_ID = "SignpostGlimpse-v0"  # guessing errs in 75 %
@@ -96,12 +98,12 @@ class Place:
     def run(self, **changes: Any) -> None:
         main(Config(**self.settings(**changes)))
 
-    def start(self, **changes: Any) -> subprocess.Popen[bytes]:
+    def start(self, stderr: int | None = None, **changes: Any) -> subprocess.Popen[bytes]:
         """Begin a sweep in a process of its own."""
         words = [sys.executable, sweep.__file__]
         for name, value in self.settings(**changes).items():
             words += [f"--{name.replace('_', '-')}", str(value)]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr)
 
     def calls(self, word: str = "--run-dir") -> list[str]:
         """Return the TRIAL/SEED of every call of the program that holds a word."""
@@ -135,7 +137,7 @@ def signal_when(condition: Callable[[], bool]) -> threading.Thread:
     return thread
 
 
-def test_a_study_goes_on_until_its_total_and_the_defaults_come_first(place, capsys):
+def test_a_study_continues_until_its_total_and_the_defaults_come_first(place, capsys):
     place.run(trials=2, processes=2)
     assert sorted(place.calls()) == ["0/1000", "1/1000"]  # side by side, in either order
     place.run(trials=3)
@@ -194,7 +196,7 @@ def test_a_run_that_diverges_counts_as_guessing_and_is_named(place):
     assert (row["seed_1000"], row["note"]) == ("75.0", "seed 1000 diverged")
 
 
-def test_a_run_that_fails_is_told_and_the_study_goes_on(place, capsys):
+def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
     place.plan({"0": {"status": 2}, "1": {"errors": []}})
     with pytest.raises(SystemExit) as ended:
         place.run()
@@ -241,41 +243,31 @@ def test_a_killed_processs_trial_is_tried_again_and_its_training_ends_with_it(pl
     assert [row["note"] for row in place.rows()] == ["defaults", "defaults", "", ""]
 
 
-def test_two_processes_on_one_study_run_each_trial_once(place):
-    other = place.folder / "other.csv"
-    with place.start(trials=9) as first, place.start(trials=9, results=other) as second:
-        assert (first.wait(60), second.wait(60)) == (0, 0)
-    assert sorted(place.calls()) == [f"{number}/1000" for number in range(9)]
-    assert place.states() == ["finished"] * 9
-    assert len(read_json(place.folder / "results" / "out.json")["sessions"]) == 2
-
-
-def test_a_trial_that_another_process_runs_is_left_alone(tmp_path):
-    space = {"x": FloatDistribution(0.0, 1.0)}
-
-    def join() -> Sweep:
-        return Sweep(tmp_path / "a.journal", "a", space, {}, {"x": 0.5}, NopPruner(), 0)
-
-    first, second = join(), join()
-    trials = [first.begin(3), second.begin(3), first.begin(3)]
-    assert [trial and trial.number for trial in trials] == [0, 1, 2]
-    assert second.begin(3) is None
-    assert trials[0] is not None
-    assert trials[0].params == {"x": 0.5}
-    first.end(trials[0], TrialState.COMPLETE, 1.0)
-    assert second.begin(3) is None
-    states = [trial.state for trial in join().study.trials]
-    assert states == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
+def test_a_second_sweep_on_a_journal_is_refused_in_one_line(place):
+    place.plan({"0": {"sleeps": True}})
+    with place.start(trials=1) as first:
+        wait_for(lambda: len(place.calls()) == 1)
+        with place.start(trials=1, stderr=subprocess.PIPE) as second:
+            _, errors = second.communicate(timeout=60)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(20) == 128 + signal.SIGINT
+    assert second.returncode == 1
+    expected = r"error: another sweep uses .*SignpostGlimpse-v0\.journal: wait until it ends.*\n"
+    assert re.fullmatch(expected, errors.decode())
+    assert place.calls() == ["0/1000"]
+    assert place.states() == ["interrupted", "waiting"]
 
 
 def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_path):
     def try_out(name: str, seed: int, calls: int) -> list[dict[str, Any]]:
         for call in range(calls):
-            study = Sweep(tmp_path / "j", name, SPACE, {}, DEFAULTS, NopPruner(), seed)
-            if call and (trial := study.begin(15)) is not None:
-                study.put_back(trial)
-            while (trial := study.begin(15 * (call + 1) // calls)) is not None:
-                study.end(trial, TrialState.COMPLETE, trial.params["discount"])
+            arguments = (tmp_path / "j", name, SPACE, {}, DEFAULTS, NopPruner(), seed)
+            if call:
+                with open_search(*arguments) as search:
+                    search.ask(15)  # and leave it: it is interrupted
+            with open_search(*arguments) as search:
+                while (trial := search.ask(15 * (call + 1) // calls)) is not None:
+                    search.study.tell(trial, trial.params["discount"])
         trials = load_study(tmp_path / "j", name).trials
         return [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
 
@@ -297,10 +289,10 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     place.run(report=True)
     assert [file.read_bytes() for file in files] == before
     assert len(place.calls()) == 3
-    told = read_json(files[1])
-    assert told["counts"] == {"finished": 3}
-    assert (told["default_trial"], told["best_trial"]) == (0, 1)
-    (session,) = told["sessions"]
+    facts = read_json(files[1])
+    assert facts["counts"] == {"finished": 3}
+    assert (facts["default_trial"], facts["best_trial"]) == (0, 1)
+    (session,) = facts["sessions"]
     assert {"commit", "machine", "versions", "started", "command"} < set(session)
     assert session["optuna"] == optuna.__version__
     *_, line, command = capsys.readouterr().out.splitlines()
@@ -325,21 +317,22 @@ def test_the_figure_is_drawn_from_the_report_alone(place):
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"processes": 0}, "processes must be at least 1"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
-        ({"env_id": "Nothing-v0"}, "env_id must be of .*SignpostGlimpse-v0.* got 'Nothing-v0'"),
+        ({"env_id": "Nothing-v0"}, "Nothing"),
+        ({"env_id": "CartPole-v1"}, "env_id must name a glimpse environment"),
         ({"study": "../x"}, "study must be of letters"),
         ({"flags": ("--learning-rate=1",)}, "flags must not hold --learning-rate=1"),
         ({"flags": ("--final_split", "test")}, "flags must not hold --final_split"),
         ({"flags": ("--std", "2")}, "flags must not hold --std"),
-        ({"report": True}, r"study must be of \[\], .* got 'SignpostGlimpse-v0'"),
+        ({"report": True}, r"study must be among \[\], .* got 'SignpostGlimpse-v0'"),
     ],
 )
 def test_bad_settings_are_refused_by_name(place, changes, named):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((ValueError, gymnasium.error.Error), match=named):
         place.run(**changes)
     assert place.calls() == []
 
 
-def test_a_study_is_not_gone_on_with_under_other_settings(place):
+def test_a_study_is_not_resumed_under_other_settings(place):
     place.run(trials=1)
     with pytest.raises(ValueError, match=r"total_episodes=550000, not 1000: .* --study"):
         place.run(trials=2, total_episodes=1000)
@@ -353,12 +346,44 @@ def test_trials_that_lie_there_are_not_overwritten(place):
         place.run(trials=1)
 
 
-def test_a_damaged_journal_is_refused_by_name(place):
+def test_a_line_that_a_crash_cut_short_is_dropped_and_the_study_continues(place, capsys):
     place.run(trials=1)
     journal = place.folder / "work" / f"{ENV_ID}.journal"
-    journal.write_text("no journal\n" + journal.read_text())
-    with pytest.raises(ValueError, match=r"SignpostGlimpse-v0\.journal is damaged"):
-        place.run(trials=2)
+    whole = journal.read_bytes()
+    for number, rest in enumerate((b'{"op_code": 6, "wor', b"\0\0\0\0\n"), 2):
+        journal.write_bytes(journal.read_bytes() + rest)
+        place.run(trials=number)
+        line = rf"{journal}: dropped line \d+, which was cut short\n"
+        assert re.search(line, capsys.readouterr().err)
+        assert place.states() == ["finished"] * number
+    assert journal.read_bytes().startswith(whole)
+
+
+@pytest.mark.parametrize("content", ["no journal\n", "no journal"])
+def test_a_damaged_journal_is_refused_by_name_and_left_as_it_is(place, content):
+    place.run(trials=1)
+    journal = place.folder / "work" / f"{ENV_ID}.journal"
+    for text in (content, f"{content}\n{journal.read_text()}"):
+        journal.write_text(text)
+        with pytest.raises(ValueError, match=r"SignpostGlimpse-v0\.journal is damaged at line 1"):
+            place.run(trials=2)
+        assert journal.read_text() == text
+
+
+def test_an_environment_of_a_users_module_is_searched_on(place, monkeypatch):
+    (place.folder / "my_shades.py").write_text(
+        "import gymnasium\nspec = gymnasium.spec('SignpostGlimpse-v0')\n"
+        "gymnasium.register('MyShades-v0', spec.entry_point, "
+        "vector_entry_point=spec.vector_entry_point)\n"
+    )
+    monkeypatch.syspath_prepend(place.folder)
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{place.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    )
+    place.run(trials=1, env_id="my_shades:MyShades-v0")
+    assert "--env-id my_shades:MyShades-v0" in (place.folder / "calls.txt").read_text()
+    assert (place.folder / "work" / "MyShades-v0.journal").is_file()
+    assert [row["state"] for row in place.rows()] == ["finished"]
 
 
 @pytest.mark.parametrize("end", [0, -1])

@@ -1,8 +1,7 @@
-"""Figures of a comparison: learning curves, and every seed's final error.
+"""Figures of a comparison: learning curves, and the final error of every seed.
 
-Classes L and R have panels of their own. An algorithm has the same colour and marker in all
-figures of a protocol; controls are grey. Figures are drawn without pyplot, so that nothing is
-left behind in the process.
+Classes L and R have separate panels. An algorithm has the same colour and marker in all figures
+of a protocol; controls are grey. Figures are drawn without pyplot, which would keep them alive.
 
 Dimension key:
     n: seeds of an algorithm
@@ -15,24 +14,33 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    Locator,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 from matplotlib.typing import LineStyleType
 from PIL import Image
 
 from agents.runs.files import make_folder, write_whole
-from train.comparison.protocol import Protocol, Task
-from train.comparison.results import Seed
-from train.comparison.rows import CLASSES, FEW, Row, in_order, summarise
+from train.comparison.protocol import Protocol
+from train.comparison.results import Curve, Seed
+from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
 
-# After Okabe and Ito (2008), "Color universal design", their yellow, too pale for lines,
-# darkened, then a violet and a brown of ours. Markers tell lines apart in grey print.
+# Okabe and Ito (2008), "Color universal design", with the yellow darkened, as it is too pale for
+# lines; the last two colours are ours. Markers tell lines apart in grey print.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#E69F00", "#8C7A00", "#000000"),
@@ -42,38 +50,18 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CONTROL_STYLES: tuple[LineStyleType, ...] = ("--", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
 GREY = "#777777"
 TICKS = (0, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 70, 100)
-LINEAR = 1.0  # [%]; below, axes of errors are linear, so that 0 has a place
-_SCALE = {"linthresh": LINEAR, "linscale": 0.6}
+LINEAR = 1.0  # [%]; error axes are linear below it, so that 0 has a place
 XLABELS = ("env steps", "samples through the networks backward", "CPU time at one thread [s]")
-DPI = 100
+_SCALE = {"linthresh": LINEAR, "linscale": 0.6}
+_PANEL = {"dpi": 100, "layout": "constrained"}
 
 
 class Style(NamedTuple):
-    """How an algorithm is drawn, in every figure.
-
-    Attributes:
-        colour: Of lines and points.
-        marker: At marks and for seeds.
-        line: Matplotlib's line style of the mean.
-    """
+    """An algorithm's colour, marker and Matplotlib line style in every figure."""
 
     colour: str
     marker: str
     line: LineStyleType = "-"
-
-
-class Mean(NamedTuple):
-    """The mean of an algorithm's curves, each (k,).
-
-    Attributes:
-        env_steps: At the marks.
-        cpu_seconds: Mean of the seeds that got so far [s].
-        error: Mean of all seeds, one that diverged at guessing from its end on [%].
-    """
-
-    env_steps: np.ndarray
-    cpu_seconds: np.ndarray
-    error: np.ndarray
 
 
 def styles(protocol: Protocol) -> dict[str, Style]:
@@ -82,86 +70,88 @@ def styles(protocol: Protocol) -> dict[str, Style]:
     Colours repeat after ten algorithms of a class, with other markers.
     """
     found: dict[str, Style] = {}
-    counts: dict[tuple[str, bool], int] = {}
-    for algorithm in protocol.algorithms.values():
-        group = (algorithm.kind, algorithm.role == "control")
-        index = counts.setdefault(group, 0)
-        counts[group] += 1
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for each in protocol.algorithms.values():
+        members = groups.setdefault((each.feedback, each.role == "control"), [])
+        index = len(members)
+        members.append(each.name)
         marker = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
-        style = Style(COLOURS[index % len(COLOURS)], marker)
-        if algorithm.role == "control":
-            style = Style(GREY, marker, CONTROL_STYLES[index % len(CONTROL_STYLES)])
-        found[algorithm.name] = style
+        found[each.name] = Style(COLOURS[index % len(COLOURS)], marker)
+        if each.role == "control":
+            found[each.name] = Style(GREY, marker, CONTROL_STYLES[index % len(CONTROL_STYLES)])
     return found
 
 
-def learning_curves(protocol: Protocol, task: Task, results: Path) -> Figure:
-    """Draw validation errors on the way: a row a class, a column a measure of cost.
+def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
+    """Draw validation errors during training: a row per class, a column per measure of cost.
 
     Thin lines are seeds, thick ones means; a cross is where a seed diverged.
 
-    Args:
-        protocol: The whole.
-        task: One of its tasks.
-        results: Folder of results.
-
     Raises:
-        ValueError: If a result is damaged, or there is none.
+        ValueError: If there is no result.
     """
-    groups = _by_class(protocol, task, results)
-    figure = Figure(figsize=(13, 0.5 + 3.7 * len(groups)), dpi=DPI, layout="constrained")
+    groups, look, threshold = _by_class(results), styles(protocol), results.task.threshold
+    figure = Figure(figsize=(13, 0.5 + 3.7 * len(groups)), **_PANEL)
     grid = figure.subplots(
         len(groups), len(XLABELS), squeeze=False, sharey="row", subplot_kw={"xscale": "log"}
     )
-    for (kind, rows), line_of_axes in zip(groups.items(), grid, strict=True):
-        line_of_axes[0].set_yscale("symlog", **_SCALE)
+    for (letter, rows), panels in zip(groups.items(), grid, strict=True):
+        panels[0].set_yscale("symlog", **_SCALE)
         curves = [seed.curve.error for row in rows for seed in row.seeds]
-        line_of_axes[0].set_ylim(_error_limits(np.concatenate([[task.threshold], *curves]), task))
-        for column, axes in enumerate(line_of_axes):
-            _dress_curves(axes, task)
-            _draw_curves(axes, rows, column, styles(protocol))
+        limits = _error_limits(np.concatenate([[threshold], *curves]), results.task.chance_error)
+        panels[0].set_ylim(limits)
+        for column, axes in enumerate(panels):
+            _draw_curves(axes, rows, column, look)
+            axes.axhline(threshold, color="black", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.grid(which="major", alpha=0.3)
+            axes.tick_params(labelsize=9)
             axes.set_xlabel(XLABELS[column])
-        _error_ticks(line_of_axes[0], "y")
-        line_of_axes[0].set_ylabel("validation error [%]")
-        line_of_axes[0].set_title(f"Class {kind}: {CLASSES[kind]}", loc="left", fontsize=11)
-        _legend(line_of_axes[-1], rows, styles(protocol))
-    figure.suptitle(f"{task.env_id}: thin lines are seeds, thick ones their means")
+        _error_ticks(panels[0].yaxis)
+        panels[0].set_ylabel("validation error [%]")
+        panels[0].set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
+        _draw_legend(panels[-1], rows, look)
+    figure.suptitle(f"{results.task.env_id}: thin lines are seeds, thick ones their means")
     return figure
 
 
-def final_errors(protocol: Protocol, task: Task, results: Path) -> Figure:
-    """Draw every seed's final error, with mean and 95 % t interval, classes apart.
+def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
+    """Draw every seed's final error, with mean and 95 % t interval, in a panel per class.
 
-    Where a task has but a few seeds there are points and no interval, and no order.
-
-    Args:
-        protocol: The whole.
-        task: One of its tasks.
-        results: Folder of results.
+    A task with few seeds has points only, without intervals or an order.
 
     Raises:
-        ValueError: If a result is damaged, or there is none.
+        ValueError: If there is no result.
     """
-    groups = {kind: _sorted(rows) for kind, rows in _by_class(protocol, task, results).items()}
+    groups = {letter: _by_role(rows) for letter, rows in _by_class(results).items()}
+    chance_error, look = results.task.chance_error, styles(protocol)
     sizes = [len(rows) + 0.6 for rows in groups.values()]
-    figure = Figure(figsize=(8.5, 1.5 + 0.42 * sum(sizes)), dpi=DPI, layout="constrained")
-    grid = figure.subplots(
-        len(groups), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": sizes}
-    )[:, 0]
-    for (kind, rows), axes in zip(groups.items(), grid, strict=True):
+    figure = Figure(figsize=(8.5, 1.5 + 0.42 * sum(sizes)), **_PANEL)
+    options: Any = {"sharex": True, "gridspec_kw": {"height_ratios": sizes}}
+    panels = figure.subplots(len(groups), 1, squeeze=False, **options)[:, 0]
+    for (letter, rows), axes in zip(groups.items(), panels, strict=True):
         for place, row in enumerate(rows):
-            _draw_strip(axes, row, place, styles(protocol)[row.algorithm.name])
-        axes.set_yticks(range(len(rows)), [_strip_name(row) for row in rows])
+            _draw_strip(axes, row, place, look[row.algorithm.name])
+        axes.set_yticks(range(len(rows)), [_label(row).replace(", ", "\n") for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(f"Class {kind}: {CLASSES[kind]}", loc="left", fontsize=11)
-        axes.axvline(task.chance_error, color=GREY, linewidth=1, linestyle=":")
-    _dress_strips(grid[-1], groups, task)
-    figure.suptitle(f"{task.env_id}: final error of every seed")
+        axes.set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
+        axes.axvline(chance_error, color=GREY, linewidth=1, linestyle=":")
+        axes.grid(axis="x", which="major", alpha=0.3)
+    errors = np.concatenate([row.errors for rows in groups.values() for row in rows])
+    panels[-1].set_xscale("symlog", **_SCALE)
+    panels[-1].set_xlim(_error_limits(errors, chance_error))
+    _error_ticks(panels[-1].xaxis)
+    text = "final error [%]; cross: diverged, counts as guessing (dotted)"
+    bars = "" if results.task.seeds <= FEW else "\nbar: mean over seeds, with 95 % t interval"
+    panels[-1].set_xlabel(text + bars)
+    figure.suptitle(f"{results.task.env_id}: final error of every seed")
     return figure
 
 
 def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG of 128 colours, a third of the size, whole or not at all."""
+    """Write a figure as a PNG of 128 colours, which takes a third of the space."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -171,175 +161,115 @@ def write_figure(path: Path, figure: Figure) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def mean_curve(row: Row) -> Mean:
-    """Return the mean over an algorithm's seeds, at the marks of the one that went farthest.
+def plain_ticks(axis: Axis, locator: Locator) -> None:
+    """Label an axis in plain numbers, without minor ticks."""
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
-    Seeds are interpolated to these marks, which changes nothing where they share them. One
-    that diverged counts as guessing from its end on; a finished one keeps its last error.
+
+def mean_curve(row: Row) -> Curve:
+    """Return the mean over an algorithm's seeds, at the marks of the seed that got farthest.
+
+    Seeds are interpolated to these marks, which changes nothing if they share them. A seed that
+    diverged counts as guessing after its end; one that finished keeps its last error. CPU time
+    is the mean over the seeds that got that far.
 
     Raises:
         ValueError: If there is no seed.
     """
     if not row.seeds:
-        raise ValueError(f"row must have a seed, got none of {row.algorithm.name}")
-    marks = max(
-        (seed.curve.env_steps for seed in row.seeds), key=lambda steps: steps.max(initial=0)
-    )
-    errors = [_error_at(seed, marks, row.task.chance_error) for seed in row.seeds]
-    costs = np.array([_cpu_at(seed, marks) for seed in row.seeds])  # (n, k)
-    there = np.isfinite(costs)
-    seconds = np.where(there, costs, 0).sum(0) / np.maximum(there.sum(0), 1)
-    return Mean(marks, seconds, np.mean(errors, axis=0))
+        raise ValueError(f"row must have a seed, but {row.algorithm.name} has none")
+    marks = max((s.curve.env_steps for s in row.seeds), key=lambda steps: steps.max(initial=0))
+    curves = [_at_marks(seed, marks, row.task.chance_error) for seed in row.seeds]
+    seconds, errors = (np.array(columns) for columns in zip(*curves, strict=True))  # (n, k) each
+    there = np.isfinite(seconds)
+    mean_seconds = np.where(there, seconds, 0).sum(0) / np.maximum(there.sum(0), 1)
+    return Curve(marks, mean_seconds, errors.mean(0), np.full(len(marks), math.nan))
 
 
-def _by_class(protocol: Protocol, task: Task, results: Path) -> dict[str, list[Row]]:
+def _at_marks(seed: Seed, marks: np.ndarray, chance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return a seed's CPU time [s], NaN beyond its end, and error [%] at some marks: (k,) each."""
+    curve = seed.curve
+    if not len(curve.env_steps):
+        return np.full(len(marks), math.nan), np.full(len(marks), chance)
+    after = chance if seed.result.status == "diverged" else curve.error[-1]
+    seconds = np.interp(marks, curve.env_steps, curve.cpu_seconds, right=math.nan)
+    return seconds, np.interp(marks, curve.env_steps, curve.error, right=after)
+
+
+def _by_class(results: TaskResults) -> dict[str, list[Row]]:
     """Return the algorithms that have seeds, by class."""
-    rows = [row for row in summarise(protocol, task, results) if row.seeds]
+    rows = [row for row in results.rows if row.seeds]
     if not rows:
-        raise ValueError(f"results must hold a seed on {task.env_id}, got none in {results}")
-    groups = {kind: [row for row in rows if row.algorithm.kind == kind] for kind in CLASSES}
-    return {kind: members for kind, members in groups.items() if members}
+        raise ValueError(f"results must hold a seed on {results.task.env_id}, got none")
+    groups = {letter: [r for r in rows if r.algorithm.feedback == letter] for letter in CLASSES}
+    return {letter: members for letter, members in groups.items() if members}
 
 
-def _error_at(seed: Seed, marks: np.ndarray, chance_error: float) -> np.ndarray:
-    """Return a seed's errors at some env steps: (k,)."""
-    steps, errors = seed.curve.env_steps, seed.curve.error
-    if not len(steps):
-        return np.full(len(marks), chance_error)
-    if seed.result.status == "finished":
-        return np.interp(marks, steps, errors)
-    return np.where(marks > steps[-1], chance_error, np.interp(marks, steps, errors))
-
-
-def _cpu_at(seed: Seed, marks: np.ndarray) -> np.ndarray:
-    """Return the CPU time [s] at which a seed was at some env steps, NaN where never: (k,)."""
-    steps, seconds = seed.curve.env_steps, seed.curve.cpu_seconds
-    if not len(steps):
-        return np.full(len(marks), math.nan)
-    return np.interp(marks, steps, seconds, right=math.nan)
-
-
-def _cost(column: int, row: Row, env_steps: np.ndarray, cpu_seconds: np.ndarray) -> np.ndarray:
-    """Return a curve's x values in a column: (k,)."""
-    return (env_steps, env_steps * row.algorithm.passes, cpu_seconds)[column]
-
-
-def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, Style]) -> None:
-    """Draw the algorithms of a class: seeds thin, means thick; of controls the means only."""
-    for row in rows:
-        style, control = look[row.algorithm.name], row.algorithm.role == "control"
-        for seed in () if control else row.seeds:
-            curve = seed.curve
-            x = _cost(column, row, curve.env_steps, curve.cpu_seconds)
-            axes.plot(x, curve.error, color=style.colour, linewidth=0.6, alpha=0.35)
-            if seed.result.status == "diverged" and len(x):
-                axes.plot(x[-1], curve.error[-1], "x", color=style.colour, markersize=7, zorder=4)
-        mean = mean_curve(row)
-        axes.plot(
-            _cost(column, row, mean.env_steps, mean.cpu_seconds),
-            mean.error,
-            color=style.colour,
-            linestyle=style.line,
-            linewidth=1.3 if control else 2,
-            marker=None if control else style.marker,
-            markersize=4,
-            markevery=0.15,
-            zorder=2 if control else 3,
-        )
-
-
-def _dress_curves(axes: Axes, task: Task) -> None:
-    """Give a panel of curves its threshold, ticks and grid."""
-    axes.axhline(task.threshold, color="black", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(which="major", alpha=0.3)
-    axes.tick_params(labelsize=9)
-
-
-def _error_limits(errors: np.ndarray, task: Task) -> tuple[float, float]:
-    """Return the ends [%] of an axis with all errors and that of guessing."""
-    low, high = float(np.nanmin(errors)), max(task.chance_error, float(np.nanmax(errors)))
-    return (low / 1.25 if low > LINEAR else -0.06), high * 1.15
-
-
-def _error_ticks(axes: Axes, name: str) -> None:
-    """Label an axis of errors in plain numbers."""
-    axis = axes.yaxis if name == "y" else axes.xaxis
-    low, high = axis.get_view_interval()
-    axis.set_ticks([tick for tick in TICKS if low <= tick <= high])
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
-def _legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
-    """Name the lines beside a row of panels, the highest first unless seeds are few."""
-    few = rows[0].task.seeds <= FEW
-    ending = rows if few else sorted(rows, key=lambda row: -row.mean.value)
-    handles = [_handle(row, look[row.algorithm.name]) for row in ending]
-    threshold = Line2D([], [], color="black", linewidth=0.8, linestyle=(0, (1, 2)))
-    threshold.set_label(f"threshold, {rows[0].task.threshold:g} %")
-    axes.legend(
-        handles=[*handles, threshold],
-        loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
-        frameon=False,
-        fontsize=9,
-        title=None if few else "by final error",
-        title_fontsize=9,
-        alignment="left",
-    )
-
-
-def _handle(row: Row, style: Style) -> Line2D:
-    """Return an algorithm's line of the legend."""
-    control = row.algorithm.role == "control"
-    return Line2D(
-        [],
-        [],
-        color=style.colour,
-        linestyle=style.line,
-        linewidth=1.3 if control else 2,
-        marker="" if control else style.marker,
-        markersize=5,
-        label=_legend_name(row),
-    )
-
-
-def _legend_name(row: Row) -> str:
-    marks = {"control": " (control)", "naive": " (naive)"}
-    return row.algorithm.name + marks.get(row.algorithm.role, "") + _missing(row)
-
-
-def _missing(row: Row) -> str:
-    return "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
-
-
-def _sorted(rows: Sequence[Row]) -> list[Row]:
-    """Return those compared first, then the naive, then controls."""
-    roles = ("compared", "ablation", "naive", "control")
+def _by_role(rows: Sequence[Row]) -> list[Row]:
+    """Return rows by role, with controls last."""
+    roles = sorted(ROLES, key="control".__eq__)
     return [r for role in roles for r in in_order([r for r in rows if r.algorithm.role == role])]
 
 
-def _strip_name(row: Row) -> str:
-    return _legend_name(row).replace(", ", "\n")
+def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, Style]) -> None:
+    """Draw the algorithms of a class: seeds thin, means thick; controls have only a mean."""
+    for row in rows:
+        style, control = look[row.algorithm.name], row.algorithm.role == "control"
+
+        def cost(curve: Curve, passes: float = row.algorithm.passes) -> np.ndarray:
+            return (curve.env_steps, curve.env_steps * passes, curve.cpu_seconds)[column]
+
+        for seed in () if control else row.seeds:
+            x, error = cost(seed.curve), seed.curve.error
+            axes.plot(x, error, color=style.colour, linewidth=0.6, alpha=0.35)
+            if seed.result.status == "diverged" and len(x):
+                axes.plot(x[-1], error[-1], "x", color=style.colour, markersize=7, zorder=4)
+        mean, line = mean_curve(row), _mean_line(row, style)
+        axes.plot(cost(mean), mean.error, **line, markersize=4, markevery=0.15, zorder=3 - control)
+
+
+def _mean_line(row: Row, style: Style) -> dict[str, Any]:
+    """Return how an algorithm's mean is drawn."""
+    control = row.algorithm.role == "control"
+    return {
+        "color": style.colour,
+        "linestyle": style.line,
+        "linewidth": 1.3 if control else 2,
+        "marker": "" if control else style.marker,
+    }
+
+
+def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
+    """Name the lines next to a row of panels, the highest first unless seeds are few."""
+    few, task = rows[0].task.seeds <= FEW, rows[0].task
+    handles = [
+        Line2D([], [], markersize=5, label=_label(row), **_mean_line(row, look[row.algorithm.name]))
+        for row in (rows if few else sorted(rows, key=lambda row: -row.mean.value))
+    ]
+    dotted: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+    handles.append(Line2D([], [], label=f"threshold, {task.threshold:g} %", **dotted))
+    place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "alignment": "left"}
+    title = None if few else "by final error"
+    axes.legend(handles=handles, title=title, frameon=False, fontsize=9, title_fontsize=9, **place)
+
+
+def _label(row: Row) -> str:
+    """Return an algorithm's name, with its role if it is special and its seeds if some lack."""
+    missing = "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
+    roles = {"control": " (control)", "naive": " (naive)"}
+    return row.algorithm.name + roles.get(row.algorithm.role, "") + missing
 
 
 def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
-    """Draw an algorithm's seeds as points, and above them the mean with its interval."""
-    offsets = np.linspace(-0.06, 0.3, row.task.seeds)
+    """Draw an algorithm's seeds as points, and the mean with its interval above them."""
+    offsets = np.linspace(-0.06, 0.3, row.task.seeds) if row.task.seeds > 1 else [0]
+    finished: Any = {"marker": "o", "markersize": 4.5, "markeredgewidth": 0, "alpha": 0.65}
+    diverged: Any = {"marker": "x", "markersize": 7, "markeredgewidth": 2}
     for seed, error in zip(row.seeds, row.errors, strict=True):
-        ended = seed.result.status == "finished"
-        axes.plot(
-            error,
-            place + (offsets[seed.number] if row.task.seeds > 1 else 0),
-            "o" if ended else "x",
-            color=style.colour,
-            markersize=4.5 if ended else 7,
-            markeredgewidth=0 if ended else 2,
-            alpha=0.65 if ended else 1,
-        )
+        look = finished if seed.result.status == "finished" else diverged
+        axes.plot(error, place + offsets[seed.number], color=style.colour, **look)
     value, low, high = row.mean
     if row.task.seeds > FEW:
         axes.plot(value, place - 0.25, "|", color="black", markersize=9, markeredgewidth=2)
@@ -347,14 +277,12 @@ def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
         axes.hlines(place - 0.25, max(low, 1e-3), high, color="black", linewidth=1.3)
 
 
-def _dress_strips(axes: Axes, groups: dict[str, list[Row]], task: Task) -> None:
-    """Give the panels of final errors their common axis; ``axes`` is the lowest."""
-    errors = np.concatenate([row.errors for rows in groups.values() for row in rows])
-    axes.set_xscale("symlog", **_SCALE)
-    axes.set_xlim(_error_limits(errors, task))
-    _error_ticks(axes, "x")
-    few = task.seeds <= FEW
-    text = "final error [%]; cross: diverged, counts as guessing (dotted)"
-    axes.set_xlabel(text if few else f"{text}\nbar: mean over seeds, with 95 % t interval")
-    for each in axes.figure.axes:
-        each.grid(axis="x", which="major", alpha=0.3)
+def _error_limits(errors: np.ndarray, chance_error: float) -> tuple[float, float]:
+    """Return the limits of an axis that holds all errors and that of guessing [%]."""
+    low, high = float(np.nanmin(errors)), max(chance_error, float(np.nanmax(errors)))
+    return (low / 1.25 if low > LINEAR else -0.06), high * 1.15
+
+
+def _error_ticks(axis: Axis) -> None:
+    low, high = axis.get_view_interval()
+    plain_ticks(axis, FixedLocator([tick for tick in TICKS if low <= tick <= high]))

@@ -1,34 +1,26 @@
-"""Programs side by side, each a process with one thread, and what they leave in run folders.
-
-Dimension key:
-    k: marks at which a run was validated
-"""
+"""Programs run side by side, each a process with one thread."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import FrameType
 
-import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
 
-from agents.runs.commands import DIVERGED
-from agents.runs.files import make_folder, read_file, read_json
-from agents.runs.records import portable
-from train.comparison.results import BEHAVIOUR, Curve, Result
+from agents.runs.files import make_folder
 
-_MAX_CSV = 2**30  # [B]
+_GRACE = 30  # seconds that a program has to stop in, before it is killed
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# Become another program, which Linux ends as soon as this process's parent is gone
+# Becomes another program, which Linux ends as soon as its parent has died
 _LEASH = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 )
@@ -39,19 +31,24 @@ class Job:
     """A program to run.
 
     Attributes:
-        name: For a person.
-        command: Its words; ``python`` is the interpreter that runs this.
-        run_dir: Folder that it writes; what lies there is of an earlier attempt and removed.
+        name: Shown to the user.
+        command: Its words; ``python`` stands for the interpreter that runs this.
+        folder: The folder that it writes; what an earlier attempt left there is removed.
     """
 
     name: str
     command: tuple[str, ...]
-    run_dir: Path
+    folder: Path
 
     @property
     def output(self) -> Path:
-        """File of what it prints, beside its folder."""
-        return self.run_dir.with_name(f"{self.run_dir.name}.txt")
+        """The file with all that it prints, next to its folder."""
+        return self.folder.with_name(f"{self.folder.name}.txt")
+
+    @property
+    def called_as(self) -> str:
+        """The command as results keep it, with RUN_DIR for the folder."""
+        return " ".join(self.command).replace(str(self.folder), "RUN_DIR")
 
 
 @dataclass(frozen=True)
@@ -59,168 +56,136 @@ class Ended:
     """How a program ended.
 
     Attributes:
-        job: Which.
+        job: The program.
         status: Its exit status; -9 if SIGKILL ended it, and so on.
-        cpu_seconds: Of all its threads, from its start to its end [s].
+        cpu_seconds: CPU time of all its threads, from start to end [s].
+        last_line: The last line that it printed.
     """
 
     job: Job
     status: int
     cpu_seconds: float
-
-    @property
-    def last_line(self) -> str:
-        """The last thing it printed."""
-        lines = self.job.output.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "nothing printed"
+    last_line: str
 
 
-def run_jobs(jobs: Iterable[Job], processes: int) -> Iterator[Ended]:
-    """Run programs, so many at a time, and tell of each as it ends.
+def run_jobs(
+    next_job: Callable[[], Job | None],
+    processes: int,
+    *,
+    give_up: Callable[[Job], bool] = lambda job: False,
+    poll_seconds: float = 0.1,
+) -> Generator[Ended]:
+    """Run programs side by side and report each as it ends.
 
-    A caller that stops asking, an error or a signal's exception stops those under way. Needs
-    ``os.wait4``, which tells CPU time apart by process: not on Windows.
+    Close the iterator, or let an error or signal end it, to stop the programs under way. Needs
+    ``os.wait4`` for the CPU time of one process, so it doesn't run on Windows.
 
     Args:
-        jobs: In the order in which they begin.
-        processes: At a time.
+        next_job: Returns the next program, or None if there is none for now; asked whenever a
+            process is free.
+        processes: Programs at a time.
+        give_up: Called at each poll for each running program; True stops it.
+        poll_seconds: Time between two polls [s].
 
     Yields:
-        How each ended, in the order in which they do.
+        The programs in the order in which they end.
     """
-    waiting, running = iter(jobs), {}
-    with ExitStack() as at_end:
-        at_end.callback(_stop_all, running)
+    running: list[_Process] = []
+    try:
         while True:
-            while len(running) < processes and (job := next(waiting, None)) is not None:
-                process = _start(job)
-                running[process.pid] = (job, process)
+            while len(running) < processes and (job := next_job()) is not None:
+                running.append(_Process(job))
             if not running:
                 return
-            pid, wait_status, usage = os.wait4(-1, 0)
-            if pid in running:
-                job, process = running.pop(pid)
-                process.returncode = os.waitstatus_to_exitcode(wait_status)  # it is reaped
-                yield Ended(job, process.returncode, usage.ru_utime + usage.ru_stime)
+            for process in tuple(running):
+                if not process.has_ended() and give_up(process.job):
+                    _stop([process])
+                if process.ended:
+                    running.remove(process)
+                    yield process.ended
+            time.sleep(poll_seconds)
+    finally:
+        _stop(running)
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
-    make_folder(job.run_dir.parent)
-    shutil.rmtree(job.run_dir, ignore_errors=True)
-    words = [sys.executable if word == "python" else word for word in job.command]
-    with job.output.open("wb") as output:
-        return start_program(words, output)
-
-
-def start_program(words: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes]:
-    """Start a program with one thread that no Ctrl-C reaches and, on Linux, that ends with us.
-
-    Args:
-        words: Its command.
-        output: File for all that it prints.
-    """
-    leash = [sys.executable, "-c", _LEASH] if sys.platform == "linux" else []
-    return subprocess.Popen(
-        [*leash, *words],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **_ONE_THREAD},
-        start_new_session=True,  # Ctrl-C is for this process, which passes it on
-    )
-
-
-def _stop_all(running: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> None:
-    for _, process in running.values():
-        process.terminate()
-    for _, process in running.values():
-        wait_or_kill(process)
-
-
-def wait_or_kill(process: subprocess.Popen[bytes]) -> None:
-    """Wait half a minute for a process that was asked to stop, then end it."""
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def harvest(ended: Ended, split: str, chance_error: float) -> Any:
-    """Return what a program left in its run folder, as it goes into a folder of results.
-
-    Args:
-        ended: With exit status 0, or :data:`~agents.runs.commands.DIVERGED`.
-        split: The final split it was asked for.
-        chance_error: What it counts as if it diverged [%].
-
-    Returns:
-        Its settings, :class:`Curve` and :class:`Result`.
+@contextmanager
+def hold(path: Path, used_by: str) -> Iterator[BaseFileLock]:
+    """Hold a lock file, which the system frees when this process ends, however it does.
 
     Raises:
-        ValueError: If something is missing or damaged, or the data was the sample of digits; the
-            message names the file.
+        ValueError: If another process holds it; ``used_by`` says what that process does.
     """
-    folder = ended.job.run_dir
-    settings = portable(read_json(folder / "config.json"), folder)
-    if settings.get("sample"):
-        raise ValueError(f"{folder / 'config.json'}: trained on the sample of digits, not kept")
-    if not _is_moment(settings.get("started")):
-        raise ValueError(
-            f"{folder / 'config.json'}: started must be a time such as 2026-01-31T12:00:00, if it "
-            f"is there, got {settings['started']!r}"
-        )
-    curve, last = _read_metrics(folder)
-    env_steps = int([0, *curve.env_steps][-1])
-    if ended.status == DIVERGED:
-        reason = ended.last_line.removeprefix("error: ")
-        diverged = ("diverged", chance_error, None, None, split, env_steps)
-        return settings, curve, Result(*diverged, ended.cpu_seconds, reason, last)
-    end = read_json(folder / "result.json")
-    wrong: Any = end.get("wrong")
-    total: Any = end.get("total")
-    if end.get("split") != split or not _is_share(wrong, total):
-        raise ValueError(
-            f"{folder / 'result.json'} must hold split {split!r} and how many of total images "
-            f"were wrong, got {end}"
-        )
-    finished = ("finished", 100 * wrong / total, wrong, total, split, env_steps)
-    return settings, curve, Result(*finished, ended.cpu_seconds, last=last)
-
-
-def _is_moment(started: Any) -> bool:
+    lock = FileLock(path)
     try:
-        return started is None or bool(datetime.fromisoformat(started))
-    except (TypeError, ValueError):
-        return False
+        held = lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{used_by}: wait until it ends, or name another path") from error
+    with held:
+        yield lock
 
 
-def _is_share(wrong: Any, total: Any) -> bool:
-    return isinstance(wrong, int) and isinstance(total, int) and 0 <= wrong <= total > 0
+def exit_on_signals() -> None:
+    """Let SIGINT (Ctrl-C) and SIGTERM end this process in one line, with status 128 + the signal.
+
+    A second signal ends it at once.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        line = f"{signal.Signals(number).name}: stopping the programs; the same command resumes\n"
+        os.write(2, line.encode())  # print() may not be called from a signal's handler
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
 
 
-def _read_metrics(folder: Path) -> tuple[Curve, dict[str, float]]:
-    """Return validation at the marks and the last behaviour, of ``metrics.csv``, ``timing.csv``."""
-    last: dict[str, float] = {}
-    errors: dict[str, dict[float, float]] = {"eval/error": {}, "eval/error_sampled": {}}
-    try:
-        for row in _rows(folder / "metrics.csv"):
-            if row["tag"] in errors:
-                errors[row["tag"]][float(row["env_steps"])] = float(row["value"])
-            elif row["tag"] in BEHAVIOUR:
-                last[row["tag"]] = float(row["value"])
-        timed = [(0.0, 0.0)]
-        timed += [
-            (float(r["env_steps"]), float(r["cpu_seconds"])) for r in _rows(folder / "timing.csv")
-        ]
-        marks = sorted(errors["eval/error"])
-        sampled = [errors["eval/error_sampled"][mark] for mark in marks]
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{folder} holds no curve of a comparison: {error!r}") from error
-    cpu_seconds = np.interp(marks, *np.transpose(timed))  # linear between two lines
-    best = [errors["eval/error"][mark] for mark in marks]
-    return Curve(np.array(marks), cpu_seconds, np.array(best), np.array(sampled)), last
+class _Process:
+    """A job's process, started; ``ended`` says how it ended, once it has."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.ended: Ended | None = None
+        make_folder(job.folder.parent)
+        shutil.rmtree(job.folder, ignore_errors=True)
+        leash = [sys.executable, "-c", _LEASH] if sys.platform == "linux" else []
+        words = [sys.executable if word == "python" else word for word in job.command]
+        with job.output.open("wb") as output:
+            self.popen = subprocess.Popen(
+                [*leash, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_ONE_THREAD},
+                start_new_session=True,  # Ctrl-C is for this process, which stops the others
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended; ``Popen``'s own would reap it."""
+        if self.ended is None:
+            os.kill(self.popen.pid, number)
+
+    def has_ended(self) -> bool:
+        """Say whether it has ended, and if so keep how in ``ended``."""
+        if self.ended is None:
+            pid, status, usage = os.wait4(self.popen.pid, os.WNOHANG)
+            if pid:
+                self.popen.returncode = os.waitstatus_to_exitcode(status)  # it is reaped
+                seconds = usage.ru_utime + usage.ru_stime
+                lines = self.job.output.read_text(errors="replace").strip().splitlines()
+                last = lines[-1] if lines else "nothing printed"
+                self.ended = Ended(self.job, self.popen.returncode, seconds, last)
+        return self.ended is not None
 
 
-def _rows(path: Path) -> Iterable[dict[str, str]]:
-    return csv.DictReader(io.StringIO(read_file(path, _MAX_CSV).decode()))
+def _stop(processes: list[_Process]) -> None:
+    """Stop processes side by side; kill those that take too long."""
+    for process in processes:
+        process.send(signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    for process in processes:
+        while not process.has_ended():
+            if time.monotonic() > deadline:
+                process.send(signal.SIGKILL)
+            time.sleep(0.02)

@@ -1,8 +1,8 @@
-"""Who is compared on what: the protocol of ``train/comparison.toml``, read and checked.
+"""The protocol of a comparison: the algorithms, their tasks and budgets, and what is tuned.
 
-A task says how many env steps, seeds and trials of tuning everybody gets there. An algorithm is
-a program and flags of it. Any program can take part: ``train/compare.py`` says what it is called
-with and what it must leave.
+``train/comparison.toml`` is one. A task sets the env steps, seeds and trials that every
+algorithm gets on it. An algorithm is a program with flags; any program can take part, see
+``python train/compare.py --help``.
 """
 
 from __future__ import annotations
@@ -10,122 +10,103 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import string
-import tomllib
-from dataclasses import dataclass, field, fields
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from agents.runs.files import read_file
+from msgspec import Meta, Struct
+
+from agents.runs.files import convert, read_toml
 
 PLACEHOLDERS = ("env_id", "seed", "run_dir", "env_steps", "marks", "episodes", "split")
-"""What may stand in braces in a program's command."""
+"""What a program's command may hold in braces."""
 
-ROLES = ("compared", "ablation", "control", "naive")
+Positive = Annotated[int, Meta(ge=1)]
+Percent = Annotated[float, Meta(gt=0, lt=100)]
+EntryT = TypeVar("EntryT")
+
+_PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 
 
-@dataclass(frozen=True)
-class Task:
-    """What everybody gets on one environment.
+class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
+    """What every algorithm gets on one environment.
 
     Attributes:
         env_id: The environment.
-        num_glimpses: Env steps of an episode.
-        env_steps: Budget of a run, of all lanes together.
-        seeds: Seeds 0, 1, ... that are reported.
-        trials: Configurations tried before, at a third of the budget, beside the defaults.
-        chance_error: Of guessing [%]; what a run that diverged counts as.
-        threshold: Validation error [%] to which the steps are counted.
-        tuned_on: The environment whose tuned settings are used; this one unless another is named.
-        algorithms: Who takes part, by name; empty for all.
+        num_glimpses: Env steps per episode.
+        env_steps: Budget of a run, over all lanes.
+        seeds: Number of reported seeds: 0, 1, ...
+        trials: Settings tried per algorithm besides its defaults, each at a third of the budget.
+        chance_error: Error of guessing [%]; a run that diverged counts as guessing.
+        threshold: Validation error [%] for the column "env steps to the threshold".
+        tuned_on: Environment whose tuned settings are used; by default this one.
+        algorithms: Names of those that take part; by default all.
     """
 
     env_id: str
-    num_glimpses: int
-    env_steps: int
-    seeds: int
-    trials: int
-    chance_error: float
-    threshold: float
+    num_glimpses: Positive
+    env_steps: Positive
+    seeds: Positive
+    trials: Annotated[int, Meta(ge=0)]
+    chance_error: Percent
+    threshold: Percent
     tuned_on: str = ""
     algorithms: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("num_glimpses", "env_steps", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.trials < 0:
-            raise ValueError(f"trials must be at least 0, got {self.trials}")
-        for name in ("chance_error", "threshold"):
-            if not 0 < getattr(self, name) < 100:
-                raise ValueError(f"{name} must be in (0, 100), got {getattr(self, name)}")
 
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting that is tuned.
+class Choices(Struct, frozen=True, forbid_unknown_fields=True):
+    """A setting that takes one of a few values.
 
     Attributes:
-        flag: Of the program, without the dashes.
-        low: Least value.
-        high: Greatest value; values between are drawn uniformly in their logarithm.
-        choices: The values, in place of a range.
+        choices: The values.
     """
 
-    flag: str
-    low: float = math.nan
-    high: float = math.nan
-    choices: tuple[Any, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check that it is a range or a choice."""
-        if not self.choices and not 0 < self.low <= self.high < math.inf:
-            raise ValueError(f"{self.flag} must be [low, high] with 0 < low <= high, or a list")
+    choices: Annotated[tuple[int | float | str, ...], Meta(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Algorithm:
+Span = tuple[float, float]
+"""A setting's lowest and highest value; values between are drawn uniformly in the logarithm."""
+
+
+class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
     """A row of the comparison.
 
     Attributes:
         name: In tables and folders.
         program: Key of the protocol's programs.
-        flags: Further arguments for the program.
-        sees_label: Class L, whose loss uses the true label; else R, reward alone.
-        role: ``"compared"``, ``"ablation"`` (one thing changed in another's), ``"control"`` (what
-            locations of another origin are worth) or ``"naive"`` (what a newcomer tries first;
-            never tuned).
+        flags: Further arguments of the program.
+        sees_label: Whether the loss uses the true label (class L) or only the reward (class R).
+        role: ``"compared"``; ``"ablation"``, one change to another algorithm; ``"control"``,
+            locations that are not learned; or ``"naive"``, a newcomer's first try, never tuned.
         memory: In words: ``"none"``, ``"history"``, ``"rectifier RNN"``.
-        passes: Times that each env step goes through the networks backward.
-        space: What is tuned.
-        tuned_as: An algorithm whose tuned settings it takes, in place of a space.
+        passes: How often each env step goes through the networks backward.
+        space: Tuned settings by flag, without dashes: a :data:`Span` or :class:`Choices`.
+        tuned_as: Algorithm whose tuned settings are used, instead of a space.
     """
 
-    name: str
+    name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]*$")]
     program: str
     flags: str = ""
     sees_label: bool = False
-    role: str = "compared"
+    role: Literal["compared", "ablation", "control", "naive"] = "compared"
     memory: str = "none"
-    passes: float = 1
-    space: tuple[Setting, ...] = ()
+    passes: Annotated[float, Meta(gt=0, le=sys.float_info.max)] = 1
+    space: dict[str, Span | Choices] = {}
     tuned_as: str = ""
 
     def __post_init__(self) -> None:
-        """Check every value; the name becomes a folder's."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
-            raise ValueError(f"an algorithm's name must be of a-z, 0-9, _ and -, got {self.name!r}")
-        if self.role not in ROLES:
-            raise ValueError(f"role of {self.name} must be one of {ROLES}, got {self.role!r}")
+        """Check what the types of the fields don't."""
         if self.space and self.tuned_as:
-            raise ValueError(f"{self.name} takes either a space or tuned_as, got both")
-        if not 0 < self.passes < math.inf:
-            raise ValueError(f"passes of {self.name} must be positive, got {self.passes}")
+            raise ValueError("takes either a space or tuned_as, got both")
+        for flag, span in self.space.items():
+            if isinstance(span, tuple) and not 0 < span[0] <= span[1] < math.inf:
+                raise ValueError(f"space.{flag} must be [low, high] with 0 < low <= high")
+        _check_braces(self.flags)
 
     @property
-    def kind(self) -> str:
-        """L or R: classes across which nobody is called better."""
+    def feedback(self) -> str:
+        """``"L"`` if it learns from labels, ``"R"`` if from rewards: never ranked together."""
         return "L" if self.sees_label else "R"
 
 
@@ -137,55 +118,48 @@ class Protocol:
         programs: Commands with placeholders, by name.
         tasks: By environment.
         algorithms: By name.
-        comparisons: Pairs of algorithms of one class, the first expected to be better: the only
-            ones that are tested, at most six.
+        comparisons: Pairs of algorithms of one class, the first expected to be better. Only
+            these are tested.
         path: The file.
     """
 
     programs: dict[str, str]
-    tasks: dict[str, Task]
+    tasks: dict[str, ComparedTask]
     algorithms: dict[str, Algorithm]
     comparisons: tuple[tuple[str, str], ...] = ()
     path: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
-        """Check that all names mean something."""
-        for algorithm in self.algorithms.values():
-            if algorithm.program not in self.programs:
-                raise ValueError(
-                    f"program of {algorithm.name} must be one of {sorted(self.programs)}, "
-                    f"got {algorithm.program!r}"
-                )
-            if algorithm.tuned_as:
-                self._check_known(f"tuned_as of {algorithm.name}", (algorithm.tuned_as,))
-        for task in self.tasks.values():
-            self._check_known(f"algorithms of {task.env_id}", task.algorithms)
-            if task.tuned_on and task.tuned_on not in self.tasks:
-                raise ValueError(
-                    f"tuned_on of {task.env_id} must be of {sorted(self.tasks)}, "
-                    f"got {task.tuned_on!r}"
-                )
-        if len(self.comparisons) > 6:
-            raise ValueError(f"at most 6 comparisons are tested, got {len(self.comparisons)}")
+        """Check that every name refers to something."""
+        tuned = [name for name, each in self.algorithms.items() if not each.tuned_as]
+        for name, each in self.algorithms.items():
+            _check_known(f"algorithms.{name}.program", [each.program], self.programs)
+            _check_known(f"algorithms.{name}.tuned_as", filter(None, [each.tuned_as]), tuned)
+        for env_id, task in self.tasks.items():
+            _check_known(f"tasks.{env_id}.algorithms", task.algorithms, self.algorithms)
+            _check_known(f"tasks.{env_id}.tuned_on", filter(None, [task.tuned_on]), self.tasks)
         for pair in self.comparisons:
-            self._check_known("comparisons", pair)
-            kinds = {self.algorithms[name].kind for name in pair}
-            if len(pair) != 2 or len(kinds) != 1:
-                raise ValueError(f"a comparison takes two algorithms of one class, got {pair}")
+            _check_known("comparisons", pair, self.algorithms)
+            if len({self.algorithms[name].feedback for name in pair}) > 1:
+                raise ValueError(f"comparisons must pair algorithms of one class, got {pair}")
 
-    def _check_known(self, what: str, names: tuple[str, ...]) -> None:
-        unknown = sorted(set(names) - set(self.algorithms))
-        if unknown:
-            raise ValueError(f"{what} must be of {sorted(self.algorithms)}, got {unknown}")
-
-    def on(self, task: Task) -> list[Algorithm]:
-        """Return who takes part in a task, in the order of the file."""
+    def on(self, task: ComparedTask) -> list[Algorithm]:
+        """Return the algorithms that take part in a task, in the order of the file."""
         names = task.algorithms or self.algorithms
         return [algorithm for name, algorithm in self.algorithms.items() if name in names]
 
-    def tuning_of(self, task: Task) -> Task:
+    def tuning_task(self, task: ComparedTask) -> ComparedTask:
         """Return the task on which the settings for a task are tuned."""
         return self.tasks[task.tuned_on or task.env_id]
+
+
+class _Tables(Struct, frozen=True, forbid_unknown_fields=True):
+    """A protocol's file."""
+
+    programs: dict[str, str]
+    tasks: dict[str, dict[str, Any]]
+    algorithms: dict[str, dict[str, Any]]
+    comparisons: Annotated[tuple[tuple[str, str], ...], Meta(max_length=6)] = ()
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -193,66 +167,62 @@ def read_protocol(path: Path) -> Protocol:
 
     Args:
         path: A TOML file with the tables ``programs``, ``tasks``, ``algorithms`` and the list
-            ``comparisons``; the keys are the attributes of the classes here.
+            ``comparisons`` (at most six); the keys are the attributes of the classes here.
 
     Raises:
-        ValueError: If it cannot be read, a name is unknown or a value not allowed; the message
-            names the file.
+        ValueError: If it can't be read, a name is unknown or a value is not allowed; the
+            message names the file and the entry.
     """
+    tables = read_toml(path, _Tables)
     try:
-        content = tomllib.loads(read_file(path, 2**20).decode())
-        tables = {"programs", "tasks", "algorithms", "comparisons"}
-        if set(content) - tables:
-            raise ValueError(f"tables must be of {sorted(tables)}, got {sorted(content)}")
-        for name, command in content.get("programs", {}).items():
-            _check_command(name, command)
-        return Protocol(
-            content.get("programs", {}),
-            {
-                env_id: Task(**_known(Task, {"env_id": env_id, **table}))
-                for env_id, table in content.get("tasks", {}).items()
-            },
-            {
-                name: Algorithm(**_known(Algorithm, {"name": name, **table}))
-                for name, table in content.get("algorithms", {}).items()
-            },
-            tuple(tuple(pair) for pair in content.get("comparisons", [])),
-            path,
-        )
-    except (ValueError, TypeError, AttributeError) as error:
+        for name, command in tables.programs.items():
+            _check_program(name, command)
+        tasks = _entries("tasks", tables.tasks, ComparedTask, "env_id")
+        algorithms = _entries("algorithms", tables.algorithms, Algorithm, "name")
+        return Protocol(tables.programs, tasks, algorithms, tables.comparisons, path)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def fill(command: str, **values: Any) -> list[str]:
-    """Return the words of a program's command, with values in place of the braces."""
-    return [word.format(**values) for word in shlex.split(command)]
+    """Return the words of a program's command, with values in place of the placeholders."""
+    return [
+        _PLACEHOLDER.sub(lambda found: str(values[found[1]]), word) for word in shlex.split(command)
+    ]
 
 
-def _check_command(name: str, command: str) -> None:
-    """Refuse unknown braces, and a command that cannot tell its runs apart."""
-    named = {part[1] for part in string.Formatter().parse(command) if part[1] is not None}
-    unknown, missing = named - set(PLACEHOLDERS), {"env_id", "seed", "run_dir"} - named
-    if unknown or missing:
-        raise ValueError(
-            f"program {name} may use {{{'}, {'.join(PLACEHOLDERS)}}} and must use env_id, seed "
-            f"and run_dir, got {sorted(named)}"
-        )
+def _entries(
+    kind: str, tables: dict[str, dict[str, Any]], schema: type[EntryT], key: str
+) -> dict[str, EntryT]:
+    """Return the tables of one kind, converted; their names become the attribute ``key``."""
+    entries = {}
+    for name, table in tables.items():
+        try:
+            entries[name] = convert({**table, key: name}, schema)
+        except ValueError as error:
+            raise ValueError(f"{kind}.{name}: {error}") from error
+    return entries
 
 
-def _known(kind: type, table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table's values as a class's keywords, lists as tuples."""
-    unknown = set(table) - {each.name for each in fields(kind)}
-    if unknown:
-        raise ValueError(f"unknown settings of {kind.__name__}: {sorted(unknown)}")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    if "space" in values:
-        values["space"] = tuple(_setting(flag, span) for flag, span in values["space"].items())
-    return values
+def _check_program(name: str, command: str) -> None:
+    """Refuse unknown placeholders, and a command that can't tell its runs apart."""
+    missing = {"env_id", "seed", "run_dir"} - set(_PLACEHOLDER.findall(command))
+    if missing:
+        raise ValueError(f"programs.{name} must use {{env_id}}, {{seed}} and {{run_dir}}")
+    try:
+        _check_braces(command)
+    except ValueError as error:
+        raise ValueError(f"programs.{name}: {error}") from error
 
 
-def _setting(flag: str, span: Any) -> Setting:
-    """Return a setting from ``[low, high]`` (two floats) or a table ``{choices = [...]}``."""
-    if isinstance(span, dict):
-        return Setting(flag, choices=tuple(span["choices"]))
-    low, high = span
-    return Setting(flag, low, high)
+def _check_braces(command: str) -> None:
+    """Refuse a command whose braces or quotes mean nothing."""
+    shlex.split(command)  # raises ValueError where a quotation is left open
+    if set("{}") & set(_PLACEHOLDER.sub("", command)):
+        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise ValueError(f"braces may only hold a placeholder ({known}), got {command!r}")
+
+
+def _check_known(entry: str, names: Any, known: Any) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{entry} must be among {sorted(known)}, got {unknown}")

@@ -1,207 +1,112 @@
-"""The report of a comparison: text and tables from the protocol and its folder of results alone.
-
-Class L (the label is in the loss) and class R (observation and reward alone) are never in one
-table, nor are controls and the naive first try among those compared. What is missing is said.
-
-Dimension key:
-    n: seeds there are of an algorithm, of those that the protocol wants
-"""
+"""The reports of a comparison, made from its protocol and its folder of results alone."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.runs.files import write_whole
-from train.comparison.across import across_report
-from train.comparison.markdown import (
-    NONE,
+from train.comparison.protocol import Protocol
+from train.comparison.results import to_csv
+from train.comparison.statistics import (
+    interquartile_mean,
+    normalised_scores,
+    probability_of_improvement,
+)
+from train.comparison.summary import CLASSES, Row, TaskResults, read_results
+from train.comparison.tables import (
+    behaviour,
+    by_class,
+    by_role,
+    comparisons,
+    distinct,
     document,
     estimate,
-    grouped,
-    p_text,
+    introduction,
+    provenance,
+    result_tables,
     table,
-    two_decimals,
-    whole,
-)
-from train.comparison.protocol import Protocol, Task
-from train.comparison.provenance import distinct, provenance, tuning
-from train.comparison.results import BEHAVIOUR
-from train.comparison.rows import CLASSES, FEW, ROLES, Row, in_order, summarise
-from train.comparison.statistics import (
-    Reached,
-    holm,
-    least_p,
-    probability_of_improvement,
-    rank_test,
+    tuning_tables,
 )
 
-FILES = ("report.md", "table.csv", "curves.png", "errors.png")  # of a task
-_HEADER = (
-    *("algorithm", "memory", "parameters", "error [%]", "IQM [%]"),
-    *("sampled, validation [%]", "seeds", "env steps to the threshold"),
-    *("samples backward", "CPU time [s]"),
-)
+FILES = ("report.md", "table.csv", "curves.png", "errors.png")
+"""The files of a task's report."""
 
 
 def write_reports(protocol: Protocol, results: Path) -> list[Path]:
-    """Write the reports of all tasks that have results, and the one across tasks.
+    """Write the report of each task that has results, and the one across tasks.
 
     Args:
-        protocol: The whole.
+        protocol: The protocol.
         results: Folder of results.
 
     Returns:
-        The files: ``report.md``, ``table.csv``, ``curves.png`` and ``errors.png`` of each task
-        in its folder, and ``report.md`` of all.
+        The files: :data:`FILES` in each task's folder, and ``report.md`` above them.
 
     Raises:
         ValueError: If a result is damaged.
     """
     from train.comparison.figures import final_errors, learning_curves, write_figure
 
-    written = []
-    for task in protocol.tasks.values():
-        folder = results / task.env_id
-        if not any(row.seeds for row in summarise(protocol, task, results)):
-            continue
-        write_whole(folder / "report.md", task_report(protocol, task, results).encode())
-        write_whole(folder / "table.csv", task_table(protocol, task, results).encode())
-        write_figure(folder / "curves.png", learning_curves(protocol, task, results))
-        write_figure(folder / "errors.png", final_errors(protocol, task, results))
-        written += [folder / name for name in FILES]
+    by_task, written = read_results(protocol, results), []
+    for env_id, task_results in by_task.items():
+        if task_results.seeds:
+            report, csv, curves, errors = (results / env_id / name for name in FILES)
+            write_whole(report, task_report(protocol, task_results).encode())
+            write_whole(csv, task_table(task_results))
+            write_figure(curves, learning_curves(protocol, task_results))
+            write_figure(errors, final_errors(protocol, task_results))
+            written += [report, csv, curves, errors]
     if written:
-        write_whole(results / "report.md", across_report(protocol, results).encode())
         written.append(results / "report.md")
+        write_whole(written[-1], across_report(protocol, by_task).encode())
     return written
 
 
-def task_report(protocol: Protocol, task: Task, results: Path) -> str:
-    """Return the report of one task, Markdown.
-
-    Args:
-        protocol: The whole.
-        task: One of its tasks.
-        results: Folder of results.
-
-    Raises:
-        ValueError: If a result is damaged.
-    """
-    rows = summarise(protocol, task, results)
+def task_report(protocol: Protocol, results: TaskResults) -> str:
+    """Return the report of one task, Markdown."""
     sections = [
-        [f"# Comparison on `{task.env_id}`"],
-        _introduction(rows, task),
-        *_result_tables(rows, task),
-        _comparisons(protocol, rows, task),
-        *_behaviour(rows),
-        *tuning(rows, protocol.tuning_of(task), results),
-        provenance(rows, task, results),
+        [f"# Comparison on `{results.task.env_id}`"],
+        introduction(results),
+        *result_tables(results),
+        *comparisons(protocol, results),
+        *behaviour(results),
+        *tuning_tables(results),
+        provenance(results),
     ]
     return document(sections)
 
 
-def task_table(protocol: Protocol, task: Task, results: Path) -> str:
-    """Return the table of one task, CSV: a line an algorithm, in the protocol's order.
+def task_table(results: TaskResults) -> bytes:
+    """Return the table of one task, CSV: a line per algorithm, in the protocol's order.
 
     ``class`` says which rows may be compared. Unknown numbers are empty; ``steps_to_threshold``
     is inf where fewer than half of the seeds got there.
-
-    Raises:
-        ValueError: If a result is damaged.
     """
-    records = [_record(row) for row in summarise(protocol, task, results)]
-    buffer = io.StringIO()
-    names = list(records[0]) if records else []
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return buffer.getvalue()
+    records = [_record(row) for row in results.rows]
+    return to_csv([records[0].keys(), *(record.values() for record in records)])
 
 
-def _introduction(rows: Sequence[Row], task: Task) -> list[str]:
-    """Say what everybody got, and what the columns are."""
-    splits = sorted({seed.result.split for row in rows for seed in row.finished})
-    spread = "In brackets: 95 % intervals of Student's t over the seeds, cut at 0 and 100."
-    if task.seeds <= FEW:
-        seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
-        spread = f"**Only {seeds}: points, without ranking, intervals or tests.**"
-    return [
-        f"Every run has {task.env_steps:,} env steps, {task.num_glimpses} an episode; the protocol "
-        f"wants {task.seeds} seeds of each algorithm. {spread}",
-        "",
-        f"- **error**: of the last weights on {' and '.join(splits) or 'the final split'}, looking "
-        "where the policy's mean says and naming the likeliest label. A seed that diverged counts "
-        f"as guessing, {task.chance_error:.2f} %.",
-        "- **IQM**: interquartile mean, the mean of the middle half of the seeds.",
-        "- **sampled**: mean error of the sampled policy on validation at the last mark.",
-        "- **env steps to the threshold**: until the validation error was first at most "
-        f"{task.threshold:.2f} %; the median, seeds that never got there counted as later; in "
-        "brackets how many did.",
-        "- **samples backward**: env steps times how often each goes through the networks "
-        "backward. **CPU time**: of the whole process. Medians of the seeds that finished.",
-        "",
-        "Class L and class R are not compared with each other: the label is in the loss of "
-        "the first and only in the reward of the second.",
-    ]
+def across_report(
+    protocol: Protocol, by_task: dict[str, TaskResults], *, resamples: int = 10_000
+) -> str:
+    """Return the report across all tasks that have results, Markdown.
 
-
-def _result_tables(rows: Sequence[Row], task: Task) -> list[list[str]]:
-    """Return a section for each role and class; guessing stands with the controls."""
-    sections = []
-    for role, title in ROLES.items():
-        for kind, meaning in CLASSES.items():
-            members = [r for r in rows if (r.algorithm.role, r.algorithm.kind) == (role, kind)]
-            if members:
-                lines = [_cells(row) for row in in_order(members)]
-                heading = f"## {title}{'class' if title else 'Class'} {kind}: {meaning}"
-                sections.append([heading, "", *table(_HEADER, lines)])
-        if role == "control":
-            lines = [f"A label drawn at random is wrong in {task.chance_error:.2f} %."]
-            sections.append(["## Guessing", "", *lines])
-    return sections
-
-
-def _cells(row: Row) -> list[str]:
-    """Return a row of a table of results."""
-    reached = row.reached
-    return [
-        row.algorithm.name,
-        row.algorithm.memory,
-        ", ".join(map(grouped, distinct(row.seeds, "parameters"))) or NONE,
-        _errors(row),
-        two_decimals(row.iqm),
-        two_decimals(float(row.sampled.mean()) if row.seeds else math.nan),
-        _seed_count(row),
-        _steps(reached, len(row.seeds)) if reached else NONE,
-        whole(row.samples_backward),
-        whole(row.cpu_seconds),
-    ]
-
-
-def _errors(row: Row) -> str:
-    """Return the mean error with its interval, or with few seeds each one's."""
-    if row.seeds and row.task.seeds <= FEW:
-        return f"{row.mean.value:.2f} (each: {', '.join(map(two_decimals, row.errors.tolist()))})"
-    return estimate(row.mean)
-
-
-def _seed_count(row: Row) -> str:
-    diverged = len(row.seeds) - len(row.finished)
-    text = f"{len(row.seeds)} of {row.task.seeds} seeds"
-    text += "" if row.complete else ": incomplete"
-    return text + (f", {diverged} diverged" if diverged else "")
-
-
-def _steps(reached: Reached, seeds: int) -> str:
-    count = round(reached.fraction * seeds)
-    steps = f"{reached.median:,.0f}" if math.isfinite(reached.median) else "> budget"
-    return f"{steps} ({count} of {seeds})"
+    Args:
+        protocol: The protocol.
+        by_task: Its results: see :func:`~train.comparison.summary.read_results`.
+        resamples: Number of resamples per bootstrap.
+    """
+    by_task = {env_id: results for env_id, results in by_task.items() if results.seeds}
+    sections = [["# Comparison across tasks"], _explain_scores(by_task)]
+    for env_ids in _sets_of_tasks(by_task):
+        sections += _across_tables(protocol, by_task, env_ids, resamples)
+    if len(sections) == 2:
+        sections.append(["No algorithm has all its seeds on two tasks yet."])
+    return document(sections)
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -211,7 +116,7 @@ def _record(row: Row) -> dict[str, Any]:
     record = {
         "env_id": row.task.env_id,
         "algorithm": algorithm.name,
-        "class": algorithm.kind,
+        "class": algorithm.feedback,
         "role": algorithm.role,
         "memory": algorithm.memory,
         "parameters": " ".join(distinct(row.seeds, "parameters")),
@@ -234,90 +139,70 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number without the dust of floating point, nothing for NaN."""
+    """Return a float without its rounding noise, nothing for NaN."""
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.10g}"
 
 
-def _comparisons(protocol: Protocol, rows: Sequence[Row], task: Task) -> list[str]:
-    """Test the named comparisons, class by class, corrected for all of them together."""
-    if task.seeds <= FEW or not protocol.comparisons:
-        return []
-    by_name = {row.algorithm.name: row for row in rows}
-    pairs = [(by_name.get(first), by_name.get(second)) for first, second in protocol.comparisons]
-    p_values = np.array([_p_value(*pair) for pair in pairs])
-    adjusted = holm(p_values)
-    lines = ["## Named comparisons", "", _how_tested(task, len(pairs))]
-    header = ("expected better", "than", "difference of means [points]")
-    header += ("P(less error)", "p", "p after Holm")
-    for kind in CLASSES:
-        cells = [
-            [*names, *_compared(*pair, float(p), float(after))]
-            for names, pair, p, after in zip(
-                protocol.comparisons, pairs, p_values, adjusted, strict=True
-            )
-            if protocol.algorithms[names[0]].kind == kind
-        ]
-        lines += ["", f"Class {kind}:", "", *table(header, cells)] if cells else []
+def _explain_scores(by_task: dict[str, TaskResults]) -> list[str]:
+    lines = [
+        "Scores are normalised per task: 0 is guessing, 1 is no errors. The interquartile mean "
+        "(IQM) is taken over all seeds of all tasks, so a task with more seeds weighs more. "
+        "Intervals are 95 %, from a bootstrap of the seeds within each task. Only algorithms with "
+        "all their seeds take part. Rows are in the protocol's order.",
+        "",
+    ]
+    for env_id, results in by_task.items():
+        task = results.task
+        chance = f"guessing is wrong on {task.chance_error:.2f} % of the images"
+        lines.append(f"- `{env_id}`, {task.seeds} seeds: {chance}")
     return lines
 
 
-def _behaviour(rows: Sequence[Row]) -> list[list[str]]:
-    """Return what the policies do at their end, which tells how those fail that fail."""
-    header = ("algorithm", "commonest answer [%]", "on the object's middle [%]")
-    header += ("spread of locations", "value explained")
-    sections = []
-    for kind in CLASSES:
-        cells = [
-            [row.algorithm.name, *(two_decimals(row.last(tag)) for tag in BEHAVIOUR)]
-            for row in rows
-            if row.algorithm.kind == kind and any(seed.result.last for seed in row.seeds)
-        ]
-        sections += [[f"Class {kind}:", "", *table(header, cells)]] if cells else []
-    text = (
-        "At the last mark, medians over the seeds that tell it, looking where the mean says. "
-        "**Commonest answer**: images that get it; 100 if the label has collapsed to one. **On the "
-        "object's middle**: glimpses after the first whose finest patch covers it. **Spread**: "
-        "standard deviation of x and y over images, in units of half an image; 0 if it looks at "
-        "the same places whatever it sees. **Value explained**: 1 less the share of the returns' "
-        "variance that the value leaves in the last update, far below 0 where returns are equal."
-    )
-    return [["## What the policies do", "", text], *sections] if sections else []
+def _sets_of_tasks(by_task: dict[str, TaskResults]) -> list[tuple[str, ...]]:
+    """Return the sets of two tasks or more on which an algorithm is complete, largest first."""
+    on: dict[str, tuple[str, ...]] = {}
+    for env_id, results in by_task.items():
+        for row in results.rows:
+            if row.complete:
+                on[row.algorithm.name] = (*on.get(row.algorithm.name, ()), env_id)
+    return sorted({each for each in on.values() if len(each) > 1}, key=lambda e: (-len(e), e))
 
 
-def _how_tested(task: Task, count: int) -> str:
-    least = least_p(task.seeds, task.seeds)
-    return (
-        "Wilcoxon's rank sum test of the seeds' errors, exact, two-sided; with "
-        f"{task.seeds} seeds a side no p is below {p_text(least)}, and after Holm's correction for "
-        f"the {count} named comparisons (tested or not, on this task) none below "
-        f"{p_text(min(1, count * least))}. The difference is the first's mean minus the second's. "
-        "P(less error): the probability that a run of the first errs less than one of the "
-        "second, ties half, with a bootstrap interval; 1.00 to 1.00 only means that all seeds did."
-    )
-
-
-def _p_value(first: Row | None, second: Row | None) -> float:
-    """Return the p of a comparison; NaN unless both have all their seeds."""
-    if first is None or second is None or not (first.complete and second.complete):
-        return math.nan
-    return rank_test(first.errors, second.errors)
-
-
-def _compared(first: Row | None, second: Row | None, p: float, after: float) -> list[str]:
-    if first is None or second is None:
-        return ["not tested: does not take part in this task", *[NONE] * 3]
-    if math.isnan(p):
-        counts = (
-            f"{row.algorithm.name} has {len(row.seeds)} of {row.task.seeds} seeds"
-            for row in (first, second)
-        )
-        return [f"not tested: {', '.join(counts)}", *[NONE] * 3]
-    better = probability_of_improvement([-first.errors], [-second.errors])
-    return [
-        f"{first.mean.value - second.mean.value:+.2f}",
-        estimate(better),
-        p_text(p),
-        p_text(after),
+def _across_tables(
+    protocol: Protocol,
+    by_task: dict[str, TaskResults],
+    env_ids: tuple[str, ...],
+    resamples: int,
+) -> list[list[str]]:
+    """Return the tables of one set of tasks, with all algorithms that are complete on each."""
+    complete = [
+        {row.algorithm.name: row for row in by_task[env_id].rows if row.complete}
+        for env_id in env_ids
     ]
+    scores = {
+        name: [normalised_scores(r[name].errors, r[name].task.chance_error) for r in complete]
+        for name in protocol.algorithms
+        if all(name in rows for rows in complete)
+    }
+    sections = [[f"## On {', '.join(f'`{env_id}`' for env_id in env_ids)}"]]
+    cells = (
+        (protocol.algorithms[name], [name, estimate(interquartile_mean(each, resamples=resamples))])
+        for name, each in scores.items()
+    )
+    sections += [[head, "", *table(("algorithm", "IQM"), group)] for head, group in by_role(cells)]
+    return sections + _improvements(protocol, scores, resamples)
+
+
+def _improvements(
+    protocol: Protocol, scores: dict[str, list[np.ndarray]], resamples: int
+) -> list[list[str]]:
+    """Return the probabilities of the named comparisons, the mean over tasks."""
+    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
+    for first, second in protocol.comparisons:
+        if {first, second} <= scores.keys():
+            better = probability_of_improvement(scores[first], scores[second], resamples=resamples)
+            cells[protocol.algorithms[first].feedback].append([first, second, estimate(better)])
+    header = ("expected better", "than", "P(higher score)")
+    return by_class(header, cells, prefix="Named comparisons, ")

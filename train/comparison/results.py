@@ -1,8 +1,8 @@
-"""What a finished run leaves for good: a small folder a seed, from which reports are made.
+"""What runs leave for good: a small folder per seed, from which the reports are made.
 
-``<results>/<env_id>/<algorithm>/seed_<n>/`` holds ``config.json`` (of the run: settings, command,
-commit, machine, parameters), ``metrics.csv`` (validation at the marks) and ``result.json``;
-``<results>/<env_id>/<algorithm>/trials.csv`` its tuning.
+``<results>/<env_id>/<algorithm>/seed_<n>/`` holds ``config.json`` (settings, command, commit,
+machine, parameters), ``metrics.csv`` (validation at the marks) and ``result.json``;
+``<results>/<env_id>/<algorithm>/trials.csv`` holds the algorithm's tuning.
 
 Dimension key:
     k: marks at which a run was validated
@@ -12,32 +12,44 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from msgspec import Meta, Struct, structs
 
-from agents.runs.files import make_folder, read_file, read_json, to_json, write_whole
+from agents.runs.commands import DIVERGED
+from agents.runs.files import convert, make_folder, read_csv, read_json, to_json, write_whole
+from agents.runs.folder_files import portable
+from train.comparison.jobs import Ended
 
-STATUSES = ("finished", "diverged")
 BEHAVIOUR = (
     *("eval/most_named", "eval/centre_coverage", "eval/location_spread"),
     *("train/explained_variance",),
 )
-"""Metrics that tell how an algorithm fails: :func:`agents.diagnostics.behaviour`, and the value."""
-_MAX_CSV = 2**20  # [B]
+"""Metrics that show how a policy fails: :func:`agents.diagnostics.behaviour`, and the value's."""
+
+Percentage = Annotated[float, Meta(ge=0, le=100)]
+NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Count = Annotated[int, Meta(ge=0)]
+Status = Literal["finished", "diverged"]
 
 
 class Curve(NamedTuple):
-    """Validation on the way, each (k,), float64.
+    """Validation during training, each (k,), float64.
 
     Attributes:
-        env_steps: So far, of all lanes together.
-        cpu_seconds: So far, of training alone, at one thread [s].
-        error: Looking where the policy's mean says and naming the likeliest label [%].
-        error_sampled: Sampling both, or the location where the label is no action [%].
+        env_steps: Env steps so far, over all lanes.
+        cpu_seconds: CPU time of training so far, at one thread [s].
+        error: Error of the policy's mean location and likeliest label [%].
+        error_sampled: Error with both sampled, or the location where the label isn't an
+            action [%].
     """
 
     env_steps: np.ndarray
@@ -46,42 +58,49 @@ class Curve(NamedTuple):
     error_sampled: np.ndarray
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one seed of an algorithm came to.
+class Result(Struct, frozen=True, forbid_unknown_fields=True):
+    """The outcome of one seed of an algorithm.
 
     Attributes:
-        status: ``"finished"``, or ``"diverged"``: its numbers were no numbers any more. It then
-            counts as guessing.
-        error: Of the last weights on the final split, each image once [%].
-        wrong: Images named wrongly there; None if it diverged.
+        status: ``"diverged"`` if a loss or weight became non-finite: it counts as guessing.
+        error: Error of the last weights on the final split, each image once [%].
+        wrong: Misclassified images of the final split; None if it diverged.
         total: Images of the final split; None if it diverged.
         split: The final split.
-        env_steps: Of the run until its last mark, of all lanes together.
-        cpu_seconds: Of the whole process, start and validation included [s].
+        env_steps: Env steps until the last mark, over all lanes.
+        cpu_seconds: CPU time of the whole process, start and validation included [s].
         reason: Why it diverged, or nothing.
-        last: Last values of the metrics of :data:`BEHAVIOUR`, of those that the program logs.
+        last: Last values of the metrics of :data:`BEHAVIOUR` that the program logs.
     """
 
-    status: str
-    error: float
-    wrong: int | None
-    total: int | None
+    status: Status
+    error: Percentage
+    wrong: Count | None
+    total: Annotated[int, Meta(ge=1)] | None
     split: str
-    env_steps: int
-    cpu_seconds: float
+    env_steps: Count
+    cpu_seconds: NotNegative
     reason: str = ""
-    last: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        """Check that the error is that of the counted images."""
+        if self.status == "diverged":
+            return
+        if self.wrong is None or self.total is None or self.wrong > self.total:
+            raise ValueError(f"wrong must be a part of total, got {self.wrong} of {self.total}")
+        if not math.isclose(self.error, 100 * self.wrong / self.total, abs_tol=1e-9):
+            raise ValueError(f"error is {self.error} %, but {self.wrong} of {self.total} are wrong")
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A seed's folder, read.
+    """A seed of an algorithm.
 
     Attributes:
         algorithm: Its name.
         number: The seed.
-        config: What ``config.json`` holds.
+        config: The content of ``config.json``.
         curve: See :class:`Curve`.
         result: See :class:`Result`.
     """
@@ -93,72 +112,168 @@ class Seed:
     result: Result
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One configuration of an algorithm's tuning.
+class Trial(Struct, frozen=True):
+    """One choice of settings in an algorithm's tuning.
 
     Attributes:
         number: 0 for the program's defaults, then the sampler's.
         settings: By flag; empty for the defaults.
         error: Validation error at its end [%].
-        status: As of :class:`Result`.
-        called_as: The command, without the machine's folders.
+        status: See :class:`Result`.
+        called_as: Its command, without the machine's folders.
     """
 
-    number: int
-    settings: dict[str, Any]
-    error: float
-    status: str
-    called_as: str
+    number: Count
+    settings: dict[str, int | float | str]
+    error: Percentage
+    status: Status
+    called_as: str = ""
+
+
+class _Config(Struct):
+    """The part of a run's ``config.json`` that reports use."""
+
+    parameters: Count | None = None
+    commit: str | None = None
+    machine: str | None = None
+    python: str | None = None
+    versions: dict[str, str] | None = None
+    started: str | None = None
+    command: str = ""
+    called_as: str = ""
+    data: str = ""
+    config: dict[str, Any] = {}
+    sample: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what the types of the fields don't."""
+        if self.sample:
+            raise ValueError("the run was trained on the sample of digits, so it is not kept")
+        try:
+            datetime.fromisoformat(self.started or "2026-01-31")
+        except ValueError as error:
+            raise ValueError(f"started must be ISO 8601, got {self.started!r}") from error
+
+
+class _Mark(Struct, forbid_unknown_fields=True):
+    """A line of a seed's ``metrics.csv``."""
+
+    env_steps: NotNegative
+    cpu_seconds: NotNegative
+    error: Percentage
+    error_sampled: Percentage
+
+
+class _Metric(Struct):
+    """A line of a run's ``metrics.csv``."""
+
+    env_steps: NotNegative
+    tag: str
+    value: float
+
+
+class _Time(Struct):
+    """A line of a run's ``timing.csv``."""
+
+    env_steps: NotNegative
+    cpu_seconds: NotNegative
+
+
+class _End(Struct):
+    """A run's ``result.json``."""
+
+    split: str
+    wrong: Count
+    total: Annotated[int, Meta(ge=1)]
+
+
+def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error: float) -> Seed:
+    """Return what a program has left in its run folder.
+
+    Args:
+        ended: The program, with exit status 0 or :data:`~agents.runs.commands.DIVERGED`.
+        algorithm: Its algorithm's name.
+        number: Its seed.
+        split: The final split that it was asked for.
+        chance_error: What it counts as if it diverged [%].
+
+    Raises:
+        ValueError: If the status is another, something is missing or damaged, or the data was
+            the sample of digits; the message names the file.
+    """
+    if ended.status not in (0, DIVERGED):
+        raise ValueError(f"ended with status {ended.status}: see {ended.job.output}")
+    folder = ended.job.folder
+    config = {**portable(_read_config(folder), folder), "called_as": ended.job.called_as}
+    curve, last = _read_run(folder)
+    steps = int(curve.env_steps[-1]) if len(curve.env_steps) else 0
+    if ended.status == DIVERGED:
+        reason = ended.last_line.removeprefix("error: ")
+        outcome = ("diverged", chance_error, None, None)
+    else:
+        end, reason = read_json(folder / "result.json", _End), ""
+        if end.split != split:
+            raise ValueError(f"{folder / 'result.json'}: split must be {split}, got {end.split!r}")
+        outcome = ("finished", 100 * end.wrong / end.total, end.wrong, end.total)
+    try:
+        result = Result(*outcome, split, steps, ended.cpu_seconds, reason, last)
+        return _checked(Seed(algorithm, number, config, curve, result))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def seed_folder(results: Path, env_id: str, algorithm: str, seed: int) -> Path:
-    """Return where a seed's results lie."""
+    """Return the folder of a seed's results."""
     return results / env_id / algorithm / f"seed_{seed}"
 
 
 def trials_path(results: Path, env_id: str, algorithm: str) -> Path:
-    """Return where an algorithm's trials lie."""
+    """Return the file of an algorithm's trials."""
     return results / env_id / algorithm / "trials.csv"
 
 
-def write_seed(folder: Path, config: dict[str, Any], curve: Curve, result: Result) -> None:
-    """Write a seed's folder; the result last, so that what has one is complete."""
+def write_seed(folder: Path, seed: Seed) -> None:
+    """Write a seed's folder; the result goes last, so that a folder that has one is complete."""
     make_folder(folder)
-    rows = [Curve._fields, *zip(*(column.tolist() for column in curve), strict=True)]
-    write_whole(folder / "config.json", to_json(config))
-    write_whole(folder / "metrics.csv", _to_csv(rows))
-    write_whole(folder / "result.json", to_json(asdict(result)))
+    rows = zip(*(column.tolist() for column in seed.curve), strict=True)
+    write_whole(folder / "config.json", to_json(seed.config))
+    write_whole(folder / "metrics.csv", to_csv([Curve._fields, *rows]))
+    write_whole(folder / "result.json", to_json(structs.asdict(seed.result)))
 
 
 def read_seed(folder: Path) -> Seed:
     """Read a seed's folder.
 
     Raises:
-        ValueError: If a file is missing or damaged; the message names it.
+        ValueError: If a file is missing, damaged or contradicts another; the message names it.
     """
-    try:
-        result = Result(**read_json(folder / "result.json"))
-        rows = _read_csv(folder / "metrics.csv")
-        columns = [np.array([float(row[name]) for row in rows]) for name in Curve._fields]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder} holds no result of a comparison: {error}") from error
-    if result.status not in STATUSES:
-        raise ValueError(f"{folder / 'result.json'}: status must be one of {STATUSES}")
+    result = read_json(folder / "result.json", Result)
+    marks = [structs.astuple(mark) for mark in read_csv(folder / "metrics.csv", _Mark)]
+    curve = Curve(*np.array(marks, dtype=float).reshape(-1, len(Curve._fields)).T)
     number = int(folder.name.removeprefix("seed_"))
-    config = read_json(folder / "config.json")
-    return Seed(folder.parent.name, number, config, Curve(*columns), result)
+    try:
+        return _checked(Seed(folder.parent.name, number, _read_config(folder), curve, result))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'metrics.csv'}: {error}") from error
 
 
 def read_seeds(results: Path, env_id: str) -> list[Seed]:
-    """Read all finished seeds on an environment, by algorithm and number."""
-    folders = [
-        path.parent
-        for path in sorted((results / env_id).glob("*/seed_*/result.json"))
-        if re.fullmatch(r"seed_\d+", path.parent.name)
-    ]
-    seeds = [read_seed(folder) for folder in folders]
-    return sorted(seeds, key=lambda seed: (seed.algorithm, seed.number))
+    """Read all finished seeds on an environment, by algorithm and number.
+
+    Raises:
+        ValueError: If a seed is damaged, or is a copy of another; the message names it.
+    """
+    folders = [path.parent for path in (results / env_id).glob("*/seed_*/result.json")]
+    named = [each for each in folders if re.fullmatch(r"seed_(0|[1-9]\d*)", each.name)]
+    seeds = sorted(map(read_seed, named), key=lambda seed: (seed.algorithm, seed.number))
+    known: dict[tuple[str, str], Seed] = {}
+    for seed in seeds:
+        called_as = seed.config.get("called_as") or f"seed {seed.number}"
+        first = known.setdefault((seed.algorithm, called_as), seed)
+        if first is not seed:
+            folder = seed_folder(results, env_id, seed.algorithm, seed.number)
+            raise ValueError(f"{folder} is a copy of seed_{first.number}: move it away")
+    return seeds
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:
@@ -169,61 +284,85 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
         [t.number, t.status, t.error, *(t.settings.get(f, "") for f in flags), t.called_as]
         for t in sorted(trials, key=lambda trial: trial.number)
     ]
-    write_whole(path, _to_csv([["trial", "status", "error", *flags, "called_as"], *rows]))
+    write_whole(path, to_csv([["trial", "status", "error", *flags, "called_as"], *rows]))
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """Read an algorithm's trials; none if the file isn't there.
+    """Read an algorithm's trials; without the file there are none.
 
     Raises:
         ValueError: If it is damaged; the message names it.
     """
     if not path.exists():
         return []
-    try:
-        return [
-            Trial(
-                int(row.pop("trial")),
-                {flag: _number(text) for flag, text in row.items() if flag not in _OWN and text},
-                float(row["error"]),
-                row["status"],
-                row["called_as"],
-            )
-            for row in _read_csv(path)
-        ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no trials: {error}") from error
+    trials = []
+    for number, row in enumerate(read_csv(path)):
+        own = {name: row.pop(name, None) for name in ("status", "error", "called_as")}
+        own |= {"number": row.pop("trial", None), "settings": {}}
+        own["settings"] = {flag: _number_or_text(text) for flag, text in row.items() if text}
+        try:
+            trials.append(convert(own, Trial, strict=False))
+        except ValueError as error:
+            raise ValueError(f"{path}, trial {number}: {error}") from error
+    return trials
 
 
-def best_trial(trials: list[Trial]) -> Trial | None:
-    """Return the trial with the lowest validation error, the first of several, or None.
+def best_trial(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial with the lowest error, the first of several; None if there is none.
 
-    One that diverged is only returned where all have.
+    One that diverged is only returned if all have.
     """
     return min(trials, key=lambda t: (t.status == "diverged", t.error, t.number), default=None)
 
 
-_OWN = ("trial", "status", "error", "called_as")
-
-
-def _number(text: str) -> Any:
-    """Return a setting as it was: a whole number, a number or a word."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _to_csv(rows: list[Any]) -> bytes:
+def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Return rows as CSV files hold them."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode()
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _number_or_text(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
     try:
-        return list(csv.DictReader(io.StringIO(read_file(path, _MAX_CSV).decode())))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        convert(config, _Config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+    return config
+
+
+def _checked(seed: Seed) -> Seed:
+    """Return a seed whose curve is that of a whole run."""
+    steps = seed.curve.env_steps
+    if seed.result.status == "finished" and not len(steps):
+        raise ValueError("a finished run must have a mark with eval/error, got none")
+    if (np.diff(steps) <= 0).any() or seed.result.env_steps != (steps[-1] if len(steps) else 0):
+        raise ValueError(
+            f"env_steps must rise to the result's {seed.result.env_steps}, got {steps.tolist()}"
+        )
+    return seed
+
+
+def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
+    """Return a run's validation at the marks, and its last metrics of behaviour."""
+    values: dict[str, dict[float, float]] = {}  # by tag and env steps
+    for metric in read_csv(folder / "metrics.csv", _Metric):
+        values.setdefault(metric.tag, {})[metric.env_steps] = metric.value
+    error, sampled = (values.get(f"eval/{name}", {}) for name in ("error", "error_sampled"))
+    marks = sorted(error)
+    if missing := [mark for mark in marks if mark not in sampled]:
+        raise ValueError(f"{folder / 'metrics.csv'} has no eval/error_sampled at {missing}")
+    timed = [(0.0, 0.0), *map(structs.astuple, read_csv(folder / "timing.csv", _Time))]
+    cpu_seconds = np.interp(marks, *np.transpose(timed))  # linear between two lines
+    columns = (marks, cpu_seconds, [error[m] for m in marks], [sampled[m] for m in marks])
+    last = {tag: [*values[tag].values()][-1] for tag in BEHAVIOUR if tag in values}
+    return Curve(*(np.array(column, dtype=float) for column in columns)), last

@@ -1,4 +1,4 @@
-"""What seeds can say: by hand, against slow loops, and what must hold whatever they are."""
+"""The statistics of a few seeds: by hand, against slow loops and other packages, invariants."""
 
 import itertools
 import math
@@ -19,15 +19,17 @@ from train.comparison.statistics import (
 )
 
 RESAMPLES = 2_000
+MARKS = np.array([100.0, 200, 300])
 
 
 def draw(*sizes, seed=0):
-    """Return scores in hundredths, so that some are equal: an array a task."""
+    """Return scores in hundredths, so that some are equal: an array per task."""
     generator = np.random.default_rng(seed)
     return [generator.integers(0, 40, size) / 100 for size in sizes]
 
 
-# --- the mean of seeds ---
+def curve(*errors):
+    return MARKS[: len(errors)], np.array(errors, dtype=float)
 
 
 def test_the_mean_has_students_interval():
@@ -35,13 +37,7 @@ def test_the_mean_has_students_interval():
     # t_4(0.975) = 2.77645 from a table: the half width is 1.96325
     value, low, high = mean_interval(np.array([1.0, 2, 3, 4, 5]))
     assert (value, low, high) == pytest.approx((3, 3 - 1.96325, 3 + 1.96325), abs=1e-4)
-
-
-def test_one_seed_has_a_mean_and_no_interval():
-    value, low, high = mean_interval(np.array([4.2]))
-    assert value == 4.2
-    assert math.isnan(low)
-    assert math.isnan(high)
+    assert mean_interval(np.array([4.2])) == pytest.approx((4.2, math.nan, math.nan), nan_ok=True)
 
 
 def test_about_95_of_100_intervals_hold_the_truth():
@@ -50,22 +46,10 @@ def test_about_95_of_100_intervals_hold_the_truth():
     assert 0.93 < np.mean(held) < 0.97
 
 
-@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf], [[1.0, 2.0]]])
-def test_a_mean_of_what_is_no_list_of_numbers_is_refused(values):
-    with pytest.raises(ValueError, match="values"):
-        mean_interval(np.array(values))
-
-
-# --- the interquartile mean ---
-
-
 def test_the_interquartile_mean_is_that_of_the_middle_half():
     # pooled and sorted: 0 1 | 2 3 4 5 | 6 100
     scores = [np.array([100.0, 3, 0, 4]), np.array([5.0, 2, 6, 1])]
     assert interquartile_mean(scores).value == (2 + 3 + 4 + 5) / 4
-
-
-def test_a_fraction_of_a_score_is_not_dropped():
     # 10 / 4 = 2.5: two at each end, as scipy.stats.trim_mean and rliable do
     assert interquartile_mean([np.arange(10.0) ** 2]).value == np.mean([4, 9, 16, 25, 36, 49])
 
@@ -85,7 +69,7 @@ def test_seeds_are_drawn_within_their_task():
     assert interquartile_mean(constant, resamples=RESAMPLES) == (0.5, 0.5, 0.5)
 
 
-def test_what_rliable_says():
+def test_rliable_returns_the_same():
     # rliable 1.2.0 (arch 7.2.0), 20,000 resamples of the first and 3,000 of the second:
     # 0.6025 (0.5720-0.6315) and 0.5225 (0.3938-0.6550)
     generator = np.random.default_rng(7)
@@ -98,13 +82,13 @@ def test_what_rliable_says():
     assert (iqm.value, better.value) == pytest.approx((0.6025, 0.5225), abs=1e-12)
 
 
-# --- the probability of improvement ---
-
-
 def test_the_probability_of_improvement_counts_pairs_and_half_the_ties():
     # 3 beats 1, 1 and ties 3; 2 beats 1, 1: (2 + 1/2 + 2) / 6
     first, second = np.array([3.0, 2]), np.array([1.0, 1, 3])
     assert probability_of_improvement([first], [second]).value == pytest.approx(4.5 / 6)
+    (x,), (y,) = draw(9), draw(7, seed=1)
+    u = mannwhitneyu(x, y).statistic
+    assert probability_of_improvement([x], [y]).value == pytest.approx(u / (9 * 7))
 
 
 def test_tasks_weigh_the_same_whatever_their_seeds():
@@ -113,20 +97,7 @@ def test_tasks_weigh_the_same_whatever_their_seeds():
     assert value == 0.5
 
 
-def test_the_probability_of_improvement_is_mann_whitneys_u():
-    (x,), (y,) = draw(9), draw(7, seed=1)
-    u = mannwhitneyu(x, y).statistic
-    assert probability_of_improvement([x], [y]).value == pytest.approx(u / (9 * 7))
-
-
-def test_improvement_one_way_and_the_other_add_up_to_one():
-    x, y = draw(5, 8), draw(6, 4, seed=1)
-    there, back = probability_of_improvement(x, y), probability_of_improvement(y, x)
-    assert there.value + back.value == pytest.approx(1)
-    assert (there.low, there.high) == pytest.approx((1 - back.high, 1 - back.low), abs=0.02)
-
-
-def test_the_bootstrap_of_the_improvement_is_a_slow_loops():
+def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
     first, second = draw(5, 8), draw(6, 4, seed=1)
     generator, expected = np.random.default_rng(9), []
     for _ in range(RESAMPLES):
@@ -135,41 +106,29 @@ def test_the_bootstrap_of_the_improvement_is_a_slow_loops():
             u, v = generator.choice(x, len(x)), generator.choice(y, len(y))
             tasks.append(np.mean([(a > b) + 0.5 * (a == b) for a in u for b in v]))
         expected.append(np.mean(tasks))
-    _, low, high = probability_of_improvement(first, second, resamples=RESAMPLES)
+    value, low, high = probability_of_improvement(first, second, resamples=RESAMPLES)
     assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=0.03)
+    back = probability_of_improvement(second, first, resamples=RESAMPLES)
+    assert value + back.value == pytest.approx(1)
+    assert (low, high) == pytest.approx((1 - back.high, 1 - back.low), abs=0.03)
 
 
 @pytest.mark.parametrize("scores", [[[1.0], [2.0, 3.0]], [[1.0]]])
 def test_where_a_task_has_one_seed_there_is_no_bootstrap_interval(scores):
     tasks = [np.array(each) for each in scores]
-    for estimate in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
-        assert math.isfinite(estimate.value)
-        assert math.isnan(estimate.low)
-        assert math.isnan(estimate.high)
+    for value, low, high in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
+        assert math.isfinite(value)
+        assert math.isnan(low)
+        assert math.isnan(high)
 
 
-def test_a_bootstrap_is_its_seeds():
+def test_the_seed_fixes_a_bootstrap():
     scores = draw(5, 8)
     assert interquartile_mean(scores, seed=3) == interquartile_mean(scores, seed=3)
     assert interquartile_mean(scores, seed=3) != interquartile_mean(scores, seed=4)
 
 
-def test_wrong_tasks_are_refused_by_name():
-    good = draw(3, 3)
-    with pytest.raises(ValueError, match="scores must hold"):
-        interquartile_mean([])
-    with pytest.raises(ValueError, match=r"scores\[1\]"):
-        interquartile_mean([good[0], np.array([math.nan])])
-    with pytest.raises(ValueError, match="resamples"):
-        interquartile_mean(good, resamples=-1)
-    with pytest.raises(ValueError, match="as many tasks, got 2 and 1"):
-        probability_of_improvement(good, good[:1])
-
-
-# --- the test of two algorithms ---
-
-
-@pytest.mark.parametrize(("n", "m"), [(10, 10), (5, 5), (4, 7), (1, 3)])
+@pytest.mark.parametrize(("n", "m"), [(10, 10), (5, 5), (4, 7), (2, 3)])
 def test_without_ties_p_is_scipys_exact_one(n, m):
     generator = np.random.default_rng(n)
     for shift in (0, 1, 3):
@@ -202,10 +161,7 @@ def test_one_diverged_seed_of_ten_hides_no_clear_difference():
 def test_the_least_p_is_reached_when_all_seeds_of_one_are_better():
     for n in (5, 10):
         assert rank_test(np.arange(n), np.arange(n) + n) == pytest.approx(least_p(n, n))
-    assert least_p(5, 5) == 2 / 252
-    assert least_p(1, 1) == 1
-    with pytest.raises(ValueError, match="at least 1, got 0 and 5"):
-        least_p(0, 5)
+    assert (least_p(5, 5), least_p(1, 1)) == (2 / 252, 1)
 
 
 def test_equal_algorithms_are_called_different_at_most_as_often_as_p_says():
@@ -220,12 +176,8 @@ def test_holms_values_by_hand():
     assert adjusted == pytest.approx([0.06, 0.5, 0.04, 0.06])
     assert holm(np.array([0.02, 0.015])) == pytest.approx([0.03, 0.03])  # never falls
     assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
-
-
-def test_a_comparison_that_was_not_tested_counts():
-    adjusted = holm(np.array([0.01, math.nan, math.nan]))
-    assert adjusted[0] == pytest.approx(0.03)
-    assert np.isnan(adjusted[1:]).all()
+    untested = holm(np.array([0.01, math.nan, math.nan]))  # they count
+    assert untested == pytest.approx([0.03, math.nan, math.nan], nan_ok=True)
 
 
 def test_testing_what_was_missing_makes_no_other_value_worse():
@@ -237,49 +189,19 @@ def test_testing_what_was_missing_makes_no_other_value_worse():
         assert (holm(p)[there] <= holm(partly)[there] + 1e-12).all()
 
 
-@pytest.mark.parametrize("p_values", [[-0.1], [1.1], [[0.5]]])
-def test_what_is_no_probability_is_refused(p_values):
-    with pytest.raises(ValueError, match="p_values"):
-        holm(np.array(p_values))
-
-
-# --- steps to a threshold ---
-
-MARKS = np.array([100.0, 200, 300])
-
-
-def curve(*errors):
-    return MARKS[: len(errors)], np.array(errors, dtype=float)
-
-
 def test_the_first_mark_at_or_below_the_threshold_counts():
     reached = steps_to_threshold([curve(20, 10, 12), curve(9, 30, 30), curve(30, 11, 8)], 10)
     assert reached.steps.tolist() == [200, 100, 300]
     assert (reached.fraction, reached.median) == (1, 200)
 
 
-def test_seeds_that_never_got_there_count_as_later():
+def test_seeds_that_never_reach_it_or_diverge_before_count_as_later():
     there, never = curve(5, 5, 5), curve(20, math.nan, 20)
-    half = steps_to_threshold([there, never, curve(20, 5, 5), never], 10)
+    half = steps_to_threshold([there, never, curve(20, 5, 5), curve()], 10)
     assert half.steps.tolist() == [100, math.inf, 200, math.inf]
     assert (half.fraction, half.median) == (0.5, 200)
     fewer = steps_to_threshold([there, never, never], 10)
     assert (round(fewer.fraction, 3), fewer.median) == (0.333, math.inf)
-
-
-def test_a_run_that_diverged_early_has_the_marks_it_has():
-    reached = steps_to_threshold([curve(), curve(5)], 10)
-    assert reached.steps.tolist() == [math.inf, 100]
-
-
-def test_wrong_curves_are_refused():
-    with pytest.raises(ValueError, match="curves must hold"):
-        steps_to_threshold([], 10)
-    with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
-        steps_to_threshold([(MARKS, np.zeros(2))], 10)
-
-
-# --- normalised scores ---
 
 
 def test_guessing_is_0_and_no_errors_are_1():
@@ -287,10 +209,27 @@ def test_guessing_is_0_and_no_errors_are_1():
     assert normalised_scores(np.array([100.0]), 80) == pytest.approx([-0.25])  # worse
 
 
-def test_wrong_errors_are_refused_by_name():
-    with pytest.raises(ValueError, match="chance_error"):
-        normalised_scores(np.array([1.0]), 0)
-    with pytest.raises(ValueError, match="errors"):
-        normalised_scores(np.array([math.nan]), 90)
-    with pytest.raises(ValueError, match="errors"):
-        normalised_scores(np.array([]), 90)
+GOOD = draw(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "named"),
+    [
+        *((mean_interval, (v,), "values") for v in ([], [1.0, math.nan], [math.inf], [[1.0]])),
+        (interquartile_mean, ([],), "scores must hold"),
+        (interquartile_mean, ([GOOD[0], [math.nan]],), r"scores\[1\]"),
+        (probability_of_improvement, (GOOD, GOOD[:1]), "share their tasks, got 2 and 1"),
+        (rank_test, ([1.0], [1.0, 2.0]), r"first must be finite, \(n,\) with n >= 2"),
+        (least_p, (0, 5), "at least 1, got 0 and 5"),
+        *((holm, (v,), "p_values") for v in ([-0.1], [1.1], [[0.5]])),
+        (steps_to_threshold, ([], 10), "curves must hold"),
+        (steps_to_threshold, ([(MARKS, np.zeros(2))], 10), r"got \(3,\) and \(2,\)"),
+        (normalised_scores, ([1.0], 0), "chance_error"),
+        *((normalised_scores, (v, 90), "errors") for v in ([math.nan], [])),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(function, arguments, named):
+    with pytest.raises(ValueError, match=named):
+        function(*arguments)
+    with pytest.raises(ValueError, match="resamples"):
+        interquartile_mean(GOOD, resamples=-1)

@@ -1,0 +1,177 @@
+"""What a folder of results says about each algorithm on each task.
+
+Dimension key:
+    n: seeds of an algorithm that have ended
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from train.comparison.protocol import Algorithm, ComparedTask, Protocol
+from train.comparison.results import Seed, Trial, read_seeds, read_trials, trials_path
+from train.comparison.statistics import (
+    Estimate,
+    Reached,
+    interquartile_mean,
+    mean_interval,
+    steps_to_threshold,
+)
+
+FEW = 3
+"""Up to this number of seeds there are points, without an order, intervals or tests."""
+CLASSES = {"L": "the loss uses the true label", "R": "observation and reward alone"}
+ROLES = {
+    "compared": "",
+    "ablation": "Ablations, ",
+    "control": "Controls, ",
+    "naive": "The naive first try, ",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm on a task.
+
+    Attributes:
+        algorithm: The algorithm.
+        task: The task.
+        seeds: Those of the protocol's seeds that have ended, by number.
+    """
+
+    algorithm: Algorithm
+    task: ComparedTask
+    seeds: tuple[Seed, ...]
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Final errors [%], with guessing for a seed that diverged: (n,)."""
+        return np.array([self._or_chance(seed, seed.result.error) for seed in self.seeds])
+
+    @property
+    def sampled(self) -> np.ndarray:
+        """Errors of the sampled policy at the last mark [%], likewise: (n,)."""
+        last = [(seed, [math.nan, *seed.curve.error_sampled][-1]) for seed in self.seeds]
+        return np.array([self._or_chance(seed, error) for seed, error in last])
+
+    @property
+    def finished(self) -> list[Seed]:
+        """The seeds that did not diverge."""
+        return [seed for seed in self.seeds if seed.result.status == "finished"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all seeds of the protocol have ended."""
+        return len(self.seeds) == self.task.seeds
+
+    @property
+    def mean(self) -> Estimate:
+        """Mean final error [%]; its interval, cut at 0 and 100, needs more than a few seeds."""
+        if not self.seeds:
+            return Estimate(math.nan)
+        value, low, high = mean_interval(self.errors)
+        if self.task.seeds <= FEW:
+            return Estimate(value)
+        return Estimate(value, *np.clip([low, high], 0, 100).tolist())
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the final errors [%]."""
+        return interquartile_mean([self.errors], resamples=0).value if self.seeds else math.nan
+
+    @property
+    def reached(self) -> Reached | None:
+        """When the runs reached the task's threshold."""
+        curves = [(seed.curve.env_steps, seed.curve.error) for seed in self.seeds]
+        return steps_to_threshold(curves, self.task.threshold) if curves else None
+
+    @property
+    def samples_backward(self) -> float:
+        """Median number of samples that go backward, over the seeds that finished."""
+        return _median(seed.result.env_steps * self.algorithm.passes for seed in self.finished)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Median CPU time of a whole run, over the seeds that finished [s]."""
+        return _median(seed.result.cpu_seconds for seed in self.finished)
+
+    def last(self, tag: str) -> float:
+        """Return the median last value of a metric, over the seeds that log it; else NaN."""
+        return _median(s.result.last[tag] for s in self.seeds if tag in s.result.last)
+
+    def _or_chance(self, seed: Seed, error: float) -> float:
+        return error if seed.result.status == "finished" else self.task.chance_error
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """All results on a task.
+
+    Attributes:
+        task: The task.
+        rows: An entry per algorithm, in the protocol's order.
+        tuning_task: The task on which the algorithms were tuned.
+        trials: The trials of that tuning, by algorithm.
+        left_out: Number of stored seeds that the protocol doesn't ask for.
+    """
+
+    task: ComparedTask
+    rows: tuple[Row, ...]
+    tuning_task: ComparedTask
+    trials: dict[str, list[Trial]]
+    left_out: int
+
+    @property
+    def seeds(self) -> list[Seed]:
+        """All seeds, algorithm by algorithm."""
+        return [seed for row in self.rows for seed in row.seeds]
+
+
+def read_results(protocol: Protocol, results: Path) -> dict[str, TaskResults]:
+    """Read all stored results that a protocol asks for, by environment.
+
+    Args:
+        protocol: The protocol.
+        results: Folder of results.
+
+    Raises:
+        ValueError: If a result is damaged; the message names the file.
+    """
+    return {env_id: _read_task(protocol, task, results) for env_id, task in protocol.tasks.items()}
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Return rows of one class by mean error, with incomplete ones last, in their order.
+
+    With few seeds all keep the protocol's order: no algorithm is called better.
+    """
+    few = any(row.task.seeds <= FEW for row in rows)
+    return sorted(rows, key=lambda row: row.mean.value if row.complete and not few else math.inf)
+
+
+def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
+    stored = read_seeds(results, task.env_id)
+    wanted = [seed for seed in stored if seed.number < task.seeds]
+    rows = tuple(
+        Row(each, task, tuple(seed for seed in wanted if seed.algorithm == each.name))
+        for each in protocol.on(task)
+    )
+    tuning_task = protocol.tuning_task(task)
+    trials = {
+        row.algorithm.name: read_trials(
+            trials_path(results, tuning_task.env_id, row.algorithm.name)
+        )
+        for row in rows
+    }
+    left_out = len(stored) - sum(len(row.seeds) for row in rows)
+    return TaskResults(task, rows, tuning_task, trials, left_out)
+
+
+def _median(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return float(np.median(numbers)) if numbers else math.nan

@@ -1,0 +1,315 @@
+"""The sections of a task's report, in Markdown.
+
+Class L (the label is in the loss) and class R (observation and reward alone) are never in one
+table, nor are controls and the naive first try among the compared algorithms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import numpy as np
+
+from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
+from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trial
+from train.comparison.statistics import (
+    Estimate,
+    holm,
+    least_p,
+    probability_of_improvement,
+    rank_test,
+)
+from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
+
+T = TypeVar("T")
+
+NONE = "-"
+_HEADER = (
+    *("algorithm", "memory", "parameters", "error [%]", "IQM [%]"),
+    *("sampled, validation [%]", "seeds", "env steps to the threshold"),
+    *("samples backward", "CPU time [s]"),
+)
+
+
+def document(sections: Iterable[list[str]]) -> str:
+    """Join sections by empty lines."""
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    cells = [[text.replace("|", "\\|") for text in row] for row in [header, *rows]]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|" + "---|" * len(header), *lines[1:]]
+
+
+def by_class(
+    header: Sequence[str], rows: dict[str, list[list[str]]], prefix: str = ""
+) -> list[list[str]]:
+    """Return a table per class that has rows, each below a line that names the class."""
+    return [
+        [f"{prefix}{'class' if prefix else 'Class'} {letter}:", "", *table(header, cells)]
+        for letter, cells in rows.items()
+        if cells
+    ]
+
+
+def by_role(entries: Iterable[tuple[Algorithm, T]]) -> list[tuple[str, list[T]]]:
+    """Return the entries of algorithms by role and class, each group with a heading."""
+    groups: dict[tuple[str, str], list[T]] = {(r, c): [] for r in ROLES for c in CLASSES}
+    for algorithm, entry in entries:
+        groups[algorithm.role, algorithm.feedback].append(entry)
+    return [
+        (f"{ROLES[role]}{'class' if ROLES[role] else 'Class'} {letter}: {CLASSES[letter]}", group)
+        for (role, letter), group in groups.items()
+        if group
+    ]
+
+
+def estimate(of: Estimate) -> str:
+    """Return a number with its interval, if there is one."""
+    value, low, high = (number(each) for each in of)
+    return value if low == NONE else f"{value} ({low} to {high})"
+
+
+def number(value: float, decimals: int = 2) -> str:
+    """Return a number with some decimals, a dash for NaN."""
+    return NONE if math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def distinct(seeds: Iterable[Seed], key: str) -> list[str]:
+    """Return the different values of a key of the runs' configurations."""
+
+    def describe(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {version}" for name, version in sorted(value.items()))
+        return "unknown" if value is None else str(value)
+
+    return list(dict.fromkeys(describe(seed.config.get(key)) for seed in seeds))
+
+
+def _p_text(probability: float) -> str:
+    return f"{probability:.1e}" if probability < 1e-4 else f"{probability:.4f}"
+
+
+def introduction(results: TaskResults) -> list[str]:
+    """Say what every algorithm got, and explain the columns."""
+    task = results.task
+    splits = sorted({seed.result.split for row in results.rows for seed in row.finished})
+    spread = "Brackets hold 95 % intervals of Student's t over the seeds, cut at 0 and 100."
+    if task.seeds <= FEW:
+        seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
+        spread = f"**Only {seeds}: points, without ranking, intervals or tests.**"
+    return [
+        f"Every run has {task.env_steps:,} env steps, {task.num_glimpses} per episode; the "
+        f"protocol asks for {task.seeds} seeds per algorithm. {spread}",
+        "",
+        f"- **error**: error of the last weights on {' and '.join(splits) or 'the final split'}, "
+        "with the policy's mean location and its likeliest label. A seed that diverged counts as "
+        f"guessing, {task.chance_error:.2f} %.",
+        "- **IQM**: interquartile mean, the mean of the middle half of the seeds.",
+        "- **sampled**: mean validation error of the sampled policy at the last mark.",
+        "- **env steps to the threshold**: env steps until the validation error is first at most "
+        f"{task.threshold:.2f} %. The median over the seeds, where one that never gets there "
+        "counts as later; in brackets, how many get there.",
+        "- **samples backward**: env steps times how often each goes through the networks "
+        "backward. **CPU time**: of the whole process. Both are medians over the seeds that "
+        "finished.",
+        "",
+        "Class L and class R are not compared with each other: the label is in the loss of "
+        "the first and only in the reward of the second.",
+    ]
+
+
+def result_tables(results: TaskResults) -> list[list[str]]:
+    """Return a section per role and class, and one on guessing."""
+    sections = [
+        [f"## {heading}", "", *table(_HEADER, map(_result_cells, in_order(members)))]
+        for heading, members in by_role((row.algorithm, row) for row in results.rows)
+    ]
+    line = f"A random label is wrong on {results.task.chance_error:.2f} % of the images."
+    return [*sections, ["## Guessing", "", line]]
+
+
+def _result_cells(row: Row) -> list[str]:
+    parameters = [f"{int(n):,}" if n.isdecimal() else n for n in distinct(row.seeds, "parameters")]
+    error, reached, ended = estimate(row.mean), row.reached, len(row.seeds)
+    if row.seeds and row.task.seeds <= FEW:
+        error += f" (each: {', '.join(map(number, row.errors.tolist()))})"
+    count = f"{ended} of {row.task.seeds} seeds" + ("" if row.complete else ": incomplete")
+    if diverged := ended - len(row.finished):
+        count += f", {diverged} diverged"
+    steps = NONE
+    if reached is not None:
+        steps = number(reached.median, 0) if math.isfinite(reached.median) else "> budget"
+        steps += f" ({round(reached.fraction * ended)} of {ended})"
+    return [
+        row.algorithm.name,
+        row.algorithm.memory,
+        ", ".join(parameters) or NONE,
+        error,
+        number(row.iqm),
+        number(float(row.sampled.mean()) if row.seeds else math.nan),
+        count,
+        steps,
+        number(row.samples_backward, 0),
+        number(row.cpu_seconds, 0),
+    ]
+
+
+def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
+    """Test the named comparisons, corrected for all of them together."""
+    if results.task.seeds <= FEW or not protocol.comparisons:
+        return []
+    by_name = {row.algorithm.name: row for row in results.rows}
+    pairs = [[by_name[name] for name in pair if name in by_name] for pair in protocol.comparisons]
+    complete = [len(pair) == 2 and all(row.complete for row in pair) for pair in pairs]
+    p_values = np.full(len(pairs), math.nan)
+    for index in np.flatnonzero(complete):
+        p_values[index] = rank_test(*(row.errors for row in pairs[index]))
+    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
+    tested = zip(protocol.comparisons, pairs, p_values, holm(p_values), strict=True)
+    for names, pair, p, adjusted in tested:
+        line = [*names, *_comparison_cells(pair, float(p), float(adjusted))]
+        cells[protocol.algorithms[names[0]].feedback].append(line)
+    header = ("expected better", "than", "difference of means [points]")
+    header += ("P(lower error)", "p", "p after Holm")
+    text = _how_tested(results.task, len(pairs))
+    return [["## Named comparisons", "", text], *by_class(header, cells)]
+
+
+def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[str]:
+    if len(pair) < 2:
+        return ["not tested: not run on this task", *[NONE] * 3]
+    if math.isnan(p):
+        counts = (f"{r.algorithm.name} has {len(r.seeds)} of {r.task.seeds} seeds" for r in pair)
+        return [f"not tested: {', '.join(counts)}", *[NONE] * 3]
+    first, second = pair
+    better = probability_of_improvement([-first.errors], [-second.errors])
+    difference = f"{first.mean.value - second.mean.value:+.2f}"
+    return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
+
+
+def _how_tested(task: ComparedTask, count: int) -> str:
+    least = least_p(task.seeds, task.seeds)
+    return (
+        "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
+        f"{task.seeds} seeds per algorithm no p is below {_p_text(least)}, and after Holm's "
+        f"correction for the {count} named comparisons, tested or not, none is below "
+        f"{_p_text(min(1, count * least))}. The difference is the first mean minus the second. "
+        "P(lower error) is the probability that a run of the first has a lower error than a run "
+        "of the second, with ties counted half and a bootstrap interval; 1.00 to 1.00 only means "
+        "that every seed had."
+    )
+
+
+def behaviour(results: TaskResults) -> list[list[str]]:
+    """Return what the policies do at their end, which shows how those fail that fail."""
+    header = ("algorithm", "commonest answer [%]", "on the object's middle [%]")
+    header += ("spread of locations", "value explained")
+    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
+    for row in results.rows:
+        if any(seed.result.last for seed in row.seeds):
+            line = [row.algorithm.name, *(number(row.last(tag)) for tag in BEHAVIOUR)]
+            cells[row.algorithm.feedback].append(line)
+    text = (
+        "Medians at the last mark over the seeds that log the metric, with the policy's mean "
+        "location. **Commonest answer**: images that get it; 100 if the label has collapsed to "
+        "one. **On the object's middle**: glimpses after the first whose finest patch covers it. "
+        "**Spread of locations**: standard deviation of x and y over images, in units of half an "
+        "image; 0 if the agent looks at the same places whatever it sees. **Value explained**: 1 "
+        "minus the share of the returns' variance that the value leaves in the last update, far "
+        "below 0 where returns are equal."
+    )
+    tables = by_class(header, cells)
+    return [["## What the policies do", "", text], *tables] if tables else []
+
+
+def tuning_tables(results: TaskResults) -> list[list[str]]:
+    """Return what was tried for each algorithm on the task of its tuning."""
+    source = results.tuning_task
+    text = (
+        f"On `{source.env_id}`: {source.trials} trials per algorithm besides its defaults, each "
+        "at a third of the budget, with errors on validation. The lowest error is chosen, so it "
+        "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials."
+    )
+    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
+    for row in results.rows:
+        trials = results.trials[row.algorithm.name]
+        cells[row.algorithm.feedback].append(_tuning_cells(row.algorithm, source, trials))
+    header = ("algorithm", "space", "trials", "defaults [%]", "best [%]", "chosen")
+    return [["## Tuning", "", text], *by_class(header, cells)]
+
+
+def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial]) -> list[str]:
+    space = "; ".join(
+        f"{flag} {{{', '.join(map(str, span.choices))}}}"
+        if isinstance(span, Choices)
+        else f"{flag} {span[0]:g} to {span[1]:g}"
+        for flag, span in algorithm.space.items()
+    )
+    if not space:
+        space = f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned"
+    best = best_trial(trials)
+    if best is None:
+        return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
+    diverged = sum(trial.status == "diverged" for trial in trials)
+    tried = f"{sum(trial.number > 0 for trial in trials)} of {source.trials}"
+    tried += f", {diverged} diverged" if diverged else ""
+    defaults = next((trial.error for trial in trials if trial.number == 0), math.nan)
+    chosen = "; ".join(
+        f"{flag} {value:.3g}" if isinstance(value, float) else f"{flag} {value}"
+        for flag, value in best.settings.items()
+    )
+    errors = [number(defaults), number(best.error)]
+    return [algorithm.name, space, tried, *errors, chosen or "defaults"]
+
+
+def provenance(results: TaskResults) -> list[str]:
+    """Say with what code, where and when the runs were made, and give their commands."""
+    seeds = results.seeds
+    if not seeds:
+        return ["## How it was run", "", "No run has ended yet."]
+    lines = ["## How it was run", "", *_commits(results.rows)]
+    lines += [f"- {k}: {'; '.join(distinct(seeds, k))}" for k in ("machine", "python", "versions")]
+    lines += [f"- started: {_days(seeds)}", *_off_budget(results)]
+    if results.left_out:
+        lines += [f"- left out: {results.left_out} seeds that the protocol doesn't ask for"]
+    commands = [
+        f"{row.algorithm.name}: {row.seeds[0].config.get('command', NONE)}"
+        for row in results.rows
+        if row.seeds
+    ]
+    return [*lines, "", "The command of each algorithm's first seed:", "", "```", *commands, "```"]
+
+
+def _commits(rows: Sequence[Row]) -> list[str]:
+    """Name the commit, or with several the algorithms of each."""
+    members: dict[str, list[str]] = {}
+    for row in rows:
+        for commit in distinct(row.seeds, "commit"):
+            members.setdefault(commit, []).append(row.algorithm.name)
+    if len(members) == 1:
+        return [f"- commit: {next(iter(members))}"]
+    return [f"- commit {commit}: {', '.join(names)}" for commit, names in members.items()]
+
+
+def _days(seeds: Sequence[Seed]) -> str:
+    """Return the first and last day on which a run started."""
+    texts = [seed.config["started"] for seed in seeds if seed.config.get("started")]
+    days = sorted({str(datetime.fromisoformat(text).date()) for text in texts}) or ["unknown"]
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
+
+
+def _off_budget(results: TaskResults) -> list[str]:
+    """Name the seeds whose env steps miss the budget by more than a last update's."""
+    off = [
+        f"{row.algorithm.name} seed {seed.number} ({seed.result.env_steps:,})"
+        for row in results.rows
+        for seed in row.finished
+        if abs(seed.result.env_steps / results.task.env_steps - 1) > 0.02
+    ]
+    return [f"- **more than 2 % off the budget of env steps**: {', '.join(off)}"] if off else []

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct, structs
 
 from agents.runs.commands import DIVERGED
 from agents.runs.files import convert, make_folder, read_csv, read_json, to_json, write_whole
-from agents.runs.folder_files import portable
+from agents.runs.records import portable
 from train.comparison.jobs import Ended
 
 BEHAVIOUR = (

@@ -156,10 +156,7 @@ def paper(rollout: Rollout, weights: Weights) -> Terms:
 
 
 def every_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """The paper's loss, except that every glimpse teaches the classifier (ours).
-
-    L = -1/T sum_t log p_t + the other two terms of :func:`paper`
-    """
+    """:func:`paper`'s loss with -1/T sum_t log p_t: every glimpse teaches the classifier (ours)."""
     return _terminal_reward(rollout, weights, _even(rollout))
 
 

@@ -221,8 +221,7 @@ def score_in_hindsight(
 ) -> dict[str, Score]:
     """Evaluate the first images with locations chosen for the true label, and for a wrong one.
 
-    The wrong label is the control: if the choice reaches it as easily, it sways the classifier
-    rather than finding what there is to see.
+    If the choice reaches the wrong label as easily, it sways the classifier and shows nothing more.
     """
     canvases, _ = frozen_canvases(env_id, env.task.split)
     first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(next(model.parameters()).device)

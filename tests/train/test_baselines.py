@@ -160,13 +160,8 @@ def test_a_task_without_labelled_images_is_refused_before_anything_is_written(tm
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"total_episodes": 0}, "total_episodes"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"ema": 1.0}, "ema"),
-    ],
+    ("name", "value"), [("total_episodes", 0), ("learning_rate", 0.0), ("ema", 1.0)]
 )
-def test_a_bad_setting_fails_at_once(changes, named):
-    with pytest.raises(ValueError, match=named):
-        Config(**changes)
+def test_a_bad_setting_fails_at_once(name, value):
+    with pytest.raises(ValueError, match=name):
+        Config(**{name: value})

@@ -234,17 +234,12 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, t
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"num_passes": 0}, "num_passes"),
-        ({"std": 0.0}, "std"),
-        ({"gif": Path("picture.png")}, "gif"),
-        ({"json": Path("nowhere/numbers.json")}, "nowhere"),
-    ],
+    ("name", "value"),
+    [("num_passes", 0), ("std", 0.0), ("gif", Path("x.png")), ("json", Path("json/numbers.json"))],
 )
-def test_a_bad_setting_fails_at_once(changes, named):
-    with pytest.raises(ValueError, match=named):
-        Config(Path("run"), **changes)
+def test_a_bad_setting_fails_at_once(name, value):
+    with pytest.raises(ValueError, match=name):
+        Config(Path("run"), **{name: value})
 
 
 def test_it_runs_as_a_command(run_dir):

@@ -141,7 +141,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
     assert trials[0].settings == {}
     best = min(trials, key=lambda trial: trial.error)
-    assert best.error == min(100 * int(100 * abs(t.settings.get("rate", 0.5) - 0.3)) / 200
+    assert best.error == min(100 * int(100 * abs(float(t.settings.get("rate", 0.5)) - 0.3)) / 200
                              for t in trials)  # fmt: skip
     assert sum("validation seed 1000" in call for call in calls) == 5
     rate = best.settings.get("rate", 0.5)

@@ -71,7 +71,7 @@ def write(
     errors = np.minimum(90, error * 2.0 ** np.arange(3, -1, -1))[:marks]
     ended = status == "finished"
     result = Result(
-        status,
+        status,  # pyright: ignore[reportArgumentType]
         error if ended else 77.0,  # a diverged run's own number is not to be believed
         round(100 * error) if ended else None,
         10_000 if ended else None,

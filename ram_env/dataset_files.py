@@ -11,6 +11,7 @@ also how it is downloaded. IDX files are read as they are, gzipped or not. Only 
 unpacked, into the cache, where torchvision reads it.
 """
 
+import functools
 import gzip
 import hashlib
 import http.client
@@ -83,13 +84,6 @@ def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
     return [path for folder in folders for m in members if (path := _find_member(folder, m))]
 
 
-def expected_files(dataset: str, part: str) -> list[str]:
-    """Describe the files that a folder must hold for a part of a dataset."""
-    if dataset == "CIFAR10":
-        return [f"{_CIFAR_FOLDER} or {_CIFAR_ARCHIVE}"]
-    return [f"{member}(.gz)" for member in list_members(dataset, part)]
-
-
 def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
     """Return the first folder that holds a part of a dataset, or None.
 
@@ -132,31 +126,38 @@ def _exists(path: Path) -> bool:
 # Reading
 
 
+@functools.cache
 def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
-    """Read, verify and parse the part of a dataset that :func:`find_part` found in a folder.
+    """Read, verify and parse, once per process, a part that :func:`find_part` found in a folder.
 
     Returns:
         Images, uint8, shape (n, H, W) or, for CIFAR10, (n, H, W, C), and labels in 0..9,
-        int64, shape (n,).
+        int64, shape (n,), both read-only.
 
     Raises:
         DatasetError: If a file is damaged; the message names it.
         OSError: If CIFAR10 needs to be unpacked and the cache cannot be written.
     """
     if dataset == "CIFAR10":
-        return _read_cifar(part, folder, cache)
-    images, labels = (_read_idx(dataset, folder, member) for member in list_members(dataset, part))
-    return images, labels.astype(np.int64)
+        images, labels = _read_cifar(part, folder, cache)
+    else:
+        paths = [_find_member(folder, m) or folder / m for m in list_members(dataset, part)]
+        images, labels = (_read_idx(dataset, path) for path in paths)
+    return read_only(images), read_only(labels.astype(np.int64))
 
 
-def _read_idx(dataset: str, folder: Path, member: str) -> np.ndarray:
-    path = _find_member(folder, member) or folder / member
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return the array itself, which nobody can write to from now on."""
+    array.setflags(write=False)
+    return array
+
+
+def _read_idx(dataset: str, path: Path) -> np.ndarray:
     with _blame(path):
         return _parse_idx(dataset, path.name, _read_bytes(path))
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file that isn't larger than any archive."""
     try:
         if path.exists() and not path.is_file():  # a pipe or device might never end
             raise _Damage("it is not a regular file")
@@ -168,11 +169,10 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
-    """Verify the content of an IDX file, gzipped or not, and return its array.
+    """Verify an IDX file's content and return its array.
 
-    MNIST is verified by the SHA-256 of the unpacked content, its siblings by the MD5 of the
-    ``.gz``, which torchvision knows. Of unpacked siblings only size, header and labels are
-    checked.
+    MNIST has a SHA-256 of the unpacked content, its siblings torchvision's MD5 of the ``.gz``. Of
+    unpacked siblings only size, header and labels are checked.
     """
     name, gz = name.removesuffix(".gz"), name.endswith(".gz")
     count = _NUM_IMAGES[name.partition("-")[0]]
@@ -188,11 +188,8 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise _Damage(f"it cannot be read ({error})") from error
-    if len(content) > size:
-        verb = "unpacks to" if gz else "holds"
-        raise _Damage(f"it {verb} more than the expected {size} bytes")
-    _expect("content [B]", len(content), size)
-    _expect("header", content[: len(header)].hex(), header.hex())
+    if len(content) != size or not content.startswith(header):
+        raise _Damage(f"it must hold {size} bytes that begin with {header.hex()}")
     if dataset == "MNIST":
         _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
@@ -244,8 +241,6 @@ def _torchvision_class(dataset: str) -> Any:
 def download(dataset: str, part: str, cache: Path) -> None:
     """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
 
-    Processes that ask at the same time wait for the first, and then find its files.
-
     Raises:
         DatasetError: If no address has a valid copy of a member, and one has a damaged copy.
         ConnectionError: If no address can be reached, or the cache cannot be written.
@@ -264,9 +259,9 @@ def download(dataset: str, part: str, cache: Path) -> None:
 
 @contextmanager
 def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock and an empty folder for unfinished files, removed at the end.
+    """Hold the dataset's lock and an empty folder in the cache for unfinished files.
 
-    The folder lies in the cache, so that a finished file moves to its place in one step.
+    Processes that ask at the same time wait for the first, and then find its files.
     """
     from filelock import FileLock
 
@@ -284,7 +279,10 @@ def _staging(dataset: str, cache: Path) -> Iterator[Path]:
 def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
     """Install a member from the first address that has a valid copy."""
     failures, damaged = [], False
-    for address in _addresses(dataset):
+    source = _torchvision_class(dataset)
+    mirrors = [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors
+    mirror = os.environ.get("RAM_ENV_MIRROR")
+    for address in [mirror] if mirror else mirrors:
         url = f"{address.rstrip('/')}/{Path(archive_of(member)).name}"
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
@@ -318,10 +316,3 @@ def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Pa
         (staging / target.name).write_bytes(content)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(staging / target.name, target)
-
-
-def _addresses(dataset: str) -> list[str]:
-    if mirror := os.environ.get("RAM_ENV_MIRROR"):
-        return [mirror]
-    source = _torchvision_class(dataset)
-    return [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors

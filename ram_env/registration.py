@@ -51,6 +51,5 @@ def find_task(env_id: str) -> Task:
             f"env_id must name a glimpse environment such as ClutteredMNISTGlimpse-v0, got "
             f"{env_id!r}"
         )
-    return maker.task_class.from_keywords(
-        {keyword: value for keyword, value in spec.kwargs.items() if keyword not in _OTHER_KEYWORDS}
-    )
+    keywords = {name: spec.kwargs[name] for name in {*spec.kwargs} - {*_OTHER_KEYWORDS}}
+    return maker.task_class(**keywords)

@@ -40,14 +40,18 @@ def read_options(
     unknown = set(options) - set(allowed)
     if unknown:
         raise ValueError(f"unknown reset options {sorted(map(str, unknown))}; allowed: {allowed}")
-    lanes = np.arange(num_lanes)
-    if options.get("reset_mask") is not None:
-        lanes = np.flatnonzero(_read_mask(options["reset_mask"], num_lanes))
-    index, location = options.get("index"), options.get("location")
-    if index is not None:
-        index = _read_index(index, num_lanes, num_scenes)[lanes]
-    if location is not None:
-        location = _read_location(location, num_lanes)[lanes]
+    read = {
+        name: to_array(f"options[{name!r}]", to_host(v.detach()) if is_tensor(v) else v)
+        for name, v in options.items()
+        if v is not None
+    }
+    lanes, index, location = np.arange(num_lanes), None, None
+    if "reset_mask" in read:
+        lanes = np.flatnonzero(_check_mask(read["reset_mask"][0], num_lanes))
+    if "index" in read:
+        index = _check_index(*read["index"], num_lanes, num_scenes)[lanes]
+    if "location" in read:
+        location = _check_location(*read["location"], num_lanes)[lanes]
     return lanes, index, location
 
 
@@ -57,24 +61,17 @@ def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> l
     Raises:
         ValueError: If the seed is neither None, an int >= 0 nor a list of N of these.
     """
-    if isinstance(seed, (list, tuple)):
-        if len(seed) != num_lanes:
-            raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
-        for entry in seed:
-            check_seed(entry)
-        return list(seed)
-    check_seed(seed)
-    assert seed is None or isinstance(seed, int)
-    return [None] * num_lanes if seed is None else [seed + lane for lane in range(num_lanes)]
+    if not isinstance(seed, (list, tuple)):
+        check_seed(seed)
+        seed = [seed + lane if isinstance(seed, int) else None for lane in range(num_lanes)]
+    if len(seed) != num_lanes:
+        raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
+    for entry in seed:
+        check_seed(entry)
+    return list(seed)
 
 
-def _on_host(value: Any) -> Any:
-    """Return a tensor of any device as NumPy, anything else as it is."""
-    return to_host(value.detach()) if is_tensor(value) else value
-
-
-def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
-    mask, _ = to_array("options['reset_mask']", _on_host(mask), None)
+def _check_mask(mask: np.ndarray, num_lanes: int) -> np.ndarray:
     if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
         raise ValueError(
             f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one True, "
@@ -83,20 +80,18 @@ def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
     return mask
 
 
-def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
-    array, kind = to_array("options['index']", _on_host(index), None)
-    right = kind in "iu" and array.shape in ((), (num_lanes,))
-    if not right or not ((array >= 0) & (array < num_scenes)).all():
+def _check_index(index: np.ndarray, kind: str, num_lanes: int, num_scenes: int) -> np.ndarray:
+    right = kind in "iu" and index.shape in ((), (num_lanes,))
+    if not right or not ((index >= 0) & (index < num_scenes)).all():
         raise ValueError(
             f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
-            f"({num_lanes}), got {index!r}"
+            f"({num_lanes}), got {index}"
         )
-    return np.broadcast_to(array.astype(np.int64), (num_lanes,))
+    return np.broadcast_to(index.astype(np.int64), (num_lanes,))
 
 
-def _read_location(location: Any, num_lanes: int) -> np.ndarray:
-    array, kind = to_array("options['location']", _on_host(location), None)
-    array = cast(array, "float32") if kind in "fiu" else np.empty(0)
-    if array.shape not in ((2,), (num_lanes, 2)) or not (np.abs(array) <= 1).all():
-        raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location!r}")
-    return np.broadcast_to(array, (num_lanes, 2))
+def _check_location(location: np.ndarray, kind: str, num_lanes: int) -> np.ndarray:
+    places = cast(location, "float32") if kind in "fiu" else np.empty(0)
+    if places.shape not in ((2,), (num_lanes, 2)) or not (np.abs(places) <= 1).all():
+        raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location}")
+    return np.broadcast_to(places, (num_lanes, 2))

@@ -7,14 +7,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ram_env.actions import ActionFormat, Decision, make_format
+from ram_env.actions import FORMATS, ActionFormat, Decision
 
 K = 4  # classes
-FORMATS = ("box", "dict", "multidiscrete")
 
 
 def make(name: str, allow_stop: bool = False) -> ActionFormat:
-    return make_format(name, K, allow_stop, (3, 2))
+    return FORMATS[name](K, allow_stop, (3, 2))
 
 
 def assert_decides(decision: Decision, location: Any, label: Any, stop: Any = None) -> None:

@@ -434,10 +434,10 @@ def test_human_mode_runs(make, monkeypatch):
     env = make(render_mode="human")
     env.reset(seed=0)
     env.step(env.action_space.sample())
-    assert env.unwrapped._display._window.is_open
+    assert env.unwrapped._window.is_open
     assert env.render() is None
     env.close()
-    assert not env.unwrapped._display._window.is_open
+    assert not env.unwrapped._window.is_open
 
 
 @pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
@@ -446,7 +446,7 @@ def test_a_window_shows_how_each_episode_ended(monkeypatch, mode):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     verdicts = []
     monkeypatch.setattr(
-        "ram_env.display.draw_frame",
+        "ram_env.base.draw_frame",
         lambda *a, correct, **k: verdicts.append(correct) or np.zeros((8, 8, 3), np.uint8),
     )
     env = make_vector(num_envs=1, render_mode="human", autoreset_mode=mode, num_glimpses=2)
@@ -475,7 +475,7 @@ def test_a_frame_knows_no_verdict_after_a_state_was_set():
     right = env.render()
     env.set_state(env.get_state())
     assert not (env.render() == right).all()
-    assert env._display._frames()[0].shape == right.shape
+    assert env._frames()[0].shape == right.shape
 
 
 @pytest.mark.parametrize("device", DEVICES)

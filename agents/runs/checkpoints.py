@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from agents.runs.files import first_line, parse_json, replace, to_json
+from agents.runs.files import first_line, parse, replace, to_json
 from agents.runs.hashed import read_hashed, remove, write_hashed
 
 Tensors = dict[str, Tensor]
@@ -30,32 +30,21 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state from which a run resumes.
-
-    Attributes:
-        step: Number of updates so far.
-        tensors: Tensors by group; each group is one ``.safetensors`` file.
-        state: Everything else, ready for JSON.
-    """
+    """The state from which a run resumes."""
 
     step: int
+    """Number of updates so far."""
     tensors: Mapping[str, Tensors]
+    """Tensors by group; each group is one ``.safetensors`` file."""
     state: Mapping[str, Any]
+    """Everything else, ready for JSON."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
-    """Write a checkpoint, then delete the oldest ones; a crash leaves all of them whole.
+    """Write a checkpoint into a folder of its own below a run's, then prune the others.
 
-    Args:
-        folder: Folder of all checkpoints of a run; created if missing.
-        checkpoint: What to write.
-        keep: Number of checkpoints to keep. Those of later steps, which a resumed run has passed
-            over, don't count.
-
-    Returns:
-        The checkpoint's own folder.
+    A crash leaves all of them whole. Returns the checkpoint's own folder.
     """
-    _remove_leftovers(folder)
     path = folder / f"step_{checkpoint.step:08d}"
     files = {f"{group}.safetensors": save(part) for group, part in checkpoint.tensors.items()}
     write_hashed(path, {**files, "state.json": to_json(dict(checkpoint.state))})
@@ -64,8 +53,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
 
 def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
-    """Delete all but the newest ``keep`` checkpoints up to a step, and interrupted saves."""
-    _remove_leftovers(folder)
+    """Delete interrupted saves, and all but the newest ``keep`` checkpoints up to a step.
+
+    Checkpoints of later steps, which a resumed run has passed over, stay.
+    """
+    for leftover in folder.glob(".step_*"):
+        remove(leftover)
     for path in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
         old = path.with_name(f".{path.name}.old")  # so that no checkpoint is ever there in part
         replace(path, old)
@@ -84,25 +77,18 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first; none if ``folder`` is missing."""
-    if not os.path.lexists(folder):
-        return []
-    return sorted(
-        (p for p in folder.iterdir() if re.fullmatch("step_[0-9]{8,}", p.name)), key=_step
-    )
+    paths = folder.iterdir() if os.path.lexists(folder) else ()
+    return sorted((p for p in paths if re.fullmatch("step_[0-9]{8,}", p.name)), key=_step)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check every byte of it.
+    """Read the checkpoint in a folder of its own, such as ``.../step_00012000``.
 
-    Args:
-        path: The checkpoint's own folder, ``.../step_00012000``.
-
-    Raises:
-        CheckpointError: If it differs from what was written; the message names the file.
+    Raises CheckpointError if a byte differs from what was written; the message names the file.
     """
     try:
         files = read_hashed(path)
-        state = parse_json(files.pop("state.json", b""), path / "state.json")
+        state = parse(files.pop("state.json", b""), path / "state.json")
         tensors = {
             name.removesuffix(".safetensors"): load_tensors(content, path / name)
             for name, content in files.items()
@@ -116,11 +102,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_tensors(content: bytes, path: Path) -> Tensors:
-    """Return the tensors in the content of a safetensors file.
-
-    Raises:
-        ValueError: If there are none to read; the message names ``path``.
-    """
+    """Return the tensors in the content of a safetensors file; ValueError names ``path``."""
     try:
         return load(content)
     except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
@@ -129,11 +111,7 @@ def load_tensors(content: bytes, path: Path) -> Tensors:
 
 
 def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
-    """Return the tensors of ``group.safetensors`` if they are like the expected ones.
-
-    Raises:
-        CheckpointError: If a name, shape or type differs.
-    """
+    """Return the tensors of a group; CheckpointError if a name, shape or type is unexpected."""
     wanted, got = (
         {name: f"{part.dtype} {tuple(part.shape)}" for name, part in each.items()}
         for each in (expected, tensors)
@@ -154,11 +132,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Load what :func:`pack_optimizer` returned into an optimiser.
-
-    Raises:
-        CheckpointError: If they belong to other parameters.
-    """
+    """Load what :func:`pack_optimizer` returned; CheckpointError if it is of another model."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, Tensors] = {}
     for key, tensor in tensors.items():
@@ -187,11 +161,7 @@ def unpack_generators(
     states: Tensors,
     device: torch.device | None = None,
 ) -> None:
-    """Restore the generators whose states :func:`pack_generators` returned.
-
-    Raises:
-        CheckpointError: If a state is missing, unknown or not that of a generator.
-    """
+    """Restore what :func:`pack_generators` returned; CheckpointError if it is of another run."""
     check_like("generators", states, pack_generators(generators, device))
     restore = {name: generator.set_state for name, generator in generators.items()}
     restore |= {"torch": torch.set_rng_state, "torch_cuda": torch.cuda.set_rng_state}
@@ -204,8 +174,3 @@ def unpack_generators(
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob(".step_*"):
-        remove(leftover)

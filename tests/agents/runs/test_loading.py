@@ -42,11 +42,6 @@ def test_the_model_comes_back_with_its_settings(run_dir):
         assert torch.equal(weight, model.state_dict()[name]), name
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a run folder"):
-        load_run(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     ("missing", "settings", "message"),
     [
@@ -69,7 +64,7 @@ def test_a_missing_file_is_named_and_explained(run_dir, missing, settings, messa
     [
         ("antigravity:Any-v0", "names the module 'antigravity'"),
         ("\x1b[2J-v0", r"must be a printable string, got '\\x1b"),
-        (["Some-v0"], "setting 'env_id' must be a single value"),
+        (["Some-v0"], r"is not valid: Expected .* got `array` - at `\$.config"),
     ],
 )
 def test_an_environment_id_that_cannot_be_trusted_is_refused(run_dir, env_id, message):
@@ -88,8 +83,7 @@ def test_the_user_may_name_the_environment_instead(run_dir):
     ("changes", "message"),
     [
         ({"config": None}, "holds no settings"),
-        ({"config": {"locations": ["learned"]}}, "setting 'locations' must be a single value"),
-        ({"config": {"locations": [[[[]]]]}}, "setting 'locations' must be a single value"),
+        ({"config": {"locations": [[[[]]]]}}, "is not valid.*got `array`"),
         ({"sample": "x"}, r"is not valid.*sample"),
     ],
 )
@@ -118,7 +112,7 @@ def test_sizes_that_make_no_model_are_explained(run_dir, changes, message):
 @pytest.mark.parametrize("hidden_size", [9, 10**7])
 def test_weights_of_another_size_are_refused_before_memory_is_taken(run_dir, hidden_size):
     change(run_dir / "model.json", hidden_size=hidden_size)
-    with pytest.raises(ValueError, match=r"best.safetensors does not fit model.json.* must be"):
+    with pytest.raises(ValueError, match=r"best.safetensors is of another model .* must be"):
         load_run(run_dir)
 
 

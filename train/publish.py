@@ -45,10 +45,8 @@ def main(config: Config) -> None:
     if record.sample is not False:
         raise ValueError(f"{run_dir} was not trained on the full data: not published")
     if not re.fullmatch("[0-9a-f]{40}", record.commit or ""):
-        raise ValueError(
-            f"{run_dir} is of commit {record.commit} (+: with changed files): publish a run of a "
-            "commit that others can check out"
-        )
+        advice = "publish a run of a commit that others can check out"
+        raise ValueError(f"{run_dir} is of commit {record.commit} (+: changed files): {advice}")
     if not (run_dir / "result.json").exists():
         raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":

@@ -30,21 +30,15 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state from which a run resumes."""
+    """The state from which a run resumes, after ``step`` updates."""
 
     step: int
-    """Number of updates so far."""
-    tensors: Mapping[str, Tensors]
-    """Tensors by group; each group is one ``.safetensors`` file."""
-    state: Mapping[str, Any]
-    """Everything else, ready for JSON."""
+    tensors: Mapping[str, Tensors]  # by group, which is one ``.safetensors`` file
+    state: Mapping[str, Any]  # everything else, ready for JSON
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
-    """Write a checkpoint into a folder of its own below a run's, then prune the others.
-
-    A crash leaves all of them whole. Returns the checkpoint's own folder.
-    """
+    """Write a checkpoint into a folder, which is returned, and prune others; crashes harm none."""
     path = folder / f"step_{checkpoint.step:08d}"
     files = {f"{group}.safetensors": save(part) for group, part in checkpoint.tensors.items()}
     write_hashed(path, {**files, "state.json": to_json(dict(checkpoint.state))})
@@ -53,10 +47,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
 
 def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
-    """Delete interrupted saves, and all but the newest ``keep`` checkpoints up to a step.
-
-    Checkpoints of later steps, which a resumed run has passed over, stay.
-    """
+    """Delete interrupted saves and, of the checkpoints up to a step, all but the newest."""
     for leftover in folder.glob(".step_*"):
         remove(leftover)
     for path in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
@@ -82,22 +73,17 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the checkpoint in a folder of its own, such as ``.../step_00012000``.
-
-    Raises CheckpointError if a byte differs from what was written; the message names the file.
-    """
+    """Read ``.../step_00012000``; CheckpointError names a file that isn't as it was written."""
     try:
         files = read_hashed(path)
         state = parse(files.pop("state.json", b""), path / "state.json")
-        tensors = {
-            name.removesuffix(".safetensors"): load_tensors(content, path / name)
-            for name, content in files.items()
-        }
+        loaded = {name: load_tensors(content, path / name) for name, content in files.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     step = _step(path)
     if state.get("update") != step:
         raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')!r}")
+    tensors = {name.removesuffix(".safetensors"): part for name, part in loaded.items()}
     return Checkpoint(step, tensors, state)
 
 
@@ -106,22 +92,22 @@ def load_tensors(content: bytes, path: Path) -> Tensors:
     try:
         return load(content)
     except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{path} holds no tensors that can be read: {reason}") from error
+        raise ValueError(
+            f"{path} holds no tensors that can be read: {first_line(error)}"
+        ) from error
 
 
 def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
     """Return the tensors of a group; CheckpointError if a name, shape or type is unexpected."""
-    wanted, got = (
-        {name: f"{part.dtype} {tuple(part.shape)}" for name, part in each.items()}
-        for each in (expected, tensors)
-    )
-    for name in sorted(wanted | got):
-        if wanted.get(name) != got.get(name):
-            raise CheckpointError(
-                f"{group}.safetensors is of another model or device: {name} must be "
-                f"{wanted.get(name, 'absent')}, got {got.get(name, 'none')}"
-            )
+
+    def describe(part: Tensor | None) -> str:
+        return "absent" if part is None else f"{part.dtype} {tuple(part.shape)}"
+
+    for name in sorted(expected | tensors):
+        wanted, got = describe(expected.get(name)), describe(tensors.get(name))
+        if wanted != got:
+            reason = f"{name} must be {wanted}, got {got}"
+            raise CheckpointError(f"{group}.safetensors is of another model or device: {reason}")
     return tensors
 
 
@@ -157,9 +143,7 @@ def pack_generators(
 
 
 def unpack_generators(
-    generators: Mapping[str, torch.Generator],
-    states: Tensors,
-    device: torch.device | None = None,
+    generators: Mapping[str, torch.Generator], states: Tensors, device: torch.device | None = None
 ) -> None:
     """Restore what :func:`pack_generators` returned; CheckpointError if it is of another run."""
     check_like("generators", states, pack_generators(generators, device))

@@ -95,7 +95,7 @@ def parse_flags(
     if (resumed := read_resumed(config_class, arguments)) is not None:
         return resumed
     hints = get_type_hints(config_class, include_extras=True)
-    assert sorted(hints) == sorted(chain(*groups.values())), groups
+    assert sorted(hints) == sorted(chain(*groups.values()))
     bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
     params = [param for base in bases for param in parse_from_object(base).params]
     helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
@@ -149,8 +149,7 @@ class Stop:
 def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
     """Return the settings of the run that ``--resume RUN_DIR`` names, or None without that flag.
 
-    The only other flag is ``--env-id`` with the run's own environment, which allows the import
-    of the module that it names. Raises ValueError if the folder holds no run of this script.
+    The only other flag is ``--env-id`` with the run's own environment, to allow its import.
     """
     pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
     words = [part for pair in pairs for part in pair]
@@ -174,11 +173,7 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
 
 
 def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None:
-    """Refuse to import a module only because the ``env_id`` of a run folder names it.
-
-    Raises ValueError if the id is not a printable string, the user has ``allowed`` another one, or
-    it names a module that is neither ours nor imported and the user has allowed none.
-    """
+    """Refuse a module that only a run folder names: making an environment would import it."""
     path = run_dir / "config.json"
     if not isinstance(env_id, str) or not env_id.isprintable():
         raise ValueError(f"{path}: env_id must be a printable string, got {env_id!r}")
@@ -191,10 +186,7 @@ def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None
 
 
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
-    """Read the command line and run; report a user's mistake in one line.
-
-    The exit status is then 1, and :data:`DIVERGED` after a FloatingPointError.
-    """
+    """Read the command line and run; report a user's mistake in one line, with status 1."""
     threading.excepthook = _report_thread
     try:
         main(read(sys.argv[1:]))

@@ -71,11 +71,7 @@ def to_json(content: Any) -> bytes:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        ValueError: If it is missing, a pipe, a device or too large; the message names it.
-    """
+    """Return the content of a file; ValueError names one that is missing, a pipe or too large."""
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
@@ -92,14 +88,9 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
     """Return the content of a JSON file, in the form of a schema.
 
-    Args:
-        path: The file.
-        schema: A type that msgspec converts to: a dataclass, a ``msgspec.Struct`` (which can
-            forbid unknown keys and bound values), ``dict[str, Any]``, ...
-
-    Raises:
-        ValueError: If the file is missing, too large, not JSON or of another form; the message
-            names the file and the entry.
+    A schema is a type that msgspec converts to: a dataclass, a ``msgspec.Struct`` (which can
+    forbid unknown keys and bound values), ``dict[str, Any]``, ... The ValueError for a file that
+    is missing, too large, not JSON or of another form names the file and the entry.
     """
     return parse(read_file(path, MAX_TEXT), path, schema)
 

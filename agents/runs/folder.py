@@ -52,7 +52,7 @@ class RunLog:
     fails before its first update leaves nothing behind.
 
     Args:
-        folder: Folder to create; must not hold a run already, unless ``resume``.
+        folder: Folder to create; FileExistsError if it holds a run already, unless ``resume``.
         config: A dataclass of settings, stored as JSON.
         resume: Resume the folder's run from :attr:`checkpoint`; drop metrics from after it.
 
@@ -60,10 +60,6 @@ class RunLog:
         checkpoint: The newest valid checkpoint, or None: a resumed run then starts over.
         status: :meth:`agents.runs.progress.TrainingProgress.report`, to call once per update.
         judging: Returns a context whose CPU time does not count as training.
-
-    Raises:
-        FileExistsError: If the folder holds a run: none is ever overwritten.
-        ValueError: If the folder is in use, no checkpoint fits, or a file is damaged or a link.
     """
 
     def __init__(self, folder: Path, config: Any, *, resume: bool = False):
@@ -182,8 +178,8 @@ class RunLog:
             "versions": versions(),
             **state,
         }
-        checkpoint = Checkpoint(update, tensors, everything)
-        checkpoints.save_checkpoint(self.folder / "checkpoints", checkpoint)
+        folder = self.folder / "checkpoints"
+        checkpoints.save_checkpoint(folder, Checkpoint(update, tensors, everything))
 
     def note_facts(self, facts: Mapping[str, Any]) -> None:
         """Add facts such as the device to ``config.json``; warn if a resumed run's have changed."""

@@ -41,8 +41,7 @@ class _FolderManifest(msgspec.Struct):
 def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name and their manifest into a folder, which is made or replaced as a whole.
 
-    A crash leaves the new folder or the old one, for a moment under the name that
-    :func:`find_hashed` knows. A failed write raises OSError and leaves an old folder as it was.
+    A crash leaves the new folder or the old one, perhaps where :func:`find_hashed` finds it.
     """
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     manifest = {"schema": 1, "files": {name: _digest(part) for name, part in files.items()}}
@@ -62,9 +61,7 @@ def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
 def read_hashed(folder: Path) -> dict[str, bytes]:
     """Return the files that :func:`write_hashed` wrote, by name, after checking every byte.
 
-    Raises:
-        ValueError: If a file is missing, unexpected, changed, too large or not a regular file;
-            the message names it.
+    The ValueError names a file that is missing, unexpected, changed, too large or a link.
     """
     path = _regular(folder / MANIFEST)
     digests = disk.read_json(path, _FolderManifest).files
@@ -92,10 +89,7 @@ def write_hashed_file(path: Path, content: bytes, facts: Mapping[str, Any]) -> N
 
 
 def read_hashed_file(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return a file that :func:`write_hashed_file` wrote, and its manifest.
-
-    Raises ValueError if either is missing, too large or not a regular file, or they don't match.
-    """
+    """Return a file that :func:`write_hashed_file` wrote, and its manifest, which it matches."""
     manifest = _regular(manifest_path(path))
     digest, facts = disk.read_json(manifest, _FileManifest), disk.read_json(manifest)
     return _read_checked(path, digest), facts

@@ -39,11 +39,7 @@ def pretrained_dir(name: str) -> Path:
 
 
 def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
-    """Return what :func:`load_run` does, for a published run such as ``"cluttered"``.
-
-    Raises:
-        ValueError: If no run has that name, or a file is missing or not the published one.
-    """
+    """Return what :func:`load_run` does, for one of :func:`published_names`."""
     return load_run(pretrained_dir(name))
 
 
@@ -75,15 +71,14 @@ def load_run(
     if not (run_dir / "model.json").exists():
         scripts = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
         found = next((scripts[name] for name in scripts if name in settings), "another script")
-        raise ValueError(
-            f"{run_dir} has no model.json: expected a run of train/reinforce.py, found {found}'s"
-        )
+        wanted = "expected a run of train/reinforce.py"
+        raise ValueError(f"{run_dir} has no model.json: {wanted}, found {found}'s")
     path = run_dir / "best.safetensors"
     if not path.exists():
         raise ValueError(f"{run_dir} has no best.safetensors: wait for the run's first validation")
     model = _build_model(run_dir / "model.json")
     weights = load_tensors(read_file(path, MAX_BYTES), path)
-    check_like(f"{run_dir}/best", weights, model.state_dict())
+    check_like(f"{run_dir}: by its model.json, best", weights, model.state_dict())
     model.to_empty(device="cpu").load_state_dict(weights)
     return model.eval(), settings
 
@@ -91,8 +86,7 @@ def load_run(
 def _build_model(path: Path) -> RecurrentAttentionModel:
     """Make a model of the sizes in ``model.json``, as yet without weights or memory."""
     config = read_json(path, RAMConfig)
-    unknown = sorted(read_json(path).keys() - {field.name for field in fields(RAMConfig)})
-    if unknown:
+    if unknown := sorted(read_json(path).keys() - {field.name for field in fields(RAMConfig)}):
         raise ValueError(f"{path} must hold RAMConfig's fields, got unknown {unknown}")
     try:
         with torch.device("meta"):

@@ -86,9 +86,6 @@ def test_a_file_that_is_not_the_published_one_is_named(published, file):
     (published / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ValueError, match=f"{file} was changed.*install the package again"):
         load_pretrained("board")
-
-
-def test_an_unknown_name_lists_the_known_ones(published):
     with pytest.raises(ValueError, match="one of board, got 'boat'"):
         load_pretrained("boat")
 
@@ -168,19 +165,12 @@ def test_a_crash_at_any_file_operation_leaves_one_whole_run(copied, published, m
     assert seen == {old, new}
 
 
-@pytest.mark.parametrize("name", sorted(agents.runs.loading.published_names()))
-def test_every_published_model_loads_and_names_its_data_and_commit(name):
-    model, settings = load_pretrained(name)
-    facts = json.loads((agents.runs.loading.PRETRAINED / name / "config.json").read_text())
-    assert settings["env_id"]
-    assert model.config.num_classes == 10
-    assert facts["sample"] is False
-    assert re.fullmatch("[0-9a-f]{40}", facts["commit"])  # of a clean tree
-
-
-@pytest.mark.parametrize("name", sorted(agents.runs.loading.published_names()))
+@pytest.mark.parametrize("name", agents.runs.loading.published_names())
 def test_every_published_model_errs_about_as_rarely_as_its_result_says(name, full_mnist):
     model, settings = load_pretrained(name)
+    facts = json.loads((agents.runs.loading.PRETRAINED / name / "config.json").read_text())
+    assert facts["sample"] is False
+    assert re.fullmatch("[0-9a-f]{40}", facts["commit"])  # of a clean tree
     env = gymnasium.make_vec(
         settings["env_id"],
         num_envs=500,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -132,41 +131,15 @@ def test_a_config_that_is_missing_damaged_or_another_scripts_is_refused(tmp_path
         read_resumed(Config, ["--resume", str(tmp_path)])
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("seed", "3"),
-        ("seed", 3.5),
-        ("seed", True),
-        ("seed", None),
-        ("seed", -1),
-        ("rate", "fast"),
-        ("core", "gru"),
-        ("bf16", 0),
-        ("preset", "worst"),
-        ("colour", "red"),
-    ],
-)
+WRONG = [("seed", "3"), ("seed", 3.5), ("seed", True), ("seed", None), ("seed", -1), ("bf16", 0)]
+WRONG += [("rate", "fast"), ("core", "gru"), ("preset", "worst"), ("colour", "red")]
+
+
+@pytest.mark.parametrize(("setting", "value"), WRONG)
 def test_a_setting_of_a_wrong_type_is_refused_and_named(tmp_path, setting, value):
     name = write_config(tmp_path, **{setting: value})
     with pytest.raises(ValueError, match=rf"{tmp_path}.*{setting}"):
         read_resumed(Config, ["--resume", name])
-
-
-@pytest.mark.parametrize(
-    ("env_id", "message"),
-    [
-        ("antigravity:Anything-v0", "names the module 'antigravity'"),
-        (5, "env_id must be a printable string, got 5"),
-        (None, "env_id must be a printable string, got None"),
-        ("\x1b[2J-v0", "env_id must be a printable string, got '\\x1b[2J-v0'"),
-    ],
-)
-def test_an_environment_id_that_cannot_be_trusted_is_refused(tmp_path, env_id, message):
-    name = write_config(tmp_path, env_id=env_id)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_resumed(Config, ["--resume", name])
-    assert "antigravity" not in sys.modules
 
 
 # Signals

@@ -59,24 +59,12 @@ def test_a_missing_file_is_named_and_explained(run_dir, missing, settings, messa
         load_run(run_dir)
 
 
-@pytest.mark.parametrize(
-    ("env_id", "message"),
-    [
-        ("antigravity:Any-v0", "names the module 'antigravity'"),
-        ("\x1b[2J-v0", r"must be a printable string, got '\\x1b"),
-        (["Some-v0"], r"is not valid: Expected .* got `array` - at `\$.config"),
-    ],
-)
-def test_an_environment_id_that_cannot_be_trusted_is_refused(run_dir, env_id, message):
-    change(run_dir / "config.json", config={"env_id": env_id})
-    with pytest.raises(ValueError, match=rf"config.json.*{message}"):
-        load_run(run_dir)
-    assert "antigravity" not in sys.modules
-
-
-def test_the_user_may_name_the_environment_instead(run_dir):
+def test_an_environment_of_a_foreign_module_must_be_named_by_the_user(run_dir):
     change(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
+    with pytest.raises(ValueError, match=r"config.json names the module 'antigravity'"):
+        load_run(run_dir)
     assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -121,11 +109,7 @@ def test_weights_with_a_wrong_name_are_refused(run_dir):
     weights = load_file(path)
     weights["core.other"] = weights.pop("core.input.bias")
     save_file(weights, path)
-    with pytest.raises(ValueError, match=r"best.safetensors.*core.input.bias must be .*, got none"):
-        load_run(run_dir)
-
-
-def test_a_pickle_in_place_of_the_weights_is_never_opened(run_dir):
-    torch.save({"a": torch.zeros(1)}, run_dir / "best.safetensors")
-    with pytest.raises(ValueError, match=r"best.safetensors holds no tensors"):
+    with pytest.raises(
+        ValueError, match=r"best.safetensors.*core.input.bias must be .*, got absent"
+    ):
         load_run(run_dir)

@@ -15,7 +15,7 @@ from agents.runs.files import convert, read_json
 class RunRecord(msgspec.Struct):
     """Form of ``config.json``, which has more entries: ``config`` holds the script's settings."""
 
-    config: dict[str, str | int | float | bool | None] = {}
+    config: dict[str, Any] = {}
     command: str = ""
     commit: str | None = None
     sample: bool | None = None
@@ -34,6 +34,8 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "config.json"
     if not (settings := read_json(path, RunRecord).config):
         raise ValueError(f"{path} holds no settings under the key 'config'")
+    if nested := [name for name, value in settings.items() if isinstance(value, dict | list)]:
+        raise ValueError(f"{path}: each setting must be a single value, got more in {nested}")
     return settings
 
 

@@ -87,21 +87,17 @@ def test_the_newest_save_stays_even_if_later_steps_are_damaged(tmp_path):
     assert save_all(tmp_path, [50, 60, 70]) == names[3:]
 
 
-def test_they_are_listed_by_number_not_by_name(tmp_path):
+def test_they_are_listed_by_number_and_nothing_else_is(tmp_path):
+    arabic = "step_" + "\N{ARABIC-INDIC DIGIT ONE}" * 8
+    for name in ("step_1", "step_0000001x", "step_-0000001", arabic):
+        (tmp_path / name).mkdir()
+    assert list_checkpoints(tmp_path) == list_checkpoints(tmp_path / "nowhere") == []
     steps = [99_999_999, 100_000_000, 2, 1_000_000_000_000]
     save_all(tmp_path, steps, keep=9)
     assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == sorted(steps)
     latest = latest_checkpoint(tmp_path, pytest.fail)
     assert latest is not None
     assert latest.step == 1_000_000_000_000
-
-
-def test_nothing_else_is_taken_for_a_checkpoint(tmp_path):
-    arabic = "step_" + "\N{ARABIC-INDIC DIGIT ONE}" * 8
-    for name in ("step_1", "step_0000001x", ".step_00000001.new", "step_-0000001", arabic):
-        (tmp_path / name).mkdir()
-    assert list_checkpoints(tmp_path) == []
-    assert list_checkpoints(tmp_path / "nowhere") == []
 
 
 @posix

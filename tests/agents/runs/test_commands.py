@@ -95,10 +95,6 @@ def test_threads_follow_omp_num_threads_where_it_is_a_number(monkeypatch, value,
 # --resume
 
 
-def test_without_resume_there_is_nothing_to_read():
-    assert read_resumed(Config, ["--seed", "4", "--run-dir", "resume"]) is None
-
-
 @pytest.mark.parametrize("folder", ["run", "a=b --resume"])
 @pytest.mark.parametrize("joined", [False, True])
 def test_resume_takes_the_settings_of_the_run_but_for_its_folder(tmp_path, folder, joined):
@@ -107,6 +103,7 @@ def test_resume_takes_the_settings_of_the_run_but_for_its_folder(tmp_path, folde
     config = read_resumed(Config, [f"--resume={name}"] if joined else ["--resume", name])
     where = {"run_dir": tmp_path / folder, "resume": tmp_path / folder}
     assert config == Config(seed=7, rate=1, core="lstm", preset="best", **where)
+    assert read_resumed(Config, ["--seed", "4", "--run-dir", "resume"]) is None
 
 
 REFUSED = ["--resume {} --seed 4", "--seed=4 --resume={}", "--resume {} --bf16", "--resume"]

@@ -10,7 +10,6 @@ import torch
 
 from agents.runs.files import (
     MAX_TEXT,
-    make_folder,
     read_csv,
     read_file,
     read_json,
@@ -28,13 +27,6 @@ def test_a_file_is_replaced_whole_though_the_system_takes_a_byte_at_a_time(tmp_p
     write_whole(tmp_path / "file", b"old and longer")
     write_whole(tmp_path / "file", b"new")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
-
-
-def test_folders_are_created_with_their_parents(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for folder in (tmp_path / "a" / "b", tmp_path / "a" / "b", Path("c") / "d"):
-        make_folder(folder)
-        assert folder.is_dir()
 
 
 def test_json_comes_back_equal_to_the_digit(tmp_path):

@@ -131,17 +131,6 @@ def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
     assert seconds[-1] >= 200
 
 
-def test_a_run_without_a_checkpoint_starts_over(tmp_path):
-    with RunLog(tmp_path / "run", Settings()) as log:
-        log.scalars(10, {"train/loss": 1.0})
-    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
-        assert log.checkpoint is None
-        assert list(log.progress(2)) == [0, 1]
-        log.scalars(10, {"train/loss": 2.0})
-    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:] == ["10,train/loss,2.0"]
-    assert read_events(tmp_path / "run") == [("train/loss", 10, 2.0)]
-
-
 def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) -> None:
     """Fail after some updates of a run."""
 

@@ -21,12 +21,7 @@ _LARGE = 56  # side [px] from which the standard ResNet-18 still ends with 2x2 p
 
 
 class FullImageBaseline(nn.Module):
-    """A classifier of whole canvases.
-
-    Args:
-        network: Maps canvases (N, C, H, H) to logits (N, K).
-        canvas_shape: (C, H, H), shape of one canvas.
-    """
+    """A classifier of whole canvases of shape ``canvas_shape``, (C, H, H), by ``network``."""
 
     def __init__(self, network: nn.Module, canvas_shape: tuple[int, int, int]):
         super().__init__()
@@ -34,22 +29,11 @@ class FullImageBaseline(nn.Module):
         self.canvas_shape = canvas_shape
 
     def forward(self, canvases: Tensor) -> Tensor:
-        """Classify canvases.
-
-        Args:
-            canvases: Pixels over 255, in [0, 1]. Shape (N, C, H, H), float32.
-
-        Returns:
-            Unnormalised log-probabilities of the classes. Shape (N, K).
-
-        Raises:
-            ValueError: If the shape is wrong.
-        """
-        if canvases.shape != (len(canvases), *self.canvas_shape):
+        """Map canvases in [0, 1], (N, C, H, H), to unnormalised log-probabilities, (N, K)."""
+        if canvases.shape[1:] != self.canvas_shape:
             expected = ", ".join(map(str, self.canvas_shape))
-            raise ValueError(
-                f"canvases must have shape (N, {expected}), got {tuple(canvases.shape)}"
-            )
+            got = tuple(canvases.shape)
+            raise ValueError(f"canvases must have shape (N, {expected}), got {got}")
         return self.network(canvases)
 
 

@@ -40,47 +40,35 @@ class Control:
     def __init__(self, name: str, env: Any, generator: torch.Generator | None = None):
         if name not in CONTROLS:
             raise ValueError(f"name must be one of {', '.join(CONTROLS)}, got {name!r}")
-        self.name, self._generator = name, generator
+        self._name, self._generator = name, generator
         self._object_size, self._canvas_side = env.object_size, env.task.side
         # step T - 1 moves nothing and repeats the last location
         walk = raster_locations(max(env.task.num_glimpses - 1, 1))
         self._raster = torch.cat([walk, walk[-1:]])[: env.task.num_glimpses]
 
-    @property
-    def replaces_policy(self) -> bool:
-        """Whether the policy's locations are not executed, so that it has nothing to learn."""
-        return self.name != "learned"
-
     def __call__(self, step: int, learned: Tensor, position: Tensor) -> Tensor:
-        """Return the locations to look at next.
+        """Return the locations (x, y) to look at next, (N, 2).
 
         Args:
             step: t from 0 to T - 1, after t + 1 glimpses. The location of step T - 1 is unused.
             learned: The policy's locations. Shape (N, 2).
-            position: The environment's ``info["position"]``, read by the oracle alone.
-                Shape (N, 2).
-
-        Returns:
-            Locations (x, y). Shape (N, 2).
+            position: The environment's ``info["position"]``, for the oracle. Shape (N, 2).
 
         Raises:
-            ValueError: If the step is out of range or a shape is wrong.
+            ValueError: If the step is out of range or the position's shape is wrong.
         """
         if not 0 <= step < len(self._raster):
             raise ValueError(f"step must be in 0..{len(self._raster) - 1}, got {step}")
-        _check_pairs("learned", learned)
-        if self.name == "learned":
-            return learned
-        if self.name == "random":
+        if self._name == "random":
             noise = torch.rand(learned.shape, generator=self._generator, device=learned.device)
             return 2 * noise - 1
-        if self.name == "centre":
+        if self._name == "centre":
             return torch.zeros_like(learned)
-        if self.name == "raster":
-            return self._raster[step].to(learned).repeat(len(learned), 1)
-        if len(position) != len(learned):
-            raise ValueError(f"position must have {len(learned)} rows, got {len(position)}")
-        return oracle_location(position, self._object_size, self._canvas_side).to(learned)
+        if self._name == "raster":
+            return self._raster[step].to(learned).expand_as(learned)
+        if self._name == "oracle":
+            return oracle_location(position, self._object_size, self._canvas_side).to(learned)
+        return learned
 
 
 def raster_locations(num_locations: int) -> Tensor:
@@ -90,9 +78,6 @@ def raster_locations(num_locations: int) -> Tensor:
     many rows as cells per row; where the cells don't divide evenly, the middle rows have one
     more. Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and
     20x20, and the coarsest of the task's patches, 48 px, covers its whole cell.
-
-    Args:
-        num_locations: At least 1.
 
     Returns:
         (x, y) in [-1, 1], in the order of the walk. Shape (num_locations, 2), float32.
@@ -114,22 +99,18 @@ def raster_locations(num_locations: int) -> Tensor:
 
 
 def oracle_location(position: Tensor, object_size: tuple[int, int], canvas_side: int) -> Tensor:
-    """Return the centre of each object as a location.
+    """Return the centres of objects as locations (x, y), (N, 2); their pixels are exact.
 
     Args:
-        position: The environment's ``info["position"]``: (x, y) of the objects' top left
-            pixels [px]. Shape (N, 2).
+        position: ``info["position"]``: (x, y) of the objects' top left pixels. Shape (N, 2).
         object_size: Width and height of an object's image [px].
         canvas_side: Side of the canvas [px].
-
-    Returns:
-        Locations (x, y) in [-1, 1]; the environment's pixel of each is the centre exactly.
-        Shape (N, 2), float32.
 
     Raises:
         ValueError: If the shape is wrong or an object reaches beyond the canvas.
     """
-    _check_pairs("position", position)
+    if position.shape != (len(position), 2):
+        raise ValueError(f"position must have shape (N, 2), got {tuple(position.shape)}")
     size = torch.tensor(object_size, device=position.device)  # (2,)
     if ((position < 0) | (position + size > canvas_side)).any():
         raise ValueError(
@@ -137,9 +118,3 @@ def oracle_location(position: Tensor, object_size: tuple[int, int], canvas_side:
             f"positions range from {position.min().item()} to {position.max().item()}"
         )
     return (2 * position + size).to(torch.float32) / canvas_side - 1
-
-
-def _check_pairs(name: str, tensor: Tensor) -> None:
-    """Raise ValueError unless a tensor is (N, 2)."""
-    if tensor.ndim != 2 or tensor.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (N, 2), got {tuple(tensor.shape)}")

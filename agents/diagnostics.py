@@ -26,9 +26,6 @@ from torch import Tensor
 from agents.evaluation import Beliefs
 from agents.ram import RecurrentAttentionModel
 
-GlimpseFunction = Callable[[Tensor, Tensor], Tensor]
-"""Maps canvases (n, H, W) or (n, H, W, 3), uint8, and locations (n, 2) to (n, P, G, G)."""
-
 
 def coverage(
     beliefs: Beliefs,
@@ -50,11 +47,10 @@ def coverage(
         object_size: Width and height of the object [px].
         glimpse_size: G [px].
     """
-    corner = beliefs.positions  # (n, 2), of the rectangle to cover
-    size = torch.tensor(object_size if part == "object" else (1, 1))
+    size, offset = torch.tensor(object_size), 0
     if part == "centre":
-        corner = corner + torch.tensor(object_size) // 2
-    corner = corner[None, :, None]  # (1, n, 1, 2)
+        size, offset = torch.tensor([1, 1]), size // 2
+    corner = (beliefs.positions + offset)[None, :, None]  # (1, n, 1, 2), of what is to cover
     # The retina's own rule: rint((l + 1) (H / 2)) in float32, half to even.
     pixel = ((beliefs.locations + 1) * (canvas_side / 2)).round().long()  # (M, n, T, 2)
     fovea = pixel - glimpse_size // 2  # top left pixel
@@ -112,7 +108,7 @@ def play_in_hindsight(
     model: RecurrentAttentionModel,
     start: Beliefs,
     canvases: Tensor,
-    glimpse_fn: GlimpseFunction,
+    glimpse_fn: Callable[[Tensor, Tensor], Tensor],
     *,
     grid_size: int = 15,
     chunk_size: int = 16,
@@ -129,7 +125,7 @@ def play_in_hindsight(
         start: Supplies the labels, the positions and the first locations of its first pass.
         canvases: Of the first n images of ``start``, on the model's device.
             Shape (n, H, W) or (n, H, W, 3), uint8.
-        glimpse_fn: The retina.
+        glimpse_fn: The retina, from canvases and locations (n, 2) to glimpses (n, P, G, G).
         grid_size: Cells per side; C is its square.
         chunk_size: m, images per batch.
 
@@ -139,52 +135,33 @@ def play_in_hindsight(
     Raises:
         ValueError: If there are no canvases or more than labels, or a size is below 1.
     """
-    n, num_glimpses = len(canvases), start.log_p.shape[2]
+    n = len(canvases)
     if not 1 <= n <= len(start.labels):
         raise ValueError(f"canvases must be 1 to {len(start.labels)}, as in start, got {n}")
-    if grid_size < 1 or chunk_size < 1:
-        raise ValueError(
-            f"grid_size and chunk_size must be at least 1, got {grid_size} and {chunk_size}"
-        )
+    if min(grid_size, chunk_size) < 1:
+        raise ValueError(f"grid_size and chunk_size must be positive, got {grid_size, chunk_size}")
     device = canvases.device
-    labels, first_locations = start.labels[:n].to(device), start.locations[0, :n, 0].to(device)
     centres = (2 * torch.arange(grid_size, device=device) + 1) / grid_size - 1
     candidates = torch.cartesian_prod(centres, centres)  # (C, 2)
-    chunks = [
-        _play_chunk(
-            model, *chunk, candidates=candidates, num_glimpses=num_glimpses, glimpse_fn=glimpse_fn
-        )
-        for chunk in zip(
-            *(each.split(chunk_size) for each in (canvases, labels, first_locations)), strict=True
-        )
-    ]
-    log_p, locations = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
-    return Beliefs(log_p[None], start.labels[:n], locations[None], start.positions[:n])
-
-
-def _play_chunk(
-    model: RecurrentAttentionModel,
-    canvases: Tensor,
-    label: Tensor,
-    location: Tensor,
-    *,
-    candidates: Tensor,
-    num_glimpses: int,
-    glimpse_fn: GlimpseFunction,
-) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities (m, T, K) and locations (m, T, 2) of m images."""
-    m, num_candidates = len(canvases), len(candidates)
-    output, state = model(glimpse_fn(canvases, location), location, model.initial_state(m))
-    log_p, locations = [output.logits.log_softmax(1)], [location]
-    tried = candidates.repeat(m, 1)  # (m C, 2), image by image
-    glimpses = glimpse_fn(canvases.repeat_interleave(num_candidates, 0), tried)  # (m C, P, G, G)
-    target = label.repeat_interleave(num_candidates)[:, None]  # (m C, 1)
-    first = torch.arange(m, device=canvases.device) * num_candidates
-    for _ in range(num_glimpses - 1):
-        output, states = model(glimpses, tried, state.repeat_interleave(num_candidates, 0))
-        beliefs = output.logits.log_softmax(1)  # (m C, K)
-        best = first + beliefs.gather(1, target).view(m, num_candidates).argmax(1)  # (m,)
-        state = states[best]  # (m, D)
-        log_p.append(beliefs[best])
-        locations.append(tried[best])
-    return torch.stack(log_p, 1), torch.stack(locations, 1)
+    log_p, locations = [], []  # of each glimpse of a chunk, (m, T, K) and (m, T, 2)
+    for begin in range(0, n, chunk_size):
+        chunk = slice(begin, min(begin + chunk_size, n))
+        images, label = canvases[chunk], start.labels[chunk].to(device)
+        location, m = start.locations[0, chunk, 0].to(device), len(images)
+        output, state = model(glimpse_fn(images, location), location, model.initial_state(m))
+        beliefs, visited = [output.logits.log_softmax(1)], [location]
+        tried = candidates.repeat(m, 1)  # (m C, 2), image by image
+        glimpses = glimpse_fn(images.repeat_interleave(len(candidates), 0), tried)  # (m C, P, G, G)
+        target = label.repeat_interleave(len(candidates))[:, None]  # (m C, 1)
+        first = torch.arange(m, device=device) * len(candidates)
+        for _ in range(start.log_p.shape[2] - 1):
+            output, states = model(glimpses, tried, state.repeat_interleave(len(candidates), 0))
+            belief = output.logits.log_softmax(1)  # (m C, K)
+            best = first + belief.gather(1, target).view(m, -1).argmax(1)  # (m,)
+            state = states[best]  # (m, D)
+            beliefs.append(belief[best])
+            visited.append(tried[best])
+        log_p.append(torch.stack(beliefs, 1).cpu())
+        locations.append(torch.stack(visited, 1).cpu())
+    parts = torch.cat(log_p)[None], start.labels[:n], torch.cat(locations)[None]
+    return Beliefs(*parts, start.positions[:n])

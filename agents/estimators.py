@@ -20,25 +20,15 @@ Symbols:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from agents.losses import (
-    baseline_loss,
-    categorical_entropy,
-    cross_entropy,
-    dense_returns,
-    exact_dense_returns,
-    gaussian_entropy,
-    leave_one_out_baseline,
-    normalise,
-    reinforce_loss,
-    reward_to_go,
-)
+from agents import losses
+from agents.losses import baseline_loss, reinforce_loss, reward_to_go
 
 Objective = Literal[
     "log-likelihood", "reward, last glimpse", "reward, every glimpse", "sampled reward"
@@ -69,34 +59,27 @@ class Rollout:
     label_entropy: Tensor
 
     @classmethod
-    def from_episode(
-        cls,
-        *,
-        label: Tensor,
-        logits: Tensor,
-        prediction: Tensor,
-        std: float | Tensor,
-        **recorded: Tensor,
+    def from_steps(
+        cls, label: Tensor, std: float | Tensor, steps: Sequence[Mapping[str, Tensor]]
     ) -> Rollout:
-        """Add log-probabilities and entropies to what an episode recorded.
+        """Stack what an episode's steps recorded, and add log-probabilities and entropies.
 
         Args:
             label: True classes. Shape (N,).
-            logits: Of the classes, after each glimpse. Shape (T, N, K).
-            prediction: Labels that the agent gave. Shape (T, N).
             std: Standard deviation of the location policy: a scalar, or one each for x and y.
-            recorded: ``location_log_prob``, ``baseline`` and ``reward``.
+            steps: ``logits`` of the classes, shape (N, K), ``prediction`` (labels that the agent
+                gave), ``location_log_prob``, ``baseline`` and ``reward``, shape (N,).
         """
+        recorded = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+        logits, prediction = recorded.pop("logits"), recorded.pop("prediction")  # (T, N, K), (T, N)
         log_p = logits.log_softmax(2)
-
-        def log_prob_of(classes: Tensor) -> Tensor:
-            return log_p.gather(2, classes[..., None])[..., 0]  # (T, N)
-
+        classes = (label.expand_as(prediction), prediction)
+        of_label, of_prediction = (log_p.gather(2, each[..., None])[..., 0] for each in classes)
         return cls(
-            label_log_prob=log_prob_of(label.expand_as(prediction)),
-            prediction_log_prob=log_prob_of(prediction),
-            location_entropy=gaussian_entropy(std).to(logits.device).expand(prediction.shape),
-            label_entropy=categorical_entropy(logits),
+            label_log_prob=of_label,
+            prediction_log_prob=of_prediction,
+            location_entropy=losses.gaussian_entropy(std).to(logits.device).expand_as(of_label),
+            label_entropy=losses.categorical_entropy(logits),
             **recorded,
         )
 
@@ -125,8 +108,7 @@ class Terms(NamedTuple):
 
     Attributes:
         label: Terms that teach the label alone.
-        location: Terms that only a learned choice of locations needs. A control that replaces
-            the policy leaves them out.
+        location: Terms that only a learned choice of locations needs; a control leaves them out.
         shared: Terms of both actions.
     """
 
@@ -170,7 +152,7 @@ def paper(rollout: Rollout, weights: Weights) -> Terms:
     Source:
         Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".
     """
-    return _terminal_reward(rollout, weights, _last(rollout))
+    return _terminal_reward(rollout, weights, torch.eye(len(rollout.reward))[-1])  # (0, ..., 0, 1)
 
 
 def every_glimpse(rollout: Rollout, weights: Weights) -> Terms:
@@ -192,7 +174,7 @@ def leave_one_out(rollout: Rollout, weights: Weights) -> Terms:
         Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
     """
     returns = reward_to_go(rollout.reward)[:-1]  # (T - 1, N)
-    advantage = returns - leave_one_out_baseline(returns, weights.num_rollouts)
+    advantage = returns - losses.leave_one_out_baseline(returns, weights.num_rollouts)
     policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
     return _hybrid(rollout, weights, _even(rollout), weights.policy_coef * policy)
 
@@ -208,8 +190,8 @@ def dense(rollout: Rollout, weights: Weights) -> Terms:
     Source:
         Ours; Ba et al. (2015), arXiv:1412.7755, pay with the last log-likelihood.
     """
-    returns = dense_returns(rollout.label_log_prob, weights.discount)  # (T - 1, N)
-    advantage = normalise(returns - rollout.baseline[:-1].detach())
+    returns = losses.dense_returns(rollout.label_log_prob, weights.discount)  # (T - 1, N)
+    advantage = losses.normalise(returns - rollout.baseline[:-1].detach())
     policy = reinforce_loss(rollout.location_log_prob[:-1], advantage) / len(returns)
     return _hybrid(rollout, weights, _even(rollout), weights.policy_coef * policy, returns)
 
@@ -220,14 +202,11 @@ def dense_exact(rollout: Rollout, weights: Weights) -> Terms:
         L = -sum_k w_k log p_k - sum_{t<T} (g_t - b_t) log pi(l_t | h_t)
             + c_b mean_{t<T} (b_t - g_t)^2
 
-    g_t is :func:`~agents.losses.exact_dense_returns`. ``policy_coef`` is ignored: any value but 1
-    would make the gradient inexact.
-
-    Source:
-        Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
+    g_t is :func:`~agents.losses.exact_dense_returns`, which names the source. ``policy_coef`` is
+    ignored: any value but 1 would make the gradient inexact.
     """
     even = _even(rollout)
-    returns = exact_dense_returns(rollout.label_log_prob, even)  # (T - 1, N)
+    returns = losses.exact_dense_returns(rollout.label_log_prob, even)  # (T - 1, N)
     policy = reinforce_loss(rollout.location_log_prob[:-1], returns - rollout.baseline[:-1])
     return _hybrid(rollout, weights, even, policy, returns)
 
@@ -250,11 +229,7 @@ def reward_only(rollout: Rollout, weights: Weights) -> Terms:
 
 
 def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
-    """As :func:`reward_only` with b_t = 0.
-
-    Source:
-        Williams (1992).
-    """
+    """As :func:`reward_only` with b_t = 0 (Williams 1992)."""
     return _reward_only(rollout, reward_to_go(rollout.reward), weights)
 
 
@@ -287,7 +262,7 @@ def _hybrid(
     returns: Tensor | None = None,
 ) -> Terms:
     """Return cross-entropy with weights (T,), a policy term, and the baseline's if it is used."""
-    label = {"classifier": cross_entropy(rollout.label_log_prob, label_weights)}
+    label = {"classifier": losses.cross_entropy(rollout.label_log_prob, label_weights)}
     location = {"policy": policy}
     if returns is not None:
         loss = baseline_loss(rollout.baseline[:-1], returns)
@@ -297,24 +272,14 @@ def _hybrid(
 
 def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms:
     """Return the losses of both actions, the label's at the step that is scored."""
-    location = reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
+    policy = weights.policy_coef * reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
     label = reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:])
     entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
-    return Terms(
-        label={"label": label},
-        location={"policy": weights.policy_coef * location},
-        shared={"entropy": -weights.entropy_coef * entropy.mean()},
-    )
+    shared = {"entropy": -weights.entropy_coef * entropy.mean()}
+    return Terms({"label": label}, {"policy": policy}, shared)
 
 
 def _even(rollout: Rollout) -> Tensor:
     """Return the weights 1/T of every glimpse, (T,), on the CPU."""
-    steps = len(rollout.label_log_prob)
+    steps = len(rollout.reward)
     return torch.full((steps,), 1 / steps)
-
-
-def _last(rollout: Rollout) -> Tensor:
-    """Return the weights (0, ..., 0, 1), (T,), on the CPU."""
-    weights = torch.zeros_like(_even(rollout))
-    weights[-1] = 1
-    return weights

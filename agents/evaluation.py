@@ -26,12 +26,7 @@ from agents.ram import RecurrentAttentionModel
 
 @dataclass(frozen=True)
 class Score:
-    """Misclassified images among a number of images.
-
-    Attributes:
-        wrong: Images misclassified.
-        total: Images classified.
-    """
+    """A number of misclassified images, ``wrong``, among ``total`` images."""
 
     wrong: int
     total: int
@@ -105,51 +100,57 @@ def play_split(
         control: Chooses the locations in the policy's place.
         on_batch: Called after every batch of episodes; may raise to stop early.
 
-    Returns:
-        Beliefs of all passes.
-
     Raises:
-        ValueError: If a number is out of range, or the env does not show image v mod n at
-            visit v.
+        ValueError: If a number is out of range, or the env does not show the split in turn.
         FloatingPointError: If the model's outputs are not finite.
     """
-    if num_images < 1 or num_passes < 1:
-        raise ValueError(
-            f"num_images and num_passes must be at least 1, got {num_images} and {num_passes}"
-        )
+    if min(num_images, num_passes) < 1:
+        sizes = (num_images, num_passes)
+        raise ValueError(f"num_images and num_passes must be at least 1, got {sizes}")
     if not torch.as_tensor(std >= 0).all():
         raise ValueError(f"std must be at least 0, got {std}")
     mode = env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.SAME_STEP:
         raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
-    num_visits = num_passes * num_images
-    batches: list[tuple[Tensor, ...]] = []
+    device, num_visits = next(model.parameters()).device, num_passes * num_images
+    batches: list[list[Tensor]] = []
     obs, infos = env.reset(seed=0)
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
         expected = torch.arange(visit, min(visit + env.num_envs, num_visits)) % num_images
         index, label, position = (
-            torch.as_tensor(infos[name]).cpu()[: len(expected)]
-            for name in ("index", "label", "position")
+            torch.as_tensor(infos[name], device=device) for name in ("index", "label", "position")
         )
-        if not torch.equal(index, expected):
+        if index[: len(expected)].tolist() != expected.tolist():
             raise ValueError(
                 f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
                 f"num_images the split's), got {index.tolist()[:5]}... at visit {visit}"
             )
-        log_p, location, obs, infos = _play_episodes(
-            model, env, obs, infos["position"], std, generator, control
-        )
-        batches.append((log_p[: len(index)], location[: len(index)], label, position))
+        state, terminated, log_p, locations = model.initial_state(env.num_envs), [False], [], []
+        while not terminated[0]:
+            glimpse, location = to_tensors(obs, device)
+            output, state = model(glimpse, location, state)
+            if not all(part.isfinite().all() for part in output):
+                raise FloatingPointError(
+                    "the model's outputs are not finite; the learning rate may have been too high"
+                )
+            next_location = output.location_mean
+            if torch.as_tensor(std > 0).any():
+                next_location, _ = sample_location(next_location, std, generator)
+            if control is not None:
+                next_location = control(len(log_p), next_location, position)
+            log_p.append(output.logits.log_softmax(1))
+            locations.append(location)
+            action = {"location": next_location, "label": output.logits.argmax(1)}
+            obs, _, terminated, _, infos = env.step(to_env(action, obs))
+        parts = torch.stack(log_p, 1), label, torch.stack(locations, 1), position
+        batches.append([part[: len(expected)].cpu() for part in parts])
         if on_batch is not None:
             on_batch()
-    log_p, location, label, position = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    by_pass = (num_passes, num_images)
-    return Beliefs(
-        log_p.unflatten(0, by_pass),  # (M, n, T, K)
-        label[:num_images],
-        location.unflatten(0, by_pass),  # (M, n, T, 2)
-        position[:num_images],
+    log_p, labels, locations, positions = (
+        torch.cat(parts).unflatten(0, (num_passes, num_images))
+        for parts in zip(*batches, strict=True)
     )
+    return Beliefs(log_p, labels[0], locations, positions[0])
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
@@ -178,52 +179,10 @@ def score_mean_of_passes(beliefs: Beliefs) -> Score:
     return Score(int((log_mean.argmax(1) != beliefs.labels).sum()), len(log_mean))
 
 
-def _play_episodes(
-    model: RecurrentAttentionModel,
-    env: VectorEnv,
-    obs: dict[str, Any],
-    position: Any,
-    std: float | Tensor,
-    generator: torch.Generator | None,
-    control: Control | None,
-) -> tuple[Tensor, Tensor, dict[str, Any], dict[str, Any]]:
-    """Play one episode in every sub-environment.
-
-    Returns:
-        Log-probabilities (N, T, K), locations (N, T, 2), and the next episodes' observations
-        and infos.
-    """
-    device = next(model.parameters()).device
-    state = model.initial_state(env.num_envs)
-    log_p, locations = [], []
-    infos: dict[str, Any] = {}
-    terminated = [False]
-    while not terminated[0]:
-        glimpse, location = to_tensors(obs, device)
-        output, state = model(glimpse, location, state)
-        if not all(part.isfinite().all() for part in output):
-            raise FloatingPointError(
-                "the model's outputs are not finite; the learning rate may have been too high"
-            )
-        log_p.append(output.logits.log_softmax(1))
-        locations.append(location)
-        next_location = output.location_mean
-        if torch.as_tensor(std > 0).any():
-            next_location, _ = sample_location(next_location, std, generator)
-        if control is not None:
-            step = len(locations) - 1
-            next_location = control(step, next_location, torch.as_tensor(position, device=device))
-        action = {"location": next_location, "label": output.logits.argmax(1)}
-        obs, _, terminated, _, infos = env.step(to_env(action, obs))
-    return torch.stack(log_p, 1).cpu(), torch.stack(locations, 1).cpu(), obs, infos
-
-
 def to_tensors(obs: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return an observation's glimpse and location as tensors."""
-    return (
-        torch.as_tensor(obs["glimpse"], device=device),
-        torch.as_tensor(obs["location"], device=device),
-    )
+    glimpse = torch.as_tensor(obs["glimpse"], device=device)
+    return glimpse, torch.as_tensor(obs["location"], device=device)
 
 
 def to_env(action: dict[str, Tensor], obs: dict[str, Any]) -> dict[str, Any]:

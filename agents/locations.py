@@ -22,8 +22,7 @@ def sample_location(
 
     Args:
         mean: Shape (N, 2).
-        std: Standard deviation, > 0: a scalar, or one each for x and y, shape (2,). A learned
-            one gets its gradient from the log-probability.
+        std: Standard deviation, > 0: a scalar, or one each for x and y, shape (2,).
         generator: Source of the noise; None uses torch's own.
 
     Returns:

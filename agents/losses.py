@@ -19,13 +19,10 @@ from torch import Tensor
 
 
 def reward_to_go(reward: Tensor) -> Tensor:
-    """Return the undiscounted return from each step on: R_t = sum_{k>=t} r_k.
+    """Return the undiscounted return from each step on: R_t = sum_{k>=t} r_k, (T, N).
 
     Args:
         reward: r_t, paid for the action at step t. Shape (T, N).
-
-    Returns:
-        Shape (T, N).
 
     Source:
         Williams (1992): an action is credited with the rewards that follow it.
@@ -66,16 +63,13 @@ def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
 
 
 def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
-    """Return the mean return of the image's other rollouts: b^i = sum_{j!=i} R^j / (M - 1).
+    """Return the mean return of the image's other rollouts: b^i = sum_{j!=i} R^j / (M - 1), (T, N).
 
     It is independent of the episode's own actions, so subtracting it adds no bias.
 
     Args:
         returns: R of N / M images, M neighbouring rollouts each. Shape (T, N).
         num_rollouts: M, at least 2; divides N.
-
-    Returns:
-        Shape (T, N).
 
     Raises:
         ValueError: If M is less than 2 or does not divide N.
@@ -123,7 +117,7 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
         Shape (T - 1, N), detached.
 
     Raises:
-        ValueError: If there are fewer than two steps or the discount is out of range.
+        ValueError: If T is 1 or the discount out of range.
 
     Source:
         Ours.
@@ -174,12 +168,9 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
 
 def normalise(advantage: Tensor) -> Tensor:
-    """Return (A - mean A) / std A, with both taken over all steps and episodes.
+    """Return (A - mean A) / std A, (T, N), with both taken over all steps and episodes.
 
     This rescales each step, so the result is not the gradient of one objective.
-
-    Args:
-        advantage: Shape (T, N).
     """
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
@@ -187,8 +178,7 @@ def normalise(advantage: Tensor) -> Tensor:
 def gaussian_entropy(std: float | Tensor) -> Tensor:
     """Return the entropy of a Gaussian over x and y: 1 + log(2 pi) + log std_x + log std_y [nat].
 
-    Args:
-        std: A scalar, or one each for x and y, (2,).
+    ``std`` is a scalar, or one each for x and y, (2,).
     """
     return 1 + math.log(2 * math.pi) + torch.as_tensor(std).log().expand(2).sum()
 
@@ -202,14 +192,13 @@ def categorical_entropy(logits: Tensor) -> Tensor:
 def _check_time_first(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors are (T, N) of one shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
+    if {len(shape) for shape in shapes.values()} != {2} or len(set(shapes.values())) > 1:
         raise ValueError(f"expected one shape (T, N), got {shapes}")
 
 
 def _check_weights(weights: Tensor, num_steps: int) -> None:
     """Raise ValueError unless the weights are (T,) and sum to 1."""
-    if tuple(weights.shape) != (num_steps,) or abs(float(weights.sum()) - 1) > 1e-5:
-        raise ValueError(
-            f"weights must have shape ({num_steps},) and sum to 1, "
-            f"got shape {tuple(weights.shape)} and sum {float(weights.sum())}"
-        )
+    shape, total = tuple(weights.shape), float(weights.sum())
+    if shape != (num_steps,) or abs(total - 1) > 1e-5:
+        expected = f"weights must have shape ({num_steps},) and sum to 1"
+        raise ValueError(f"{expected}, got shape {shape} and sum {total}")

@@ -66,12 +66,11 @@ class RAMConfig:
             raise ValueError(f"core must be one of {CORES}, got {self.core!r}")
         if self.location not in ("absolute", "offset"):
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
-        for name in ("num_classes", "what_size", "where_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("location_hidden", "conv_features", "initial_std", "state_cap"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        least = dict.fromkeys(("num_classes", "what_size", "where_size", "hidden_size"), 1)
+        least |= dict.fromkeys(("location_hidden", "conv_features", "initial_std", "state_cap"), 0)
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
         if len(self.glimpse_shape) != 3 or min(self.glimpse_shape) < 1:
             raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")
 
@@ -101,15 +100,10 @@ class GlimpseNetwork(nn.Module):
     def __init__(self, config: RAMConfig):
         super().__init__()
         planes, height, width = config.glimpse_shape
-        features = config.conv_features
-        self.conv = None
+        features, self.conv = config.conv_features, nn.Sequential()
         if features:
-            self.conv = nn.Sequential(
-                nn.Conv2d(planes, features, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(features, features, 3, padding=1),
-                nn.ReLU(),
-            )
+            for channels in (planes, features):
+                self.conv += nn.Sequential(nn.Conv2d(channels, features, 3, padding=1), nn.ReLU())
         self.what = nn.Linear((features or planes) * height * width, config.what_size)
         self.where = nn.Linear(2, config.where_size)
         self.join_what = nn.Linear(config.what_size, config.hidden_size)
@@ -117,9 +111,7 @@ class GlimpseNetwork(nn.Module):
 
     def forward(self, glimpse: Tensor, location: Tensor) -> Tensor:
         """Map glimpse (N, P, G, G) and location (N, 2) to g_t, (N, D)."""
-        if self.conv is not None:
-            glimpse = self.conv(glimpse)
-        what = functional.relu(self.what(glimpse.flatten(1)))
+        what = functional.relu(self.what(self.conv(glimpse).flatten(1)))
         where = functional.relu(self.where(location))
         return functional.relu(self.join_what(what) + self.join_where(where))
 
@@ -153,11 +145,7 @@ class GRUCore(nn.GRUCell):
 
 
 class LSTMCore(nn.Module):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997).
-
-    Source:
-        Mnih et al. (2014) use one in section 4.2; Ba et al. (2015) and tfRAM throughout.
-    """
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), as in Mnih et al., section 4.2."""
 
     def __init__(self, config: RAMConfig):
         super().__init__()
@@ -213,6 +201,7 @@ class RecurrentAttentionModel(nn.Module):
     def __init__(self, config: RAMConfig):
         super().__init__()
         self.config = config
+        self._state_size = config.hidden_size * (2 if config.core == "lstm" else 1)
         self.glimpse_network = GlimpseNetwork(config)
         self.core = {"rnn": RectifierCore, "gru": GRUCore, "lstm": LSTMCore}[config.core](config)
         self.location_network = LocationNetwork(config)
@@ -228,10 +217,6 @@ class RecurrentAttentionModel(nn.Module):
         """The learned std of the next location's x and y, (2,); None if the trainer sets it."""
         log_std = self.location_network.log_std
         return None if log_std is None else log_std.exp()
-
-    @property
-    def _state_size(self) -> int:
-        return self.config.hidden_size * (2 if self.config.core == "lstm" else 1)
 
     def forward(self, glimpse: Tensor, location: Tensor, state: State) -> tuple[Output, State]:
         """Process one glimpse.
@@ -249,14 +234,11 @@ class RecurrentAttentionModel(nn.Module):
             ValueError: If a shape is wrong.
         """
         n = len(glimpse)
-        expected = {
-            "glimpse": (glimpse, (n, *self.config.glimpse_shape)),
-            "location": (location, (n, 2)),
-            "state": (state, (n, self._state_size)),
-        }
-        for name, (tensor, shape) in expected.items():
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        expected = {"glimpse": (n, *self.config.glimpse_shape), "location": (n, 2)}
+        expected["state"] = (n, self._state_size)
+        for (name, shape), part in zip(expected.items(), (glimpse, location, state), strict=True):
+            if part.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
         location = location.detach()
         state = self.core(self.glimpse_network(glimpse, location), state)
         h = state[:, : self.config.hidden_size]  # (N, D)

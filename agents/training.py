@@ -24,6 +24,7 @@ from agents.runs.checkpoints import (
 )
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+_ADVICE = "the learning rate may be too high"
 
 
 class Training(Generic[ModelT]):
@@ -31,7 +32,7 @@ class Training(Generic[ModelT]):
 
     Args:
         model: The model that learns.
-        optimizer: Updates the model's parameters.
+        optimizer: Its optimizer.
         env: The environment it learns in, with ``get_state`` and ``set_state``.
         generators: Random number generators by name, in addition to torch's own.
 
@@ -94,13 +95,9 @@ class Training(Generic[ModelT]):
         return tensors, {"best_error": best_error, "env": self.env.get_state()}
 
     def unpack(self, checkpoint: Checkpoint) -> Any:
-        """Restore what :meth:`pack` returned.
+        """Restore what :meth:`pack` returned; return the environment's observations and infos.
 
-        Returns:
-            What the environment's ``set_state`` returns: observations and infos.
-
-        Raises:
-            CheckpointError: If the checkpoint belongs to another model, environment or device.
+        Raises CheckpointError if the checkpoint belongs to another model, environment or device.
         """
         tensors, expected = checkpoint.tensors, self.pack()[0]
         if tensors.keys() != expected.keys():
@@ -124,6 +121,8 @@ class Training(Generic[ModelT]):
 
 
 _RANGES: dict[str, Callable[[float], bool]] = {
+    "at least 3": lambda x: x >= 3,
+    "at least 2": lambda x: x >= 2,
     "at least 1": lambda x: x >= 1,
     "at least 0": lambda x: 0 <= x < math.inf,
     "positive": lambda x: 0 < x < math.inf,
@@ -135,9 +134,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> None:
     """Raise ValueError if a number among a script's settings is out of range.
 
-    Args:
-        settings: Holds the numbers as attributes; None is always allowed.
-        ranges: Names of attributes by range, which is a key of ``_RANGES``.
+    ``ranges`` holds names of attributes by range, a key of ``_RANGES``. None is always allowed.
     """
     for allowed, names in ranges.items():
         for name in names:
@@ -146,15 +143,17 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
                 raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
-def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
-    """Raise FloatingPointError if a tensor is NaN or infinite, naming the update and the tensor."""
-    if nn.utils.get_total_norm(values.values()).isfinite():  # quick, and nearly always so
-        return
-    broken = [name for name, value in values.items() if not value.isfinite().all()]
-    if broken:
-        raise FloatingPointError(
-            f"update {update}: {', '.join(broken)} not finite; the learning rate may be too high"
-        )
+def check_finite(update: int, values: Mapping[str, Tensor]) -> Tensor:
+    """Return the norm of all tensors; raise FloatingPointError if it is NaN or infinite.
+
+    The message names the update and the tensors that are not finite.
+    """
+    norm = nn.utils.get_total_norm(values.values())
+    if not norm.isfinite():
+        broken = [name for name, value in values.items() if not value.isfinite().all()]
+        what = ", ".join(broken) or f"the norm of {', '.join(values)}"
+        raise FloatingPointError(f"update {update}: {what} not finite; {_ADVICE}")
+    return norm
 
 
 @contextmanager
@@ -169,44 +168,29 @@ def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -
     except (ValueError, RuntimeError) as error:
         if not outputs or all(part.isfinite().all() for part in outputs[-1]):
             raise
-        raise FloatingPointError(
-            f"update {update}: the model's outputs are not finite; the learning rate may be too "
-            "high"
-        ) from error
+        message = f"update {update}: the model's outputs are not finite; {_ADVICE}"
+        raise FloatingPointError(message) from error
 
 
 def check_validation_images(wanted: int | None, num_images: int) -> None:
     """Raise ValueError if ``--validation-images`` exceeds the size of the split."""
     if wanted is not None and wanted > num_images:
-        raise ValueError(
-            f"validation_images must be at most {num_images}, the size of the validation split, "
-            f"got {wanted}"
-        )
+        limit = f"{num_images}, the size of the validation split"
+        raise ValueError(f"validation_images must be at most {limit}, got {wanted}")
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one.
-
-    Raises ValueError if a GPU is requested and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    """Return the device called ``name``; "auto" is a GPU if there is one, "cuda" needs one."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" != best:
         raise ValueError("device must be cpu or auto here, got cuda: torch sees no GPU")
-    return torch.device(name)
+    return torch.device(best if name == "auto" else name)
 
 
 def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[int], int]:
-    """Derive the seeds of a run's environment and of torch; adjacent run seeds share none.
+    """Derive a seed per sub-environment, and one for torch; adjacent run seeds share none.
 
-    Args:
-        seed: Seed of the run.
-        num_envs: N, sub-environments.
-        num_rollouts: Number of neighbouring sub-environments that share a seed and so play the
-            same images; divides N.
-
-    Returns:
-        One seed per sub-environment, and one for torch.
+    Each ``num_rollouts`` neighbours, which divide ``num_envs``, share a seed and so the images.
     """
     words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
     env_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
@@ -233,12 +217,9 @@ def cosine_rate(initial: float, progress: float) -> float:
 def warmed_up_decay(decay: float, update: int) -> float:
     """Return the decay of the running mean of the weights in an update, counted from 0.
 
-    The full decay would hold on to the random initial weights for 1 / (1 - decay) updates. So the
-    decay starts at 1/10 and rises as (1 + update) / (10 + update) until it reaches ``decay``: in a
-    young run the mean spans about the last ninth of its updates.
-
-    Source:
-        TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
+    The full decay would hold on to the random initial weights for 1 / (1 - decay) updates. So it
+    starts at 1/10 and rises until it reaches ``decay``: in a young run the mean spans about the
+    last ninth of its updates. Source: TensorFlow's ``ExponentialMovingAverage``.
     """
     return min(decay, (update + 1) / (update + 10))
 
@@ -246,13 +227,10 @@ def warmed_up_decay(decay: float, update: int) -> float:
 def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
     """Scale the gradient down to ``max_norm`` if it is longer; return its norm before.
 
-    Raises FloatingPointError if it is not finite, naming the update and the tensors.
+    Raises FloatingPointError if it is not finite, as :func:`check_finite` does.
     """
-    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norm = nn.utils.get_total_norm(grads.values())
-    if not norm.isfinite():
-        broken = [name for name, grad in grads.items() if not grad.isfinite().all()]
-        where = broken or "its norm"
-        raise FloatingPointError(f"update {update}: the gradient is not finite in {where}")
+    parameters = model.named_parameters()
+    grads = {f"gradient of {name}": p.grad for name, p in parameters if p.grad is not None}
+    norm = check_finite(update, grads)
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm

@@ -253,7 +253,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         shift = draw_shift(config, env, device)
         state = model.initial_state(config.num_envs)
         outputs: list[Output] = []
-        steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        steps: list[dict[str, Tensor]] = []
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
             report_nonfinite_outputs(update, outputs),
@@ -262,31 +262,21 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 glimpse, location = to_tensors(obs, device)
                 output, state = model(glimpse, location + shift, state)
                 outputs.append(output)
-                sampled, location_log_prob = sample_location(output.location_mean, std)
+                sampled, log_prob = sample_location(output.location_mean, std)
                 next_location = control(step, sampled, position) - shift
                 prediction = choose_label(output.logits, sample=estimator.samples_label)
                 action = {"location": next_location, "label": prediction}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
                 reward = torch.as_tensor(reward, dtype=torch.float32)
-                steps.append((prediction, location_log_prob, reward))
+                acted = {"prediction": prediction, "location_log_prob": log_prob, "reward": reward}
+                steps.append({**acted, "logits": output.logits, "baseline": output.baseline})
 
-        # Loss
-        _, logits, baseline = (torch.stack(series) for series in zip(*outputs, strict=True))
-        prediction, location_log_prob, reward = (
-            torch.stack(series) for series in zip(*steps, strict=True)
-        )  # (T, N) each, as baseline; logits (T, N, K)
-        rollout = Rollout.from_episode(
-            label=label,
-            logits=logits,
-            prediction=prediction,
-            location_log_prob=location_log_prob,
-            std=std,
-            baseline=baseline,
-            reward=reward,
-        )
-        terms = estimator.terms(rollout, weights).by_name(location=not control.replaces_policy)
+        # Loss: every tensor of the rollout has shape (T, N)
+        rollout = Rollout.from_steps(label, std, steps)
+        terms = estimator.terms(rollout, weights).by_name(location=config.locations == "learned")
         loss = torch.stack(list(terms.values())).sum()
-        check_finite(update, {"reward": reward, **{f"{k} loss": v for k, v in terms.items()}})
+        values = {"reward": rollout.reward, **{f"{k} loss": v for k, v in terms.items()}}
+        check_finite(update, values)
 
         # Update
         optimizer.zero_grad()
@@ -299,12 +289,14 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Log
         updates_done = update + 1
         env_steps = updates_done * config.num_envs * num_glimpses
-        log.status(updates_done * config.num_envs, (prediction[-1] == label).float().mean())
+        log.status(
+            updates_done * config.num_envs, (steps[-1]["prediction"] == label).float().mean()
+        )
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
             log.scalars(
                 env_steps,
                 {
-                    "rollout/ep_rew_mean": reward.sum(0).mean().item(),
+                    "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
                     "rollout/ep_len_mean": num_glimpses,
                     **{f"train/{name}_loss": term.item() for name, term in terms.items()},
                     "train/grad_norm": grad_norm.item(),

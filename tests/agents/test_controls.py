@@ -31,11 +31,9 @@ def test_each_control_looks_where_its_name_says():
 @pytest.mark.parametrize("num_glimpses", [1, 2, 8])
 def test_every_step_of_an_episode_has_a_location_even_the_last(name, num_glimpses):
     control = make_control(name, num_glimpses)
-    assert control.replaces_policy == (name != "learned")
     for step in range(num_glimpses):
         location = control(step, LEARNED, POSITION)
-        assert location.shape == (3, 2)
-        assert location.dtype == torch.float32
+        assert (location.shape, location.dtype) == ((3, 2), torch.float32)
 
 
 def test_random_locations_are_uniform_and_repeat_with_their_generator():
@@ -54,16 +52,13 @@ def test_random_locations_are_uniform_and_repeat_with_their_generator():
 
 
 def test_the_raster_of_seven_walks_rows_of_two_three_and_two_in_turns():
-    expected = [(-1 / 2, -2 / 3), (1 / 2, -2 / 3)]
-    expected += [(2 / 3, 0), (0, 0), (-2 / 3, 0)]
-    expected += [(-1 / 2, 2 / 3), (1 / 2, 2 / 3)]
-    torch.testing.assert_close(raster_locations(7), torch.tensor(expected))
+    x = [-1 / 2, 1 / 2, 2 / 3, 0, -2 / 3, -1 / 2, 1 / 2]
+    y = [-2 / 3, -2 / 3, 0, 0, 0, 2 / 3, 2 / 3]
+    torch.testing.assert_close(raster_locations(7), torch.tensor([x, y]).T)
 
 
 @pytest.mark.parametrize("num_locations", range(1, 30))
-def test_a_raster_has_as_many_different_locations_as_asked_for_in_cells_that_fill_the_image(
-    num_locations,
-):
+def test_a_raster_has_the_number_of_different_locations_in_cells_that_fill_it(num_locations):
     locations = raster_locations(num_locations)
     assert len({(x, y) for x, y in locations.tolist()}) == num_locations
     rows = locations[:, 1].unique()
@@ -86,14 +81,6 @@ def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
     assert torch.equal(pixel, position + object_side // 2)
 
 
-@pytest.mark.parametrize("name", ["random", "centre", "raster"])
-def test_only_the_oracle_asks_where_the_object_is(name):
-    nowhere = torch.full((3, 2), -1)
-    assert make_control(name)(0, LEARNED, nowhere).shape == (3, 2)
-    with pytest.raises(ValueError, match="outside the canvas of 60 px"):
-        make_control("oracle")(0, LEARNED, nowhere)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -101,12 +88,8 @@ def test_only_the_oracle_asks_where_the_object_is(name):
         (lambda: raster_locations(0), "num_locations"),
         (lambda: make_control("learned")(-1, LEARNED, POSITION), r"step must be in 0\.\.7"),
         (lambda: make_control("learned")(8, LEARNED, POSITION), r"step must be in 0\.\.7"),
-        (
-            lambda: make_control("learned")(0, LEARNED.T, POSITION),
-            r"learned must have shape \(N, 2",
-        ),
         (lambda: make_control("oracle")(0, LEARNED, POSITION[:, :1]), "position must have shape"),
-        (lambda: make_control("oracle")(0, LEARNED, POSITION[:1]), "must have 3 rows, got 1"),
+        (lambda: make_control("oracle")(0, LEARNED, POSITION - 1), "outside the canvas of 60 px"),
         (lambda: oracle_location(torch.zeros(2), (28, 28), 60), "position"),
         (lambda: oracle_location(torch.tensor([[33, 0]]), (28, 28), 60), "outside the canvas"),
     ],

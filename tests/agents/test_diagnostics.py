@@ -1,6 +1,6 @@
 """Diagnostics: coverage as the retina sees it, gains by hand, hindsight against a slow loop."""
 
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import pytest
@@ -21,14 +21,21 @@ from agents.ram import RAMConfig, RecurrentAttentionModel
 SIZES: dict[str, Any] = {"canvas_side": 60, "object_size": (28, 28), "glimpse_size": 12}
 
 
+def make_beliefs(locations, positions: Any = 16, log_p=None, labels: Any = 0) -> Beliefs:
+    """Make beliefs from locations (M, n, T, 2); the rest is the same for all, or a tensor."""
+    m, n, t, _ = locations.shape
+    if log_p is None:
+        log_p = torch.zeros(m, n, t, 3)
+    label, position = torch.as_tensor(labels).expand(n), torch.as_tensor(positions).expand(n, 2)
+    return Beliefs(log_p, label, locations, position)
+
+
 def test_coverage_is_a_share_of_images_and_passes():
-    # of four episodes one looks at the object, another at its corner
+    # of four episodes one looks at the object, x and y 16..43, middle 30, another at its corner
     locations = torch.ones(2, 2, 1, 2)
     locations[0, 1], locations[1, 0] = 0, -0.5  # pixels (30, 30) and (15, 15)
-    positions = torch.tensor([[16, 16], [16, 16]])  # x and y 16..43, middle 30
-    beliefs = Beliefs(torch.zeros(2, 2, 1, 2), torch.zeros(2).long(), locations, positions)
-    assert coverage(beliefs, "centre", **SIZES).tolist() == [0.25]
-    assert coverage(beliefs, "object", **SIZES).tolist() == [0.5]
+    assert coverage(make_beliefs(locations), "centre", **SIZES).tolist() == [0.25]
+    assert coverage(make_beliefs(locations), "object", **SIZES).tolist() == [0.5]
 
 
 def test_behaviour_by_hand():
@@ -37,8 +44,7 @@ def test_behaviour_by_hand():
     locations = locations[None, :, :, None].expand(2, 2, 3, 2)
     prediction = torch.tensor([[0, 1], [1, 1]])  # (M, n)
     log_p = torch.nn.functional.one_hot(prediction, 3).float().log()[:, :, None].expand(2, 2, 3, 3)
-    positions = torch.tensor([[16, 16], [16, 16]])  # middle 30
-    beliefs = Beliefs(log_p, torch.zeros(2).long(), locations, positions)
+    beliefs = make_beliefs(locations, log_p=log_p)
     assert behaviour(beliefs, **SIZES) == {
         "eval/most_named": 75.0,
         "eval/centre_coverage": 75.0,
@@ -59,11 +65,8 @@ def test_coverage_agrees_with_the_retina():
     n = 500
     locations = torch.rand(n, 2, generator=rng) * 2 - 1
     positions = torch.randint(0, 33, (n, 2), generator=rng)
-    beliefs = Beliefs(
-        torch.zeros(1, n, 1, 2), torch.zeros(n).long(), locations[None, :, None], positions
-    )
-    parts: list[tuple[Literal["object", "centre"], int, int]]
-    parts = [("object", 0, 28), ("centre", 14, 1)]  # with its offset and width
+    beliefs = make_beliefs(locations[None, :, None], positions)
+    parts: Any = (("object", 0, 28), ("centre", 14, 1))  # with its offset and width
     for part, offset, width in parts:
         canvases = torch.zeros(n, 60, 60, dtype=torch.uint8)
         for canvas, (x, y) in zip(canvases, (positions + offset).tolist(), strict=True):
@@ -76,11 +79,8 @@ def test_coverage_agrees_with_the_retina():
 
 def test_spread_by_hand():
     locations = torch.tensor([[[[0.0, 0.5], [1, 0]], [[0, -0.5], [1, 1]]]])  # (1, 2, T, 2)
-    beliefs = Beliefs(
-        torch.zeros(1, 2, 2, 2), torch.zeros(2).long(), locations, torch.zeros(2, 2).long()
-    )
     # glimpse 1: x always 0, y +-0.5; glimpse 2: x always 1, y 0 and 1
-    assert location_spread(beliefs).tolist() == [[0, 0.5], [0, 0.5]]
+    assert location_spread(make_beliefs(locations)).tolist() == [[0, 0.5], [0, 0.5]]
 
 
 def test_bits_by_hand():
@@ -88,31 +88,23 @@ def test_bits_by_hand():
     of_label = torch.tensor([[[0.25, 0.5, 1], [0.5, 0.125, 0.125]]])
     log_p = torch.full((1, 2, 3, 3), -9.0)
     log_p[:, 0, :, 2], log_p[:, 1, :, 0] = of_label[:, 0].log(), of_label[:, 1].log()
-    beliefs = Beliefs(
-        log_p, torch.tensor([2, 0]), torch.zeros(1, 2, 3, 2), torch.zeros(2, 2).long()
-    )
+    beliefs = make_beliefs(torch.zeros(1, 2, 3, 2), log_p=log_p, labels=torch.tensor([2, 0]))
     assert bits_gained(beliefs).tolist() == pytest.approx([-0.5, 0.5])
 
 
-def make_model(num_classes=4) -> RecurrentAttentionModel:
+def make_model() -> RecurrentAttentionModel:
     torch.manual_seed(0)
-    config = RAMConfig((3, 4, 4), num_classes, what_size=8, where_size=8, hidden_size=8)
+    config = RAMConfig((3, 4, 4), 4, what_size=8, where_size=8, hidden_size=8)
     model = RecurrentAttentionModel(config)
     for weight in model.parameters():  # larger weights, livelier beliefs
         weight.data *= 3
     return model
 
 
-def play(model, num_images=60, **keywords) -> tuple[Beliefs, torch.Tensor]:
+def play(model, num_images=60) -> tuple[Beliefs, torch.Tensor]:
     """Return beliefs about some signpost boards, and the boards."""
-    env = gymnasium.make_vec(
-        "SignpostGlimpse-v0",
-        num_envs=num_images,
-        split="validation",
-        order="sequential",
-        action_format="dict",
-        **keywords,
-    )
+    keywords: Any = {"split": "validation", "order": "sequential", "action_format": "dict"}
+    env = gymnasium.make_vec("SignpostGlimpse-v0", num_envs=num_images, **keywords)
     canvases, _ = ram_env.frozen_canvases("SignpostGlimpse-v0", "validation")
     return play_split(model, env, num_images), torch.from_numpy(canvases[:num_images])
 

@@ -28,12 +28,8 @@ def make_rollout(seed: int = 0) -> Rollout:
     return Rollout(**{**leaves, "reward": reward})
 
 
-def terms_of(name: str, rollout: Rollout) -> dict[str, torch.Tensor]:
-    return ESTIMATORS[name].terms(rollout, WEIGHTS).by_name()
-
-
 def loss_of(name: str, rollout: Rollout) -> torch.Tensor:
-    return torch.stack(list(terms_of(name, rollout).values())).sum()
+    return torch.stack(list(ESTIMATORS[name].terms(rollout, WEIGHTS).by_name().values())).sum()
 
 
 def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
@@ -62,7 +58,7 @@ def advantage_of(name: str, rollout: Rollout) -> torch.Tensor:
 @pytest.mark.parametrize("name", WORKED_OUT)
 def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     rollout = make_rollout()
-    terms_of(name, rollout)["policy"].backward()
+    loss_of(name, rollout).backward()
     policy_coef = 1.0 if name == "dense_exact" else 0.5
     expected = torch.zeros(NUM_STEPS, NUM_ENVS)
     expected[:-1] = -policy_coef * advantage_of(name, rollout)[: NUM_STEPS - 1] / NUM_ENVS
@@ -72,11 +68,10 @@ def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
 @pytest.mark.parametrize("name", WORKED_OUT)
 def test_the_baseline_is_drawn_to_the_returns(name):
     rollout = make_rollout()
-    terms = terms_of(name, rollout)
+    loss_of(name, rollout).backward()
     if name in ("leave_one_out", "reward_only_no_baseline"):
-        assert "baseline" not in terms
+        assert rollout.baseline.grad is None
         return
-    terms["baseline"].backward()
     returns = returns_of(name, rollout)
     expected = torch.zeros(NUM_STEPS, NUM_ENVS)
     # d/db of 0.25 mean (b - R)^2
@@ -93,25 +88,15 @@ def test_a_reward_only_estimator_never_looks_at_the_label(name):
 
 
 @pytest.mark.parametrize("name", SAMPLED_REWARD)
-def test_a_sampled_label_is_weighted_with_its_advantage_at_the_scoring_step_only(name):
+def test_a_sampled_label_and_the_entropies_count_where_their_action_does_something(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
-    expected = torch.zeros(NUM_STEPS, NUM_ENVS)
-    expected[-1] = -advantage_of(name, rollout)[-1] / NUM_ENVS
-    torch.testing.assert_close(rollout.prediction_log_prob.grad, expected)
-
-
-@pytest.mark.parametrize("name", SAMPLED_REWARD)
-def test_entropy_counts_where_its_action_does_something(name):
-    rollout = make_rollout()
-    loss_of(name, rollout).backward()
-    location, label = rollout.location_entropy.grad, rollout.label_entropy.grad
-    assert location is not None
-    assert label is not None
-    torch.testing.assert_close(location[:-1], torch.full_like(location[:-1], -0.1 / NUM_ENVS))
-    torch.testing.assert_close(label[-1], torch.full_like(label[-1], -0.1 / NUM_ENVS))
-    assert not location[-1].any()
-    assert not label[:-1].any()
+    label, location_entropy, label_entropy = torch.zeros(3, NUM_STEPS, NUM_ENVS)
+    label[-1] = -advantage_of(name, rollout)[-1] / NUM_ENVS
+    location_entropy[:-1] = label_entropy[-1] = -0.1 / NUM_ENVS
+    torch.testing.assert_close(rollout.prediction_log_prob.grad, label)
+    torch.testing.assert_close(rollout.location_entropy.grad, location_entropy)
+    torch.testing.assert_close(rollout.label_entropy.grad, label_entropy)
 
 
 @pytest.mark.parametrize("name", [*TERMINAL_REWARD, "dense", "dense_exact"])
@@ -124,12 +109,14 @@ def test_the_classifier_learns_at_every_glimpse_alike_but_the_papers_at_the_last
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_advantages_are_constants_so_the_policy_teaches_neither_baseline_nor_classifier(name):
-    rollout = make_rollout()
-    terms = ESTIMATORS[name].terms(rollout, WEIGHTS)
-    terms.location["policy"].backward()
-    assert rollout.baseline.grad is None
-    assert rollout.label_log_prob.grad is None
+def test_advantages_are_constants_so_what_teaches_locations_teaches_nothing_else(name):
+    terms = ESTIMATORS[name].terms(rollout := make_rollout(), WEIGHTS).by_name()
+    for term in terms.values():
+        inputs = [rollout.location_log_prob, rollout.baseline, rollout.label_log_prob]
+        of_location, *others = torch.autograd.grad(
+            term, inputs, allow_unused=True, retain_graph=True
+        )
+        assert of_location is None or others == [None, None]
 
 
 def test_dense_and_exact_pay_for_the_same_gains():
@@ -142,8 +129,7 @@ def test_dense_and_exact_pay_for_the_same_gains():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_without_its_location_terms_an_estimator_teaches_no_location(name):
-    rollout = make_rollout()
-    terms = ESTIMATORS[name].terms(rollout, WEIGHTS)
+    terms = ESTIMATORS[name].terms(rollout := make_rollout(), WEIGHTS)
     kept = terms.by_name(location=False)
     assert {**kept, **terms.location} == terms.by_name()
     torch.stack(list(kept.values())).sum().backward()
@@ -153,15 +139,12 @@ def test_without_its_location_terms_an_estimator_teaches_no_location(name):
 
 def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
     # two glimpses of one episode, two classes with p = 1/4 and 3/4, then 1/2 and 1/2
-    logits = torch.tensor([[[1.0, 3.0]], [[1.0, 1.0]]]).log()
-    zeros = torch.zeros(2, 1)
-    rollout = Rollout.from_episode(
-        label=torch.tensor([0]),
-        logits=logits,
-        prediction=torch.tensor([[1], [0]]),
-        std=0.5,
-        **dict.fromkeys(("location_log_prob", "baseline", "reward"), zeros),
-    )
+    rest = dict.fromkeys(("location_log_prob", "baseline", "reward"), torch.zeros(1))
+    steps = [
+        {"logits": torch.tensor([[1.0, 3.0]]).log(), "prediction": torch.tensor([1]), **rest},
+        {"logits": torch.tensor([[1.0, 1.0]]).log(), "prediction": torch.tensor([0]), **rest},
+    ]
+    rollout = Rollout.from_steps(torch.tensor([0]), 0.5, steps)
     assert rollout.label_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
     assert rollout.prediction_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
     assert rollout.location_entropy.shape == rollout.label_entropy.shape == (2, 1)

@@ -61,19 +61,10 @@ def test_cross_entropy_by_hand():
     assert cross_entropy(log_p, torch.tensor([0.25, 0.75])).item() == pytest.approx(2.25)
 
 
-def test_dense_returns_by_hand():
-    log_p = torch.tensor([[-2.0], [-1.0], [-0.5]])
-    # r_1 = (-1 + 0.5 * -0.5) / 1.5 + 2 = 1.1667; r_2 = -0.5 + 1 = 0.5
-    expected = torch.tensor([[-1.25 / 1.5 + 2], [0.5]])
-    torch.testing.assert_close(dense_returns(log_p, 0.5), expected)
-    # gamma 1: the later ones' mean, r_1 = (-1 - 0.5) / 2 + 2; gamma 0: the next one alone
-    torch.testing.assert_close(dense_returns(log_p, 1.0)[0], torch.tensor([1.25]))
-    torch.testing.assert_close(dense_returns(log_p, 0.0)[0], torch.tensor([1.0]))
-
-
-def test_dense_returns_equal_a_slow_loop():
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
+def test_dense_returns_equal_a_slow_loop(gamma):
     log_p = -torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
-    gamma, (num_steps, num_envs) = 0.7, log_p.shape
+    num_steps, num_envs = log_p.shape
     slow = torch.zeros(num_steps - 1, num_envs)
     for t in range(num_steps - 1):
         for n in range(num_envs):
@@ -164,11 +155,8 @@ class Toy(nn.Module):
         return torch.stack(log_p), torch.stack(log_pi), torch.stack(states)
 
     def gradient(self, loss: Tensor) -> Tensor:
-        parts = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True)
-        zeros = [torch.zeros_like(p) for p in self.parameters()]
-        return torch.cat(
-            [(z if g is None else g).flatten() for g, z in zip(parts, zeros, strict=True)]
-        )
+        parts = torch.autograd.grad(loss, list(self.parameters()), materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts])
 
 
 def exact_gradient(toy: Toy, weights: Tensor) -> Tensor:
@@ -242,20 +230,6 @@ def test_the_enumeration_would_notice(loss, mistake):
     exact = exact_gradient(toy, WEIGHTS["even"])
     estimate = expected_gradient(toy, loss, **mistake)
     assert ((estimate - exact).norm() / exact.norm()).item() > 1e-2
-
-
-def test_the_policy_learns_the_best_of_three_arms():
-    torch.manual_seed(0)
-    logits = torch.zeros(3, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=0.1)
-    gain = torch.tensor([0.0, 1.0, 0.5])
-    for _ in range(100):
-        arms = torch.distributions.Categorical(logits=logits).sample((1, 64))
-        loss = reinforce_loss(logits.log_softmax(0)[arms], normalise(gain[arms]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert logits.softmax(0)[1] > 0.9
 
 
 EVEN = torch.tensor([0.5, 0.5])

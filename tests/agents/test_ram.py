@@ -20,13 +20,17 @@ def gradient_of(module: nn.Module) -> float:
     return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
 
 
-def look_twice(model: RecurrentAttentionModel):
-    """Take two glimpses of three episodes; return both outputs and the location's log-prob."""
-    glimpses = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+def reached_by(output: str, **changes) -> set[str]:
+    """Return the networks that learn from an output of the second of two glimpses.
+
+    ``"log_prob"`` is that of the location between them.
+    """
+    model, glimpses = make_model(**changes), two_glimpses()[0]
     first, state = model(glimpses[0], torch.zeros(3, 2), model.initial_state(3))
     location, log_prob = sample_location(first.location_mean, 0.1)
     second, _ = model(glimpses[1], location, state)
-    return first, second, log_prob
+    {**second._asdict(), "log_prob": log_prob}[output].sum().backward()
+    return {name for name, network in model.named_children() if gradient_of(network) > 0}
 
 
 @pytest.mark.parametrize(
@@ -123,74 +127,41 @@ def test_the_output_has_the_shapes_it_says_and_every_weight_learns(core, extras)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_the_policy_gradient_stops_before_the_core_where_the_paper_stops_it():
-    model = make_model(location_reaches_core=False)
-    look_twice(model)[2].sum().backward()
-    assert gradient_of(model.location_network) > 0
-    assert gradient_of(model.core) == gradient_of(model.glimpse_network) == 0
+SEEING = {"glimpse_network", "core"}
 
 
-def test_the_classifiers_gradient_never_reaches_the_location_network():
-    for location in ("absolute", "offset"):
-        model = make_model(location=location)
-        _, second, _ = look_twice(model)
-        second.logits.sum().backward()
-        assert gradient_of(model.location_network) == 0
-        assert gradient_of(model.glimpse_network) > 0
+@pytest.mark.parametrize(
+    ("output", "changes", "reached"),
+    [
+        ("log_prob", {}, {"location_network", *SEEING}),
+        ("log_prob", {"location_reaches_core": False}, {"location_network"}),  # the paper's
+        ("logits", {}, {"action_network", *SEEING}),
+        ("logits", {"location": "offset"}, {"action_network", *SEEING}),
+        ("baseline", {}, {"baseline_network"}),
+    ],
+)
+def test_a_gradient_reaches_only_the_networks_it_should(output, changes, reached):
+    assert reached_by(output, **changes) == reached
 
 
-def test_the_policy_gradient_reaches_location_network_and_core_but_not_the_classifier():
-    model = make_model()
-    look_twice(model)[2].sum().backward()
-    assert gradient_of(model.location_network) > 0
-    assert gradient_of(model.core) > 0
-    assert gradient_of(model.action_network) == 0
-
-
-def test_the_baselines_gradient_stays_in_the_baseline():
-    model = make_model()
-    _, second, _ = look_twice(model)
-    second.baseline.sum().backward()
-    assert gradient_of(model.baseline_network) > 0
-    others = [m for name, m in model.named_children() if name != "baseline_network"]
-    assert sum(map(gradient_of, others)) == 0
-
-
-def test_the_last_glimpse_reaches_the_classifier():
-    model = make_model()
-    location, state = torch.zeros(1, 2), model.initial_state(1)
-    glimpse = torch.rand(1, 3, 4, 4, requires_grad=True)
-    model(glimpse, location, state)[0].logits.sum().backward()
-    assert glimpse.grad is not None
-    assert glimpse.grad.abs().sum() > 0
-
-
-def test_a_sampled_location_is_a_constant_with_the_log_prob_of_what_was_sampled():
-    mean = torch.zeros(1000, 2, requires_grad=True)
-    location, log_prob = sample_location(mean, 0.5, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_sampled_location_is_a_constant_that_teaches_by_its_log_prob_alone(learned):
+    model = make_model(initial_std=0.5)
+    std, log_std = model.location_std, model.location_network.log_std
+    assert std is not None
+    assert log_std is not None
+    torch.testing.assert_close(std, torch.tensor([0.5, 0.5]))
+    mean = torch.zeros(100, 2, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    location, log_prob = sample_location(mean, std if learned else 0.5, generator)
     assert not location.requires_grad
     expected = torch.distributions.Normal(mean, 0.5).log_prob(location).sum(1)
     torch.testing.assert_close(log_prob, expected)
     log_prob.sum().backward()
-    # d log N / d mean = (l - mean) / std^2
+    # d log N / d mean = (l - mean) / s^2, d log N / d log s = (l - mean)^2 / s^2 - 1
     torch.testing.assert_close(mean.grad, location / 0.25)
-
-
-def test_a_learned_std_gets_its_gradient_from_the_log_prob_alone():
-    model = make_model(initial_std=0.5)
-    log_std = model.location_network.log_std
-    assert model.location_std is not None
-    assert log_std is not None
-    torch.testing.assert_close(model.location_std, torch.tensor([0.5, 0.5]))
-    generator = torch.Generator().manual_seed(0)
-    mean = torch.zeros(4, 2)
-    location, log_prob = sample_location(mean, model.location_std, generator)
-    assert not location.requires_grad
-    expected = torch.distributions.Normal(mean, model.location_std).log_prob(location).sum(1)
-    torch.testing.assert_close(log_prob, expected)
-    log_prob.sum().backward()
-    # d log N(l; 0, s^2) / d log s = l^2 / s^2 - 1
-    torch.testing.assert_close(log_std.grad, (location.square() / 0.25 - 1).sum(0))
+    expected = (location.square() / 0.25 - 1).sum(0) if learned else None
+    torch.testing.assert_close(log_std.grad, expected)
     assert make_model().location_std is None
 
 
@@ -210,16 +181,15 @@ def test_a_bad_setting_is_refused(changes, named):
         make_model(**changes)
 
 
-def test_a_wrong_shape_is_refused():
+def test_a_wrong_shape_or_std_is_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"glimpse must have shape \(2, 3, 4, 4\)"):
         model(torch.rand(2, 4, 4, 3), torch.zeros(2, 2), model.initial_state(2))
     with pytest.raises(ValueError, match="location"):
         model(torch.rand(2, 3, 4, 4), torch.zeros(2, 3), model.initial_state(2))
-
-
-def test_a_std_that_is_not_positive_is_refused():
-    with pytest.raises(ValueError, match="std"):
+    with pytest.raises(ValueError, match="state"):
+        model(torch.rand(2, 3, 4, 4), torch.zeros(2, 2), model.initial_state(1))
+    with pytest.raises(ValueError, match="std must be positive"):
         sample_location(torch.zeros(1, 2), 0.0)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agents.estimators import ESTIMATORS, Objective, Terms
+from agents.estimators import ESTIMATORS, Estimator, Objective, Terms
 from agents.losses import exact_dense_returns
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.training import spread_seed
@@ -25,7 +25,6 @@ from benchmarks.gradient_quality import (
     Stored,
     collect,
     groups_of,
-    halves_cosine,
     quality,
     squared_norm,
     standard_errors,
@@ -53,18 +52,15 @@ def stored() -> Stored:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 3
-    return Stored(model, ENV_ID)
+    return model, {"env_id": ENV_ID}
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path, stored: Stored) -> Path:
     (tmp_path / "config.json").write_text(json.dumps({"config": {"env_id": ENV_ID}}))
     (tmp_path / "model.json").write_text(json.dumps(asdict(MODEL)))
-    save_file(stored.model.state_dict(), tmp_path / "best.safetensors")
+    save_file(stored[0].state_dict(), tmp_path / "best.safetensors")
     return tmp_path
-
-
-# Statistics
 
 
 def products(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +92,6 @@ def test_numbers_without_noise_by_hand():
     r = torch.tensor([[0.6, 0.8]] * 4, dtype=torch.float64)
     assert quality(*products(g, r)).tolist() == pytest.approx([0.6, 0.6, 0])
     assert standard_errors(*products(g, r)).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
-    assert halves_cosine(r @ r.T) == pytest.approx(1)
 
 
 def test_numbers_with_noise_by_hand():
@@ -121,67 +116,53 @@ def test_standard_errors_equal_the_scatter_over_repetitions():
     assert (estimated / scatter).tolist() == pytest.approx([1, 1, 1], abs=0.35)
 
 
-# Gradients
-
-
 def test_groups_partition_all_parameters(stored):
-    flat = torch.cat([parameter.flatten() for parameter in stored.model.parameters()])
+    flat = torch.cat([parameter.flatten() for parameter in stored[0].parameters()])
     covered = torch.zeros_like(flat)
-    for name, part in groups_of(stored.model).items():
-        own = torch.cat([p.flatten() for p in getattr(stored.model, name).parameters()])
+    for name, part in groups_of(stored[0]).items():
+        own = torch.cat([p.flatten() for p in getattr(stored[0], name).parameters()])
         assert torch.equal(flat[part], own)
         covered[part] += 1
     assert (covered == 1).all()
-    assert {*GROUPS, "baseline_network"} == set(groups_of(stored.model))
+    assert {*GROUPS, "baseline_network"} == set(groups_of(stored[0]))
 
 
-def test_every_objective_has_a_reference_that_gives_labels_as_its_estimators_do():
+def test_every_objective_has_a_reference_that_gives_and_weighs_labels_as_its_estimators_do():
     assert set(REFERENCES) == set(get_args(Objective))
     for estimator in ESTIMATORS.values():
         reference = REFERENCES[estimator.objective]
         assert reference.location_reaches_core
         assert reference.objective == estimator.objective
         assert reference.samples_label == estimator.samples_label
+        coef = make_config(policy_coef=0.25).weights(estimator).policy_coef
+        assert coef == (1.0 if estimator.samples_label else 0.25)
 
 
 def test_the_papers_objective_teaches_the_core_about_locations_and_the_paper_does_not(stored):
-    groups = groups_of(stored.model)
-    paper = ESTIMATORS["paper"]
+    parts, paper = groups_of(stored[0]), ESTIMATORS["paper"]
+    location, core = parts["location_network"], parts["core"]
+    configs = [make_config(policy_coef=weight) for weight in (0.25, 1.0)]
     for estimator, reached in ((paper, False), (REFERENCES[paper.objective], True)):
-        light, heavy = (
-            Learner(stored, estimator, make_config(policy_coef=weight), seed=0).gradient()
-            for weight in (0.25, 1.0)
-        )
-        torch.testing.assert_close(
-            4 * light[groups["location_network"]], heavy[groups["location_network"]]
-        )
-        assert torch.equal(light[groups["core"]], heavy[groups["core"]]) != reached
+        light, heavy = (Learner(stored, estimator, each, seed=0).gradient() for each in configs)
+        torch.testing.assert_close(4 * light[location], heavy[location])
+        assert torch.equal(light[core], heavy[core]) != reached
 
 
 def test_the_exact_estimator_agrees_with_the_reference_and_a_detached_core_does_not(stored):
+    def in_core(estimator: Estimator, seed: int, *counts: int) -> Tensor:
+        learner = Learner(stored, estimator, make_config(), seed)
+        return collect({"": learner}, *counts)[0][""][:, groups_of(stored[0])["core"]].double()
+
     exact = ESTIMATORS["dense_exact"]
-    detached = replace(exact, location_reaches_core=False)
-    config, groups = make_config(), groups_of(stored.model)
-    reference = {"all": Learner(stored, REFERENCES["log-likelihood"], config, seed=0)}
-    r = collect(reference, 20, 8)[0]["all"].double()
-    learners = {
-        name: Learner(stored, estimator, config, seed=1)
-        for name, estimator in (("exact", exact), ("detached", detached))
-    }
-    gradients = collect(learners, 60)[0]
-    cosines: dict[str, tuple[float, float]] = {}
-    for name, g in gradients.items():
-        core = products(g[:, groups["core"]].double(), r[:, groups["core"]])
-        cosines[name] = quality(*core)[1].item(), standard_errors(*core)[1].item()
-    assert cosines["exact"][0] == pytest.approx(1, abs=4 * cosines["exact"][1])
-    assert cosines["exact"][1] < 0.05
-    assert cosines["detached"][0] < 1 - 4 * cosines["detached"][1]
-
-
-def test_a_sampled_label_and_its_locations_weigh_the_same():
-    for estimator in ESTIMATORS.values():
-        coef = make_config(policy_coef=0.25).weights(estimator).policy_coef
-        assert coef == (1.0 if estimator.samples_label else 0.25)
+    r = in_core(REFERENCES["log-likelihood"], 0, 20, 8)
+    estimators = exact, replace(exact, location_reaches_core=False)
+    (cosine, error), (detached, its_error) = (
+        (quality(*core)[1], standard_errors(*core)[1])
+        for core in (products(in_core(estimator, 1, 60), r) for estimator in estimators)
+    )
+    assert error < 0.05
+    assert abs(cosine - 1) < 4 * error
+    assert detached < 1 - 4 * its_error
 
 
 def test_neighbours_play_one_image_where_rollouts_are_needed(stored):
@@ -193,28 +174,18 @@ def test_neighbours_play_one_image_where_rollouts_are_needed(stored):
     assert (last != last[:, :1]).any()  # their locations are their own
 
 
-@pytest.mark.parametrize("rename", [False, True])
-def test_the_baseline_is_fitted_to_the_returns_of_the_estimator_whatever_its_term_is_called(
-    stored, rename
-):
-    exact = ESTIMATORS["dense_exact"]
-    if rename:
-        exact = replace(
-            exact, terms=lambda *words: renamed(ESTIMATORS["dense_exact"].terms(*words))
-        )
+def test_the_baseline_is_fitted_to_the_returns_whatever_its_term_is_called(stored):
+    def terms(*words: Any) -> Terms:
+        groups = ESTIMATORS["dense_exact"].terms(*words)
+        return Terms(*({f"my_{name}": term for name, term in group.items()} for group in groups))
+
+    exact = replace(ESTIMATORS["dense_exact"], terms=terms)
     rollout, _ = next(Learner(stored, exact, make_config(), seed=0).batches)
     steps = len(rollout.reward)
     returns = exact_dense_returns(rollout.label_log_prob, torch.full((steps,), 1 / steps))
     rest = returns - rollout.baseline[:-1]
     assert rest.square().mean() < 0.9 * returns.square().mean()
     assert abs(rest.mean()) < 4 * rest.std() / math.sqrt(rest.numel())
-
-
-def renamed(terms: Terms) -> Terms:
-    return Terms(*({f"my_{name}": term for name, term in group.items()} for group in terms))
-
-
-# The command
 
 
 def test_the_command_reports_every_estimator_and_group(run_dir, tmp_path, capsys, monkeypatch):
@@ -240,9 +211,9 @@ def test_the_command_reports_every_estimator_and_group(run_dir, tmp_path, capsys
     [
         ({"reference_episodes": 0}, "reference_episodes must be at least 1, got 0"),
         ({"num_batches": 2}, "num_batches must be at least 3"),
-        ({"num_rollouts": 3}, "num_rollouts must be .* divide num_envs=64, got 3"),
+        ({"num_rollouts": 3}, "num_rollouts must divide num_envs"),
         ({"std": 0.0}, "std must be positive"),
-        ({"csv": Path("nowhere/numbers.csv")}, "numbers.csv cannot be written"),
+        ({"csv": Path("nowhere/numbers.csv")}, "no folder for .*numbers.csv"),
         ({"run_dirs": ()}, "at least one run folder"),
     ],
 )
@@ -251,14 +222,8 @@ def test_a_setting_that_would_fail_late_is_refused_at_once(setting, message):
         replace(make_config(), **setting)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"env_id": ENV_ID, "locations": "random"}, "must be a run of .* with learned locations"),
-        ({"algorithm": "ppo"}, "must be a run of train/reinforce.py"),
-    ],
-)
-def test_a_run_that_did_not_learn_where_to_look_is_refused(run_dir, settings, message):
+@pytest.mark.parametrize("settings", [{"env_id": ENV_ID, "locations": "random"}, {"seed": 0}])
+def test_a_run_that_did_not_learn_where_to_look_is_refused(run_dir, settings):
     (run_dir / "config.json").write_text(json.dumps({"config": settings}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"must be a run of .* with learned locations"):
         benchmark.load(run_dir)

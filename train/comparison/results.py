@@ -29,11 +29,13 @@ from agents.runs.files import convert, make_folder, read_csv, read_json, to_json
 from agents.runs.records import portable
 from train.comparison.jobs import Ended
 
-BEHAVIOUR = (
-    *("eval/most_named", "eval/centre_coverage", "eval/location_spread"),
-    *("train/explained_variance",),
-)
-"""Metrics that show how a policy fails: :func:`agents.diagnostics.behaviour`, and the value's."""
+BEHAVIOUR = {
+    "eval/most_named": "commonest answer [%]",
+    "eval/centre_coverage": "on the object's middle [%]",
+    "eval/location_spread": "spread of locations",
+    "train/explained_variance": "value explained",
+}
+"""Metrics that show how a policy fails (:func:`agents.diagnostics.behaviour`), and their titles."""
 
 Percentage = Annotated[float, Meta(ge=0, le=100)]
 NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]

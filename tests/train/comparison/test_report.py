@@ -114,7 +114,7 @@ def lines_of_csv(results, task=TASK):
 
 def report_across(results, *tasks):
     protocol = make_protocol(*tasks)
-    return report.across_report(protocol, read_results(protocol, results), resamples=50)
+    return report.across_report(protocol, read_results(protocol, results))
 
 
 def tables_of(text):

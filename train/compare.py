@@ -35,11 +35,10 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +46,7 @@ import tyro
 
 from agents.runs.commands import DIVERGED, run
 from agents.runs.files import make_folder
+from agents.runs.machine import command_line
 from train.comparison.jobs import Job, exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
@@ -95,7 +95,6 @@ class Config:
     """Split to evaluate the last weights on, once."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         for name in ("seeds", "processes"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -115,21 +114,20 @@ def main(config: Config) -> None:
     """Tune, run and report what is missing."""
     exit_on_signals()
     comparison = Comparison(config, read_protocol(config.protocol))
-    name, statuses = f".{config.env_id}.lock", []
+    statuses = []
     make_folder(config.work_dir)
     make_folder(config.results)
-    with (
-        hold(config.work_dir / name, f"another comparison uses {config.work_dir}"),
-        hold(config.results / name, f"another comparison uses {config.results}"),
-    ):
+    with ExitStack() as locks:
+        for folder in (config.work_dir, config.results):
+            lock = folder / f".{config.env_id}.lock"
+            locks.enter_context(hold(lock, f"another comparison uses {folder}"))
         if "tune" in config.stages:
             statuses += comparison.tune()
         if "run" in config.stages:
             statuses += comparison.run_seeds()
         if "report" in config.stages:  # one for all environments
-            with hold(
-                config.results / ".report.lock", f"another report is made in {config.results}"
-            ):
+            lock = config.results / ".report.lock"
+            with hold(lock, f"another report is made in {config.results}"):
                 for path in write_reports(comparison.protocol, config.results):
                     print(path)
     if any(statuses):
@@ -137,15 +135,7 @@ def main(config: Config) -> None:
 
 
 class Comparison:
-    """The runs of a command line on one task of a protocol.
-
-    Args:
-        config: The command line.
-        protocol: The protocol.
-
-    Raises:
-        ValueError: If the protocol lacks the environment or an algorithm.
-    """
+    """The runs of a command line on one task of a protocol."""
 
     def __init__(self, config: Config, protocol: Protocol):
         self.config, self.protocol = config, protocol
@@ -163,11 +153,9 @@ class Comparison:
         """Run the missing trials, and yield an exit status for each trial."""
         planned, trials = [], {}
         for algorithm in self.algorithms:
-            ended = trials[algorithm.name] = self.read_tuning(self.task, algorithm)
+            ended, missing = self.read_tuning(self.task, algorithm)
+            trials[algorithm.name], planned = ended, planned + missing
             yield from (DIVERGED for trial in ended if trial.status == "diverged")
-            numbers = {trial.number for trial in ended}
-            every = self.plan_trials(self.task, algorithm)
-            planned += [each for each in every if each.number not in numbers]
         for each, seed in self.run(planned):
             if seed is not None:
                 end = (seed.result.error, seed.result.status, each.job.called_as)
@@ -178,18 +166,17 @@ class Comparison:
 
     def run_seeds(self) -> Iterator[int]:
         """Run the missing seeds, the first of all algorithms first; yield their exit statuses."""
-        settings: dict[str, dict[str, Any]] = {}
+        ready: list[tuple[Algorithm, dict[str, Any]]] = []
         for algorithm in self.algorithms:
             try:
-                settings[algorithm.name] = self.tuned_settings(algorithm)
+                ready.append((algorithm, self.tuned_settings(algorithm)))
             except ValueError as error:  # the others can run
                 print(f"error: {error}", file=sys.stderr)
                 yield 1
-        ready = [each for each in self.algorithms if each.name in settings]
         planned = []
         for number in range(min(self.config.seeds or self.task.seeds, self.task.seeds)):
-            for algorithm in ready:
-                each = self.plan(self.task, algorithm, number, settings[algorithm.name])
+            for algorithm, settings in ready:
+                each = self.plan(self.task, algorithm, number, settings)
                 folder = self.kept(each)
                 if (folder / "result.json").exists():
                     seed = read_seed(folder)
@@ -209,10 +196,9 @@ class Comparison:
             for count, ended in enumerate(all_ended, 1):
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}"
                 print(f"{count} of {len(planned)}: {line}", flush=True)
-                each, seed = by_job[ended.job], None
+                each, seed, guessing = by_job[ended.job], None, self.task.chance_error
                 try:
-                    split, chance_error = each.split, self.task.chance_error
-                    seed = harvest(ended, each.algorithm.name, each.number, split, chance_error)
+                    seed = harvest(ended, each.algorithm.name, each.number, each.split, guessing)
                 except ValueError as error:
                     print(f"error: {ended.job.name}: {error}", file=sys.stderr)
                 yield each, seed
@@ -250,26 +236,19 @@ class Comparison:
         job = Job(f"{algorithm.name}, {name.replace('_', ' ')}", tuple(words), folder)
         return Planned(job, algorithm, number, settings, split)
 
-    def plan_trials(self, task: ComparedTask, algorithm: Algorithm) -> list[Planned]:
-        """Return the trials of an algorithm's tuning on a task."""
-        return [
+    def read_tuning(
+        self, task: ComparedTask, algorithm: Algorithm
+    ) -> tuple[list[Trial], list[Planned]]:
+        """Return an algorithm's trials on a task that have ended, and the runs of the others."""
+        path = trials_path(self.config.results, task.env_id, algorithm.name)
+        planned = [
             self.plan(task, algorithm, number, settings, trial=True)
             for number, settings in enumerate(draw_trials(algorithm, task.trials))
         ]
-
-    def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> list[Trial]:
-        """Return the trials of an algorithm on a task that have ended.
-
-        Raises:
-            ValueError: If one was run with another command than the protocol's.
-        """
-        path = trials_path(self.config.results, task.env_id, algorithm.name)
-        planned = {each.number: each for each in self.plan_trials(task, algorithm)}
-        trials = [trial for trial in read_trials(path) if trial.number in planned]
-        for trial in trials:
-            what = f"{path}, trial {trial.number},"
-            refuse_another(what, trial.called_as, planned[trial.number].job)
-        return trials
+        ended = {t.number: t for t in read_trials(path) if t.number < len(planned)}
+        for number, trial in ended.items():
+            refuse_another(f"{path}, trial {number},", trial.called_as, planned[number].job)
+        return list(ended.values()), [each for each in planned if each.number not in ended]
 
     def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
         """Return the settings with the lowest validation error in an algorithm's tuning.
@@ -279,15 +258,13 @@ class Comparison:
         """
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
-        wanted = len(draw_trials(algorithm, task.trials))
-        trials = self.read_tuning(task, algorithm)
-        if len(trials) < wanted:
-            missing = replace(
-                self.config, env_id=task.env_id, algorithms=(algorithm.name,), stages=("tune",)
-            )
+        trials, missing = self.read_tuning(task, algorithm)
+        if missing:
+            count = f"{len(trials)} of {len(trials) + len(missing)} trials"
+            flags = f"--env-id {task.env_id} --algorithms {algorithm.name} --stages tune"
             raise ValueError(
-                f"{algorithm.name} has {len(trials)} of {wanted} trials on {task.env_id}. "
-                f"Resume its tuning with: {command_line(missing)}"
+                f"{algorithm.name} has {count} on {task.env_id}. "
+                f"Resume its tuning with: {command_line()} {flags}"
             )
         best = best_trial(trials)
         return best.settings if best else {}
@@ -307,17 +284,6 @@ def refuse_another(what: str, called_as: Any, job: Job) -> None:
             f"{what} was run as {called_as!r}, but the protocol now says {job.called_as!r}: "
             "move it away to run it again"
         )
-
-
-def command_line(config: Config) -> str:
-    """Return the command that has these settings."""
-    words = ["python", "train/compare.py"]
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if value != each.default:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{each.name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
 
 
 def parse(arguments: Sequence[str]) -> Config:

@@ -59,7 +59,8 @@ CONFIG = {
 def make_protocol(*tasks):
     tables = {task.env_id: task for task in tasks or (TASK,)}
     comparisons = (("dense", "sparse"), ("ppo", "a2c"))
-    return Protocol({"ours": "", "sb3": ""}, tables, {a.name: a for a in ALGORITHMS}, comparisons)
+    programs = dict.fromkeys(("ours", "sb3"), "{env_id} {seed} {run_dir}")
+    return Protocol(programs, tables, {a.name: a for a in ALGORITHMS}, comparisons)
 
 
 def write(

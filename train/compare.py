@@ -47,22 +47,10 @@ import tyro
 from agents.runs.commands import DIVERGED, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
+from train.comparison import results, search
 from train.comparison.jobs import Job, exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
-from train.comparison.results import (
-    Seed,
-    Trial,
-    best_trial,
-    harvest,
-    read_seed,
-    read_trials,
-    seed_folder,
-    trials_path,
-    write_seed,
-    write_trials,
-)
-from train.comparison.search import TRIAL_SEED, draw_trials
 
 MARKS = 10
 """Validations of a run."""
@@ -101,13 +89,14 @@ class Config:
 
 
 class Planned(NamedTuple):
-    """A run of an algorithm: a trial of its tuning, or a seed."""
+    """A run of an algorithm: a trial of its tuning, or a seed, which is kept in a folder."""
 
     job: Job
     algorithm: Algorithm
     number: int
     settings: dict[str, Any]
     split: str
+    kept: Path
 
 
 def main(config: Config) -> None:
@@ -159,9 +148,9 @@ class Comparison:
         for each, seed in self.run(planned):
             if seed is not None:
                 end = (seed.result.error, seed.result.status, each.job.called_as)
-                trials[each.algorithm.name].append(Trial(each.number, each.settings, *end))
-                path = trials_path(self.config.results, self.task.env_id, each.algorithm.name)
-                write_trials(path, trials[each.algorithm.name])
+                ended = trials[each.algorithm.name]
+                ended.append(results.Trial(each.number, each.settings, *end))
+                results.write_trials(each.kept.with_name("trials.csv"), ended)
             yield exit_status(seed)
 
     def run_seeds(self) -> Iterator[int]:
@@ -177,35 +166,31 @@ class Comparison:
         for number in range(min(self.config.seeds or self.task.seeds, self.task.seeds)):
             for algorithm, settings in ready:
                 each = self.plan(self.task, algorithm, number, settings)
-                folder = self.kept(each)
-                if (folder / "result.json").exists():
-                    seed = read_seed(folder)
-                    refuse_another(str(folder), seed.config.get("called_as"), each.job)
+                if (each.kept / "result.json").exists():
+                    seed = results.read_seed(each.kept)
+                    refuse_another(str(each.kept), seed.config.get("called_as"), each.job)
                     yield exit_status(seed)
                 else:
                     planned.append(each)
         for each, seed in self.run(planned):
             if seed is not None:
-                write_seed(self.kept(each), seed)
+                results.write_seed(each.kept, seed)
             yield exit_status(seed)
 
-    def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, Seed | None]]:
+    def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, results.Seed | None]]:
         """Run programs, print a line as each ends, and yield what it left: None if it failed."""
         by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
         with closing(run_jobs(lambda: next(jobs, None), self.config.processes)) as all_ended:
             for count, ended in enumerate(all_ended, 1):
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}"
                 print(f"{count} of {len(planned)}: {line}", flush=True)
-                each, seed, guessing = by_job[ended.job], None, self.task.chance_error
+                each, seed = by_job[ended.job], None
                 try:
-                    seed = harvest(ended, each.algorithm.name, each.number, each.split, guessing)
+                    names = (each.algorithm.name, each.number)
+                    seed = results.harvest(ended, *names, each.split, self.task.chance_error)
                 except ValueError as error:
                     print(f"error: {ended.job.name}: {error}", file=sys.stderr)
                 yield each, seed
-
-    def kept(self, each: Planned) -> Path:
-        """Return the folder of results for a seed."""
-        return seed_folder(self.config.results, self.task.env_id, each.algorithm.name, each.number)
 
     def plan(
         self,
@@ -218,14 +203,14 @@ class Comparison:
     ) -> Planned:
         """Return the run of a seed, or of a trial at a third of the budget."""
         name = f"{'trial' if trial else 'seed'}_{number}"
-        folder = self.config.work_dir / task.env_id / algorithm.name / name
+        place = Path(task.env_id, algorithm.name, name)
         env_steps = task.env_steps // 3 if trial else task.env_steps
         split = "validation" if trial else self.config.final_split
         words = fill(
             f"{self.protocol.programs[algorithm.program]} {algorithm.flags}",
             env_id=task.env_id,
-            seed=TRIAL_SEED if trial else number,
-            run_dir=folder,
+            seed=search.TRIAL_SEED if trial else number,
+            run_dir=self.config.work_dir / place,
             env_steps=env_steps,
             episodes=math.ceil(env_steps / task.num_glimpses),
             marks=1 if trial else MARKS,
@@ -233,29 +218,26 @@ class Comparison:
         )
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
-        job = Job(f"{algorithm.name}, {name.replace('_', ' ')}", tuple(words), folder)
-        return Planned(job, algorithm, number, settings, split)
+        title = f"{algorithm.name}, {name.replace('_', ' ')}"
+        job = Job(title, tuple(words), self.config.work_dir / place)
+        return Planned(job, algorithm, number, settings, split, self.config.results / place)
 
     def read_tuning(
         self, task: ComparedTask, algorithm: Algorithm
-    ) -> tuple[list[Trial], list[Planned]]:
+    ) -> tuple[list[results.Trial], list[Planned]]:
         """Return an algorithm's trials on a task that have ended, and the runs of the others."""
-        path = trials_path(self.config.results, task.env_id, algorithm.name)
+        path = results.trials_path(self.config.results, task.env_id, algorithm.name)
         planned = [
             self.plan(task, algorithm, number, settings, trial=True)
-            for number, settings in enumerate(draw_trials(algorithm, task.trials))
+            for number, settings in enumerate(search.draw_trials(algorithm, task.trials))
         ]
-        ended = {t.number: t for t in read_trials(path) if t.number < len(planned)}
+        ended = {t.number: t for t in results.read_trials(path) if t.number < len(planned)}
         for number, trial in ended.items():
             refuse_another(f"{path}, trial {number},", trial.called_as, planned[number].job)
         return list(ended.values()), [each for each in planned if each.number not in ended]
 
     def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
-        """Return the settings with the lowest validation error in an algorithm's tuning.
-
-        Raises:
-            ValueError: If the tuning isn't complete, or was run with other commands.
-        """
+        """Return the settings of the best trial; an incomplete tuning is a ValueError."""
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
         trials, missing = self.read_tuning(task, algorithm)
@@ -266,11 +248,11 @@ class Comparison:
                 f"{algorithm.name} has {count} on {task.env_id}. "
                 f"Resume its tuning with: {command_line()} {flags}"
             )
-        best = best_trial(trials)
+        best = results.best_trial(trials)
         return best.settings if best else {}
 
 
-def exit_status(seed: Seed | None) -> int:
+def exit_status(seed: results.Seed | None) -> int:
     """Return the exit status for what a run left, None if it failed."""
     if seed is None:
         return 1

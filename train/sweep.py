@@ -49,16 +49,8 @@ import ram_env
 from agents.runs.commands import DIVERGED, run
 from agents.runs.machine import commit, describe_machine
 from train import reinforce
+from train.comparison import search
 from train.comparison.jobs import Ended, Job, exit_on_signals, run_jobs
-from train.comparison.search import (
-    COUNTED,
-    Search,
-    best_and_default,
-    load_study,
-    open_search,
-    rounded,
-    write_report,
-)
 
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),
@@ -162,8 +154,8 @@ class RunningTrial:
 class Sweep:
     """Begins a search's trials, follows them at their marks, and tells the study how they end."""
 
-    def __init__(self, config: Config, search: Search, settings: Mapping[str, Any]):
-        self._config, self._search, self._settings = config, search, settings
+    def __init__(self, config: Config, held: search.Search, settings: Mapping[str, Any]):
+        self._config, self._search, self._settings = config, held, settings
         self._seeds, self._marks = settings["seeds"], settings["num_validations"]
         self._running: dict[Job, RunningTrial] = {}
         self._next: list[RunningTrial] = []  # those with another seed to run
@@ -233,7 +225,7 @@ class Sweep:
     ) -> str:
         """Tell the study how a trial ended, and return a line about it."""
         self._search.study.tell(running.trial, value, state)
-        values = ", ".join(f"{k} {v}" for k, v in rounded(running.trial.params).items())
+        values = ", ".join(f"{k} {v}" for k, v in search.rounded(running.trial.params).items())
         return f"trial {running.trial.number} {how} ({values})"
 
 
@@ -241,8 +233,8 @@ def main(config: Config) -> None:
     """Search until the study has its total, unless only the report is wanted, and report."""
     journal = config.journal or config.work_dir / f"{config.env_name}.journal"
     failures = 0 if config.report else search_settings(config, journal)
-    study = load_study(journal, config.name)
-    best, default = best_and_default(study)
+    study = search.load_study(journal, config.name)
+    best, default = search.best_and_default(study)
     lines, command = ["no trial has finished"], None
     if best is not None:
         words = make_flags(study.user_attrs["settings"], best.params)
@@ -251,7 +243,7 @@ def main(config: Config) -> None:
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
         lines = [line, command]
     report = config.results or Path("benchmarks/results/sweeps") / f"{config.name}.csv"
-    write_report(study, report, command)
+    search.write_report(study, report, command)
     print(report, *lines, sep="\n")
     if failures:
         sys.exit(1)
@@ -264,17 +256,17 @@ def search_settings(config: Config, journal: Path) -> int:
     settings, defaults = choose_settings(config), choose_defaults(config)
     study = (journal, config.name, SPACE, settings, defaults, pruner, config.sampler_seed)
     failures = 0
-    with open_search(*study) as search:
-        if not search.count(*COUNTED, "interrupted") and config.folder.exists():
+    with search.open_search(*study) as held:
+        if not held.count(*search.COUNTED, "interrupted") and config.folder.exists():
             raise ValueError(f"{config.folder} holds trials of another study: move it away")
         session = {**describe_machine(commit()), "optuna": version("optuna")}
-        sessions = search.study.user_attrs.get("sessions", [])
-        search.study.set_user_attr("sessions", [*sessions, session])
-        sweep = Sweep(config, search, settings)
+        sessions = held.study.user_attrs.get("sessions", [])
+        held.study.set_user_attr("sessions", [*sessions, session])
+        sweep = Sweep(config, held, settings)
         looks = {"give_up": sweep.falls_behind, "poll_seconds": config.poll_seconds}
         with closing(run_jobs(sweep.next_job, config.processes, **looks)) as jobs:
             for line in filter(None, map(sweep.end, jobs)):
-                print(f"{search.count(*ENDED)} of {config.trials}: {line}", flush=True)
+                print(f"{held.count(*ENDED)} of {config.trials}: {line}", flush=True)
                 failures += " failed: " in line
     return failures
 
@@ -306,7 +298,7 @@ def choose_defaults(config: Config) -> dict[str, Any]:
 def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     """Return the flags of a training: the study's, then the trial's."""
     own = {"env_id": settings["env_id"], "total_episodes": settings["total_episodes"]}
-    own |= rounded(params)
+    own |= search.rounded(params)
     own["final_std"] = min(own["std"], FINAL_STD)
     words = list(settings["flags"])
     for name, value in own.items():

@@ -18,20 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    EngFormatter,
-    FixedLocator,
-    FuncFormatter,
-    Locator,
-    LogLocator,
-    NullFormatter,
-    NullLocator,
-)
 from matplotlib.typing import LineStyleType
 from PIL import Image
 
@@ -87,7 +79,8 @@ def styles(protocol: Protocol) -> dict[str, Style]:
     for each in protocol.algorithms.values():
         group = (each.feedback, each.role == "control")
         index, counts[group] = counts[group], counts[group] + 1
-        style = Style(COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % 8])
+        turn, colour = divmod(index, len(COLOURS))
+        style = Style(COLOURS[colour], MARKERS[(index + turn) % len(MARKERS)])
         if each.role == "control":
             line = CONTROL_STYLES[index % len(CONTROL_STYLES)]
             style = style._replace(colour=GREY, line=line)
@@ -113,9 +106,9 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
         for column, axes in enumerate(panels):
             _draw_curves(axes, rows, column, look)
             axes.axhline(threshold, **_DOTTED, zorder=1)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(ticker.NullFormatter())
             axes.grid(which="major", alpha=0.3)
             axes.tick_params(labelsize=9)
             axes.set_xlabel(XLABELS[column])
@@ -182,9 +175,7 @@ def mean_curve(row: Row) -> Curve:
     marks = max((s.curve.env_steps for s in row.seeds), key=lambda steps: steps.max(initial=0))
     curves = [_at_marks(seed, marks, row.task.chance_error) for seed in row.seeds]
     seconds, errors = (np.array(columns) for columns in zip(*curves, strict=True))  # (n, k) each
-    there = np.isfinite(seconds)
-    mean_seconds = np.where(there, seconds, 0).sum(0) / np.maximum(there.sum(0), 1)
-    return Curve(marks, mean_seconds, errors.mean(0), np.full(len(marks), math.nan))
+    return Curve(marks, np.nanmean(seconds, 0), errors.mean(0), np.full(len(marks), math.nan))
 
 
 def _at_marks(seed: Seed, marks: np.ndarray, chance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -200,8 +191,6 @@ def _at_marks(seed: Seed, marks: np.ndarray, chance: float) -> tuple[np.ndarray,
 def _by_class(results: TaskResults) -> dict[str, list[Row]]:
     """Return the algorithms that have seeds, by class."""
     rows = [row for row in results.rows if row.seeds]
-    if not rows:
-        raise ValueError(f"results must hold a seed on {results.task.env_id}, got none")
     groups = {letter: [r for r in rows if r.algorithm.feedback == letter] for letter in CLASSES}
     return {letter: members for letter, members in groups.items() if members}
 
@@ -277,14 +266,14 @@ def _error_limits(errors: np.ndarray, chance_error: float) -> tuple[float, float
 
 def _error_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
-    _plain_ticks(axis, FixedLocator([tick for tick in TICKS if low <= tick <= high]))
+    _plain_ticks(axis, ticker.FixedLocator([tick for tick in TICKS if low <= tick <= high]))
 
 
-def _plain_ticks(axis: Axis, locator: Locator) -> None:
+def _plain_ticks(axis: Axis, locator: ticker.Locator) -> None:
     """Label an axis in plain numbers, without minor ticks."""
     axis.set_major_locator(locator)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def sweep_figure(report: Path) -> Figure:
@@ -329,14 +318,14 @@ def _draw_setting(axes: Axes, name: str, attributes: dict[str, Any], groups: Tri
         axes.scatter(x, errors, label=label, zorder=3 + order, **_TRIALS[label])
     axes.set_xlabel("std (of locations, at the start)" if name == "std" else name)
     axes.set_yscale("log")
-    _plain_ticks(axes.yaxis, LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    _plain_ticks(axes.yaxis, ticker.LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axes.grid(alpha=0.25)
     if choices:
         axes.set_xticks(range(len(choices)), map(str, choices))
         axes.set_xlim(-0.5, len(choices) - 0.5)
     elif attributes["log"]:
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis, LogLocator(subs=(1, 2, 5), numticks=20))
+        _plain_ticks(axes.xaxis, ticker.LogLocator(subs=(1, 2, 5), numticks=20))
         axes.set_xlim(attributes["low"] / 1.1, attributes["high"] * 1.1)
     else:
         axes.set_xlim(attributes["low"] - 0.03, attributes["high"] + 0.03)

@@ -9,23 +9,11 @@ from typing import Any
 import numpy as np
 
 from agents.runs.files import write_whole
+from train.comparison import tables
 from train.comparison.protocol import Protocol
 from train.comparison.results import to_csv
 from train.comparison.statistics import interquartile_mean, probability_of_improvement
 from train.comparison.summary import Row, TaskResults, read_results
-from train.comparison.tables import (
-    behaviour,
-    by_class,
-    by_role,
-    comparisons,
-    distinct,
-    document,
-    estimate,
-    introduction,
-    provenance,
-    result_tables,
-    tuning_tables,
-)
 
 FILES = ("report.md", "table.csv", "curves.png", "errors.png")
 """The files of a task's report."""
@@ -34,10 +22,8 @@ FILES = ("report.md", "table.csv", "curves.png", "errors.png")
 def write_reports(protocol: Protocol, results: Path) -> list[Path]:
     """Write the report of each task that has results, and the one across tasks; return the files.
 
-    They are :data:`FILES` in each task's folder, and ``report.md`` above them.
-
-    Raises:
-        ValueError: If a result is damaged.
+    They are :data:`FILES` in each task's folder, and ``report.md`` above them. A damaged result
+    is a ValueError.
     """
     from train.comparison.figures import final_errors, learning_curves, write_figure
 
@@ -60,14 +46,14 @@ def task_report(protocol: Protocol, results: TaskResults) -> str:
     """Return the report of one task, Markdown."""
     sections = [
         [f"# Comparison on `{results.task.env_id}`"],
-        introduction(results),
-        *result_tables(results),
-        *comparisons(protocol, results),
-        *behaviour(results),
-        *tuning_tables(results),
-        provenance(results),
+        tables.introduction(results),
+        *tables.result_tables(results),
+        *tables.comparisons(protocol, results),
+        *tables.behaviour(results),
+        *tables.tuning_tables(results),
+        tables.provenance(results),
     ]
-    return document(sections)
+    return tables.document(sections)
 
 
 def task_table(results: TaskResults) -> bytes:
@@ -112,7 +98,7 @@ def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
         sections += _across_tables(protocol, complete)
     if not sets:
         sections.append(["No algorithm has all its seeds on two tasks yet."])
-    return document(sections)
+    return tables.document(sections)
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -125,7 +111,7 @@ def _record(row: Row) -> dict[str, Any]:
         "class": algorithm.feedback,
         "role": algorithm.role,
         "memory": algorithm.memory,
-        "parameters": " ".join(distinct(row.seeds, "parameters")),
+        "parameters": " ".join(tables.distinct(row.seeds, "parameters")),
         "seeds_wanted": row.task.seeds,
         "seeds_finished": len(row.finished),
         "seeds_diverged": ended - len(row.finished),
@@ -138,7 +124,7 @@ def _record(row: Row) -> dict[str, Any]:
         "passes": algorithm.passes,
         "samples_backward": row.samples_backward,
         "cpu_seconds": row.cpu_seconds,
-        "commit": " ".join(distinct(row.seeds, "commit")),
+        "commit": " ".join(tables.distinct(row.seeds, "commit")),
         **{f"error_seed_{n}": errors.get(n, math.nan) for n in range(row.task.seeds)},
     }
 
@@ -153,16 +139,16 @@ def _plain(value: Any) -> Any:
 def _across_tables(protocol: Protocol, scores: dict[str, list[np.ndarray]]) -> list[list[str]]:
     """Return the tables of one set of tasks: its algorithms, and their named comparisons."""
     means = [
-        (protocol.algorithms[name], [name, estimate(interquartile_mean(each))])
+        (protocol.algorithms[name], [name, tables.estimate(interquartile_mean(each))])
         for name, each in scores.items()
     ]
-    improvements = [
-        (protocol.algorithms[a], [a, b, estimate(probability_of_improvement(scores[a], scores[b]))])
-        for a, b in protocol.comparisons
-        if {a, b} <= scores.keys()
-    ]
+    improvements = []
+    for first, second in protocol.comparisons:
+        if {first, second} <= scores.keys():
+            better = tables.estimate(probability_of_improvement(scores[first], scores[second]))
+            improvements.append((protocol.algorithms[first], [first, second, better]))
     header = ("expected better", "than", "P(higher score)")
     return [
-        *by_role(("algorithm", "IQM"), means),
-        *by_class(header, improvements, "Named comparisons, class {}:"),
+        *tables.by_role(("algorithm", "IQM"), means),
+        *tables.by_class(header, improvements, "Named comparisons, class {}:"),
     ]

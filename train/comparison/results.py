@@ -105,14 +105,9 @@ class Seed(NamedTuple):
 
 
 class Trial(Struct, frozen=True, rename={"number": "trial"}):
-    """One choice of settings in an algorithm's tuning.
+    """Settings by flag that a tuning has tried, and the validation error at their end [%].
 
-    Attributes:
-        number: 0 for the program's defaults, then the sampler's.
-        settings: By flag; empty for the defaults.
-        error: Validation error at its end [%].
-        status: See :class:`Result`.
-        called_as: Its command, without the machine's folders.
+    Number 0 is the program's defaults, without settings. ``called_as`` is the command.
     """
 
     number: Count
@@ -200,11 +195,6 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
     return Seed(algorithm, number, config, curve, result)
 
 
-def seed_folder(results: Path, env_id: str, algorithm: str, seed: int) -> Path:
-    """Return the folder of a seed's results."""
-    return results / env_id / algorithm / f"seed_{seed}"
-
-
 def trials_path(results: Path, env_id: str, algorithm: str) -> Path:
     """Return the file of an algorithm's trials."""
     return results / env_id / algorithm / "trials.csv"
@@ -230,11 +220,7 @@ def read_seed(folder: Path) -> Seed:
 
 
 def read_seeds(results: Path, env_id: str) -> list[Seed]:
-    """Read all finished seeds on an environment, by algorithm and number.
-
-    Raises:
-        ValueError: If a seed is damaged, or is a copy of another; the message names it.
-    """
+    """Read all finished seeds on an environment, sorted; a damaged one or a copy is a ValueError."""
     folders = [path.parent for path in (results / env_id).glob("*/seed_*/result.json")]
     named = [each for each in folders if re.fullmatch(r"seed_(0|[1-9]\d*)", each.name)]
     seeds = sorted(map(read_seed, named), key=lambda seed: seed[:2])
@@ -243,7 +229,7 @@ def read_seeds(results: Path, env_id: str) -> list[Seed]:
         called_as = seed.config.get("called_as") or f"seed {seed.number}"
         first = known.setdefault((seed.algorithm, called_as), seed)
         if first is not seed:
-            folder = seed_folder(results, env_id, seed.algorithm, seed.number)
+            folder = results / env_id / seed.algorithm / f"seed_{seed.number}"
             raise ValueError(f"{folder} is a copy of seed_{first.number}: move it away")
     return seeds
 

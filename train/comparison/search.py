@@ -112,11 +112,8 @@ def open_search(
 ) -> Iterator[Search]:
     """Hold a journal, and continue or begin a study in it, with the defaults as its first trial.
 
-    The study keeps ``settings``: all else that makes two trials comparable, ready for JSON.
-
-    Raises:
-        ValueError: If another process holds the journal, it is damaged, or the study was begun
-            with other settings.
+    The study keeps ``settings``: all else that makes two trials comparable, ready for JSON. It is
+    a ValueError if another process holds the journal, it is damaged, or has other settings.
     """
     make_folder(journal.parent)
     with hold(journal.with_name(f"{journal.name}.lock"), f"another sweep uses {journal}") as lock:

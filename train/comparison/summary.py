@@ -32,12 +32,9 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Row:
-    """An algorithm on a task. Numbers are NaN where no seed has one.
+    """An algorithm on a task, with those of the protocol's seeds that have ended, by number.
 
-    Attributes:
-        algorithm: The algorithm.
-        task: The task.
-        seeds: Those of the protocol's seeds that have ended, by number.
+    Numbers are NaN where no seed has one.
     """
 
     algorithm: Algorithm
@@ -110,14 +107,9 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """All results on a task.
+    """All results on a task: a row per algorithm, in the protocol's order, and its tuning's trials.
 
-    Attributes:
-        task: The task.
-        rows: An entry per algorithm, in the protocol's order.
-        tuning_task: The task on which the algorithms were tuned.
-        trials: The trials of that tuning, by algorithm.
-        left_out: Number of stored seeds that the protocol doesn't ask for.
+    ``left_out`` is the number of stored seeds that the protocol doesn't ask for.
     """
 
     task: ComparedTask
@@ -133,11 +125,7 @@ class TaskResults:
 
 
 def read_results(protocol: Protocol, results: Path) -> dict[str, TaskResults]:
-    """Read all stored results that a protocol asks for, by environment.
-
-    Raises:
-        ValueError: If a result is damaged; the message names the file.
-    """
+    """Read all stored results that a protocol asks for, by environment."""
     return {env_id: _read_task(protocol, task, results) for env_id, task in protocol.tasks.items()}
 
 

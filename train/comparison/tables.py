@@ -13,15 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from train.comparison import statistics
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
 from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trial
-from train.comparison.statistics import (
-    Estimate,
-    holm,
-    least_p,
-    probability_of_improvement,
-    rank_test,
-)
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
 
 Line = tuple[Algorithm, Sequence[str]]
@@ -67,7 +61,7 @@ def by_role(header: Sequence[str], lines: Sequence[Line], prefix: str = "") -> l
     ]
 
 
-def estimate(of: Estimate) -> str:
+def estimate(of: statistics.Estimate) -> str:
     """Return a number with its interval, if there is one."""
     value, low, high = map(number, of)
     return value if low == NONE else f"{value} ({low} to {high})"
@@ -176,8 +170,8 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
     p_values = np.full(len(pairs), math.nan)
     for index, pair in enumerate(pairs):
         if len(pair) == 2 and all(row.complete for row in pair):
-            p_values[index] = rank_test(*(row.errors for row in pair))
-    tested = zip(protocol.comparisons, pairs, p_values, holm(p_values), strict=True)
+            p_values[index] = statistics.rank_test(*(row.errors for row in pair))
+    tested = zip(protocol.comparisons, pairs, p_values, statistics.holm(p_values), strict=True)
     lines = [
         (protocol.algorithms[names[0]], [*names, *_comparison_cells(pair, p, adjusted)])
         for names, pair, p, adjusted in tested
@@ -194,13 +188,13 @@ def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[st
         reason = "not run on this task" if len(pair) < 2 else ", ".join(counts)
         return [f"not tested: {reason}", *[NONE] * 3]
     first, second = pair
-    better = probability_of_improvement([-first.errors], [-second.errors])
+    better = statistics.probability_of_improvement([-first.errors], [-second.errors])
     difference = f"{first.mean.value - second.mean.value:+.2f}"
     return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
 
 
 def _how_tested(task: ComparedTask, count: int) -> str:
-    least = least_p(task.seeds)
+    least = statistics.least_p(task.seeds)
     return (
         "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
         f"{task.seeds} seeds per algorithm no p is below {_p_text(least)}, and after Holm's "

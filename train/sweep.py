@@ -27,7 +27,6 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
-import math
 import os
 import re
 import shlex
@@ -115,8 +114,6 @@ class Config:
         for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
             if (value := getattr(self, name)) < (least := int(name in positive)):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < self.poll_seconds < math.inf:
-            raise ValueError(f"poll_seconds must be positive, got {self.poll_seconds}")
         ram_env.find_task(self.env_id)  # raises if it isn't a glimpse environment
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"study must be of letters, digits, _, . and -, got {self.name!r}")

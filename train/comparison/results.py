@@ -220,7 +220,7 @@ def read_seed(folder: Path) -> Seed:
 
 
 def read_seeds(results: Path, env_id: str) -> list[Seed]:
-    """Read all finished seeds on an environment, sorted; a damaged one or a copy is a ValueError."""
+    """Read all seeds on an environment, sorted; a damaged one or a copy is a ValueError."""
     folders = [path.parent for path in (results / env_id).glob("*/seed_*/result.json")]
     named = [each for each in folders if re.fullmatch(r"seed_(0|[1-9]\d*)", each.name)]
     seeds = sorted(map(read_seed, named), key=lambda seed: seed[:2])

@@ -224,8 +224,8 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
     ("does", "named"),
     [
         ("forgets", r"timing\.csv"),
-        ("samples", r"config\.json: the run was trained on the sample of digits"),
-        ("misdates", r"config\.json: started must be ISO 8601, got 'yesterday'"),
+        ("samples", r"config\.json.*: the run was trained on the sample"),
+        ("misdates", r"config\.json.*: started must be ISO 8601, got 'yesterday'"),
     ],
 )
 def test_a_run_that_no_report_can_use_is_reported_and_not_kept(tmp_path, capsys, does, named):
@@ -254,9 +254,25 @@ def test_results_of_another_protocol_are_refused(tmp_path, old, new):
             main(place.config(algorithms=("fixed",)))
 
 
-def test_seeds_wait_for_the_whole_tuning_and_the_hint_keeps_all_flags(tmp_path, capsys):
+def test_seeds_wait_for_the_whole_tuning_and_the_hint_keeps_all_flags(
+    tmp_path, capsys, monkeypatch
+):
     place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
     config = place.config(stages=("run",), seeds=1, processes=3)
+    words = [
+        "--env-id",
+        "MNISTGlimpse-v0",
+        "--stages",
+        "run",
+        "--seeds",
+        "1",
+        "--processes",
+        "3",
+        "--protocol",
+    ]
+    words += [config.protocol, "--results", config.results, "--work-dir", config.work_dir]
+    monkeypatch.setattr(sys, "argv", ["train/compare.py", *map(str, words)])
+    assert parse(sys.argv[1:]) == config
     with pytest.raises(SystemExit) as ended:
         main(config)
     assert ended.value.code == 1
@@ -365,7 +381,7 @@ def test_what_is_not_in_the_protocol_is_refused_at_once(tmp_path, changes, named
         ("{seed}", "0", r"programs\.ours must use .*seed"),
         ("{split}", "{spilt}", r"programs\.ours: braces may only hold a placeholder"),
         ("{split}", "'{split}", r"programs\.ours: No closing quotation"),
-        ("space =", "flags = '--x {}'\nspace =", r"algorithms\.tuned: braces .* got '--x \{\}'"),
+        ("space =", "flags = '--x {}'\nspace =", r"algorithms\.tuned\.flags: braces"),
         ("space =", "spaces =", r"algorithms\.tuned: .* unknown field `spaces`"),
         ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
         ('program = "ours"', 'program = "theirs"', r"algorithms\.tuned\.program must be among"),

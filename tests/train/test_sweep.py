@@ -25,13 +25,13 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
 from agents.runs.files import read_json
-from docs import sweep as figure
 from tests.script_helpers import wait_for
 from train import reinforce, sweep
 from train.comparison.search import load_study, open_search, state_of
 from train.sweep import SPACE, Config, main, make_flags, parse
 
 ENV_ID = "SignpostGlimpse-v0"  # guessing errs in 75 %
+SCRIPT = Path(__file__).parents[2] / "docs" / "sweep.py"
 STOPPED = 128 + signal.SIGTERM
 DEFAULTS = {name: getattr(reinforce.Config(), name) for name in SPACE}
 
@@ -305,8 +305,8 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
 def test_the_figure_is_drawn_from_the_report_alone(place):
     place.plan({"2": {"errors": [50, 49], "sleeps": True}})
     place.run(trials=4, startup_trials=2, warmup_marks=1)
-    output = place.folder / "sweep.png"
-    figure.main(figure.Config(place.folder / "results" / "out.csv", output))
+    report, output = place.folder / "results" / "out.csv", place.folder / "sweep.png"
+    subprocess.run([sys.executable, SCRIPT, report, output], check=True)
     assert output.read_bytes().startswith(b"\x89PNG")
 
 

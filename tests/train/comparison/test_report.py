@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from shutil import copytree
 
@@ -10,25 +11,9 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from train.comparison import report
-from train.comparison.figures import (
-    final_errors,
-    learning_curves,
-    mean_curve,
-    styles,
-    write_figure,
-)
+from train.comparison import figures, report
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
-from train.comparison.results import (
-    Curve,
-    Result,
-    Seed,
-    Trial,
-    seed_folder,
-    trials_path,
-    write_seed,
-    write_trials,
-)
+from train.comparison.results import Curve, Result, Seed, Trial, write_seed, write_trials
 from train.comparison.summary import Row, in_order, read_results
 
 SPACE = {"learning-rate": (1e-4, 1e-2), "lanes": Choices((8, 64))}
@@ -59,7 +44,8 @@ CONFIG = {
 def make_protocol(*tasks):
     tables = {task.env_id: task for task in tasks or (TASK,)}
     comparisons = (("dense", "sparse"), ("ppo", "a2c"))
-    return Protocol({"ours": "", "sb3": ""}, tables, {a.name: a for a in ALGORITHMS}, comparisons)
+    programs = dict.fromkeys(("ours", "sb3"), "{env_id} {seed} {run_dir}")
+    return Protocol(programs, tables, {a.name: a for a in ALGORITHMS}, comparisons)
 
 
 def write(
@@ -81,7 +67,7 @@ def write(
         last=last or {},
     )
     curve = Curve(steps, steps / 10, errors, np.minimum(90, errors + 1))
-    folder = seed_folder(results, task.env_id, name, number)
+    folder = results / task.env_id / name / f"seed_{number}"
     write_seed(folder, Seed(name, number, config, curve, result))
 
 
@@ -114,7 +100,7 @@ def lines_of_csv(results, task=TASK):
 
 def report_across(results, *tasks):
     protocol = make_protocol(*tasks)
-    return report.across_report(protocol, read_results(protocol, results), resamples=50)
+    return report.across_report(protocol, read_results(protocol, results))
 
 
 def tables_of(text):
@@ -208,8 +194,21 @@ def test_a_diverged_seed_counts_as_guessing(results):
     assert [line[name] for name in names] == ["90", "4", "1"]
 
 
+def test_half_of_the_seeds_must_reach_the_threshold_and_those_that_never_do_count_as_later(
+    tmp_path,
+):
+    for number, error in enumerate((1.5, 30, 5, 40)):  # at most 10 at 500, never, at 750, never
+        write(tmp_path, TASK, "ppo", number, error)
+    write(tmp_path, TASK, "ppo", 4, status="diverged", marks=0)
+    row = read_results(make_protocol(), tmp_path)["A-v0"].rows[2]
+    assert row.reached == [500, math.inf, 750, math.inf, math.inf]
+    assert row.steps_to_threshold == math.inf
+    assert Row(row.algorithm, TASK, row.seeds[:4]).steps_to_threshold == 750
+    assert Row(row.algorithm, TASK, row.seeds[:3]).steps_to_threshold == 750
+
+
 def test_missing_seeds_are_named(results):
-    (seed_folder(results, "A-v0", "dense", 3) / "result.json").unlink()
+    (results / "A-v0" / "dense" / "seed_3" / "result.json").unlink()
     line = lines_of_csv(results)["dense"]
     assert row_of(report_on(results), "dense")["seeds"] == "4 of 5 seeds: incomplete"
     assert (line["seeds_wanted"], line["seeds_finished"], line["error_seed_3"]) == ("5", "4", "")
@@ -242,7 +241,7 @@ def test_named_comparisons_are_tested_and_corrected_for_all(results):
 
 
 def test_an_incomplete_comparison_is_not_tested_but_counts(results):
-    (seed_folder(results, "A-v0", "a2c", 0) / "result.json").unlink()
+    (results / "A-v0" / "a2c" / "seed_0" / "result.json").unlink()
     text = report_on(results)
     untested = row_of(text, "ppo", "than")
     reason = "not tested: ppo has 5 of 5 seeds, a2c has 4 of 5 seeds"
@@ -286,7 +285,7 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
         Trial(1, {"learning-rate": 0.00123456, "lanes": 64}, 5.5, "finished", "x"),
         Trial(2, {"learning-rate": 0.01, "lanes": 8}, 90.0, "diverged", "x"),
     ]
-    write_trials(trials_path(results, "A-v0", "dense"), trials)
+    write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
     text = report_on(results)
     assert row_of(text, "dense", "space") == {
         "algorithm": "dense",
@@ -299,7 +298,7 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
     assert row_of(text, "ppo", "space")["trials"] == "none"
     assert row_of(text, "plain", "space")["space"] == "not tuned"
     task = replace(TASK, env_id="B-v0", tuned_on="A-v0", trials=0)
-    write_trials(trials_path(results, "A-v0", "dense"), trials[:1])
+    write_trials(results / "A-v0" / "dense" / "trials.csv", trials[:1])
     text = report_on(results, TASK, task)
     row = row_of(text, "dense", "space")
     assert (row["trials"], row["chosen"]) == ("0 of 4", "defaults")
@@ -358,7 +357,7 @@ def test_the_mean_curve_counts_a_diverged_seed_as_guessing_after_its_end(tmp_pat
     write(tmp_path, TASK, "ppo", 0, 10.0)  # 80 40 20 10
     write(tmp_path, TASK, "ppo", 1, 10.0, status="diverged", marks=2)  # 80 40, then 90 90
     row = next(r for r in read_results(make_protocol(), tmp_path)["A-v0"].rows if r.seeds)
-    mean = mean_curve(row)
+    mean = figures.mean_curve(row)
     assert mean.env_steps.tolist() == [250, 500, 750, 1000]
     assert mean.error == pytest.approx([80, 40, 55, 50])
     assert mean.cpu_seconds == pytest.approx([25, 50, 75, 100])  # of the seed that got so far
@@ -367,7 +366,7 @@ def test_the_mean_curve_counts_a_diverged_seed_as_guessing_after_its_end(tmp_pat
 def test_figures_have_a_panel_per_class_and_draw_every_seed(results, tmp_path):
     protocol = make_protocol()
     found = read_results(protocol, results)["A-v0"]
-    figure = final_errors(protocol, found)
+    figure = figures.final_errors(protocol, found)
     labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
     assert labels == [
         ["dense", "sparse", "oracle (control)", "random (control)"],
@@ -375,26 +374,24 @@ def test_figures_have_a_panel_per_class_and_draw_every_seed(results, tmp_path):
     ]
     drawn = [float(x) for line in figure.axes[0].lines for x in np.atleast_1d(line.get_xdata())]
     assert {3.0, 3.1, 3.2, 3.3, 3.4} <= {round(x, 6) for x in drawn}
-    assert len(learning_curves(protocol, found).axes) == 6  # two classes, three costs
-    write_figure(tmp_path / "figures" / "final.png", figure)
+    assert len(figures.learning_curves(protocol, found).axes) == 6  # two classes, three costs
+    figures.write_figure(tmp_path / "figures" / "final.png", figure)
     with Image.open(tmp_path / "figures" / "final.png") as picture:
         assert picture.size == (850, picture.height)
 
 
 def test_figures_take_one_seed_and_a_run_without_a_mark(tmp_path):
-    tasks = (replace(TASK, seeds=1), replace(TASK, env_id="B-v0"))
-    write(tmp_path, tasks[0], "ppo", 0, status="diverged", marks=0)
-    write(tmp_path, tasks[0], "dense", 0)
-    protocol = make_protocol(*tasks)
-    found = read_results(protocol, tmp_path)
-    for draw in (final_errors, learning_curves):
-        write_figure(tmp_path / "figure.png", draw(protocol, found["A-v0"]))
-    with pytest.raises(ValueError, match="results must hold a seed on B-v0"):
-        final_errors(protocol, found["B-v0"])
+    task = replace(TASK, seeds=1)
+    write(tmp_path, task, "ppo", 0, status="diverged", marks=0)
+    write(tmp_path, task, "dense", 0)
+    protocol = make_protocol(task)
+    found = read_results(protocol, tmp_path)["A-v0"]
+    for draw in (figures.final_errors, figures.learning_curves):
+        figures.write_figure(tmp_path / "figure.png", draw(protocol, found))
 
 
 def test_algorithms_of_a_class_look_different():
-    look = styles(make_protocol())
+    look = figures.styles(make_protocol())
     for names in ({"dense", "sparse"}, {"ppo", "a2c", "plain"}, {"random", "oracle"}):
         assert len({look[name] for name in names}) == len(names)
 
@@ -404,7 +401,7 @@ def test_an_error_of_zero_has_a_place_in_the_figures(tmp_path):
         write(tmp_path, TASK, "dense", number, 0.0)
     protocol = make_protocol()
     found = read_results(protocol, tmp_path)["A-v0"]
-    (strip,) = final_errors(protocol, found).axes
+    (strip,) = figures.final_errors(protocol, found).axes
     assert strip.get_xlim()[0] < 0
-    for axes in learning_curves(protocol, found).axes:
+    for axes in figures.learning_curves(protocol, found).axes:
         assert axes.get_ylim()[0] < min(np.min(line.get_ydata()) for line in axes.lines)

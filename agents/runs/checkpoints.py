@@ -80,11 +80,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         loaded = {name: load_tensors(content, path / name) for name, content in files.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    step = _step(path)
-    if state.get("update") != step:
+    if state.get("update") != _step(path):
         raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')!r}")
     tensors = {name.removesuffix(".safetensors"): part for name, part in loaded.items()}
-    return Checkpoint(step, tensors, state)
+    return Checkpoint(_step(path), tensors, state)
 
 
 def load_tensors(content: bytes, path: Path) -> Tensors:

@@ -105,8 +105,8 @@ def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
     for name in sorted(expected | tensors):
         wanted, got = describe(expected.get(name)), describe(tensors.get(name))
         if wanted != got:
-            reason = f"{name} must be {wanted}, got {got}"
-            raise CheckpointError(f"{group}.safetensors is of another model or device: {reason}")
+            file = f"{group}.safetensors belongs to another model or device"
+            raise CheckpointError(f"{file}: {name} must be {wanted}, got {got}")
     return tensors
 
 
@@ -125,7 +125,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
         known = number.isdecimal() and int(number) < len(params)
         if not known or (tensor.ndim and tensor.shape != params[int(number)].shape):
             got = f"{key!r} with shape {tuple(tensor.shape)}"
-            raise CheckpointError(f"optimizer.safetensors is of another model: it has {got}")
+            raise CheckpointError(f"optimizer.safetensors belongs to another model: it has {got}")
         state.setdefault(int(number), {})[name] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

@@ -80,11 +80,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         loaded = {name: load_tensors(content, path / name) for name, content in files.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    step = _step(path)
-    if state.get("update") != step:
+    if state.get("update") != _step(path):
         raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')!r}")
     tensors = {name.removesuffix(".safetensors"): part for name, part in loaded.items()}
-    return Checkpoint(step, tensors, state)
+    return Checkpoint(_step(path), tensors, state)
 
 
 def load_tensors(content: bytes, path: Path) -> Tensors:
@@ -106,8 +105,8 @@ def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
     for name in sorted(expected | tensors):
         wanted, got = describe(expected.get(name)), describe(tensors.get(name))
         if wanted != got:
-            reason = f"{name} must be {wanted}, got {got}"
-            raise CheckpointError(f"{group}.safetensors is of another model or device: {reason}")
+            file = f"{group}.safetensors belongs to another model or device"
+            raise CheckpointError(f"{file}: {name} must be {wanted}, got {got}")
     return tensors
 
 
@@ -126,7 +125,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
         known = number.isdecimal() and int(number) < len(params)
         if not known or (tensor.ndim and tensor.shape != params[int(number)].shape):
             got = f"{key!r} with shape {tuple(tensor.shape)}"
-            raise CheckpointError(f"optimizer.safetensors is of another model: it has {got}")
+            raise CheckpointError(f"optimizer.safetensors belongs to another model: it has {got}")
         state.setdefault(int(number), {})[name] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

@@ -274,9 +274,8 @@ def _cut_csv(path: Path, header: str, row: Any, before: int) -> Any:
     """Cut a CSV file back to the rows before some env steps; return the last one left, if any."""
     try:
         text = read_file(path, 2**30).decode() if path.exists() else ""
-        lines = text.splitlines(keepends=True)[1:]
-        whole = [line for line in lines if line.endswith("\n")]  # a crash may cut off the last
-        kept = [line for line in whole if int(line.split(",", 1)[0]) < before]
+        lines = text.splitlines(keepends=True)[1:]  # of which a crash may cut off the last
+        kept = [line for line in lines if line[-1] == "\n" and int(line.split(",", 1)[0]) < before]
         last = convert(kept[-1].rstrip().split(","), row, strict=False) if kept else None
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error

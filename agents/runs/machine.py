@@ -44,11 +44,10 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Return the project's git commit, with "+" if files were changed, or None."""
-    here = Path(__file__).parent
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # git hooks set them
 
     def git(*arguments: str) -> str:
-        run = ["git", "--no-optional-locks", "-C", str(here), *arguments]
+        run = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
         ended = subprocess.run(run, capture_output=True, text=True, check=True, env=env)
         return ended.stdout.strip()
 

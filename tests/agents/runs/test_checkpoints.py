@@ -120,7 +120,6 @@ def test_a_file_or_link_with_a_checkpoints_name_is_replaced(tmp_path, put):
 OPTIMIZERS = {
     "Adam": lambda params: torch.optim.Adam(params, lr=0.1),
     "fused AdamW": lambda params: torch.optim.AdamW(params, lr=0.1, fused=True),
-    "amsgrad": lambda params: torch.optim.Adam(params, lr=0.1, amsgrad=True),
     "SGD": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
 }
 

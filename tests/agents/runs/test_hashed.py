@@ -25,16 +25,13 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "best.zip"
 
 
-def test_a_folder_comes_back_and_is_replaced_as_a_whole(folder):
+def test_what_was_written_comes_back_and_a_folder_is_replaced_as_a_whole(folder, file):
+    content, facts = read_hashed_file(file)
+    assert (content, facts["algorithm"], facts["bytes"]) == (b"content", "PPO", 7)
     assert read_hashed(folder) == FILES
     write_hashed(folder, {"other": b"1"})
     assert read_hashed(folder) == {"other": b"1"}
     assert list(folder.parent.iterdir()) == [folder]
-
-
-def test_one_file_comes_back_with_its_manifest(file):
-    content, facts = read_hashed_file(file)
-    assert (content, facts["algorithm"], facts["bytes"]) == (b"content", "PPO", 7)
 
 
 def flip(path: Path) -> None:

@@ -84,7 +84,7 @@ def test_sizes_that_make_no_model_are_explained(run_dir, changes, message):
 @pytest.mark.parametrize("hidden_size", [9, 10**7])
 def test_weights_of_another_size_are_refused_before_memory_is_taken(run_dir, hidden_size):
     change(run_dir / "model.json", hidden_size=hidden_size)
-    with pytest.raises(ValueError, match=r"best.safetensors is of another model .* must be"):
+    with pytest.raises(ValueError, match=r"best.safetensors belongs to another model .* must be"):
         load_run(run_dir)
 
 

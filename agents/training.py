@@ -144,15 +144,15 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
 
 
 def check_finite(update: int, values: Mapping[str, Tensor]) -> Tensor:
-    """Return the norm of all tensors; raise FloatingPointError if it is NaN or infinite.
+    """Return the norm of all tensors; raise FloatingPointError if one is NaN or infinite.
 
     The message names the update and the tensors that are not finite.
     """
     norm = nn.utils.get_total_norm(values.values())
-    if not norm.isfinite():
+    if not norm.isfinite():  # quick, and nearly always finite
         broken = [name for name, value in values.items() if not value.isfinite().all()]
-        what = ", ".join(broken) or f"the norm of {', '.join(values)}"
-        raise FloatingPointError(f"update {update}: {what} not finite; {_ADVICE}")
+        if broken:
+            raise FloatingPointError(f"update {update}: {', '.join(broken)} not finite; {_ADVICE}")
     return norm
 
 
@@ -232,5 +232,6 @@ def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
     parameters = model.named_parameters()
     grads = {f"gradient of {name}": p.grad for name, p in parameters if p.grad is not None}
     norm = check_finite(update, grads)
+    check_finite(update, {"norm of the gradient": norm})
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm

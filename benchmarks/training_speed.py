@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import timeit
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,8 @@ class Config:
 def main(config: Config) -> None:
     """Measure and print a Markdown table."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = reinforce.Config(
-            **vars(config),
-            device="cpu",
-            run_dir=Path(folder) / "run",
-            num_validations=1,
-            final_split="none",
-        )
+        flags: Any = {"device": "cpu", "num_validations": 1, "final_split": "none"}
+        settings = reinforce.Config(**vars(config), run_dir=Path(folder) / "run", **flags)
         seconds, spent = time_training(settings)
     spent["everything else"] = seconds - sum(spent.values())
     products = time_products(config, settings.num_updates)
@@ -81,9 +77,7 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
     clocks: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     marks: list[tuple[float, dict[str, float]]] = []
 
-    def timed(owner: Any, name: str, part: str) -> Any:
-        function = getattr(owner, name)
-
+    def timed(part: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             if part == "mark":
@@ -93,12 +87,13 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
             finally:
                 clocks[part] += time.perf_counter() - start
 
-        return patch.object(owner, name, call)
+        return call
 
     with ExitStack() as patches:
         for part, functions in PARTS.items():
             for owner, name in functions:
-                patches.enter_context(timed(owner, name, part))
+                call = timed(part, getattr(owner, name))
+                patches.enter_context(patch.object(owner, name, call))
         reinforce.main(settings)
     (start, _), (end, spent), *_ = marks
     return end - start, {part: spent[part] for part in PARTS if part != "mark"}
@@ -123,11 +118,8 @@ def time_products(config: Config, num_updates: int) -> float:
             products += [(inputs, weight.T), (outputs.T, inputs)]
             if name not in ("glimpse_network.what", "glimpse_network.where"):
                 products.append((outputs, weight))
-    start = time.perf_counter()
-    for _ in range(num_updates * env.task.num_glimpses):
-        for left, right in products:
-            torch.mm(left, right)
-    return time.perf_counter() - start
+    run_all = timeit.Timer(lambda: [torch.mm(left, right) for left, right in products])
+    return run_all.timeit(num_updates * env.task.num_glimpses)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Train a classifier that sees the whole canvas: `python train/baselines.py --model fc256`.
 
-It is what the agent with its glimpses is compared with. Training canvases are those that
+The agent with its glimpses is compared with it. Training canvases are those that
 `train/reinforce.py` with the same seed and `num_envs` shows its agent, in the same order, and
-validation and test use the same frozen ones. The paragraphs of `train` are the algorithm, in
-order: setup, batch, loss, update, log.
+validation and test use the same frozen ones. The paragraphs of `train` are the algorithm.
 
 Dimension key:
     N: canvases of a batch, one per sub-environment
@@ -65,17 +64,10 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        if self.model not in BASELINES:
-            raise ValueError(f"model must be one of {', '.join(BASELINES)}, got {self.model!r}")
         canvas_side(self.env_id)  # refuses other tasks
-        check_settings(
-            self,
-            {
-                "at least 1": ("total_episodes", "num_envs"),
-                "positive": ("learning_rate",),
-                "in [0, 1)": ("ema",),
-            },
-        )
+        counts = ("total_episodes", "num_envs")
+        bounds = {"at least 1": counts, "positive": ("learning_rate",), "in [0, 1)": ("ema",)}
+        check_settings(self, bounds)
 
     @property
     def num_updates(self) -> int:
@@ -117,11 +109,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     validations = validation_updates(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
-    log.say(
-        f"{config.model}: {count_parameters(model)} parameters; a decision takes "
-        f"{multiply_adds(model, env.glimpse_shape)} multiply-adds and sees "
-        f"{math.prod(env.glimpse_shape)} pixels"
-    )
+    work, pixels = multiply_adds(model, env.glimpse_shape), math.prod(env.glimpse_shape)
+    cost = f"a decision takes {work} multiply-adds and sees {pixels} pixels"
+    log.say(f"{config.model}: {count_parameters(model)} parameters; {cost}")
 
     def validate(updates_done: int) -> None:
         num_canvases = updates_done * config.num_envs
@@ -165,14 +155,12 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         accuracy = (logits.argmax(1) == labels).double().mean()
         log.status(num_canvases, accuracy)
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
-            log.scalars(
-                num_canvases,
-                {
-                    "rollout/ep_rew_mean": accuracy.item(),
-                    "train/classifier_loss": loss.item(),
-                    "train/learning_rate": learning_rate,
-                },
-            )
+            metrics = {
+                "rollout/ep_rew_mean": accuracy.item(),
+                "train/classifier_loss": loss.item(),
+                "train/learning_rate": learning_rate,
+            }
+            log.scalars(num_canvases, metrics)
             log.speed(num_canvases)
         save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
         if save_now or stop.requested:
@@ -197,26 +185,17 @@ def canvas_side(env_id: str) -> int:
     task = find_task(env_id)
     if not isinstance(task, ImageTask):
         raise ValueError(
-            f"env_id must name a task of labelled images, such as ClutteredMNISTGlimpse-v0, got "
-            f"{env_id!r}: in other tasks the image alone need not determine the label (a signpost "
-            "board doesn't show where its path starts)"
+            f"env_id must name a task of labelled images, such as MNISTGlimpse-v0, got {env_id!r}: "
+            "in other tasks the image alone need not determine the label"
         )
     return task.canvas_size
 
 
-def make_env(
-    config: Config, device: torch.device, num_envs: int, **keywords: Any
-) -> GlimpseVectorEnv:
+def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
-    env = gymnasium.make_vec(
-        config.env_id,
-        num_envs=num_envs,
-        glimpse_size=canvas_side(config.env_id),
-        num_scales=1,
-        num_glimpses=1,
-        device=None if device.type == "cpu" else str(device),
-        **keywords,
-    )
+    more |= {"glimpse_size": canvas_side(config.env_id), "num_scales": 1, "num_glimpses": 1}
+    where = None if device.type == "cpu" else str(device)
+    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, device=where, **more)
     assert isinstance(env, GlimpseVectorEnv)
     return env
 
@@ -227,10 +206,8 @@ def draw(
     """Begin the next episode of every sub-environment and look at its whole canvas.
 
     A canvas doesn't depend on what is seen of it, so these are also the canvases of the same
-    episodes in the agent's environment.
-
-    Returns:
-        Canvases in [0, 1], shape (N, C, H, H), float32, and labels, shape (N,), int64.
+    episodes in the agent's environment. Return canvases in [0, 1], (N, C, H, H), float32, and
+    labels, (N,), int64.
     """
     obs, infos = env.reset(seed=seed, options={"location": (0.0, 0.0)})
     canvases = torch.as_tensor(obs["glimpse"], device=device)

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import imageio.v3 as imageio
@@ -28,7 +28,6 @@ import numpy as np
 import torch
 import tyro
 
-import ram_env
 from agents import diagnostics
 from agents.controls import CONTROLS, Control
 from agents.evaluation import (
@@ -45,8 +44,7 @@ from agents.runs.files import read_json
 from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, choose_device
-
-T = TypeVar("T")
+from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
@@ -118,16 +116,17 @@ def main(config: Config) -> None:
     name = config.pretrained or str(run_dir)
     model, _ = load_run(run_dir, env_id=config.env_id)
     facts = read_json(run_dir / "config.json", RunFile)
-    settings = facts.config
-    learned_std = None if model.location_std is None else model.location_std.mean().item()
-    env_id = require(config.env_id or settings.env_id, "env_id", "--env-id", run_dir)
-    std = require(config.std or learned_std or settings.final_std, "final_std", "--std", run_dir)
+    settings, learned_std = facts.config, model.location_std
+    env_id = config.env_id or settings.env_id
+    std = config.std or (settings.final_std if learned_std is None else learned_std.mean().item())
+    if env_id is None or std is None:
+        missing = "env_id: give one with --env-id" if std else "final_std: give one with --std"
+        raise ValueError(f"{run_dir / 'config.json'} has no {missing}")
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
     env = make_env(env_id, device, split=config.split)
-    check_fit(model, env, env_id)
-    check_data(facts.sample, env, run_dir)
+    check_fit(model, env, env_id, facts.sample, run_dir)
     print(f"run {name}, {env_id}, device {device}")
     print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
@@ -141,15 +140,26 @@ def main(config: Config) -> None:
         f"mean of {config.num_passes} first glimpses": score_mean_of_passes(beliefs),
     }
     hindsight = score_in_hindsight(model, beliefs, env, env_id) if config.hindsight else {}
+    sizes = diagnostics.sizes_of(env)
+    diagnosis = {
+        "centre_coverage": diagnostics.coverage(beliefs, "centre", **sizes).tolist(),
+        "object_coverage": diagnostics.coverage(beliefs, "object", **sizes).tolist(),
+        "location_spread": diagnostics.location_spread(beliefs).tolist(),
+        "bits_gained": diagnostics.bits_gained(beliefs).tolist(),
+    }
 
     # Report
-    diagnosis = diagnose(beliefs, env)
     print(f"Mean location: error of one pass, other columns over {config.num_passes} passes")
-    print(table(by_glimpse, diagnosis), end="\n\n")
+    print(table(by_glimpse, **diagnosis), end="\n\n")
     for protocol, score in protocols.items():
         print(f"{protocol + ':':36}{score}")
     if hindsight:
-        print(describe_hindsight(**hindsight))
+        swayed = 100 - hindsight["wrong_label"].error
+        print(f"\nLocations chosen for the true label: {hindsight['true_label']}")
+        print(
+            f"Locations chosen for a wrong label: the model predicts that one for {swayed:.2f} %;"
+        )
+        print("the higher this is, the less the line above says about looking better")
     if config.gif:
         animate(model, env_id, config.gif, config.gif_episodes, settings.locations)
         print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
@@ -164,36 +174,32 @@ def main(config: Config) -> None:
             "protocols": {protocol: to_json(score) for protocol, score in protocols.items()},
             "hindsight": {label: to_json(score) for label, score in hindsight.items()},
             "by_glimpse": [to_json(score) for score in by_glimpse],
-            **{column: values.tolist() for column, values in diagnosis.items()},
+            **diagnosis,
         }
         config.json.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{config.split} {by_glimpse[-1]}")
 
 
-# Setup
-
-
-def require(value: T | None, name: str, flag: str, run_dir: Path) -> T:
-    """Return a setting; ValueError if neither the command line nor the run has it."""
-    if value is None:
-        raise ValueError(f"{run_dir / 'config.json'} has no {name}: give one with {flag}")
-    return value
-
-
 def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
-) -> ram_env.GlimpseVectorEnv:
+) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    ram_env.find_task(env_id)  # refuses environments of another kind
+    find_task(env_id)  # refuses environments of another kind
     keywords = {"order": "sequential", "action_format": "dict", **keywords}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    assert isinstance(env, GlimpseVectorEnv)
     return env
 
 
-def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env_id: str) -> None:
-    """Raise ValueError if the model was made for other glimpses or classes."""
+def check_fit(
+    model: RecurrentAttentionModel,
+    env: GlimpseVectorEnv,
+    env_id: str,
+    trained_on_sample: bool | None,
+    run_dir: Path,
+) -> None:
+    """Raise ValueError if model and env don't fit, or training may have seen the split's images."""
     made_for = (model.config.glimpse_shape, model.config.num_classes)
     offered = (env.glimpse_shape, env.num_classes)
     if made_for != offered:
@@ -201,12 +207,6 @@ def check_fit(model: RecurrentAttentionModel, env: ram_env.GlimpseVectorEnv, env
             f"the run's model takes glimpses {made_for[0]} and knows {made_for[1]} classes, "
             f"{env_id} has glimpses {offered[0]} and {offered[1]} classes"
         )
-
-
-def check_data(
-    trained_on_sample: bool | None, env: ram_env.GlimpseVectorEnv, run_dir: Path
-) -> None:
-    """Raise ValueError if the split's images could be among those of the run's training."""
     if trained_on_sample not in (None, env.data_is_sample):
         data = ("the full data", "the sample of digits")
         raise ValueError(
@@ -215,46 +215,30 @@ def check_data(
         )
 
 
-# Protocols
-
-
 def play(
-    model: RecurrentAttentionModel,
-    env: ram_env.GlimpseVectorEnv,
-    locations: str,
-    *,
-    num_passes: int = 1,
-    std: float = 0.0,
+    model: RecurrentAttentionModel, env: GlimpseVectorEnv, locations: str, **more: Any
 ) -> Beliefs:
     """Play the split with the run's control, as the trainer validates it."""
     device = next(model.parameters()).device
     noise, control_noise = (torch.Generator(device).manual_seed(0) for _ in range(2))
-    return play_split(
-        model,
-        env,
-        env.num_images,
-        num_passes=num_passes,
-        std=std,
-        generator=noise,
-        control=Control(locations, env, control_noise),
-    )
+    control = Control(locations, env, control_noise)
+    return play_split(model, env, env.num_images, generator=noise, control=control, **more)
 
 
 def score_in_hindsight(
-    model: RecurrentAttentionModel, beliefs: Beliefs, env: ram_env.GlimpseVectorEnv, env_id: str
+    model: RecurrentAttentionModel, beliefs: Beliefs, env: GlimpseVectorEnv, env_id: str
 ) -> dict[str, Score]:
     """Evaluate the first images with locations chosen for the true label, and for a wrong one.
 
     The wrong label is the control: if the choice reaches it as easily, it sways the classifier
     rather than finding what there is to see.
     """
-    task, device = env.task, next(model.parameters()).device
-    canvases, _ = ram_env.frozen_canvases(env_id, task.split)
-    first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(device)
+    canvases, _ = frozen_canvases(env_id, env.task.split)
+    first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(next(model.parameters()).device)
+    sizes = {"size": env.task.glimpse_size, "num_scales": env.task.num_scales}
 
     def sense(images: torch.Tensor, locations: torch.Tensor) -> torch.Tensor:
-        sizes = {"size": task.glimpse_size, "num_scales": task.num_scales}
-        return torch.as_tensor(ram_env.extract_glimpses(images, locations, **sizes))
+        return torch.as_tensor(extract_glimpses(images, locations, **sizes))
 
     wrong = beliefs._replace(labels=(beliefs.labels + 1) % env.num_classes)
     return {
@@ -263,48 +247,27 @@ def score_in_hindsight(
     }
 
 
-def diagnose(beliefs: Beliefs, env: ram_env.GlimpseVectorEnv) -> dict[str, torch.Tensor]:
-    """Return what the agent does with its glimpses, by name."""
-    sizes = diagnostics.sizes_of(env)
-    return {
-        "centre_coverage": diagnostics.coverage(beliefs, "centre", **sizes),
-        "object_coverage": diagnostics.coverage(beliefs, "object", **sizes),
-        "location_spread": diagnostics.location_spread(beliefs),
-        "bits_gained": diagnostics.bits_gained(beliefs),
-    }
-
-
-# Report
-
-
-def table(scores: list[Score], diagnosis: dict[str, torch.Tensor]) -> str:
+def table(
+    scores: list[Score],
+    centre_coverage: list[float],
+    object_coverage: list[float],
+    location_spread: list[tuple[float, float]],
+    bits_gained: list[float],
+) -> str:
     """Return one row per glimpse."""
     lines = [
         "glimpse    error         95 %    fovea on    fovea on    spread of       bits",
         "                %     interval    middle %    object %         x, y     gained",
     ]
-    gained = ["-", *(f"{bits:+.3f}" for bits in diagnosis["bits_gained"].tolist())]
-    for t, score in enumerate(scores):
+    gained = ["-", *(f"{bits:+.3f}" for bits in bits_gained)]
+    columns = scores, centre_coverage, object_coverage, location_spread, gained
+    for t, (score, middle, whole, (x, y), bits) in enumerate(zip(*columns, strict=True), 1):
         low, high = score.interval
-        middle, whole = (
-            f"{100 * float(diagnosis[f'{part}_coverage'][t]):.1f}" for part in ("centre", "object")
-        )
-        x, y = diagnosis["location_spread"][t].tolist()
         lines.append(
-            f"{t + 1:7}{score.error:10.2f}{low:8.2f}-{high:5.2f}{middle:>11}{whole:>12}"
-            f"{x:8.2f}, {y:.2f}{gained[t]:>11}"
+            f"{t:7}{score.error:10.2f}{low:8.2f}-{high:5.2f}{100 * middle:11.1f}{100 * whole:12.1f}"
+            f"{x:8.2f}, {y:.2f}{bits:>11}"
         )
     return "\n".join(lines)
-
-
-def describe_hindsight(true_label: Score, wrong_label: Score) -> str:
-    """Return the scores of :func:`score_in_hindsight` and what they mean."""
-    swayed = 100 - wrong_label.error
-    return (
-        f"\nLocations chosen for the true label: {true_label}\n"
-        f"Locations chosen for a wrong label: the model predicts that one for {swayed:.2f} %;\n"
-        "the higher this is, the less the line above says about looking better"
-    )
 
 
 def to_json(score: Score) -> dict[str, Any]:
@@ -322,17 +285,10 @@ def animate(
     belief and whether it is right.
     """
     device = next(model.parameters()).device
-    env = make_env(
-        env_id,
-        device,
-        num_episodes,
-        split="validation",
-        action_format="box",  # its class scores are drawn as bars
-        autoreset_mode="Disabled",
-        render_mode="rgb_array",
-    )
-    noise = torch.Generator(device).manual_seed(0)
-    control = Control(locations, env, noise)
+    settings = {"split": "validation", "autoreset_mode": "Disabled", "render_mode": "rgb_array"}
+    settings |= {"action_format": "box"}  # its class scores are drawn as bars
+    env = make_env(env_id, device, num_episodes, **settings)
+    control = Control(locations, env, torch.Generator(device).manual_seed(0))
     obs, infos = env.reset(seed=0)
     position = torch.as_tensor(infos["position"], device=device)
     state = model.initial_state(num_episodes)

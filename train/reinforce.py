@@ -24,7 +24,6 @@ import gymnasium
 import torch
 from torch import Tensor
 
-import ram_env
 from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control
 from agents.diagnostics import behaviour, sizes_of
@@ -57,6 +56,7 @@ from agents.training import (
     validation_updates,
     warmed_up_decay,
 )
+from ram_env import GlimpseVectorEnv, find_task
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
@@ -132,7 +132,7 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        if ram_env.find_task(self.env_id).allow_stop:
+        if find_task(self.env_id).allow_stop:
             raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
         check_settings(
             self,
@@ -147,26 +147,21 @@ class Config(RunConfig):
                 "in [0, 1)": ("ema", "beta2"),
             },
         )
-        if self.shift and self.locations == "oracle":
-            raise ValueError("shift must be 0 with locations oracle, which ignores shifts")
-        if self.final_std > self.std:
-            raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
-        if self.num_envs % self.num_rollouts:
-            raise ValueError(
-                f"num_rollouts must divide num_envs={self.num_envs}, got {self.num_rollouts}"
-            )
-        if ESTIMATORS[self.estimator].needs_rollouts and self.num_rollouts < 2:
-            raise ValueError(f"estimator {self.estimator} needs num_rollouts of at least 2")
+        rollouts, envs = self.num_rollouts, self.num_envs
+        unpaired = ESTIMATORS[self.estimator].needs_rollouts and rollouts < 2
+        for bad, message in (
+            (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
+            (self.final_std > self.std, f"final_std must be at most std={self.std}"),
+            (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
+            (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
+        ):
+            if bad:
+                raise ValueError(message)
 
     @property
     def num_updates(self) -> int:
         """Updates of the weights: as many as the episodes fill."""
         return math.ceil(self.total_episodes / self.num_envs)
-
-    @property
-    def weights(self) -> Weights:
-        """Weights of the estimator's terms."""
-        return Weights(**{field.name: getattr(self, field.name) for field in fields(Weights)})
 
     def scheduled_std(self, update: int) -> float:
         """Return the standard deviation of the location policy in an update."""
@@ -206,7 +201,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
-    estimator, weights = ESTIMATORS[config.estimator], config.weights
+    estimator = ESTIMATORS[config.estimator]
+    weights = Weights(**{field.name: getattr(config, field.name) for field in fields(Weights)})
     model = make_model(config, env).to(device)
     optimizer = make_optimizer(config, model)
     generator = spawn_generator(config.seed, device)
@@ -225,10 +221,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
     def validate(updates_done: int) -> None:
         with log.judging():
-            std = config.scheduled_std(updates_done - 1)
-            score, metrics = validation_metrics(
-                config, training.mean_model, validation_env, stop, std
-            )
+            std, mean = config.scheduled_std(updates_done - 1), training.mean_model
+            score, metrics = validation_metrics(config, mean, validation_env, stop, std)
         log.scalars(updates_done * config.num_envs * num_glimpses, metrics)
         log.say(f"{updates_done * config.num_envs} episodes: validation {score}, {log.time_left}")
         if training.is_best(score.error, always=config.keep == "last"):
@@ -289,21 +283,18 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Log
         updates_done = update + 1
         env_steps = updates_done * config.num_envs * num_glimpses
-        log.status(
-            updates_done * config.num_envs, (steps[-1]["prediction"] == label).float().mean()
-        )
+        accuracy = (steps[-1]["prediction"] == label).float().mean()
+        log.status(updates_done * config.num_envs, accuracy)
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
-            log.scalars(
-                env_steps,
-                {
-                    "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
-                    "rollout/ep_len_mean": num_glimpses,
-                    **{f"train/{name}_loss": term.item() for name, term in terms.items()},
-                    "train/grad_norm": grad_norm.item(),
-                    "train/std": torch.as_tensor(std).mean().item(),
-                    "train/learning_rate": learning_rate,
-                },
-            )
+            metrics = {
+                "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
+                "rollout/ep_len_mean": num_glimpses,
+                **{f"train/{name}_loss": term.item() for name, term in terms.items()},
+                "train/grad_norm": grad_norm.item(),
+                "train/std": torch.as_tensor(std).mean().item(),
+                "train/learning_rate": learning_rate,
+            }
+            log.scalars(env_steps, metrics)
             log.speed(env_steps)
         save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
         if save_now or stop.requested:
@@ -316,32 +307,30 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
-        training.mean_model.load_state_dict(training.best)
-        beliefs, _ = play(config, training.mean_model, final_env, final_env.num_images, stop)
+        model = training.mean_model
+        model.load_state_dict(training.best)
+        beliefs, _ = play(config, model, final_env, final_env.num_images, on_batch=stop.check)
         score, data = score_by_glimpse(beliefs)[-1], final_env.data_source
         log.say(data)
     log.result(config.final_split, score, data)
 
 
 def validation_metrics(
-    config: Config,
-    model: RecurrentAttentionModel,
-    env: ram_env.GlimpseVectorEnv,
-    stop: Stop,
-    std: float,
+    config: Config, model: RecurrentAttentionModel, env: GlimpseVectorEnv, stop: Stop, std: float
 ) -> tuple[Score, dict[str, float]]:
-    """Return a model's validation score and the metrics to log.
+    """Return the validation score, with mean locations and likeliest labels, and metrics to log.
 
-    The score is that of mean locations and the likeliest labels. ``std`` is for sampled locations,
-    unless the model learns its own.
+    ``std`` is for sampled locations, unless the model learns its own.
     """
     num_images = config.validation_images or env.num_images
-    beliefs, _ = play(config, model, env, num_images, stop)
+    beliefs, _ = play(config, model, env, num_images, on_batch=stop.check)
     score = score_by_glimpse(beliefs)[-1]
     metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
     if config.validate_sampled:
         std_or_learned = std if model.location_std is None else model.location_std
-        beliefs, noise = play(config, model, env, num_images, stop, std_or_learned)
+        beliefs, noise = play(
+            config, model, env, num_images, std=std_or_learned, on_batch=stop.check
+        )
         sampled = score_by_glimpse(beliefs)[-1]
         if ESTIMATORS[config.estimator].samples_label:
             sampled = score_sampled_labels(beliefs, noise)
@@ -350,24 +339,12 @@ def validation_metrics(
 
 
 def play(
-    config: Config,
-    model: RecurrentAttentionModel,
-    env: ram_env.GlimpseVectorEnv,
-    num_images: int,
-    stop: Stop,
-    std: float | Tensor = 0.0,
+    config: Config, model: RecurrentAttentionModel, env: GlimpseVectorEnv, n: int, **more: Any
 ) -> tuple[Beliefs, torch.Generator]:
-    """Play a split with the run's control; return beliefs, and the noise, the same each time."""
+    """Play n images with the run's control; return beliefs, and the noise, the same each time."""
     noise = torch.Generator(next(model.parameters()).device).manual_seed(0)
-    beliefs = play_split(
-        model,
-        env,
-        num_images,
-        std=std,
-        generator=noise,
-        control=Control(config.locations, env, noise),
-        on_batch=stop.check,
-    )
+    control = Control(config.locations, env, noise)
+    beliefs = play_split(model, env, n, generator=noise, control=control, **more)
     return beliefs, noise
 
 
@@ -378,9 +355,7 @@ def choose_label(logits: Tensor, *, sample: bool) -> Tensor:
     return logits.argmax(1)
 
 
-def draw_shift(
-    config: Config, env: ram_env.GlimpseVectorEnv, device: torch.device
-) -> Tensor | float:
+def draw_shift(config: Config, env: GlimpseVectorEnv, device: torch.device) -> Tensor | float:
     """Draw how far each image is shifted in this episode, in units of location. Shape (N, 2).
 
     In an image that is shifted by d, location l shows what location l - d shows in the original.
@@ -393,35 +368,26 @@ def draw_shift(
     return pixels * (2 / env.task.side)
 
 
-def make_env(
-    config: Config, device: torch.device, num_envs: int, **keywords: Any
-) -> ram_env.GlimpseVectorEnv:
+def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment: on the model's GPU, or in NumPy if the model is on the CPU."""
-    env = gymnasium.make_vec(
-        config.env_id,
-        num_envs=num_envs,
-        action_format="dict",
-        device=None if device.type == "cpu" else str(device),
-        **keywords,
-    )
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    where = None if device.type == "cpu" else str(device)
+    more |= {"action_format": "dict", "device": where}
+    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **more)
+    assert isinstance(env, GlimpseVectorEnv)
     return env
 
 
-def make_model(config: Config, env: ram_env.GlimpseVectorEnv) -> RecurrentAttentionModel:
+def make_model(config: Config, env: GlimpseVectorEnv) -> RecurrentAttentionModel:
     """Make the agent whose sizes fit the environment's spaces."""
+    flags = ("hidden_size", "core", "state_cap", "location", "location_hidden")
     return RecurrentAttentionModel(
         RAMConfig(
             env.glimpse_shape,
             env.num_classes,
-            hidden_size=config.hidden_size,
-            core=config.core,
             identity_core=config.core == "rnn",
-            state_cap=config.state_cap,
-            location=config.location,
-            location_hidden=config.location_hidden,
             location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
             initial_std=config.std if config.learned_std else 0.0,
+            **{name: getattr(config, name) for name in flags},
         )
     )
 
@@ -444,12 +410,8 @@ def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.opti
 def read_preset(name: str) -> Config:
     """Return the settings of ``train/presets/<name>.toml``; missing ones have their defaults.
 
-    Raises:
-        ValueError: If there is no such file, or it is not TOML or holds an unknown setting or a bad
-            value; the message names the file.
+    Raises ValueError, with the file's name, if it is missing or holds an unknown or bad setting.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     path = PRESET_FOLDER / f"{name}.toml"
     unknown = read_toml(path).keys() - {field.name for field in fields(Config)}
     if unknown:

@@ -157,8 +157,8 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         choose_device("cuda")
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_value_that_is_not_finite_stops_the_run_and_is_named(value):
     assert check_finite(8, {"reward": torch.ones(4), "loss": torch.zeros(())}) == 2
-    with pytest.raises(FloatingPointError, match=r"update 8: .*loss not finite"):
+    with pytest.raises(FloatingPointError, match="update 8: loss not finite"):
         check_finite(8, {"reward": torch.ones(3), "loss": torch.tensor(value)})

@@ -258,12 +258,13 @@ def test_seeds_wait_for_the_whole_tuning_and_the_hint_keeps_all_flags(
     assert [name for name, *_ in place.seeds()] == ["fixed"]
 
 
-def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path, capsys):
+def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_path, capsys):
     place = Place(tmp_path)
-    other = "\n[tasks.Other-v0]\nnum_glimpses = 4\nenv_steps = 900\nseeds = 1\ntrials = 0\n"
-    other += 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n'
-    place.write(other)
+    more = '[algorithms.changed]\nprogram = "ours"\nflags = "--does more"\ntuned_as = "tuned"\n'
+    more += "[tasks.Other-v0]\nnum_glimpses = 4\nenv_steps = 900\nseeds = 1\ntrials = 0\n"
+    place.write(more + 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n')
     main(place.config(stages=("tune",)))
+    assert {call.split()[0] for call in place.calls()} == {"works"}
     path = tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv"
     trials = results.read_trials(path)
     for count in (0, 4):  # some trials are not all
@@ -272,10 +273,10 @@ def test_a_task_takes_the_settings_that_were_tuned_on_another(tmp_path, capsys):
             main(place.config(env_id="Other-v0"))
         assert f"tuned has {count} of 5 trials on MNISTGlimpse-v0" in capsys.readouterr().err
     results.write_trials(path, trials)
-    place.calls()
+    assert place.calls() == []
     main(place.config(env_id="Other-v0"))
     rate = min(trials, key=lambda trial: trial.error).settings.get("rate", 0.5)
-    assert place.calls() == [f"works test seed 0 rate {rate}"]
+    assert place.calls() == [f"{does} test seed 0 rate {rate}" for does in ("more", "works")]
 
 
 def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
@@ -284,16 +285,6 @@ def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
     assert results.best_trial([wild, late]) == late
     assert results.best_trial([wild]) == wild
     assert results.best_trial([]) is None
-
-
-def test_an_ablation_takes_the_settings_that_another_was_tuned_to(tmp_path):
-    more = '[algorithms.changed]\nprogram = "ours"\nflags = "--does more"\ntuned_as = "tuned"\n'
-    place = Place(tmp_path, more)
-    main(place.config())
-    calls = place.calls()
-    (rate,) = {call.split()[-1] for call in calls if call.startswith("works test")}
-    own = [call for call in calls if call.startswith("more")]  # no trials
-    assert own == [f"more test seed {seed} rate {rate}" for seed in (0, 1)]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

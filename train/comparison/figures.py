@@ -56,7 +56,6 @@ _TRIALS: dict[str, dict[str, Any]] = {  # of a sweep; shape and filling tell the
 }
 _SCATTER = (-0.12, 0.04, -0.04, 0.12, 0.0)  # sideways, of trials with the same choice
 
-
 Trials = dict[str, list[dict[str, str]]]
 """The lines of a sweep's CSV that have an ``error``, by how they are drawn."""
 

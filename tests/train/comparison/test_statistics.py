@@ -33,12 +33,6 @@ def test_the_mean_has_students_interval():
     assert mean_interval(np.array([4.2])) == pytest.approx((4.2, math.nan, math.nan), nan_ok=True)
 
 
-def test_about_95_of_100_intervals_hold_the_truth():
-    samples = np.random.default_rng(1).normal(7, 2, (1000, 5))
-    held = [low <= 7 <= high for _, low, high in map(mean_interval, samples)]
-    assert 0.93 < np.mean(held) < 0.97
-
-
 def test_the_interquartile_mean_is_that_of_the_middle_half():
     # pooled and sorted: 0 1 | 2 3 4 5 | 6 100
     scores = [np.array([100.0, 3, 0, 4]), np.array([5.0, 2, 6, 1])]
@@ -55,11 +49,6 @@ def test_the_bootstrap_of_the_interquartile_mean_is_a_slow_loops():
         expected.append(np.mean(drawn[4:-4]))  # of 16
     _, low, high = interquartile_mean(scores, resamples=RESAMPLES)
     assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=0.01)
-
-
-def test_seeds_are_drawn_within_their_task():
-    constant = [np.full(6, level) for level in (0.0, 0.5, 1.0)]  # within a task all are equal
-    assert interquartile_mean(constant, resamples=RESAMPLES) == (0.5, 0.5, 0.5)
 
 
 def test_rliable_returns_the_same():
@@ -82,12 +71,8 @@ def test_the_probability_of_improvement_counts_pairs_and_half_the_ties():
     (x,), (y,) = draw(9), draw(7, seed=1)
     u = mannwhitneyu(x, y).statistic
     assert probability_of_improvement([x], [y]).value == pytest.approx(u / (9 * 7))
-
-
-def test_tasks_weigh_the_same_whatever_their_seeds():
-    better, worse = np.ones(20), np.zeros(20)
-    value = probability_of_improvement([better, worse[:2]], [worse, better[:2]]).value
-    assert value == 0.5
+    better, worse = np.ones(20), np.zeros(20)  # tasks weigh the same, whatever their seeds
+    assert probability_of_improvement([better, worse[:2]], [worse, better[:2]]).value == 0.5
 
 
 def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
@@ -109,10 +94,8 @@ def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
 @pytest.mark.parametrize("scores", [[[1.0], [2.0, 3.0]], [[1.0]]])
 def test_where_a_task_has_one_seed_there_is_no_bootstrap_interval(scores):
     tasks = [np.array(each) for each in scores]
-    for value, low, high in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
-        assert math.isfinite(value)
-        assert math.isnan(low)
-        assert math.isnan(high)
+    for value, *ends in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
+        assert (math.isfinite(value), *map(math.isnan, ends)) == (True, True, True)
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 10), (5, 5), (4, 7), (2, 3)])
@@ -132,29 +115,14 @@ def test_with_ties_p_is_that_of_all_permutations():
     assert rank_test(x, y) == pytest.approx((np.abs(sums - sums.mean()) >= far).mean())
 
 
-def test_p_does_not_depend_on_order_or_unit():
-    (x,), (y,) = draw(6), draw(5, seed=1)
-    p = rank_test(x, y)
-    assert rank_test(y, x) == rank_test(x[::-1], y) == rank_test(np.exp(x), np.exp(y)) == p
-
-
-def test_one_diverged_seed_of_ten_hides_no_clear_difference():
-    good, bad = np.linspace(2, 3, 10), np.linspace(4, 5, 10)
-    good[3] = 90.0
-    assert rank_test(good, bad) < 0.01
-    assert rank_test(good, good) == 1
-
-
-def test_the_least_p_is_reached_when_all_seeds_of_one_are_better():
+def test_the_least_p_is_reached_when_all_seeds_are_better_and_nearly_with_one_diverged():
     for n in (5, 10):
         assert rank_test(np.arange(n), np.arange(n) + n) == pytest.approx(least_p(n))
     assert (least_p(5), least_p(1)) == (2 / 252, 1)
-
-
-def test_equal_algorithms_are_called_different_at_most_as_often_as_p_says():
-    generator = np.random.default_rng(2)
-    p = np.array([rank_test(*generator.normal(size=(2, 5))) for _ in range(1000)])
-    assert (p <= 0.05).mean() < 0.06
+    good, bad = np.linspace(2, 3, 10), np.linspace(4, 5, 10)
+    good[3] = 90.0
+    assert rank_test(good, bad) == rank_test(bad[::-1], good) < 0.01
+    assert rank_test(good, good) == 1
 
 
 def test_holms_values_by_hand():

@@ -25,8 +25,7 @@ class Decision:
         location: Where to look next, in [-1, 1]. Shape (N, 2), float32.
         label: Predicted class. Shape (N,), int64.
         scores: Class scores, where the format has them. Shape (N, K), float32.
-        stop: Whether to end the episode, on the host; None where stopping isn't offered.
-            Shape (N,), bool.
+        stop: Whether to end the episode, where offered, on the host. Shape (N,), bool.
     """
 
     location: Array
@@ -36,15 +35,10 @@ class Decision:
 
 
 class ActionFormat(ABC):
-    """One way to encode a decision.
-
-    Args:
-        space: The action space of a single environment.
-        limits: Parts of an action that are integers, and how many values each has. All other
-            parts are real numbers, which must be finite.
-    """
+    """One way to encode a decision, in the action space of a single environment."""
 
     def __init__(self, space: spaces.Space, limits: dict[str, int]):
+        """Take how many values each integer part has; all other parts are finite numbers."""
         self.space, self._limits = space, limits
 
     def parse(

@@ -120,18 +120,10 @@ def log_softmax(scores: Array) -> Array:
 def read_patches(
     images: Array, index: Array, rows: Array, columns: Array, height: int, width: int
 ) -> Array:
-    """Copy one patch, (h, w), out of an image for every entry of ``index``.
+    """Copy patches, (n, C, h, w), out of C-contiguous images, (M, C, H, W), into fresh memory.
 
-    Args:
-        images: C-contiguous images. Shape (M, C, H, W).
-        index: Image of each patch. Shape (n,), integers.
-        rows: Top row of each patch [px], 0 to H - h. Shape (n,), integers.
-        columns: Left column of each patch [px], 0 to W - w. Shape (n,), integers.
-        height: h.
-        width: w.
-
-    Returns:
-        Fresh patches. Shape (n, C, h, w).
+    ``index`` is each patch's image, ``rows`` and ``columns`` its top left pixel, 0 to H - h and
+    0 to W - w, all of shape (n,), integers.
     """
     if is_tensor(images):
         windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (M, C, H-h+1, W-w+1, h, w)

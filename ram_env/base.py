@@ -20,7 +20,17 @@ from ram_env.window import Window, require_pygame
 
 
 class EpisodesEnv:
-    """Base of the environments: task properties, saved states and rendering."""
+    """Base of the environments: task properties, saved states and rendering.
+
+    Attributes:
+        task: The task, checked.
+        data_source: How many images there are and where they came from, for logs.
+        data_is_sample: Whether the images are the sample that no published result may use.
+        glimpse_shape: Shape of a glimpse, (S * C, G, G).
+        object_size: Width and height of an object [px]; ``info["position"]`` is its top left pixel.
+        num_classes: Number of classes, K; labels are 0 .. K - 1.
+        num_images: Number of images in the split, which is the episodes of a sequential pass.
+    """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
     task_class: ClassVar[type[Task]] = ImageTask
@@ -39,36 +49,10 @@ class EpisodesEnv:
             require_pygame()  # here, where nothing has happened yet
         self._episodes = Episodes(self.task, num_lanes, device, record=render_mode is not None)
         self._window = Window("ram_env", self.metadata["render_fps"])
-
-    @property
-    def data_source(self) -> str:
-        """How many images there are and where they came from, for logs."""
-        return self._episodes.scenes.source
-
-    @property
-    def data_is_sample(self) -> bool:
-        """Whether the images are the sample that no published result may use."""
-        return self._episodes.scenes.is_sample
-
-    @property
-    def glimpse_shape(self) -> tuple[int, int, int]:
-        """Shape of a glimpse, (S * C, G, G)."""
-        return self._episodes.glimpse_shape
-
-    @property
-    def object_size(self) -> tuple[int, int]:
-        """Width and height of an object [px]; ``info["position"]`` is its top left pixel."""
-        return self._episodes.scenes.object_size
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, K; labels are 0 .. K - 1."""
-        return self._episodes.scenes.num_classes
-
-    @property
-    def num_images(self) -> int:
-        """Number of images in the split, which is the episodes of a sequential pass."""
-        return self._episodes.scenes.num_scenes
+        self.glimpse_shape, scenes = self._episodes.glimpse_shape, self._episodes.scenes
+        self.data_source, self.data_is_sample = scenes.source, scenes.is_sample
+        self.object_size, self.num_classes = scenes.object_size, scenes.num_classes
+        self.num_images = scenes.num_scenes
 
     def get_state(self) -> dict[str, Any]:
         """Return everything that the future depends on, ready for JSON, mid-episode too.
@@ -94,9 +78,8 @@ class EpisodesEnv:
         self._episodes.set_state(state)
         return (self._observe(), self._describe()) if self._episodes.seen.all() else None
 
-    @abstractmethod
     def _observe(self) -> dict[str, Any]:
-        """Return the present observations."""
+        return self._episodes.observe()
 
     @abstractmethod
     def _describe(self) -> dict[str, Any]:

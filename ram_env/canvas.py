@@ -26,14 +26,7 @@ from ram_env.scenes import Drawn
 
 @dataclass(frozen=True)
 class CanvasStyle:
-    """What a canvas looks like, whatever object is on it.
-
-    Attributes:
-        canvas_size: H [px].
-        translate: Whether the object lies anywhere wholly inside, or in the centre.
-        num_clutter: J.
-        clutter_size: Side of a clutter piece [px].
-    """
+    """What a canvas looks like, whatever object is on it; see :func:`draw_canvases`."""
 
     canvas_size: int
     translate: bool = False
@@ -56,16 +49,13 @@ class CanvasStyle:
     def check_images(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
-        if self.canvas_size < max(height, width):
-            raise ValueError(
-                f"canvas_size must be at least the images' side, {max(height, width)} px, "
-                f"got {self.canvas_size}"
-            )
-        if self.num_clutter and self.clutter_size > min(height, width):
-            raise ValueError(
-                f"clutter_size must be in 1..{min(height, width)}, the images' side [px], "
-                f"got {self.clutter_size}"
-            )
+        least, most = max(height, width), min(height, width)
+        if self.canvas_size < least:
+            wanted = f"at least the images' side, {least} px"
+            raise ValueError(f"canvas_size must be {wanted}, got {self.canvas_size}")
+        if self.num_clutter and self.clutter_size > most:
+            wanted = f"in 1..{most}, the images' side [px]"
+            raise ValueError(f"clutter_size must be {wanted}, got {self.clutter_size}")
         if self.num_clutter and num_images < 2:
             raise ValueError(
                 f"num_clutter={self.num_clutter} needs at least 2 images to cut pieces from, "
@@ -85,10 +75,7 @@ def paint(
     """Paint objects and clutter on black canvases, in place; sums above 255 are clipped.
 
     See :meth:`ram_env.scenes.Scenes.draw`. ``planes`` are the split's images, uint8, (M, C, h, w),
-    where the canvases are. All lanes differ, and no piece is cut from the canvas's own image.
-
-    Returns:
-        (x, y) of each object's top left pixel. Shape (n, 2), int64.
+    where the canvases are. Returns (x, y) of each object's top left pixel, (n, 2), int64.
     """
     device = xp.device_of(canvases)
     objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
@@ -115,9 +102,8 @@ def _draw_places(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw (x, y) of top left pixels, each uniform and wholly inside, bounds inclusive.
 
-    Returns:
-        Places of the objects, (n, 2), the images that the pieces are cut from, (n, J), and
-        the places of the pieces in those images and on the canvases, (n, J, 2), int64.
+    They are the objects', (n, 2), and the pieces' in their images and on the canvases, (n, J, 2);
+    the second entry is the images that pieces are cut from, (n, J).
     """
     num_images, _, height, width = shape
     extent, side = np.array([width, height]), style.clutter_size if style.num_clutter else 0

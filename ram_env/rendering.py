@@ -121,10 +121,7 @@ def _enlarged(pixels: NDArray[np.uint8], zoom: int) -> Image.Image:
 
 
 class _Picture:
-    """A frame in the making: each method draws one part of it.
-
-    Where things lie [px] depends on the settings alone, so that all frames have one shape.
-    """
+    """A frame in the making, in a layout [px] that depends on the settings alone."""
 
     def __init__(self, height: int, width: int, num_scales: int, glimpse_size: int) -> None:
         from PIL import Image, ImageDraw

@@ -17,14 +17,7 @@ from ram_env.checks import check_seed
 def read_options(
     options: dict[str, Any] | None, num_lanes: int, num_scenes: int, *, vector: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Check reset options.
-
-    Args:
-        options: ``index`` and ``location``, one or one per lane, and, for a vector env,
-            ``reset_mask`` (N,), bool.
-        num_lanes: N.
-        num_scenes: Allowed indices are 0 .. num_scenes - 1.
-        vector: Whether ``reset_mask`` is allowed.
+    """Check ``index``, ``location`` and, in a vector env, ``reset_mask``.
 
     Returns:
         The lanes to reset, shape (n,), int64, and the scene of each, shape (n,), int64, and its
@@ -47,11 +40,28 @@ def read_options(
     }
     lanes, index, location = np.arange(num_lanes), None, None
     if "reset_mask" in read:
-        lanes = np.flatnonzero(_check_mask(read["reset_mask"][0], num_lanes))
+        mask, _ = read["reset_mask"]
+        if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one "
+                f"True, got {mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set"
+            )
+        lanes = np.flatnonzero(mask)
     if "index" in read:
-        index = _check_index(*read["index"], num_lanes, num_scenes)[lanes]
+        given, kind = read["index"]
+        right = kind in "iu" and given.shape in ((), (num_lanes,))
+        if not right or not ((given >= 0) & (given < num_scenes)).all():
+            raise ValueError(
+                f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
+                f"({num_lanes}), got {given}"
+            )
+        index = np.broadcast_to(given.astype(np.int64), (num_lanes,))[lanes]
     if "location" in read:
-        location = _check_location(*read["location"], num_lanes)[lanes]
+        given, kind = read["location"]
+        places = cast(given, "float32") if kind in "fiu" else np.empty(0)
+        if places.shape not in ((2,), (num_lanes, 2)) or not (np.abs(places) <= 1).all():
+            raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {given}")
+        location = np.broadcast_to(places, (num_lanes, 2))[lanes]
     return lanes, index, location
 
 
@@ -69,29 +79,3 @@ def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> l
     for entry in seed:
         check_seed(entry)
     return list(seed)
-
-
-def _check_mask(mask: np.ndarray, num_lanes: int) -> np.ndarray:
-    if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one True, "
-            f"got {mask.dtype} of shape {mask.shape} with {int(np.count_nonzero(mask))} set"
-        )
-    return mask
-
-
-def _check_index(index: np.ndarray, kind: str, num_lanes: int, num_scenes: int) -> np.ndarray:
-    right = kind in "iu" and index.shape in ((), (num_lanes,))
-    if not right or not ((index >= 0) & (index < num_scenes)).all():
-        raise ValueError(
-            f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
-            f"({num_lanes}), got {index}"
-        )
-    return np.broadcast_to(index.astype(np.int64), (num_lanes,))
-
-
-def _check_location(location: np.ndarray, kind: str, num_lanes: int) -> np.ndarray:
-    places = cast(location, "float32") if kind in "fiu" else np.empty(0)
-    if places.shape not in ((2,), (num_lanes, 2)) or not (np.abs(places) <= 1).all():
-        raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location}")
-    return np.broadcast_to(places, (num_lanes, 2))

@@ -96,9 +96,6 @@ def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scale
         locations: In [-1, 1]. Shape (n, 2), float32.
         size: G.
         num_scales: S.
-
-    Returns:
-        Glimpses in [0, 1], fresh memory. Shape (n, S * C, G, G), float32.
     """
     n, channels = len(lanes), padded.shape[1]
     coarsest = size * 2 ** (num_scales - 1)

@@ -20,12 +20,7 @@ NUM_SCENES = {"train": 2**31, "validation": 5_000, "test": 10_000, "train+valida
 class SignpostScenes:
     """Coloured boards (see :class:`~ram_env.scenes.Scenes`); board k depends on the split and k.
 
-    Args:
-        split: Name of the list; the training list is practically endless (2^31 boards).
-        board_size: m (exploration).
-        chain: Steps from the start to the end of the path (credit assignment).
-        parts: P, cells at the end of the path that carry a part of the label (memory).
-        num_marks: Values of a part.
+    The dials are those of :class:`~ram_env.env.SignpostEnv`.
     """
 
     object_size: tuple[int, int] = (CELL, CELL)

@@ -129,10 +129,8 @@ class SignpostTask(Task):
         check_int("num_marks", self.num_marks, 2, 255)
         check_int("parts", self.parts, 1, self.chain + 1)
         if self.num_marks**self.parts > 10_000:
-            raise ValueError(
-                f"num_marks**parts is the number of classes and must be at most 10000, got "
-                f"{self.num_marks}**{self.parts}"
-            )
+            got = f"{self.num_marks}**{self.parts}"
+            raise ValueError(f"num_marks**parts, the classes, must be at most 10000, got {got}")
         super().__post_init__()
 
     @property

@@ -123,11 +123,9 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("reset")
-        seeds = seeds_of_lanes(seed, self.num_envs)
+        seeds, num_scenes = seeds_of_lanes(seed, self.num_envs), self.num_images
         episodes = self._episodes
-        lanes, index, location = read_options(
-            options, self.num_envs, episodes.scenes.num_scenes, vector=True
-        )
+        lanes, index, location = read_options(options, self.num_envs, num_scenes, vector=True)
         if np.delete(episodes.seen, lanes).min(initial=1) == 0:
             raise ResetNeeded("reset all lanes before resetting some with options['reset_mask']")
         if isinstance(seed, int):
@@ -181,10 +179,8 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         if not episodes.seen.all():
             raise ResetNeeded("call reset() before step()")
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
-            over = np.flatnonzero(~episodes.running).tolist()
-            raise ResetNeeded(
-                f"episodes of lanes {over} have ended: call reset(options={{'reset_mask': ...}})"
-            )
+            over = f"episodes of lanes {np.flatnonzero(~episodes.running).tolist()} have ended"
+            raise ResetNeeded(f"{over}: call reset(options={{'reset_mask': ...}})")
         return episodes.running.copy()
 
     def _seed(self, lanes: np.ndarray, seeds: list[int | None]) -> None:
@@ -210,9 +206,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         else:
             infos["final_obs"] = {name: self._spread(p, ended) for name, p in final_obs.items()}
         return {**infos, "_final_info": self._mask(ended), "_final_obs": self._mask(ended)}
-
-    def _observe(self) -> dict[str, Array]:
-        return self._episodes.observe()
 
     def _describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
         """Return label, index and position of some lanes (None: all) as infos: zeros elsewhere."""

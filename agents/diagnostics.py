@@ -40,7 +40,7 @@ def coverage(
     The fovea is the finest patch: the G pixels from c - G/2 on, where c is the location's pixel.
 
     Args:
-        beliefs: What the agent looked at.
+        beliefs: Where the agent looked.
         part: ``"object"``: the fovea shares a pixel with the object's box. ``"centre"``: it
             covers the object's middle, the pixel right of and below its centre.
         canvas_side: H [px].

@@ -262,12 +262,14 @@ def _hybrid(
     returns: Tensor | None = None,
 ) -> Terms:
     """Return cross-entropy with weights (T,), a policy term, and the baseline's if it is used."""
-    label = {"classifier": losses.cross_entropy(rollout.label_log_prob, label_weights)}
-    location = {"policy": policy}
+    label, location = (
+        losses.cross_entropy(rollout.label_log_prob, label_weights),
+        {"policy": policy},
+    )
     if returns is not None:
         loss = baseline_loss(rollout.baseline[:-1], returns)
         location["baseline"] = weights.baseline_coef * loss
-    return Terms(label, location, shared={})
+    return Terms({"classifier": label}, location, shared={})
 
 
 def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms:

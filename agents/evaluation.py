@@ -154,10 +154,7 @@ def play_split(
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
-    """Score the first pass after 1, 2, ..., T glimpses.
-
-    Later passes show the same images, and an interval needs independent ones.
-    """
+    """Score the first pass after 1, 2, ..., T glimpses; an interval needs independent images."""
     wrong = beliefs.log_p[0].argmax(-1) != beliefs.labels[:, None]  # (n, T)
     return [Score(int(count), len(wrong)) for count in wrong.sum(0)]
 
@@ -172,8 +169,7 @@ def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:
 def score_mean_of_passes(beliefs: Beliefs) -> Score:
     """Score the mean over all M passes of the probabilities after the last glimpse.
 
-    This protocol, "mean of M first glimpses", costs M times one pass: do not compare its error
-    with a single pass's.
+    This protocol costs M times one pass: do not compare its error with a single pass's.
     """
     log_mean = beliefs.log_p[:, :, -1].logsumexp(0)  # (n, K), up to a constant
     return Score(int((log_mean.argmax(1) != beliefs.labels).sum()), len(log_mean))

@@ -1,7 +1,7 @@
 """Losses: pure functions of what an episode recorded, time first.
 
-A loss is a scalar. Every function raises ValueError for shapes other than those it documents, and
-for weights that do not sum to 1.
+A loss is a scalar; gains carry no gradient. Every function raises ValueError for shapes other than
+those it documents, and for weights that do not sum to 1.
 
 Dimension key:
     T: glimpses per episode
@@ -104,7 +104,7 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
 
 def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
-    """Return each location's gain: the mean of the later log-likelihoods minus the present one.
+    """Return each location's gain, (T - 1, N): mean later log-likelihood minus the present one.
 
         g_t = sum_{k>t} gamma^(k-t-1) log p_k / sum_{k>t} gamma^(k-t-1)  -  log p_t
 
@@ -112,9 +112,6 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N), T >= 2.
         discount: gamma, 0 to 1. 1 credits a location equally with all later glimpses, 0 with
             the next one only.
-
-    Returns:
-        Shape (T - 1, N), detached.
 
     Raises:
         ValueError: If T is 1 or the discount out of range.
@@ -137,7 +134,7 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
 
 
 def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
-    """Return the gains that make the policy gradient of J_w exact.
+    """Return the gains, (T - 1, N), that make the policy gradient of J_w exact.
 
         J_w = E[ sum_k w_k log p_k ],    g_t = sum_{k>t} w_k (log p_k - log p_t)
 
@@ -152,9 +149,6 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     Args:
         label_log_prob: log p_t of the true label. Shape (T, N).
         weights: w_k, constants that sum to 1. Shape (T,).
-
-    Returns:
-        Shape (T - 1, N), detached.
 
     Source:
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).

@@ -35,8 +35,7 @@ class RAMConfig:
         core: ``"rnn"`` (the paper's rectifier), ``"lstm"`` or ``"gru"``.
         identity_core: Initialise the rectifier core's recurrent weights as the identity (Le et al.
             2015, arXiv:1504.00941), so that at first the state is a sum over glimpses. Ours.
-        state_cap: Upper bound on a rectifier core's units, min(max(0, z), cap) as in Hannun et
-            al. (2014, arXiv:1412.5567). 0 disables it (the paper).
+        state_cap: Upper bound on a rectifier core's units (Hannun et al. 2014); 0 disables it.
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
         location_hidden: Units of a hidden layer in the location network. 0 leaves it out.
         location_reaches_core: Whether the location network's gradient flows into core and glimpse
@@ -163,8 +162,7 @@ class LocationNetwork(nn.Module):
     environment clips to the image. f is linear, or has one hidden layer.
 
     Source:
-        Mnih et al. (2014), f_l(h_t; theta_l). Offset, hidden layer and a learned std are our
-        choices.
+        Mnih et al. (2014), f_l(h_t; theta_l). Offset, hidden layer and learned std are ours.
     """
 
     def __init__(self, config: RAMConfig):
@@ -190,9 +188,6 @@ class RecurrentAttentionModel(nn.Module):
 
     The baseline learns from a detached state, and the executed location enters the glimpse
     network as a constant.
-
-    Args:
-        config: Sizes and choices.
 
     Source:
         Mnih et al. (2014), "Recurrent models of visual attention", arXiv:1406.6247.

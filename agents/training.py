@@ -30,11 +30,7 @@ _ADVICE = "the learning rate may be too high"
 class Training(Generic[ModelT]):
     """Everything that the rest of a run depends on, except the number of updates done.
 
-    Args:
-        model: The model that learns.
-        optimizer: Its optimizer.
-        env: The environment it learns in, with ``get_state`` and ``set_state``.
-        generators: Random number generators by name, in addition to torch's own.
+    ``env`` has ``get_state`` and ``set_state``; ``generators`` are those besides torch's own.
 
     Attributes:
         mean_model: The running mean of the model's weights, which is evaluated and published.

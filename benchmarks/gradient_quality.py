@@ -40,6 +40,7 @@ import itertools
 import math
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,13 +104,12 @@ class Config:
         counts = ("reference_episodes", "num_envs", "threads")
         bounds = {"at least 1": counts, "at least 2": ("num_rollouts",), "positive": ("std",)}
         check_settings(self, {**bounds, "at least 0": ("seed",), "at least 3": ("num_batches",)})
-        for allowed, message in (
-            (self.num_envs % self.num_rollouts == 0, "num_rollouts must divide num_envs"),
-            (self.run_dirs, "give at least one run folder"),
-            (not self.csv or self.csv.parent.is_dir(), f"there is no folder for {self.csv}"),
-        ):
-            if not allowed:
-                raise ValueError(message)
+        if self.num_envs % self.num_rollouts:
+            raise ValueError(f"num_rollouts must divide num_envs={self.num_envs}")
+        if not self.run_dirs:
+            raise ValueError("give at least one run folder")
+        if self.csv and not self.csv.parent.is_dir():
+            raise ValueError(f"there is no folder for {self.csv}")
 
     def weights(self, estimator: Estimator) -> Weights:
         """Return an estimator's weights; the baseline's only scales its own gradient."""
@@ -200,8 +200,7 @@ def collect(
     learners: dict[str, Learner], rows: int, batches: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return gradients, (rows, P), means over batches in float64, and a batch's CPU seconds."""
-    spent: dict[str, list[float]] = {name: [] for name in learners}
-    gradients: dict[str, list[Tensor]] = {name: [] for name in learners}
+    spent, gradients = defaultdict[str, list](list), defaultdict[str, list](list)
     for _, (name, learner) in itertools.product(range(rows), learners.items()):
         total = torch.zeros((), dtype=torch.float64)
         for _ in range(batches):

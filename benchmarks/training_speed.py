@@ -102,8 +102,7 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
 def time_products(config: Config, num_updates: int) -> float:
     """Return the seconds that the linear layers' products take, forward and backward.
 
-    Every layer takes three products per glimpse: its output, its weights' gradient and its
-    input's gradient (two where the input is the image or a location).
+    These are outputs and gradients of weights and inputs, but for the image's and a location's.
     """
     env = gymnasium.make_vec(config.env_id, num_envs=1, action_format="dict")
     assert isinstance(env, ram_env.GlimpseVectorEnv)

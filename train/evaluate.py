@@ -3,11 +3,6 @@
 Papers report three different protocols, so they are kept apart. The report adds what the agent does
 with its glimpses and, on request, an animation and locations chosen in hindsight. The last line is
 the error of the first protocol: mean locations, every image once.
-
-Dimension key:
-    n: images in the split
-    M: passes over them
-    T: glimpses per episode
 """
 
 from __future__ import annotations
@@ -126,7 +121,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     model.to(device)
     env = make_env(env_id, device, split=config.split)
-    check_fit(model, env, env_id, facts.sample, run_dir)
+    check_fit(model, env, facts.sample)
     print(f"run {name}, {env_id}, device {device}")
     print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
@@ -150,7 +145,7 @@ def main(config: Config) -> None:
 
     # Report
     print(f"Mean location: error of one pass, other columns over {config.num_passes} passes")
-    print(table(by_glimpse, **diagnosis), end="\n\n")
+    print(table(by_glimpse, diagnosis), end="\n\n")
     for protocol, score in protocols.items():
         print(f"{protocol + ':':36}{score}")
     if hindsight:
@@ -193,11 +188,7 @@ def make_env(
 
 
 def check_fit(
-    model: RecurrentAttentionModel,
-    env: GlimpseVectorEnv,
-    env_id: str,
-    trained_on_sample: bool | None,
-    run_dir: Path,
+    model: RecurrentAttentionModel, env: GlimpseVectorEnv, trained_on_sample: bool | None
 ) -> None:
     """Raise ValueError if model and env don't fit, or training may have seen the split's images."""
     made_for = (model.config.glimpse_shape, model.config.num_classes)
@@ -205,12 +196,12 @@ def check_fit(
     if made_for != offered:
         raise ValueError(
             f"the run's model takes glimpses {made_for[0]} and knows {made_for[1]} classes, "
-            f"{env_id} has glimpses {offered[0]} and {offered[1]} classes"
+            f"the environment has glimpses {offered[0]} and {offered[1]} classes"
         )
     if trained_on_sample not in (None, env.data_is_sample):
         data = ("the full data", "the sample of digits")
         raise ValueError(
-            f"{run_dir} was trained on {data[trained_on_sample]}, but the data found here are "
+            f"the run was trained on {data[trained_on_sample]}, but the data found here are "
             f"{data[env.data_is_sample]}, which shares images with it: the error would be too low"
         )
 
@@ -247,20 +238,15 @@ def score_in_hindsight(
     }
 
 
-def table(
-    scores: list[Score],
-    centre_coverage: list[float],
-    object_coverage: list[float],
-    location_spread: list[tuple[float, float]],
-    bits_gained: list[float],
-) -> str:
+def table(scores: list[Score], diagnosis: dict[str, Any]) -> str:
     """Return one row per glimpse."""
     lines = [
         "glimpse    error         95 %    fovea on    fovea on    spread of       bits",
         "                %     interval    middle %    object %         x, y     gained",
     ]
+    *columns, bits_gained = diagnosis.values()
     gained = ["-", *(f"{bits:+.3f}" for bits in bits_gained)]
-    columns = scores, centre_coverage, object_coverage, location_spread, gained
+    columns = scores, *columns, gained
     for t, (score, middle, whole, (x, y), bits) in enumerate(zip(*columns, strict=True), 1):
         low, high = score.interval
         lines.append(

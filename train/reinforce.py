@@ -134,19 +134,15 @@ class Config(RunConfig):
         super().__post_init__()
         if find_task(self.env_id).allow_stop:
             raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
-        check_settings(
-            self,
-            {
-                "at least 1": ("total_episodes", "num_envs", "num_rollouts", "validation_images"),
-                "positive": ("learning_rate", "max_grad_norm", "std", "final_std"),
-                "at least 0": (
-                    *("policy_coef", "baseline_coef", "entropy_coef"),
-                    *("weight_decay", "state_cap", "shift"),
-                ),
-                "in [0, 1]": ("discount",),
-                "in [0, 1)": ("ema", "beta2"),
-            },
-        )
+        weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
+        bounds = {
+            "at least 1": ("total_episodes", "num_envs", "num_rollouts", "validation_images"),
+            "positive": ("learning_rate", "max_grad_norm", "std", "final_std"),
+            "at least 0": (*weights, "state_cap", "shift"),
+            "in [0, 1]": ("discount",),
+            "in [0, 1)": ("ema", "beta2"),
+        }
+        check_settings(self, bounds)
         rollouts, envs = self.num_rollouts, self.num_envs
         unpaired = ESTIMATORS[self.estimator].needs_rollouts and rollouts < 2
         for bad, message in (
@@ -328,9 +324,8 @@ def validation_metrics(
     metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
     if config.validate_sampled:
         std_or_learned = std if model.location_std is None else model.location_std
-        beliefs, noise = play(
-            config, model, env, num_images, std=std_or_learned, on_batch=stop.check
-        )
+        how = {"std": std_or_learned, "on_batch": stop.check}
+        beliefs, noise = play(config, model, env, num_images, **how)
         sampled = score_by_glimpse(beliefs)[-1]
         if ESTIMATORS[config.estimator].samples_label:
             sampled = score_sampled_labels(beliefs, noise)
@@ -350,9 +345,7 @@ def play(
 
 def choose_label(logits: Tensor, *, sample: bool) -> Tensor:
     """Return the likeliest label of ``logits`` (N, K), or a sampled one. Shape (N,)."""
-    if sample:
-        return torch.multinomial(logits.softmax(1), 1)[:, 0]
-    return logits.argmax(1)
+    return torch.multinomial(logits.softmax(1), 1)[:, 0] if sample else logits.argmax(1)
 
 
 def draw_shift(config: Config, env: GlimpseVectorEnv, device: torch.device) -> Tensor | float:
@@ -380,16 +373,15 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
 def make_model(config: Config, env: GlimpseVectorEnv) -> RecurrentAttentionModel:
     """Make the agent whose sizes fit the environment's spaces."""
     flags = ("hidden_size", "core", "state_cap", "location", "location_hidden")
-    return RecurrentAttentionModel(
-        RAMConfig(
-            env.glimpse_shape,
-            env.num_classes,
-            identity_core=config.core == "rnn",
-            location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
-            initial_std=config.std if config.learned_std else 0.0,
-            **{name: getattr(config, name) for name in flags},
-        )
+    sizes = RAMConfig(
+        env.glimpse_shape,
+        env.num_classes,
+        identity_core=config.core == "rnn",
+        location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
+        initial_std=config.std if config.learned_std else 0.0,
+        **{name: getattr(config, name) for name in flags},
     )
+    return RecurrentAttentionModel(sizes)
 
 
 def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.optim.Optimizer:

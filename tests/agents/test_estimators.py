@@ -119,14 +119,6 @@ def test_advantages_are_constants_so_what_teaches_locations_teaches_nothing_else
         assert of_location is None or others == [None, None]
 
 
-def test_dense_and_exact_pay_for_the_same_gains():
-    log_p = make_rollout().label_log_prob
-    even = torch.full((NUM_STEPS,), 1 / NUM_STEPS)
-    later = torch.arange(NUM_STEPS - 1, 0, -1)[:, None]  # glimpses after t
-    exact = exact_dense_returns(log_p, even)
-    torch.testing.assert_close(exact, dense_returns(log_p, 1.0) * later / NUM_STEPS)
-
-
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_without_its_location_terms_an_estimator_teaches_no_location(name):
     terms = ESTIMATORS[name].terms(rollout := make_rollout(), WEIGHTS)

@@ -17,7 +17,7 @@ from agents.evaluation import (
     score_mean_of_passes,
     score_sampled_labels,
 )
-from agents.ram import Output, RAMConfig, RecurrentAttentionModel
+from agents.ram import Output
 
 
 def test_sampled_labels_are_drawn_from_the_belief_and_repeat_with_their_generator():
@@ -68,6 +68,7 @@ def play(env, num_images=40, **keywords) -> Beliefs:
 def test_beliefs_are_those_of_single_episodes_whatever_the_batch(toy_dataset, num_envs):
     beliefs = play(make_toy_env(num_envs), num_passes=2)
     assert beliefs.log_p.shape == (2, 40, 3, 4)
+    assert not beliefs.log_p.requires_grad
     assert beliefs.locations.shape == (2, 40, 3, 2)
     env = make_toy_env(1, autoreset_mode="Disabled")
     model, obs, infos = Sampler(), *env.reset(seed=5)
@@ -154,11 +155,3 @@ def test_scores_by_hand():
     # mean after two glimpses: image 0 (0.355, 0.35, 0.295), right (a geometric mean would
     # name 1: 0.08, 0.32, 0.22); image 1 (0.35, 0.65, 0), right
     assert score_mean_of_passes(beliefs) == Score(0, 2)
-
-
-def test_the_real_model_plays_too_and_keeps_no_graph(toy_dataset):
-    torch.manual_seed(0)
-    model = RecurrentAttentionModel(RAMConfig((1, 8, 8), 4, hidden_size=16))
-    beliefs = play_split(model, make_toy_env(16), 40, num_passes=2)
-    assert torch.allclose(beliefs.log_p.exp().sum(-1), torch.ones(2, 40, 3))
-    assert not beliefs.log_p.requires_grad

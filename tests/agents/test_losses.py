@@ -16,7 +16,6 @@ from agents.losses import (
     exact_dense_returns,
     gaussian_entropy,
     leave_one_out_baseline,
-    normalise,
     reinforce_loss,
     reward_to_go,
 )
@@ -26,27 +25,6 @@ def test_reward_to_go_by_hand():
     reward = torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 1.0]])
     # 1 + 2 + 4, 2 + 4, 4; 0 + 0 + 1, 0 + 1, 1
     assert reward_to_go(reward).tolist() == [[7, 1], [6, 1], [4, 1]]
-
-
-def test_the_reinforce_loss_by_hand():
-    log_prob = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]], requires_grad=True)
-    advantage = torch.tensor([[1.0, 0.0], [2.0, -1.0]], requires_grad=True)
-    loss = reinforce_loss(log_prob, advantage)
-    # -(1 * -1 + 0 * -2 + 2 * -3 + -1 * -4) / 2 = 3 / 2
-    assert loss.item() == pytest.approx(1.5)
-    loss.backward()
-    assert log_prob.grad is not None
-    assert log_prob.grad.tolist() == [[-0.5, 0], [-1, 0.5]]
-    assert advantage.grad is None  # a constant
-
-
-def test_the_baseline_loss_by_hand():
-    baseline = torch.tensor([[0.0, 1.0]], requires_grad=True)
-    returns = torch.tensor([[2.0, 1.0]], requires_grad=True)
-    loss = baseline_loss(baseline, returns)
-    assert loss.item() == pytest.approx(2)  # (4 + 0) / 2
-    loss.backward()
-    assert returns.grad is None
 
 
 def test_leave_one_out_is_the_mean_of_the_other_rollouts():
@@ -73,27 +51,6 @@ def test_dense_returns_equal_a_slow_loop(gamma):
             mean = sum(w * x for w, x in zip(weights, later, strict=True)) / sum(weights)
             slow[t, n] = mean - float(log_p[t, n])
     torch.testing.assert_close(dense_returns(log_p, gamma), slow)
-
-
-def test_exact_dense_returns_by_hand():
-    log_p = torch.tensor([[-2.0], [-1.0], [-0.5]])
-    weights = torch.tensor([0.5, 0.25, 0.25])
-    # r_1 = 0.25 (-1 + 2) + 0.25 (-0.5 + 2) = 0.625; r_2 = 0.25 (-0.5 + 1) = 0.125
-    expected = torch.tensor([[0.625], [0.125]])
-    torch.testing.assert_close(exact_dense_returns(log_p, weights), expected)
-
-
-@pytest.mark.parametrize("returns", [dense_returns, exact_dense_returns])
-def test_returns_carry_no_gradient(returns):
-    log_p = torch.rand(2, 3, requires_grad=True)
-    second = 0.5 if returns is dense_returns else torch.tensor([0.5, 0.5])
-    assert not returns(log_p, second).requires_grad
-
-
-def test_normalised_advantages_have_mean_0_and_deviation_1():
-    advantage = normalise(torch.rand(5, 7) * 3 + 2)
-    assert advantage.mean().item() == pytest.approx(0, abs=1e-6)
-    assert advantage.std().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_entropies_equal_those_of_the_distributions():

@@ -133,12 +133,3 @@ def test_holms_values_by_hand():
     assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
     untested = holm(np.array([0.01, math.nan, math.nan]))  # they count
     assert untested == pytest.approx([0.03, math.nan, math.nan], nan_ok=True)
-
-
-def test_testing_what_was_missing_makes_no_other_value_worse():
-    generator = np.random.default_rng(3)
-    for _ in range(200):
-        p = generator.uniform(size=6) ** 3
-        partly = np.where(generator.uniform(size=6) < 0.5, math.nan, p)
-        there = ~np.isnan(partly)
-        assert (holm(p)[there] <= holm(partly)[there] + 1e-12).all()

@@ -1,9 +1,16 @@
 """Draw a sweep: `python docs/sweep.py benchmarks/results/sweeps/ENV_ID.csv FIGURE.png`."""
 
-import sys
 from pathlib import Path
+
+import tyro
 
 from train.comparison.figures import sweep_figure, write_figure
 
+
+def main(report: tyro.conf.Positional[Path], figure: tyro.conf.Positional[Path]) -> None:
+    """Draw the report of a sweep, a CSV file with its JSON file next to it, into a figure."""
+    write_figure(figure, sweep_figure(report))
+
+
 if __name__ == "__main__":
-    write_figure(Path(sys.argv[2]), sweep_figure(Path(sys.argv[1])))
+    tyro.cli(main)

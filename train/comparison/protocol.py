@@ -72,7 +72,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
         flags: Further arguments of the program.
         sees_label: Whether the loss uses the true label (class L) or only the reward (class R).
         role: ``"compared"``; ``"ablation"``, one change to another algorithm; ``"control"``,
-            locations that are not learned; or ``"naive"``, a newcomer's first try, never tuned.
+            locations that are not learned; or ``"naive"``, a newcomer's first try.
         memory: In words: ``"none"``, ``"history"``, ``"rectifier RNN"``.
         passes: How often each env step goes through the networks backward.
         space: Tuned settings by flag, without dashes: a :data:`Span` or :class:`Choices`.

@@ -38,7 +38,7 @@ class FullImageBaseline(nn.Module):
 
 
 def make_baseline(name: str, channels: int, side: int, num_classes: int) -> FullImageBaseline:
-    """Make a classifier with new weights, drawn from torch's own generator.
+    """Make a classifier with new weights; ValueError for an unknown name or too small a side.
 
     Args:
         name: ``"fc64"`` or ``"fc256"``: two hidden layers of 64 or 256 rectifiers.
@@ -47,9 +47,6 @@ def make_baseline(name: str, channels: int, side: int, num_classes: int) -> Full
         channels: C.
         side: H [px]; at least 10 for ``"conv"``.
         num_classes: K.
-
-    Raises:
-        ValueError: If the name is unknown or the side too small.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4.1, for the first three: at 60x60
@@ -73,11 +70,8 @@ def count_parameters(module: nn.Module) -> int:
 def multiply_adds(module: nn.Module, *input_shapes: tuple[int, ...]) -> int:
     """Count the products of weights and inputs in one pass over one example.
 
-    Biases, rectifiers, normalisation and pooling are left out, as is usual.
-
-    Args:
-        module: A network; it is left as it is.
-        input_shapes: Shape of each input of ``forward``, without the leading 1.
+    Biases, rectifiers, normalisation and pooling are left out, as is usual. ``input_shapes`` are
+    those of ``forward``, without the leading 1.
     """
     device = next(module.parameters()).device
     inputs = [torch.zeros(1, *shape, device=device) for shape in input_shapes]

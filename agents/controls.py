@@ -74,16 +74,13 @@ class Control:
 def raster_locations(num_locations: int) -> Tensor:
     """Divide the image into equal rows of nearly equal cells, and walk over their centres.
 
-    The walk goes down row by row, alternately to the right and to the left. There are about as
-    many rows as cells per row; where the cells don't divide evenly, the middle rows have one
-    more. Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and
+        The walk goes down row by row, alternately to the right and to the left. There are about as
+        many rows as cells per row; where the cells don't divide evenly, the middle rows have one
+        more. Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and
     20x20, and the coarsest of the task's patches, 48 px, covers its whole cell.
 
     Returns:
-        (x, y) in [-1, 1], in the order of the walk. Shape (num_locations, 2), float32.
-
-    Raises:
-        ValueError: If ``num_locations`` is less than 1.
+            (x, y) in [-1, 1], in the order of the walk. Shape (num_locations, 2), float32.
     """
     if num_locations < 1:
         raise ValueError(f"num_locations must be at least 1, got {num_locations}")

@@ -113,7 +113,7 @@ def play_in_hindsight(
     grid_size: int = 15,
     chunk_size: int = 16,
 ) -> Beliefs:
-    """Replay episodes with each location chosen to make the label likeliest.
+    """Replay episodes, one pass over n images, with locations that make the label likeliest.
 
     Each next location is the cell centre of a grid that makes the label in ``start`` likeliest
     after that glimpse. A remaining error points to the classifier, not the policy. A low error
@@ -128,9 +128,6 @@ def play_in_hindsight(
         glimpse_fn: The retina, from canvases and locations (n, 2) to glimpses (n, P, G, G).
         grid_size: Cells per side; C is its square.
         chunk_size: m, images per batch.
-
-    Returns:
-        Beliefs of one pass over n images.
 
     Raises:
         ValueError: If there are no canvases or more than labels, or a size is below 1.

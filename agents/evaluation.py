@@ -64,10 +64,7 @@ class Beliefs(NamedTuple):
 
 
 def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
-    """Classify every image of a split once, with mean locations and the likeliest label.
-
-    The arguments are those of :func:`play_split`.
-    """
+    """Classify every image of a split once, with mean locations: see :func:`play_split`."""
     return score_by_glimpse(play_split(model, env, num_images))[-1]
 
 

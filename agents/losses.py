@@ -1,7 +1,7 @@
 """Losses: pure functions of what an episode recorded, time first.
 
-A loss is a scalar; gains carry no gradient. Every function raises ValueError for shapes other than
-those it documents, and for weights that do not sum to 1.
+A loss is a scalar; gains carry no gradient. Every function raises ValueError for shapes and
+values other than those it documents.
 
 Dimension key:
     T: glimpses per episode
@@ -71,9 +71,6 @@ def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
         returns: R of N / M images, M neighbouring rollouts each. Shape (T, N).
         num_rollouts: M, at least 2; divides N.
 
-    Raises:
-        ValueError: If M is less than 2 or does not divide N.
-
     Source:
         Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
     """
@@ -112,9 +109,6 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N), T >= 2.
         discount: gamma, 0 to 1. 1 credits a location equally with all later glimpses, 0 with
             the next one only.
-
-    Raises:
-        ValueError: If T is 1 or the discount out of range.
 
     Source:
         Ours.

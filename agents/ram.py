@@ -33,8 +33,8 @@ class RAMConfig:
         where_size: Features of its location.
         hidden_size: D.
         core: ``"rnn"`` (the paper's rectifier), ``"lstm"`` or ``"gru"``.
-        identity_core: Initialise the rectifier core's recurrent weights as the identity (Le et al.
-            2015, arXiv:1504.00941), so that at first the state is a sum over glimpses. Ours.
+        identity_core: Initialise the recurrent weights as the identity (Le et al. 2015), so that
+            at first a rectifier core's state is a sum over glimpses. Ours.
         state_cap: Upper bound on a rectifier core's units (Hannun et al. 2014); 0 disables it.
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
         location_hidden: Units of a hidden layer in the location network. 0 leaves it out.

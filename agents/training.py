@@ -128,10 +128,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 
 
 def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> None:
-    """Raise ValueError if a number among a script's settings is out of range.
-
-    ``ranges`` holds names of attributes by range, a key of ``_RANGES``. None is always allowed.
-    """
+    """Raise ValueError if a setting, other than None, is outside its range of ``_RANGES``."""
     for allowed, names in ranges.items():
         for name in names:
             value = getattr(settings, name)
@@ -154,10 +151,9 @@ def check_finite(update: int, values: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterator[None]:
-    """Turn an error into a FloatingPointError if the newest outputs are not finite.
+    """Turn an error into a FloatingPointError if the newest of ``outputs`` is not finite.
 
-    Finite weights can be so large that the outputs overflow: then the environment refuses a
-    location, or torch a probability. The context's body appends to ``outputs``.
+    Finite weights can be so large that outputs overflow, which environment and torch refuse.
     """
     try:
         yield

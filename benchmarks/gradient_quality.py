@@ -29,7 +29,7 @@ gradients of B batches, of mean G, and r_j of R blocks of the reference, of mean
 The estimators take turns, one batch each; CPU time is the median of play, loss and gradient.
 
 Dimension key:
-    T, N, D, K: glimpses per episode, parallel episodes, units of the recurrent state, classes
+    T, N, D: glimpses per episode, parallel episodes, units of the recurrent state
     B, R, P: batches of an estimator, blocks of a reference, parameters
 """
 

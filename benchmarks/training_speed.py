@@ -100,10 +100,7 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
 
 
 def time_products(config: Config, num_updates: int) -> float:
-    """Return the seconds that the linear layers' products take, forward and backward.
-
-    These are outputs and gradients of weights and inputs, but for the image's and a location's.
-    """
+    """Return the seconds of the linear layers' products: outputs, and the gradients needed."""
     env = gymnasium.make_vec(config.env_id, num_envs=1, action_format="dict")
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     model = reinforce.make_model(reinforce.Config(env_id=config.env_id), env)

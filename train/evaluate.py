@@ -265,11 +265,7 @@ def to_json(score: Score) -> dict[str, Any]:
 def animate(
     model: RecurrentAttentionModel, env_id: str, path: Path, num_episodes: int, locations: str
 ) -> None:
-    """Write validation episodes one after another, one frame per glimpse.
-
-    The frame of glimpse t shows the belief that led there; the last one shows the final
-    belief and whether it is right.
-    """
+    """Write validation episodes one after another, one frame per glimpse, each with its belief."""
     device = next(model.parameters()).device
     settings = {"split": "validation", "autoreset_mode": "Disabled", "render_mode": "rgb_array"}
     settings |= {"action_format": "box"}  # its class scores are drawn as bars

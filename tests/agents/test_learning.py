@@ -8,24 +8,15 @@ from agents.ram import RecurrentAttentionModel
 from train.reinforce import Config, main
 
 TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cells
-SOLVING = {
-    "location": "absolute",
-    "location_hidden": 0,
-    "num_envs": 64,
-    "learning_rate": 2e-3,
-    "total_episodes": 100_000,
-}
+SOLVING = {"location": "absolute", "location_hidden": 0}
+SOLVING |= {"num_envs": 64, "learning_rate": 2e-3, "total_episodes": 100_000}
 
 
 @pytest.fixture(autouse=True)
 def _two_parts(monkeypatch):
     spec = gymnasium.spec("SignpostGlimpse-v0")  # registered by the trainer's import
-    gymnasium.register(
-        TWO_PARTS,
-        entry_point=spec.entry_point,
-        vector_entry_point=spec.vector_entry_point,
-        kwargs={"parts": 2, "num_marks": 2},
-    )
+    entry_points = {k: getattr(spec, k) for k in ("entry_point", "vector_entry_point")}
+    gymnasium.register(TWO_PARTS, **entry_points, kwargs={"parts": 2, "num_marks": 2})
     yield
     del gymnasium.registry[TWO_PARTS]
 

@@ -237,7 +237,6 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, t
     ("changes", "named"),
     [
         ({"num_passes": 0}, "num_passes"),
-        ({"gif_episodes": 0}, "gif_episodes"),
         ({"std": 0.0}, "std"),
         ({"gif": Path("picture.png")}, "gif"),
         ({"json": Path("nowhere/numbers.json")}, "nowhere"),

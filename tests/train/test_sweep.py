@@ -190,7 +190,7 @@ def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_the_trials_of_a_stopped_or_killed_sweep_end_and_are_tried_again(place, how):
+def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
     place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
     killed = how == signal.SIGKILL
     with place.start(processes=2) as process:

@@ -30,13 +30,7 @@ from benchmarks.env_speed import pin_to_one_core
 def main(
     env_id: str = "ClutteredMNISTGlimpse-v0", num_envs: int = 64, repetitions: int = 15
 ) -> None:
-    """Measure and print a Markdown table.
-
-    Args:
-        env_id: Registered environment.
-        num_envs: Lanes.
-        repetitions: Turns per candidate, of 20 episodes per lane.
-    """
+    """Measure in turns of 20 episodes per lane, and print a Markdown table."""
     pin_to_one_core()
     make: Any = partial(gymnasium.make_vec, env_id, num_envs=num_envs)
     num_glimpses = ram_env.find_task(env_id).num_glimpses
@@ -78,9 +72,7 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Print the machine; return CPU microseconds per env step, one entry per turn after a warm-up.
 
-    Args:
-        candidates: Functions that take a turn and return the number of env steps in it.
-        repetitions: Turns per candidate.
+    A candidate takes a turn and returns the number of env steps in it.
     """
     for name, value in describe_machine(commit()).items():
         print(f"- {name}: {value}")

@@ -23,13 +23,7 @@ from train import sb3
 
 
 def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int = 5) -> None:
-    """Measure and print a Markdown table.
-
-    Args:
-        env_id: Registered environment.
-        num_envs: Lanes.
-        repetitions: Turns per candidate.
-    """
+    """Measure and print a Markdown table."""
     torch.set_num_threads(1)
     models = {name: make(env_id, num_envs, name) for name in sb3.ALGORITHMS}
     models["recurrent_ppo, stock buffer"] = stock = make(env_id, num_envs, "recurrent_ppo")

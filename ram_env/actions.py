@@ -25,8 +25,7 @@ class Decision:
         location: Where to look next, in [-1, 1]. Shape (N, 2), float32.
         label: Predicted class. Shape (N,), int64.
         scores: Class scores, where the format has them. Shape (N, K), float32.
-        stop: Whether to end the episode, on the host; None where stopping isn't offered.
-            Shape (N,), bool.
+        stop: Whether to end the episode, where offered, on the host. Shape (N,), bool.
     """
 
     location: Array
@@ -36,15 +35,10 @@ class Decision:
 
 
 class ActionFormat(ABC):
-    """One way to encode a decision.
-
-    Args:
-        space: The action space of a single environment.
-        limits: Parts of an action that are integers, and how many values each has. All other
-            parts are real numbers, which must be finite.
-    """
+    """One way to encode a decision, in the action space of a single environment."""
 
     def __init__(self, space: spaces.Space, limits: dict[str, int]):
+        """Take how many values each integer part has; all other parts are finite numbers."""
         self.space, self._limits = space, limits
 
     def parse(
@@ -54,7 +48,7 @@ class ActionFormat(ABC):
         active: np.ndarray | None = None,
         device: str | None = None,
     ) -> Decision:
-        """Check an action and read the decision in it.
+        """Check an action and read the decision in it, with N = 1 for a single environment.
 
         Args:
             action: Of one environment or a batch; array-likes are accepted.
@@ -62,9 +56,6 @@ class ActionFormat(ABC):
             active: Lanes whose action counts; the others may hold anything. None: all.
                 Shape (N,), bool, on the host.
             device: Where the decision's arrays go; None for NumPy.
-
-        Returns:
-            The decision, with N = 1 for a single environment.
 
         Raises:
             ValueError: If a shape or dtype kind is wrong, a number is NaN or infinite, or a
@@ -119,13 +110,13 @@ class ActionFormat(ABC):
 class BoxFormat(ActionFormat):
     """x, y, then K class scores (the first highest wins), then > 0 stops where offered."""
 
-    def __init__(self, num_classes: int, allow_stop: bool):
+    def __init__(self, num_classes: int, allow_stop: bool, grid: Any = None):
         self._width, self._allow_stop = 2 + num_classes + allow_stop, allow_stop
         self._scores = slice(2, 2 + num_classes)
         super().__init__(spaces.Box(-1, 1, (self._width,), np.float32), {})
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
-        array = _to_floats("action", action, (*batch, self._width), device)
+        array = _read("action", action, (*batch, self._width), "float32", device)
         return {"entries": array.reshape(-1, self._width)}
 
     def _read_stop(self, parts: dict[str, Array]) -> Array | None:
@@ -140,7 +131,7 @@ class BoxFormat(ActionFormat):
 class DictFormat(ActionFormat):
     """``{"location": (x, y), "label": class}``, and ``"stop"``: 0 or 1 where offered."""
 
-    def __init__(self, num_classes: int, allow_stop: bool):
+    def __init__(self, num_classes: int, allow_stop: bool, grid: Any = None):
         limits = {"label": num_classes, **({"stop": 2} if allow_stop else {})}
         location = {"location": spaces.Box(-1, 1, (2,), np.float32)}
         integers = {name: spaces.Discrete(limit) for name, limit in limits.items()}
@@ -151,25 +142,19 @@ class DictFormat(ActionFormat):
         if not isinstance(action, Mapping) or {*action} != {*names}:
             got = sorted(map(str, action)) if isinstance(action, Mapping) else type(action).__name__
             raise ValueError(f"action must be a dict of {names}, got {got}")
-        parts = {
-            name: _to_integers(f"action[{name!r}]", action[name], batch, device).reshape(-1)
-            for name in self._limits
+        parts = {"location": ((*batch, 2), "float32", (-1, 2))}
+        parts |= dict.fromkeys(self._limits, (batch, "int64", (-1,)))
+        return {
+            name: _read(f"action[{name!r}]", action[name], shape, dtype, device).reshape(flat)
+            for name, (shape, dtype, flat) in parts.items()
         }
-        location = _to_floats("action['location']", action["location"], (*batch, 2), device)
-        return {"location": location.reshape(-1, 2), **parts}
 
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
         return parts["location"].clip(-1, 1), parts["label"], None
 
 
 class MultiDiscreteFormat(ActionFormat):
-    """Column, row, class, and stop where offered; the location is the grid cell's centre.
-
-    Args:
-        num_classes: K.
-        allow_stop: Whether the action has a stop.
-        grid: Columns and rows.
-    """
+    """Column, row, class, and stop where offered; the location is the grid cell's centre."""
 
     def __init__(self, num_classes: int, allow_stop: bool, grid: tuple[int, int]):
         limits = {"column": grid[0], "row": grid[1], "label": num_classes}
@@ -181,7 +166,7 @@ class MultiDiscreteFormat(ActionFormat):
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
         width = len(self._limits)
-        array = _to_integers("action", action, (*batch, width), device).reshape(-1, width)
+        array = _read("action", action, (*batch, width), "int64", device).reshape(-1, width)
         return {name: array[:, column] for column, name in enumerate(self._limits)}
 
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
@@ -192,29 +177,16 @@ class MultiDiscreteFormat(ActionFormat):
         return location, xp.copy(parts["label"]), None
 
 
-def make_format(
-    name: str, num_classes: int, allow_stop: bool, grid: tuple[int, int]
-) -> ActionFormat:
-    """Return the action format with this name."""
-    if name == "multidiscrete":
-        return MultiDiscreteFormat(num_classes, allow_stop, grid)
-    return {"box": BoxFormat, "dict": DictFormat}[name](num_classes, allow_stop)
+FORMATS = {"box": BoxFormat, "dict": DictFormat, "multidiscrete": MultiDiscreteFormat}
+"""The format with each name; called with K, whether to offer a stop, and (columns, rows)."""
 
 
-def _to_floats(name: str, value: Any, shape: tuple[int, ...], device: str | None) -> Array:
+def _read(name: str, value: Any, shape: tuple[int, ...], dtype: str, device: str | None) -> Array:
+    """Read real numbers ("float32") or integers ("int64") of this shape."""
     array, kind = xp.to_array(name, value, device)
-    _check(name, array, shape, kind in "fiu", "real numbers")
-    return xp.cast(array, "float32")
-
-
-def _to_integers(name: str, value: Any, shape: tuple[int, ...], device: str | None) -> Array:
-    array, kind = xp.to_array(name, value, device)
-    _check(name, array, shape, kind in "iu", "integers")
-    return xp.cast(array, "int64")
-
-
-def _check(name: str, array: Array, shape: tuple[int, ...], right_kind: bool, wanted: str) -> None:
-    if not right_kind:
+    kinds, wanted = ("iu", "integers") if dtype == "int64" else ("fiu", "real numbers")
+    if kind not in kinds:
         raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
     if tuple(array.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}")
+    return xp.cast(array, dtype)

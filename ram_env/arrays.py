@@ -22,6 +22,8 @@ Array = Any  # np.ndarray or torch.Tensor: the package must not import torch to 
 
 def is_tensor(array: Array) -> bool:
     """Return whether ``array`` is a torch tensor, without importing torch."""
+    if isinstance(array, np.ndarray):  # by far the quicker check
+        return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
@@ -42,13 +44,11 @@ def to_device(array: np.ndarray, device: str | None) -> Array:
         return torch.as_tensor(array, device=device)
 
 
-def to_array(name: str, value: Any, device: str | None) -> tuple[Array, str]:
-    """Read an array-like; return it and the kind of its dtype, a code of ``np.dtype.kind``.
+def to_array(name: str, value: Any, device: str | None = None) -> tuple[Array, str]:
+    """Read an array-like, ``name`` in errors, as an array on ``device`` (None: NumPy).
 
-    Args:
-        name: The argument's name, for the error.
-        value: Anything that NumPy or, with a device, torch reads as an array.
-        device: Where it goes; None for NumPy.
+    Returns:
+        The array and the kind of its dtype, a code of ``np.dtype.kind``.
 
     Raises:
         ValueError: If it can't be read as one array.
@@ -93,16 +93,11 @@ def new_empty(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
     return xp.empty(shape, dtype=getattr(xp, dtype), device=array.device)
 
 
-def arange(array: Array, stop: int) -> Array:
-    """Return 0 .. stop - 1 (int64) in the library and on the device of ``array``."""
-    return library(array).arange(stop, device=array.device)
-
-
 def cast(array: Array, dtype: str) -> Array:
     """Convert the values to ``dtype``; what float32 can't hold becomes infinite."""
     if is_tensor(array):
         return array.to(getattr(library(array), dtype))
-    if dtype != "float32":
+    if dtype != "float32" or array.dtype == np.float32:
         return array.astype(dtype, copy=False)
     with np.errstate(over="ignore"):
         return array.astype(dtype, copy=False)
@@ -125,18 +120,10 @@ def log_softmax(scores: Array) -> Array:
 def read_patches(
     images: Array, index: Array, rows: Array, columns: Array, height: int, width: int
 ) -> Array:
-    """Copy one patch, (h, w), out of an image for every entry of ``index``.
+    """Copy patches, (n, C, h, w), out of C-contiguous images, (M, C, H, W), into fresh memory.
 
-    Args:
-        images: C-contiguous images. Shape (M, C, H, W).
-        index: Image of each patch. Shape (n,), integers.
-        rows: Top row of each patch [px], 0 to H - h. Shape (n,), integers.
-        columns: Left column of each patch [px], 0 to W - w. Shape (n,), integers.
-        height: h.
-        width: w.
-
-    Returns:
-        Fresh patches. Shape (n, C, h, w).
+    ``index`` is each patch's image, ``rows`` and ``columns`` its top left pixel, 0 to H - h and
+    0 to W - w, all of shape (n,), integers.
     """
     if is_tensor(images):
         windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (M, C, H-h+1, W-w+1, h, w)
@@ -145,10 +132,7 @@ def read_patches(
 
 
 def write_patches(images: Array, index: Array, rows: Array, columns: Array, patches: Array) -> None:
-    """Write patches, (n, C, h, w), into images in place: :func:`read_patches` the other way.
-
-    No image may come twice in ``index``.
-    """
+    """Write patches, (n, C, h, w), into different images: :func:`read_patches` the other way."""
     height, width = patches.shape[2:]
     if not is_tensor(images):
         _windows(images, height, width)[index, :, rows, columns] = patches
@@ -165,5 +149,4 @@ def _windows(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """View all windows, (M, C, H-h+1, W-w+1, h, w), without sliding_window_view's overhead."""
     m, c, h, w = images.shape
     shape = (m, c, h - height + 1, w - width + 1, height, width)
-    strides = images.strides + images.strides[2:]
-    return np.ndarray(shape, images.dtype, images, 0, strides)
+    return np.ndarray(shape, images.dtype, images, 0, images.strides + images.strides[2:])

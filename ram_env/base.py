@@ -8,15 +8,29 @@ Dimension key:
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from gymnasium.error import ClosedEnvironmentError
+import numpy as np
+from gymnasium import logger
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
-from ram_env.display import Display
+from ram_env.arrays import to_host
 from ram_env.episodes import Episodes
+from ram_env.rendering import draw_frame, tile_frames
 from ram_env.tasks import ImageTask, Task
+from ram_env.window import Window, require_pygame
 
 
 class EpisodesEnv:
-    """Base of the environments: task properties, saved states and rendering."""
+    """Base of the environments: task properties, saved states and rendering.
+
+    Attributes:
+        task: The task, checked.
+        data_source: How many images there are and where they came from, for logs.
+        data_is_sample: Whether the images are the sample that no published result may use.
+        glimpse_shape: Shape of a glimpse, (S * C, G, G).
+        object_size: Width and height of an object [px]; ``info["position"]`` is its top left pixel.
+        num_classes: Number of classes, K; labels are 0 .. K - 1.
+        num_images: Number of images in the split, which is the episodes of a sequential pass.
+    """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
     task_class: ClassVar[type[Task]] = ImageTask
@@ -30,57 +44,31 @@ class EpisodesEnv:
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be None or one of {modes}, got {render_mode!r}")
         self.render_mode, self.device = render_mode, device
-        self.task = self.task_class.from_keywords(keywords)
+        self.task = self.task_class(**keywords)
+        if render_mode == "human":
+            require_pygame()  # here, where nothing has happened yet
         self._episodes = Episodes(self.task, num_lanes, device, record=render_mode is not None)
-        self._display = Display(self._episodes, render_mode, self.metadata["render_fps"])
-
-    @property
-    def data_source(self) -> str:
-        """How many images there are and where they came from, for logs."""
-        return self._episodes.scenes.source
-
-    @property
-    def data_is_sample(self) -> bool:
-        """Whether the images are the sample that no published result may use."""
-        return self._episodes.scenes.is_sample
-
-    @property
-    def glimpse_shape(self) -> tuple[int, int, int]:
-        """Shape of a glimpse, (S * C, G, G)."""
-        return self._episodes.glimpse_shape
-
-    @property
-    def object_size(self) -> tuple[int, int]:
-        """Width and height of an object [px]; ``info["position"]`` is its top left pixel."""
-        return self._episodes.scenes.object_size
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, K; labels are 0 .. K - 1."""
-        return self._episodes.scenes.num_classes
-
-    @property
-    def num_images(self) -> int:
-        """Number of images in the split, which is the episodes of a sequential pass."""
-        return self._episodes.scenes.num_scenes
+        self._window = Window("ram_env", self.metadata["render_fps"])
+        self.glimpse_shape, scenes = self._episodes.glimpse_shape, self._episodes.scenes
+        self.data_source, self.data_is_sample = scenes.source, scenes.is_sample
+        self.object_size, self.num_classes = scenes.object_size, scenes.num_classes
+        self.num_images = scenes.num_scenes
 
     def get_state(self) -> dict[str, Any]:
         """Return everything that the future depends on, ready for JSON, mid-episode too.
 
-        Before the first reset the future also depends on ``np_random``, which the state doesn't
-        hold: seed it first.
+        Before the first reset it also depends on ``np_random``, which the state doesn't hold.
         """
         return self._episodes.get_state()
 
     def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Continue exactly where :meth:`get_state` was called.
 
-        Wrappers have states of their own, which the state doesn't hold. If the environment is
-        wrapped, call ``env.reset()``, then ``env.unwrapped.set_state(state)``.
+        If the environment is wrapped, call ``env.reset()``, then
+        ``env.unwrapped.set_state(state)``: the state holds nothing of the wrappers.
 
         Returns:
-            The observations and infos of that moment, as from ``reset``, or None if the
-            environment had not been reset by then.
+            The observations and infos of that moment, as from ``reset``, or None before one.
 
         Raises:
             ValueError: If the state is malformed, or belongs to another version, task, dataset
@@ -90,9 +78,8 @@ class EpisodesEnv:
         self._episodes.set_state(state)
         return (self._observe(), self._describe()) if self._episodes.seen.all() else None
 
-    @abstractmethod
     def _observe(self) -> dict[str, Any]:
-        """Return the present observations."""
+        return self._episodes.observe()
 
     @abstractmethod
     def _describe(self) -> dict[str, Any]:
@@ -101,3 +88,45 @@ class EpisodesEnv:
     def _check_open(self, call: str) -> None:
         if self.closed:
             raise ClosedEnvironmentError(f"{call}() was called after close()")
+
+    def _update_window(self) -> None:
+        """Show the present state in the window, if there is one."""
+        if self.render_mode == "human":
+            self._window.show(tile_frames(self._frames()))
+
+    def _close_window(self) -> None:
+        """Close the window; the next update opens a new one."""
+        self._window.close()
+        self._window = Window("ram_env", self.metadata["render_fps"])
+
+    def _render_lanes(self) -> tuple[np.ndarray, ...] | None:
+        """Return a frame (H, W, 3) for each lane, or None unless asked for ``"rgb_array"``."""
+        self._check_open("render")
+        if not self._episodes.seen.all():
+            raise ResetNeeded("call reset() before render()")
+        if self.render_mode is None:
+            logger.warn("render() shows nothing: make the environment with a render_mode")
+        return self._frames() if self.render_mode == "rgb_array" else None
+
+    def _frames(self) -> tuple[np.ndarray, ...]:
+        glimpses = to_host(self._episodes.observe()["glimpse"])
+        labels = to_host(self._episodes.describe()["label"])
+        return tuple(map(self._frame, range(len(labels)), glimpses, labels.tolist()))
+
+    def _frame(self, lane: int, glimpse: np.ndarray, label: int) -> np.ndarray:
+        """Draw one lane."""
+        episodes, num_glimpses = self._episodes, self.task.num_glimpses
+        assert episodes.path is not None
+        seen, prediction = episodes.seen[lane], int(episodes.prediction[lane])
+        decided, ended = prediction >= 0, not episodes.running[lane]
+        return draw_frame(
+            episodes.canvas(lane),
+            episodes.path[lane, :seen],
+            glimpse,
+            num_glimpses=num_glimpses,
+            scores=episodes.scores[lane] if decided and episodes.scores is not None else None,
+            prediction=prediction if decided else None,
+            label=label,
+            correct=prediction == label if ended and decided else None,
+            stopped=bool(ended and seen < num_glimpses),
+        )

@@ -26,14 +26,7 @@ from ram_env.scenes import Drawn
 
 @dataclass(frozen=True)
 class CanvasStyle:
-    """What a canvas looks like, whatever object is on it.
-
-    Attributes:
-        canvas_size: H [px].
-        translate: Whether the object lies anywhere wholly inside, or in the centre.
-        num_clutter: J.
-        clutter_size: Side of a clutter piece [px].
-    """
+    """What a canvas looks like, whatever object is on it; see :func:`draw_canvases`."""
 
     canvas_size: int
     translate: bool = False
@@ -56,16 +49,13 @@ class CanvasStyle:
     def check_images(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
-        if self.canvas_size < max(height, width):
-            raise ValueError(
-                f"canvas_size must be at least the images' side, {max(height, width)} px, "
-                f"got {self.canvas_size}"
-            )
-        if self.num_clutter and self.clutter_size > min(height, width):
-            raise ValueError(
-                f"clutter_size must be in 1..{min(height, width)}, the images' side [px], "
-                f"got {self.clutter_size}"
-            )
+        least, most = max(height, width), min(height, width)
+        if self.canvas_size < least:
+            wanted = f"at least the images' side, {least} px"
+            raise ValueError(f"canvas_size must be {wanted}, got {self.canvas_size}")
+        if self.num_clutter and self.clutter_size > most:
+            wanted = f"in 1..{most}, the images' side [px]"
+            raise ValueError(f"clutter_size must be {wanted}, got {self.clutter_size}")
         if self.num_clutter and num_images < 2:
             raise ValueError(
                 f"num_clutter={self.num_clutter} needs at least 2 images to cut pieces from, "
@@ -75,26 +65,17 @@ class CanvasStyle:
 
 def paint(
     style: CanvasStyle,
+    planes: Array,
     canvases: Array,
     margin: int,
     lanes: np.ndarray,
-    planes: Array,
     indices: np.ndarray,
     words: np.ndarray,
 ) -> np.ndarray:
     """Paint objects and clutter on black canvases, in place; sums above 255 are clipped.
 
-    Args:
-        style: What the canvases look like.
-        canvases: uint8. Shape (N, C, H + 2 margin, H + 2 margin).
-        margin: Border of each canvas [px]; stays black.
-        lanes: Canvases to paint, all different. Shape (n,), int64.
-        planes: The split's images, uint8, where the canvases are. Shape (M, C, h, w).
-        indices: Image of each canvas; no piece is cut from it. Shape (n,), int64.
-        words: Random words. Shape (n, style.num_words), uint64.
-
-    Returns:
-        (x, y) of each object's top left pixel. Shape (n, 2), int64.
+    See :meth:`ram_env.scenes.Scenes.draw`. ``planes`` are the split's images, uint8, (M, C, h, w),
+    where the canvases are. Returns (x, y) of each object's top left pixel, (n, 2), int64.
     """
     device = xp.device_of(canvases)
     objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
@@ -121,9 +102,8 @@ def _draw_places(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw (x, y) of top left pixels, each uniform and wholly inside, bounds inclusive.
 
-    Returns:
-        Places of the objects, (n, 2), the images that the pieces are cut from, (n, J), and
-        the places of the pieces in those images and on the canvases, (n, J, 2), int64.
+    They are the objects', (n, 2), and the pieces' in their images and on the canvases, (n, J, 2);
+    the second entry is the images that pieces are cut from, (n, J).
     """
     num_images, _, height, width = shape
     extent, side = np.array([width, height]), style.clutter_size if style.num_clutter else 0
@@ -158,9 +138,7 @@ def draw_canvases(
 
         class Canvases(torch.utils.data.Dataset):
             def __getitem__(self, k):
-                canvases, _ = draw_canvases(
-                    self.images, [k], ids=[k], seed=0, canvas_size=60, num_clutter=4
-                )
+                canvases, _ = draw_canvases(self.images, [k], ids=[k], seed=0, canvas_size=60)
                 return canvases[0], self.labels[k]
 
     ``ids=[epoch * len(self.images) + k]`` draws fresh canvases in each epoch.
@@ -173,22 +151,20 @@ def draw_canvases(
         translate: Place the image uniformly, wholly inside; otherwise in the centre.
         num_clutter: J, pieces added to each canvas, at most 1,000.
         clutter_size: Side of a piece [px].
-        ids: Number of each canvas's random draws, >= 0. None means 0 .. n - 1, the place in
-            this call. Shape (n,), integers.
+        ids: Number of each canvas's random draws, >= 0. None: 0 .. n - 1. Shape (n,), integers.
 
     Returns:
         Canvases, uint8, shape (n, H, H) or (n, H, H, C), and the (x, y) of each image's top
         left pixel, int64, shape (n, 2).
 
     Raises:
-        ValueError: If the images are not uint8 of that shape or don't fit the canvas, or if
-            an index, an id or a setting is out of range.
+        ValueError: If an argument has a wrong type, shape or range, or doesn't fit the others.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4.1; deepmind/mnist-cluttered. A piece
         is never cut from the canvas's own image, because it would reveal the label.
     """
-    images, _ = xp.to_array("images", images, None)
+    images, _ = xp.to_array("images", images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(
             f"images must be uint8 (M, h, w) or (M, h, w, C), got {images.dtype} {images.shape}"
@@ -201,23 +177,22 @@ def draw_canvases(
     if seed is None:
         raise ValueError("seed must be an int >= 0, got None")
     check_seed(seed)
-    planes = np.ascontiguousarray(
-        images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    )
+    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    planes = np.ascontiguousarray(planes)
     sizes = map(to_python_int, (canvas_size, translate, num_clutter, clutter_size))
     style = CanvasStyle(*sizes)
     style.check_images(planes.shape)
     words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
     shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
     canvases = np.empty(shape, np.uint8)
-    positions = paint(style, canvases, 0, np.arange(n), planes, chosen, words)
+    positions = paint(style, planes, canvases, 0, np.arange(n), chosen, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(canvases), positions
 
 
 def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
     """Return integers in 0 .. bound - 1, (n,), int64, or raise ValueError."""
-    array, kind = xp.to_array(name, value, None)
+    array, kind = xp.to_array(name, value)
     if array.ndim == 1 and len(array) and kind not in "iu":
         raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
     if array.ndim != 1 or not ((array >= 0) & (array < bound)).all():
@@ -226,40 +201,25 @@ def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
 
 
 class ImageScenes:
-    """The scenes of an image task, one per image (see :class:`~ram_env.scenes.Scenes`).
-
-    Args:
-        split: The images.
-        style: What their canvases look like.
-        device: Where canvases are painted; None for NumPy.
-    """
+    """The :class:`~ram_env.scenes.Scenes` of an image task, one per image, on ``device``."""
 
     def __init__(self, split: LabelledImages, style: CanvasStyle, device: str | None = None):
         style.check_images(split.planes.shape)
         self._split, self._style, self._device = split, style, device
-        self.side = style.canvas_size
-        height, width = split.planes.shape[2:]
+        self.side, self.num_words = style.canvas_size, style.num_words
+        self.num_scenes, self.channels, height, width = split.planes.shape
         self.object_size = (width, height)
-        self.channels = split.planes.shape[1]
-        self.num_classes = split.num_classes
-        self.num_scenes = len(split.labels)
         self.frozen = split.split in ("validation", "test")
-        self.num_words = style.num_words
-        self.source = split.source
+        self.num_classes, self.source = split.num_classes, split.source
         self.is_sample = split.is_sample
 
     def draw(
-        self,
-        canvases: Array,
-        margin: int,
-        lanes: np.ndarray,
-        indices: np.ndarray,
-        words: np.ndarray,
+        self, canvases: Array, margin: int, lanes: np.ndarray, index: np.ndarray, words: np.ndarray
     ) -> Drawn:
         """Paint canvases (see :meth:`ram_env.scenes.Scenes.draw`)."""
         planes = _planes_on(self._split, self._device)
-        positions = paint(self._style, canvases, margin, lanes, planes, indices, words)
-        return Drawn(self._split.labels[indices], positions)
+        positions = paint(self._style, planes, canvases, margin, lanes, index, words)
+        return Drawn(self._split.labels[index], positions)
 
 
 @lru_cache(maxsize=8)

@@ -6,10 +6,7 @@ import numpy as np
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless ``value`` is an integer in low..high.
-
-    Only Python's int is allowed: a specification with a NumPy integer can't be written as JSON.
-    """
+    """Raise ValueError unless ``value`` is a Python int, which JSON can hold, in low..high."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
 
@@ -32,12 +29,10 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
 
 
-def check_glimpse(name: str, size: object, num_scales: object, side: int) -> None:
+def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
     check_int(name, size, 2, side)
     check_int("num_scales", num_scales, 1, 8)
-    assert isinstance(size, int)
-    assert isinstance(num_scales, int)
     if size % 2:
         raise ValueError(f"{name} must be even, got {size}")
     coarsest = size * 2 ** (num_scales - 1)

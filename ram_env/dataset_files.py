@@ -11,6 +11,7 @@ also how it is downloaded. IDX files are read as they are, gzipped or not. Only 
 unpacked, into the cache, where torchvision reads it.
 """
 
+import functools
 import gzip
 import hashlib
 import http.client
@@ -83,21 +84,11 @@ def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
     return [path for folder in folders for m in members if (path := _find_member(folder, m))]
 
 
-def expected_files(dataset: str, part: str) -> list[str]:
-    """Describe the files that a folder must hold for a part of a dataset."""
-    if dataset == "CIFAR10":
-        return [f"{_CIFAR_FOLDER} or {_CIFAR_ARCHIVE}"]
-    return [f"{member}(.gz)" for member in list_members(dataset, part)]
-
-
 def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
     """Return the first folder that holds a part of a dataset, or None.
 
-    The last folder is the cache: half a part there is an interrupted download, to be completed.
-
-    Raises:
-        DatasetError: If another folder holds images without labels or labels without images, or
-            if a path is inaccessible.
+    Half a part is an interrupted download in the cache, the last folder, and a DatasetError in
+    any other.
     """
     members = list_members(dataset, part)
     for folder in folders:
@@ -132,31 +123,37 @@ def _exists(path: Path) -> bool:
 # Reading
 
 
+@functools.cache
 def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
-    """Read, verify and parse the part of a dataset that :func:`find_part` found in a folder.
+    """Read, verify and parse, once per process, a part that :func:`find_part` found in a folder.
 
     Returns:
-        Images, uint8, shape (n, H, W) or, for CIFAR10, (n, H, W, C), and labels in 0..9,
-        int64, shape (n,).
+        Images, uint8, (n, H, W) or (n, H, W, C), and labels in 0..9, int64, (n,), both read-only.
 
     Raises:
         DatasetError: If a file is damaged; the message names it.
         OSError: If CIFAR10 needs to be unpacked and the cache cannot be written.
     """
     if dataset == "CIFAR10":
-        return _read_cifar(part, folder, cache)
-    images, labels = (_read_idx(dataset, folder, member) for member in list_members(dataset, part))
-    return images, labels.astype(np.int64)
+        images, labels = _read_cifar(part, folder, cache)
+    else:
+        paths = [_find_member(folder, m) or folder / m for m in list_members(dataset, part)]
+        images, labels = (_read_idx(dataset, path) for path in paths)
+    return read_only(images), read_only(labels.astype(np.int64))
 
 
-def _read_idx(dataset: str, folder: Path, member: str) -> np.ndarray:
-    path = _find_member(folder, member) or folder / member
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return the array itself, which nobody can write to from now on."""
+    array.setflags(write=False)
+    return array
+
+
+def _read_idx(dataset: str, path: Path) -> np.ndarray:
     with _blame(path):
         return _parse_idx(dataset, path.name, _read_bytes(path))
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file that isn't larger than any archive."""
     try:
         if path.exists() and not path.is_file():  # a pipe or device might never end
             raise _Damage("it is not a regular file")
@@ -168,12 +165,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
-    """Verify the content of an IDX file, gzipped or not, and return its array.
-
-    MNIST is verified by the SHA-256 of the unpacked content, its siblings by the MD5 of the
-    ``.gz``, which torchvision knows. Of unpacked siblings only size, header and labels are
-    checked.
-    """
+    """Verify by MNIST's SHA-256 or its siblings' MD5 of the ``.gz``; return the array."""
     name, gz = name.removesuffix(".gz"), name.endswith(".gz")
     count = _NUM_IMAGES[name.partition("-")[0]]
     shape = (count, 28, 28) if "images" in name else (count,)
@@ -182,19 +174,16 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
     if content.startswith(b"<"):  # the login page of a network, say
         raise _Damage("it looks like an HTML page")
     if gz and dataset != "MNIST":
-        _check_md5(content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
+        _check_hash("MD5", content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
     if gz:
         try:  # a gzip bomb is unpacked no further than this
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise _Damage(f"it cannot be read ({error})") from error
-    if len(content) > size:
-        verb = "unpacks to" if gz else "holds"
-        raise _Damage(f"it {verb} more than the expected {size} bytes")
-    _expect("content [B]", len(content), size)
-    _expect("header", content[: len(header)].hex(), header.hex())
+    if len(content) != size or not content.startswith(header):
+        raise _Damage(f"it must hold {size} bytes that begin with {header.hex()}")
     if dataset == "MNIST":
-        _expect("SHA-256", hashlib.sha256(content).hexdigest(), _MNIST_SHA256[name])
+        _check_hash("SHA-256", content, _MNIST_SHA256[name])
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
     if "labels" in name and array.max() > 9:
         raise _Damage("a label is above 9")
@@ -218,18 +207,15 @@ def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
         meta = (cifar.meta["filename"], cifar.meta["md5"])
         for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
             with _blame(path := folder / _CIFAR_FOLDER / name):
-                _check_md5(_read_bytes(path), md5)
+                _check_hash("MD5", _read_bytes(path), md5)
         raise DatasetError(f"{folder / _CIFAR_FOLDER} cannot be read: {error}") from error
     return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
 
 
-def _expect(what: str, got: object, expected: object) -> None:
+def _check_hash(kind: str, content: bytes, expected: str) -> None:
+    got = hashlib.new(kind.replace("-", ""), content).hexdigest()
     if got != expected:
-        raise _Damage(f"{what}: got {got}, expected {expected}")
-
-
-def _check_md5(content: bytes, expected: str) -> None:
-    _expect("MD5", hashlib.md5(content).hexdigest(), expected)
+        raise _Damage(f"{kind}: got {got}, expected {expected}")
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -244,12 +230,9 @@ def _torchvision_class(dataset: str) -> Any:
 def download(dataset: str, part: str, cache: Path) -> None:
     """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
 
-    Processes that ask at the same time wait for the first, and then find its files.
-
     Raises:
         DatasetError: If no address has a valid copy of a member, and one has a damaged copy.
         ConnectionError: If no address can be reached, or the cache cannot be written.
-        ValueError: If ``$RAM_ENV_MIRROR`` is not an address.
     """
     try:
         with _staging(dataset, cache) as staging:
@@ -264,10 +247,7 @@ def download(dataset: str, part: str, cache: Path) -> None:
 
 @contextmanager
 def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock and an empty folder for unfinished files, removed at the end.
-
-    The folder lies in the cache, so that a finished file moves to its place in one step.
-    """
+    """Hold the dataset's lock, for which others wait, and a folder for unfinished files."""
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -284,7 +264,10 @@ def _staging(dataset: str, cache: Path) -> Iterator[Path]:
 def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
     """Install a member from the first address that has a valid copy."""
     failures, damaged = [], False
-    for address in _addresses(dataset):
+    source = _torchvision_class(dataset)
+    mirrors = [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors
+    mirror = os.environ.get("RAM_ENV_MIRROR")
+    for address in [mirror] if mirror else mirrors:
         url = f"{address.rstrip('/')}/{Path(archive_of(member)).name}"
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
@@ -310,7 +293,7 @@ def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Pa
     """Verify an archive's content and move it into the cache in one step; unpack CIFAR10."""
     target = cache / (member if dataset == "CIFAR10" else archive_of(member))
     if dataset == "CIFAR10":
-        _check_md5(content, _torchvision_class(dataset).tgz_md5)
+        _check_hash("MD5", content, _torchvision_class(dataset).tgz_md5)
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extractall(staging, filter="data")
     else:
@@ -318,10 +301,3 @@ def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Pa
         (staging / target.name).write_bytes(content)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(staging / target.name, target)
-
-
-def _addresses(dataset: str) -> list[str]:
-    if mirror := os.environ.get("RAM_ENV_MIRROR"):
-        return [mirror]
-    source = _torchvision_class(dataset)
-    return [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors

@@ -25,10 +25,7 @@ def draw_key(generator: np.random.Generator) -> int:
 
 
 def named_key(name: str) -> int:
-    """Return a key that depends on a name alone: a pinned stream, the same for everybody.
-
-    It is the first eight bytes of the name, so that no library's change can move it.
-    """
+    """Return the first eight bytes of a name: a pinned key, which no library's change can move."""
     return int.from_bytes(name.encode()[:8].ljust(8), "big")
 
 
@@ -55,28 +52,18 @@ def draw_words(keys: np.ndarray, counters: np.ndarray, num_words: int) -> np.nda
 
 
 def below(words: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
-    """Map words to integers in 0 .. bound - 1 by multiply and shift.
+    """Map uint64 words to integers (int64) in 0 .. bound - 1 by multiply and shift.
 
-    Args:
-        words: Any shape, uint64.
-        bound: Number of outcomes, 1 to 2^31; an outcome's probability is off by less than
-            2^-32. Broadcasts with ``words``.
-
-    Returns:
-        Integers of the broadcast shape, int64.
+    ``bound``, 1 to 2^31, broadcasts with the words; a probability is off by less than 2^-32.
     """
     scaled = (words >> np.uint64(32)) * np.asarray(bound, np.uint64)
     return (scaled >> np.uint64(32)).astype(np.int64)
 
 
 def uniform_locations(words: np.ndarray) -> np.ndarray:
-    """Map words to coordinates uniform in (-1, 1), symmetric about 0 and exact in float32.
+    """Map uint64 words to coordinates uniform in (-1, 1), symmetric about 0, float32.
 
-    Args:
-        words: Any shape, uint64.
-
-    Returns:
-        Odd multiples of 2^-23. Same shape, float32.
+    They are odd multiples of 2^-23, so exact.
     """
     odd = 2 * (words >> np.uint64(41)).astype(np.int64) + 1  # below 2^24
     return (odd / 2**23 - 1).astype(np.float32)

@@ -149,7 +149,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             episodes.seed(_LANE, np.array([key], np.uint64))
         episodes.begin(_LANE, index, location)
         self.closed = False
-        self._display.update()
+        self._update_window()
         return self._observe(), self._describe()
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -176,18 +176,17 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         info = self._describe()
         if ends[0]:
             info |= {"correct": bool(correct[0]), "prediction": int(decision.label[0])}
-        self._display.update()
+        self._update_window()
         return self._observe(), float(reward[0]), bool(ends[0]), False, info
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a frame (H, W, 3), uint8 (``"rgb_array"``); ``"human"`` needs no call."""
-        self._check_open("render")
-        frames = self._display.render()
+        frames = self._render_lanes()
         return None if frames is None else frames[0]
 
     def close(self) -> None:
         """Close the window; ``reset`` reopens the environment, unlike a vector env's."""
-        self._display.close()
+        self._close_window()
         self.closed = True
 
     def _observe(self) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ram_env import arrays as xp
-from ram_env.actions import Decision, make_format
+from ram_env.actions import FORMATS, Decision
 from ram_env.arrays import Array
 from ram_env.draws import below, draw_words, named_key, uniform_locations
 from ram_env.retina import margin_of, sense
@@ -49,28 +49,20 @@ class Episodes:
         keyed: Lanes that have a key, from a seed or drawn. Shape (N,), bool.
         running: Lanes whose episode has begun and not ended. Shape (N,), bool.
         path: Locations so far, where recorded. Shape (N, T, 2), float32, on the host.
-        decided: Lanes that have decided in their present episode, where recorded. Shape (N,).
-        prediction: The last predictions, where recorded. Shape (N,), on the host.
+        prediction: The episodes' last predictions, -1 before the first, where recorded. Shape (N,).
         scores: The last class scores, where recorded and any. Shape (N, K), on the host.
     """
 
     def __init__(self, task: Task, num_lanes: int, device: str | None = None, record: bool = False):
         self.task, self.num_lanes, self.device = task, num_lanes, device
         self.scenes = task.open_scenes(device)
-        self.action_format = make_format(
-            task.action_format, self.scenes.num_classes, task.allow_stop, task.grid
-        )
-        self.glimpse_shape = (
-            task.num_scales * self.scenes.channels,
-            task.glimpse_size,
-            task.glimpse_size,
-        )
+        make_format = FORMATS[task.action_format]
+        self.action_format = make_format(self.scenes.num_classes, task.allow_stop, task.grid)
+        size, channels = task.glimpse_size, self.scenes.channels
+        self.glimpse_shape = (task.num_scales * channels, size, size)
+        parts = {"glimpse": (0, self.glimpse_shape), "location": (-1, (2,)), "time": (0, (1,))}
         self.observation_space = spaces.Dict(
-            {
-                "glimpse": spaces.Box(0, 1, self.glimpse_shape, np.float32),
-                "location": spaces.Box(-1, 1, (2,), np.float32),
-                "time": spaces.Box(0, 1, (1,), np.float32),
-            }
+            {name: spaces.Box(low, 1, shape, np.float32) for name, (low, shape) in parts.items()}
         )
         self.keyed = np.zeros(num_lanes, bool)
         self.seen = np.zeros(num_lanes, np.int64)
@@ -78,49 +70,37 @@ class Episodes:
         self._keys = np.zeros(num_lanes, np.uint64)
         self._episodes = np.full(num_lanes, -1)  # number of the present episode since the seed
         self._times = (np.arange(task.num_glimpses + 1) / task.num_glimpses).astype(np.float32)
-        self._margin = margin_of(task.glimpse_size, task.num_scales)
+        self._margin = margin_of(size, task.num_scales)
         side = self.scenes.side + 2 * self._margin
-        canvases = np.zeros((num_lanes, self.scenes.channels, side, side), np.uint8)
+        canvases = np.zeros((num_lanes, channels, side, side), np.uint8)
         self._canvases = xp.to_device(canvases, device)
-        self._lanes = xp.arange(self._canvases, num_lanes)
+        self._lanes = xp.to_device(np.arange(num_lanes), device)
         self._location = xp.to_device(np.zeros((num_lanes, 2), np.float32), device)
         self._label = xp.to_device(np.zeros(num_lanes, np.int64), device)
         self._index = xp.to_device(np.zeros(num_lanes, np.int64), device)
         self._position = xp.to_device(np.zeros((num_lanes, 2), np.int64), device)
         self.path = np.zeros((num_lanes, task.num_glimpses, 2), np.float32) if record else None
-        self.decided = np.zeros(num_lanes, bool)
-        self.prediction = np.zeros(num_lanes, np.int64)
+        self.prediction = np.full(num_lanes, -1)
         self.scores: np.ndarray | None = None
 
     def seed(self, lanes: np.ndarray, keys: np.ndarray) -> None:
-        """Give lanes their keys; each lane's next episode is its first.
-
-        Args:
-            lanes: Shape (n,), int64.
-            keys: From :func:`ram_env.draws.lane_key`. Shape (n,), uint64.
-        """
+        """Give lanes (n,) their keys, (n,), uint64; each lane's next episode is its first."""
         self._keys[lanes] = keys
         self._episodes[lanes] = -1
         self.keyed[lanes] = True
 
     def begin(
-        self,
-        lanes: np.ndarray,
-        index: np.ndarray | None = None,
-        location: np.ndarray | None = None,
+        self, lanes: np.ndarray, index: np.ndarray | None = None, location: np.ndarray | None = None
     ) -> None:
-        """Begin the next episode of some lanes.
+        """Begin the next episode of lanes (n,), int64.
 
-        Args:
-            lanes: The lanes. Shape (n,), int64.
-            index: Scenes to show instead of the drawn ones. Shape (n,), int64.
-            location: First locations instead of the drawn ones. Shape (n, 2), float32.
+        Given scenes, (n,), int64, and first locations, (n, 2), float32, replace the drawn ones.
         """
         self._episodes[lanes] += 1
         first = self._show(lanes, index)
         self.seen[lanes] = 1
         self.running[lanes] = True
-        self.decided[lanes] = False
+        self.prediction[lanes] = -1
         self._set_locations(lanes, first if location is None else location)
 
     def step(
@@ -128,9 +108,7 @@ class Episodes:
     ) -> tuple[Array, Array, np.ndarray]:
         """Score the decisions and, where the episode continues, look at the new location.
 
-        Args:
-            decision: The decisions of all lanes.
-            active: Lanes that act; the others get reward 0 and stay. None: all. Shape (N,), bool.
+        Lanes that aren't ``active``, (N,), bool (None: all are), get reward 0 and stay.
 
         Returns:
             Rewards, shape (N,), float64 (float32 on a device); whether each label was right,
@@ -159,10 +137,7 @@ class Episodes:
         return reward, correct, ends
 
     def observe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
-        """Return the observations of some lanes, in fresh memory.
-
-        Args:
-            lanes: The lanes; None for all. Shape (n,), int64.
+        """Return some lanes' (None: all) observations, in fresh memory.
 
         Returns:
             ``glimpse`` (n, S * C, G, G), ``location`` (n, 2) and ``time`` (n, 1), float32.
@@ -181,11 +156,7 @@ class Episodes:
         return {"glimpse": glimpse, "location": location, "time": time}
 
     def describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
-        """Return what is hidden from the agent, in fresh memory: label, index and position.
-
-        Args:
-            lanes: The lanes; None for all. Shape (n,), int64.
-        """
+        """Return the lanes' label, index and position, hidden from the agent, in fresh memory."""
         hidden = {"label": self._label, "index": self._index, "position": self._position}
         if lanes is None:
             return {name: xp.copy(array) for name, array in hidden.items()}
@@ -213,16 +184,11 @@ class Episodes:
         return state if self.path is None else {**state, "path": self.path.tolist()}
 
     def set_state(self, state: Any) -> None:
-        """Continue exactly where :meth:`get_state` was called.
-
-        Raises:
-            ValueError: If the state is malformed, or belongs to another version, task, number
-                of lanes or dataset; nothing has changed then.
-        """
+        """Continue where :meth:`get_state` was called; see :func:`ram_env.states.read_state`."""
         read = read_state(state, self.task, self.scenes, self.num_lanes)
         self.keyed, self._keys, self._episodes = read["keyed"], read["key"], read["episode"]
         self.seen, self.running = read["seen"], read["running"]
-        self.decided[:] = False
+        self.prediction[:] = -1
         begun = np.flatnonzero(self._episodes >= 0)
         if len(begun):
             self._show(begun, read["index"][begun])
@@ -234,7 +200,7 @@ class Episodes:
         """Show the present episode of some lanes; return their first locations, (n, 2)."""
         index, location_words, scene_words = self._draw_words(lanes, index)
         drawn = self._place_scenes(lanes, index, scene_words)
-        return self._choose_first_locations(drawn, location_words)
+        return uniform_locations(location_words) if drawn.locations is None else drawn.locations
 
     def _draw_words(
         self, lanes: np.ndarray, index: np.ndarray | None
@@ -244,8 +210,7 @@ class Episodes:
         A given ``index`` replaces the drawn scene and moves no other draw.
 
         Returns:
-            The scenes' numbers, shape (n,), the words of their first locations, shape (n, 2),
-            and the words that place their objects, shape (n, num_words).
+            The scenes' numbers, (n,), and the words of their first locations, (n, 2), and places.
         """
         num_scenes, num_words = self.scenes.num_scenes, 3 + self.scenes.num_words
         pinned = np.full(len(lanes), named_key(self.task.split), np.uint64)
@@ -276,11 +241,6 @@ class Episodes:
         self._position[here] = xp.to_device(drawn.positions, self.device)
         return drawn
 
-    @staticmethod
-    def _choose_first_locations(drawn: Drawn, words: np.ndarray) -> np.ndarray:
-        """Return the first locations, (n, 2): uniform, unless the scene prescribes its own."""
-        return uniform_locations(words) if drawn.locations is None else drawn.locations
-
     def _set_locations(self, lanes: np.ndarray, locations: np.ndarray) -> None:
         """Move some lanes to locations, (n, 2), on the host, and begin their paths there."""
         self._location[xp.to_device(lanes, self.device)] = xp.to_device(locations, self.device)
@@ -304,10 +264,7 @@ class Episodes:
         return xp.cast(reward, "float64" if self.device is None else "float32")
 
     def _per_lane(self, values: np.ndarray) -> Any:
-        """Bring one value per lane, (N,), to the device, as a scalar where all lanes agree.
-
-        Lanes are mostly in step with each other, and a scalar needs no transfer.
-        """
+        """Bring values (N,) to the device: as a scalar, without transfer, where all lanes agree."""
         if self.device is None:
             return values
         first = values[0]
@@ -318,6 +275,6 @@ class Episodes:
         assert self.path is not None
         lanes = np.flatnonzero(continues)
         self.path[lanes, self.seen[lanes] - 1] = xp.to_host(self._location)[lanes]
-        self.prediction = xp.to_host(xp.copy(decision.label))
+        decided = True if active is None else active
+        self.prediction = np.where(decided, xp.to_host(decision.label), -1)
         self.scores = None if decision.scores is None else xp.to_host(xp.copy(decision.scores))
-        self.decided = np.ones(self.num_lanes, bool) if active is None else active.copy()

@@ -47,10 +47,7 @@ def find_task(env_id: str) -> Task:
     if isinstance(maker, str):
         maker = load_env_creator(maker)
     if not isinstance(maker, type) or not issubclass(maker, GlimpseVectorEnv):
-        raise ValueError(
-            f"env_id must name a glimpse environment such as ClutteredMNISTGlimpse-v0, got "
-            f"{env_id!r}"
-        )
-    return maker.task_class.from_keywords(
-        {keyword: value for keyword, value in spec.kwargs.items() if keyword not in _OTHER_KEYWORDS}
-    )
+        example = "a glimpse environment such as ClutteredMNISTGlimpse-v0"
+        raise ValueError(f"env_id must name {example}, got {env_id!r}")
+    keywords = {name: spec.kwargs[name] for name in {*spec.kwargs} - {*_OTHER_KEYWORDS}}
+    return maker.task_class(**keywords)

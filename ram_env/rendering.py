@@ -7,7 +7,6 @@ Dimension key:
     C: colours, 1 (grey) or 3
     G: glimpse side [px]
     K: classes
-    F: frames
     H, W: frame height and width [px]
 """
 
@@ -15,10 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ram_env.arrays import log_softmax
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,13 +59,10 @@ def draw_frame(
 
     Args:
         canvas: The image, grey or colour, uint8. Shape (h, w) or (h, w, 3).
-        path: Locations of the glimpses so far as (x, y), x to the right and y down, in
-            [-1, 1]; the oldest first, the current one last. Shape (t, 2), t >= 1.
-        glimpse: What the agent sees now, in [0, 1]; channel s * C + colour holds scale s, the
-            finest first. Shape (S * C, G, G).
+        path: Locations so far, the current one last, in [-1, 1]. Shape (t, 2), t >= 1.
+        glimpse: What the agent sees now, in [0, 1], finest scale first. Shape (S * C, G, G).
         num_glimpses: T, the most glimpses that an episode has.
-        scores: Class scores; bars show their softmax, the ten largest only where there are
-            more than 16. Shape (K,).
+        scores: Class scores; bars show their softmax, of more than 16 only the ten largest. (K,).
         prediction: The predicted class; the first argmax where only scores are given.
         label: The true class, where it may be shown.
         correct: Whether the scored prediction was correct; None before the end.
@@ -77,31 +75,26 @@ def draw_frame(
     colors = canvas if canvas.ndim == 3 else np.repeat(canvas[..., None], 3, axis=2)  # (h, w, 3)
     tiles = _tiles(glimpse, 1 if canvas.ndim == 2 else 3)  # (S, G, G, 3)
     num_scales, size = tiles.shape[:2]
-    centres = _pixels(path, width, height)
+    half = np.array([width, height], np.float32) / np.float32(2)
+    # Canvas pixels (x, y), rounded as the retina rounds them
+    centres = [(int(x), int(y)) for x, y in np.rint((path + np.float32(1)) * half)]
 
-    picture = _Picture(_Layout.of(height, width, num_scales, size))
-    picture.progress(len(path), num_glimpses, stopped)
+    picture = _Picture(height, width, num_scales, size)
+    text = f"glimpse {len(path)} / {num_glimpses}" + (", stopped" if stopped else "")
+    picture.write((_MARGIN, _MARGIN), text, 15, TEXT)
     picture.canvas(colors, [size * 2**s // 2 for s in range(num_scales)], centres[-1])
     picture.path(centres)
     picture.retina(tiles)
     if scores is None:
         picture.answer(prediction)
     else:
-        picture.scores(_softmax(scores), prediction, label)
+        picture.scores(np.exp(log_softmax(scores[None])[0]), prediction, label)
     picture.verdict(label, correct)
     return np.array(picture.image)
 
 
 def tile_frames(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Lay frames out in a near-square grid, row by row.
-
-    Args:
-        frames: F >= 1 frames of one shape (H, W, 3), uint8.
-
-    Returns:
-        One picture, its empty places in the background's colour. Shape (rows * H,
-        columns * W, 3), uint8, where columns = ceil(sqrt(F)) and rows = ceil(F / columns).
-    """
+    """Lay frames of one shape out in a near-square grid, row by row, on the background."""
     height, width, _ = frames[0].shape
     columns = math.ceil(math.sqrt(len(frames)))
     rows = math.ceil(len(frames) / columns)
@@ -120,12 +113,6 @@ def _tiles(glimpse: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:
     return np.broadcast_to(tiles, (*tiles.shape[:3], 3))
 
 
-def _pixels(path: NDArray[np.float32], width: int, height: int) -> list[tuple[int, int]]:
-    """Return each location's canvas pixel (x, y), rounded as the retina rounds it."""
-    half = np.array([width, height], np.float32) / np.float32(2)
-    return [(int(x), int(y)) for x, y in np.rint((path + np.float32(1)) * half)]
-
-
 def _enlarged(pixels: NDArray[np.uint8], zoom: int) -> Image.Image:
     """Enlarge a picture without smoothing: the agent's pixels stay squares."""
     from PIL import Image
@@ -133,49 +120,23 @@ def _enlarged(pixels: NDArray[np.uint8], zoom: int) -> Image.Image:
     return Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
 
 
-def _softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
-    powers = np.exp(np.asarray(scores, np.float64) - np.max(scores))
-    return powers / powers.sum()
-
-
-class _Layout(NamedTuple):
-    """Where things lie [px]. It depends on the settings alone, so all frames have one shape."""
-
-    zoom: int  # of the canvas, whose top left corner is at (_MARGIN, top)
-    tile_zoom: int  # of the retina
-    tile: int  # side of a retina tile
-    left: int  # of the column with retina and scores
-    right: int
-    top: int
-    bottom: int
-
-    @classmethod
-    def of(cls, height: int, width: int, num_scales: int, glimpse_size: int) -> _Layout:
-        zoom = max(1, 420 // max(height, width))
-        room = min(128, (400 + _GAP) // num_scales - _GAP)
-        tile_zoom = max(1, room // glimpse_size)
-        tile = tile_zoom * glimpse_size
-        left = _MARGIN + width * zoom + _MARGIN + _GAP
-        right = left + max(310, num_scales * (tile + _GAP) - _GAP)
-        top = _MARGIN + _TITLE
-        bottom = top + max(400, height * zoom, tile + _CAPTION + 200 + _FOOTER)
-        return cls(zoom, tile_zoom, tile, left, right, top, bottom)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """W and H, both even as video codecs want them."""
-        width, height = self.right + _MARGIN, self.bottom + _MARGIN
-        return width + width % 2, height + height % 2
-
-
 class _Picture:
-    """A frame in the making: each method draws one part of it."""
+    """A frame in the making, in a layout [px] that depends on the settings alone."""
 
-    def __init__(self, layout: _Layout) -> None:
+    def __init__(self, height: int, width: int, num_scales: int, glimpse_size: int) -> None:
         from PIL import Image, ImageDraw
 
-        self.layout = layout
-        self.image = Image.new("RGB", layout.size, BACKGROUND)
+        self.zoom = max(1, 420 // max(height, width))  # of the canvas, at (_MARGIN, top)
+        self.tile_zoom = max(1, min(128, (400 + _GAP) // num_scales - _GAP) // glimpse_size)
+        self.tile = self.tile_zoom * glimpse_size  # side of a retina tile
+        self.left = _MARGIN + width * self.zoom + _MARGIN + _GAP  # of the retina and the scores
+        self.right = self.left + max(310, num_scales * (self.tile + _GAP) - _GAP)
+        self.top = _MARGIN + _TITLE
+        reach = max(400, height * self.zoom, self.tile + _CAPTION + 200 + _FOOTER)
+        self.bottom = self.top + reach
+        size = self.right + _MARGIN, self.bottom + _MARGIN
+        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # as video codecs want them
+        self.image = Image.new("RGB", even, BACKGROUND)
         self.draw = ImageDraw.Draw(self.image)
 
     def write(
@@ -188,12 +149,8 @@ class _Picture:
 
     def mark(self, middle: int) -> None:
         """Draw the triangle that stands for the true label."""
-        left = self.layout.left
+        left = self.left
         self.draw.polygon([(left, middle - 5), (left + 8, middle), (left, middle + 5)], RIGHT)
-
-    def progress(self, num_seen: int, num_glimpses: int, stopped: bool) -> None:
-        text = f"glimpse {num_seen} / {num_glimpses}" + (", stopped" if stopped else "")
-        self.write((_MARGIN, _MARGIN), text, 15, TEXT)
 
     def canvas(
         self, colors: NDArray[np.uint8], reaches: list[int], centre: tuple[int, int]
@@ -201,7 +158,7 @@ class _Picture:
         """Draw the canvas with a box for each scale; what leaves the canvas is cut off."""
         from PIL import ImageDraw
 
-        zoom = self.layout.zoom
+        zoom = self.zoom
         panel = _enlarged(colors, zoom)
         draw = ImageDraw.Draw(panel)
         for scale, reach in reversed(list(enumerate(reaches))):
@@ -210,60 +167,57 @@ class _Picture:
             width = 3 if scale == 0 else 2
             draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), None, BACKGROUND, width + 2)
             draw.rectangle((left, top, right, bottom), None, _shade(scale), width)
-        self.image.paste(panel, (_MARGIN, self.layout.top))
+        self.image.paste(panel, (_MARGIN, self.top))
 
     def path(self, centres: list[tuple[int, int]]) -> None:
         """Join the glimpses so far by a line and number them, the current one in orange."""
         from PIL import Image, ImageDraw, ImageFont
 
-        zoom, top = self.layout.zoom, self.layout.top
+        zoom, top = self.zoom, self.top
         dots = [((_MARGIN + x * zoom) * _SMOOTH, (top + y * zoom) * _SMOOTH) for x, y in centres]
         # Drawn enlarged and averaged down: this smooths lines and changes nothing else.
-        large = self.image.crop((0, 0, self.layout.left, self.image.height))
-        large = large.resize(
-            (large.width * _SMOOTH, large.height * _SMOOTH), Image.Resampling.NEAREST
-        )
+        large = self.image.crop((0, 0, self.left, self.image.height))
+        size = large.width * _SMOOTH, large.height * _SMOOTH
+        large = large.resize(size, Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(large)
         draw.line(dots, BACKGROUND, 4 * _SMOOTH)
         draw.line(dots, PATH, 2 * _SMOOTH)
-        for number, place in enumerate(dots, start=1):
+        for number, (x, y) in enumerate(dots, start=1):
             radius, color = (9, BOX) if number == len(dots) else (7, PATH)
-            draw.ellipse(_disc(place, (radius + 1) * _SMOOTH), BACKGROUND)
-            draw.ellipse(_disc(place, radius * _SMOOTH), color)
+            for reach, fill in (((radius + 1) * _SMOOTH, BACKGROUND), (radius * _SMOOTH, color)):
+                draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill)
             font = ImageFont.load_default(size=(radius + 3) * _SMOOTH)
-            draw.text(place, str(number), BACKGROUND, font, anchor="mm")
+            draw.text((x, y), str(number), BACKGROUND, font, anchor="mm")
         self.image.paste(large.reduce(_SMOOTH))
 
     def retina(self, tiles: NDArray[np.uint8]) -> None:
         """Draw what the agent sees, each scale framed in the colour of its box."""
-        left, top, side = self.layout.left, self.layout.top, self.layout.tile
+        left, top, side = self.left, self.top, self.tile
         self.write((left, _MARGIN), "retina", 15, MUTED)
         for scale, tile in enumerate(tiles):
             frame = (left - 2, top - 2, left + side + 1, top + side + 1)
             self.draw.rectangle(frame, _shade(scale))
-            self.image.paste(_enlarged(tile, self.layout.tile_zoom), (left, top))
+            self.image.paste(_enlarged(tile, self.tile_zoom), (left, top))
             self.write((left + side // 2, top + side + 8), f"{2**scale}x", 13, MUTED, "mt")
             left += side + _GAP
 
     def answer(self, prediction: int | None) -> None:
         """Write the prediction where the agent gives no scores."""
-        left, top = self.layout.left, self.layout.top + self.layout.tile + _CAPTION
+        left, top = self.left, self.top + self.tile + _CAPTION
         self.write((left, top), "prediction", 15, MUTED)
-        if prediction is None:
-            self.write((left, top + _TITLE), "none yet", 18, MUTED)
-        else:
-            self.write((left, top + _TITLE), str(prediction), 64, TEXT)
+        what = ("none yet", 18, MUTED) if prediction is None else (str(prediction), 64, TEXT)
+        self.write((left, top + _TITLE), *what)
 
     def scores(self, chances: NDArray[Any], prediction: int | None, label: int | None) -> None:
         """Draw the classes' probabilities as bars, the prediction bright, the label marked."""
-        left, top = self.layout.left, self.layout.top + self.layout.tile + _CAPTION
+        left, top = self.left, self.top + self.tile + _CAPTION
         classes, title = list(range(len(chances))), "class probabilities"
         if len(chances) > 16:
             classes = np.argsort(-chances, kind="stable")[:10].tolist()
             title = f"10 most probable of {len(chances)} classes"
         self.write((left, top), title, 15, MUTED)
         top += _TITLE
-        row = min(24, (self.layout.bottom - _FOOTER - top) // len(classes))
+        row = min(24, (self.bottom - _FOOTER - top) // len(classes))
         bright = chances.argmax() if prediction is None else prediction
         for k in classes:
             self.bar(top, row, k, chances[k], k == bright)
@@ -273,10 +227,10 @@ class _Picture:
 
     def bar(self, top: int, row: int, k: int, chance: float, bright: bool) -> None:
         """Draw one class: its index, its bar and its probability."""
-        left, right, middle = self.layout.left + 42, self.layout.right - 50, top + row // 2
+        left, right, middle = self.left + 42, self.right - 50, top + row // 2
         size, color = min(14, row - 1), TEXT if bright else MUTED
         self.write((left - 8, middle), str(k), size, color, "rm")
-        self.write((self.layout.right, middle), f"{100 * chance:.0f} %", size, color, "rm")
+        self.write((self.right, middle), f"{100 * chance:.0f} %", size, color, "rm")
         length = round(chance * (right - left))
         self.draw.rectangle((left, top + 2, right - 1, top + row - 3), TRACK)
         if length:
@@ -285,18 +239,13 @@ class _Picture:
 
     def verdict(self, label: int | None, correct: bool | None) -> None:
         """Write the label and, at the end, whether the prediction was correct."""
-        left, middle = self.layout.left, self.layout.bottom - 8
+        left, middle = self.left, self.bottom - 8
         if label is not None:
             self.mark(middle)
             self.write((left + 16, middle), f"label {label}", 18, TEXT, "lm")
         if correct is not None:
             text, color = ("correct", RIGHT) if correct else ("wrong", WRONG)
-            self.write((self.layout.right, middle), text, 18, color, "rm")
-
-
-def _disc(centre: tuple[int, int], radius: int) -> tuple[int, int, int, int]:
-    x, y = centre
-    return x - radius, y - radius, x + radius, y + radius
+            self.write((self.right, middle), text, 18, color, "rm")
 
 
 def _shade(scale: int) -> Color:

@@ -17,14 +17,7 @@ from ram_env.checks import check_seed
 def read_options(
     options: dict[str, Any] | None, num_lanes: int, num_scenes: int, *, vector: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Check reset options.
-
-    Args:
-        options: ``index`` and ``location``, one or one per lane, and, for a vector env,
-            ``reset_mask`` (N,), bool.
-        num_lanes: N.
-        num_scenes: Allowed indices are 0 .. num_scenes - 1.
-        vector: Whether ``reset_mask`` is allowed.
+    """Check ``index``, ``location`` and, in a vector env, ``reset_mask``.
 
     Returns:
         The lanes to reset, shape (n,), int64, and the scene of each, shape (n,), int64, and its
@@ -40,14 +33,35 @@ def read_options(
     unknown = set(options) - set(allowed)
     if unknown:
         raise ValueError(f"unknown reset options {sorted(map(str, unknown))}; allowed: {allowed}")
-    lanes = np.arange(num_lanes)
-    if options.get("reset_mask") is not None:
-        lanes = np.flatnonzero(_read_mask(options["reset_mask"], num_lanes))
-    index, location = options.get("index"), options.get("location")
-    if index is not None:
-        index = _read_index(index, num_lanes, num_scenes)[lanes]
-    if location is not None:
-        location = _read_location(location, num_lanes)[lanes]
+    read = {
+        name: to_array(f"options[{name!r}]", to_host(v.detach()) if is_tensor(v) else v)
+        for name, v in options.items()
+        if v is not None
+    }
+    lanes, index, location = np.arange(num_lanes), None, None
+    if "reset_mask" in read:
+        mask, _ = read["reset_mask"]
+        if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one "
+                f"True, got {mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set"
+            )
+        lanes = np.flatnonzero(mask)
+    if "index" in read:
+        given, kind = read["index"]
+        right = kind in "iu" and given.shape in ((), (num_lanes,))
+        if not right or not ((given >= 0) & (given < num_scenes)).all():
+            raise ValueError(
+                f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
+                f"({num_lanes}), got {given}"
+            )
+        index = np.broadcast_to(given.astype(np.int64), (num_lanes,))[lanes]
+    if "location" in read:
+        given, kind = read["location"]
+        places = cast(given, "float32") if kind in "fiu" else np.empty(0)
+        if places.shape not in ((2,), (num_lanes, 2)) or not (np.abs(places) <= 1).all():
+            raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {given}")
+        location = np.broadcast_to(places, (num_lanes, 2))[lanes]
     return lanes, index, location
 
 
@@ -57,46 +71,11 @@ def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> l
     Raises:
         ValueError: If the seed is neither None, an int >= 0 nor a list of N of these.
     """
-    if isinstance(seed, (list, tuple)):
-        if len(seed) != num_lanes:
-            raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
-        for entry in seed:
-            check_seed(entry)
-        return list(seed)
-    check_seed(seed)
-    assert seed is None or isinstance(seed, int)
-    return [None] * num_lanes if seed is None else [seed + lane for lane in range(num_lanes)]
-
-
-def _on_host(value: Any) -> Any:
-    """Return a tensor of any device as NumPy, anything else as it is."""
-    return to_host(value.detach()) if is_tensor(value) else value
-
-
-def _read_mask(mask: Any, num_lanes: int) -> np.ndarray:
-    mask, _ = to_array("options['reset_mask']", _on_host(mask), None)
-    if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one True, "
-            f"got {mask.dtype} of shape {mask.shape} with {int(np.count_nonzero(mask))} set"
-        )
-    return mask
-
-
-def _read_index(index: Any, num_lanes: int, num_scenes: int) -> np.ndarray:
-    array, kind = to_array("options['index']", _on_host(index), None)
-    right = kind in "iu" and array.shape in ((), (num_lanes,))
-    if not right or not ((array >= 0) & (array < num_scenes)).all():
-        raise ValueError(
-            f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
-            f"({num_lanes}), got {index!r}"
-        )
-    return np.broadcast_to(array.astype(np.int64), (num_lanes,))
-
-
-def _read_location(location: Any, num_lanes: int) -> np.ndarray:
-    array, kind = to_array("options['location']", _on_host(location), None)
-    array = cast(array, "float32") if kind in "fiu" else np.empty(0)
-    if array.shape not in ((2,), (num_lanes, 2)) or not (np.abs(array) <= 1).all():
-        raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {location!r}")
-    return np.broadcast_to(array, (num_lanes, 2))
+    if not isinstance(seed, (list, tuple)):
+        check_seed(seed)
+        seed = [seed + lane if isinstance(seed, int) else None for lane in range(num_lanes)]
+    if len(seed) != num_lanes:
+        raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
+    for entry in seed:
+        check_seed(entry)
+    return list(seed)

@@ -46,21 +46,31 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
         Mnih et al. (2014), arXiv:1406.6247, glimpse sensor rho(x_t, l_{t-1}). Shrinking by
         averaging is our choice: a constant image stays constant at every scale.
     """
-    images = images if xp.is_tensor(images) else xp.to_array("images", images, None)[0]
+    images = images if xp.is_tensor(images) else xp.to_array("images", images)[0]
+    if images.ndim not in (3, 4) or xp.dtype_name(images) != "uint8":
+        raise ValueError(
+            "images must be uint8 of shape (N, H, W) or (N, H, W, C), "
+            f"got {images.dtype} of shape {tuple(images.shape)}"
+        )
     locations, kind = xp.to_array("locations", locations, xp.device_of(images))
     if kind not in "fiu":
         raise ValueError(f"locations must hold real numbers, got dtype {locations.dtype}")
     locations = xp.cast(locations, "float32")
+    if tuple(locations.shape) != (len(images), 2):
+        raise ValueError(
+            f"locations must have shape ({len(images)}, 2), one (x, y) for each image, "
+            f"got {tuple(locations.shape)}"
+        )
+    if not bool((abs(locations) <= 1).all()):  # also false for NaN
+        raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
     size, num_scales = to_python_int(size), to_python_int(num_scales)
-    _check_arguments(images, locations, size, num_scales)
-    planes = (
-        images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
-    )  # (N, C, H, W)
+    check_glimpse("size", size, num_scales, min(images.shape[1:3]))
+    planes = images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
     margin, (n, channels, height, width) = margin_of(size, num_scales), planes.shape
     padded = xp.new_empty(planes, (n, channels, height + 2 * margin, width + 2 * margin), "uint8")
     padded[:] = 0
     padded[:, :, margin : margin + height, margin : margin + width] = planes
-    lanes = xp.arange(padded, len(padded))
+    lanes = xp.to_device(np.arange(n), xp.device_of(padded))
     return sense(padded, lanes, locations, size=size, num_scales=num_scales)
 
 
@@ -86,9 +96,6 @@ def sense(padded: Array, lanes: Array, locations: Array, *, size: int, num_scale
         locations: In [-1, 1]. Shape (n, 2), float32.
         size: G.
         num_scales: S.
-
-    Returns:
-        Glimpses in [0, 1], fresh memory. Shape (n, S * C, G, G), float32.
     """
     n, channels = len(lanes), padded.shape[1]
     coarsest = size * 2 ** (num_scales - 1)
@@ -136,20 +143,3 @@ def _add_blocks(sums: Array, scale: int) -> Array:
     else:
         pairs = sums[..., 0::2] + sums[..., 1::2]
     return pairs[:, :, 0::2] + pairs[:, :, 1::2]
-
-
-def _check_arguments(images: Array, locations: Array, size: int, num_scales: int) -> None:
-    """Raise ValueError for what :func:`extract_glimpses` refuses."""
-    if images.ndim not in (3, 4) or xp.dtype_name(images) != "uint8":
-        raise ValueError(
-            "images must be uint8 of shape (N, H, W) or (N, H, W, C), "
-            f"got {images.dtype} of shape {tuple(images.shape)}"
-        )
-    if tuple(locations.shape) != (len(images), 2):
-        raise ValueError(
-            f"locations must have shape ({len(images)}, 2), one (x, y) for each image, "
-            f"got {tuple(locations.shape)}"
-        )
-    if not bool((abs(locations) <= 1).all()):  # also false for NaN
-        raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
-    check_glimpse("size", size, num_scales, min(images.shape[1:3]))

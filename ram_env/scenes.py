@@ -1,27 +1,21 @@
 """What a task must provide for its episodes: a list of labelled scenes, drawn on demand."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ram_env.arrays import Array
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn for n lanes, on the host.
-
-    Attributes:
-        labels: Shape (n,), int64.
-        positions: (x, y) of the object's top left pixel. Shape (n, 2), int64.
-        locations: First locations, in [-1, 1], or None where they are to be uniform.
-            Shape (n, 2), float32.
-    """
+class Drawn(NamedTuple):
+    """What was drawn for n lanes, on the host."""
 
     labels: np.ndarray
+    """Shape (n,), int64."""
     positions: np.ndarray
+    """(x, y) of the object's top left pixel. Shape (n, 2), int64."""
     locations: np.ndarray | None = None
+    """First locations, (n, 2), float32, in [-1, 1]; None where they are to be uniform."""
 
 
 class Scenes(Protocol):
@@ -47,12 +41,7 @@ class Scenes(Protocol):
     """Whether the images are the sample that no published result may use."""
 
     def draw(
-        self,
-        canvases: Array,
-        margin: int,
-        lanes: np.ndarray,
-        indices: np.ndarray,
-        words: np.ndarray,
+        self, canvases: Array, margin: int, lanes: np.ndarray, index: np.ndarray, words: np.ndarray
     ) -> Drawn:
         """Paint scenes into ``canvases`` in place.
 
@@ -60,7 +49,7 @@ class Scenes(Protocol):
             canvases: uint8, each with a border. Shape (N, C, side + 2 margin, side + 2 margin).
             margin: Width of the border, which stays black [px].
             lanes: Which canvases to paint. Shape (n,), int64.
-            indices: Number of each scene in the list. Shape (n,), int64.
+            index: Number of each scene in the list. Shape (n,), int64.
             words: Shape (n, num_words), uint64.
         """
         ...

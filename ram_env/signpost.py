@@ -20,12 +20,7 @@ NUM_SCENES = {"train": 2**31, "validation": 5_000, "test": 10_000, "train+valida
 class SignpostScenes:
     """Coloured boards (see :class:`~ram_env.scenes.Scenes`); board k depends on the split and k.
 
-    Args:
-        split: Name of the list; the training list is practically endless (2^31 boards).
-        board_size: m (exploration).
-        chain: Steps from the start to the end of the path (credit assignment).
-        parts: P, cells at the end of the path that carry a part of the label (memory).
-        num_marks: Values of a part.
+    The dials are those of :class:`~ram_env.env.SignpostEnv`.
     """
 
     object_size: tuple[int, int] = (CELL, CELL)
@@ -36,8 +31,7 @@ class SignpostScenes:
     def __init__(
         self, split: str, board_size: int = 3, chain: int = 1, parts: int = 1, num_marks: int = 4
     ):
-        self._board_size, self._chain = board_size, chain
-        self._parts, self._num_marks = parts, num_marks
+        self._dials = board_size, chain, parts, num_marks
         self.side = CELL * board_size
         self.num_classes = num_marks**parts
         self.num_scenes = NUM_SCENES[split]
@@ -45,15 +39,10 @@ class SignpostScenes:
         self.source = f"signpost boards, {split}: procedural, no data needed"
 
     def draw(
-        self,
-        canvases: Array,
-        margin: int,
-        lanes: np.ndarray,
-        indices: np.ndarray,
-        words: np.ndarray,
+        self, canvases: Array, margin: int, lanes: np.ndarray, index: np.ndarray, words: np.ndarray
     ) -> Drawn:
-        """Paint boards (see :meth:`ram_env.scenes.Scenes.draw`); ``indices`` are in the words."""
-        m, chain, parts, num_marks = self._board_size, self._chain, self._parts, self._num_marks
+        """Paint boards (see :meth:`ram_env.scenes.Scenes.draw`); ``index`` is in the words."""
+        m, chain, parts, num_marks = self._dials
         path = _draw_path(words[:, : chain + 1], m * m)  # (n, L)
         targets = below(words[:, chain + 1 : -parts], m * m)  # (n, m * m)
         n = np.arange(len(words))[:, None]

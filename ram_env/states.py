@@ -35,8 +35,7 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
         (N,), ``location``, shape (N, 2), and ``path``, shape (N, T, 2), if it has one.
 
     Raises:
-        ValueError: If the state belongs to another version, task, dataset or number of lanes,
-            or an entry has a wrong type, shape or value; the message names the entry.
+        ValueError: If an entry belongs to another task or has a wrong type, shape or value.
     """
     if not isinstance(state, dict):
         raise ValueError(f"state must be a dict from get_state(), got {type(state).__name__}")
@@ -52,11 +51,20 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
         "location": (list[list[float]], (2,), np.float32, -1, 1),
         "path": (list[list[list[float]]], (task.num_glimpses, 2), np.float32, -1, 1),
     }
-    read = {
-        name: _read_entry(name, state.get(name), json_type, (num_lanes, *shape), *rest)
-        for name, (json_type, shape, *rest) in entries.items()
-        if name != "path" or name in state
-    }
+    read = {}
+    for name, (json_type, shape, dtype, low, high) in entries.items():
+        if name == "path" and name not in state:
+            continue
+        try:
+            array = np.array(msgspec.convert(state.get(name), json_type), dtype)
+        except (msgspec.ValidationError, ValueError, OverflowError) as error:
+            raise ValueError(f"state[{name!r}] can't be read: {error}") from error
+        if array.shape != (num_lanes, *shape):
+            wanted = (num_lanes, *shape)
+            raise ValueError(f"state[{name!r}] must have shape {wanted}, got {array.shape}")
+        if not ((array >= low) & (array <= high)).all():
+            raise ValueError(f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
+        read[name] = array
     begun = (read["seen"] > 0) & (read["episode"] >= 0) & read["keyed"]
     if (read["running"] & ~begun).any():
         raise ValueError("state['running'] must be false in lanes that have seen nothing")
@@ -70,18 +78,3 @@ def _check_same(name: str, got: Any, expected: Any) -> None:
             _check_same(f"{name}[{key!r}]", got.get(key), expected.get(key))
     elif got != expected:
         raise ValueError(f"{name} must be {expected!r}, got {reprlib.repr(got)}")
-
-
-def _read_entry(
-    name: str, value: Any, json_type: Any, shape: tuple[int, ...], dtype: Any, low: int, high: int
-) -> np.ndarray:
-    """Return one entry of a state as an array, or raise ValueError."""
-    try:
-        array = np.array(msgspec.convert(value, json_type), dtype)
-    except (msgspec.ValidationError, ValueError, OverflowError) as error:
-        raise ValueError(f"state[{name!r}] can't be read: {error}") from error
-    if array.shape != shape:
-        raise ValueError(f"state[{name!r}] must have shape {shape}, got {array.shape}")
-    if not ((array >= low) & (array <= high)).all():
-        raise ValueError(f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
-    return array

@@ -2,19 +2,23 @@
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
+from ram_env.actions import FORMATS
 from ram_env.canvas import CanvasStyle, ImageScenes
 from ram_env.checks import check_choice, check_flag, check_glimpse, check_int
 from ram_env.data import SPLITS, open_split
 from ram_env.scenes import Scenes
 from ram_env.signpost import CELL, SignpostScenes
 
-ACTION_FORMATS = ("box", "dict", "multidiscrete")
-REWARDS = ("final", "dense", "log_score")
-ORDERS = ("random", "sequential")
+_CHOICES = {
+    "split": SPLITS,
+    "order": ("random", "sequential"),
+    "action_format": tuple(FORMATS),
+    "reward": ("final", "dense", "log_score"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +42,13 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        check_choice("split", self.split, SPLITS)
-        check_choice("order", self.order, ORDERS)
-        check_choice("action_format", self.action_format, ACTION_FORMATS)
-        check_choice("reward", self.reward, REWARDS)
+        for name, allowed in _CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
         check_flag("allow_stop", self.allow_stop)
         check_int("num_glimpses", self.num_glimpses, 1, 10_000)
         cost, is_number = self.glimpse_cost, isinstance(self.glimpse_cost, (int, float))
         if not is_number or isinstance(cost, bool) or not 0 <= cost <= sys.float_info.max:
-            raise ValueError(
-                f"glimpse_cost must be a finite number >= 0, got {self.glimpse_cost!r}"
-            )
+            raise ValueError(f"glimpse_cost must be a finite number >= 0, got {cost!r}")
         if self.reward == "log_score" and self.action_format != "box":
             raise ValueError(
                 "reward='log_score' scores the class scores of action_format='box'; "
@@ -61,20 +61,6 @@ class Task(ABC):
                 check_int(f"grid_size {name}", cells, 1, 1_000)
         check_glimpse("glimpse_size", self.glimpse_size, self.num_scales, self.side)
 
-    @classmethod
-    def from_keywords(cls, keywords: dict[str, Any]) -> Self:
-        """Make a task from an environment's keywords.
-
-        Raises:
-            TypeError: If a keyword is unknown.
-            ValueError: If a value is not allowed.
-        """
-        allowed = sorted(field.name for field in fields(cls))
-        for name in keywords:
-            if name not in allowed:
-                raise TypeError(f"unexpected keyword argument {name!r}; the task's are {allowed}")
-        return cls(**keywords)
-
     @property
     @abstractmethod
     def side(self) -> int:
@@ -83,8 +69,7 @@ class Task(ABC):
     @property
     def grid(self) -> tuple[int, int]:
         """Columns and rows of ``action_format="multidiscrete"``."""
-        columns, rows = self.grid_size or (9, 9)
-        return columns, rows
+        return self.grid_size or (9, 9)
 
     @abstractmethod
     def open_scenes(self, device: str | None = None) -> Scenes:
@@ -144,10 +129,8 @@ class SignpostTask(Task):
         check_int("num_marks", self.num_marks, 2, 255)
         check_int("parts", self.parts, 1, self.chain + 1)
         if self.num_marks**self.parts > 10_000:
-            raise ValueError(
-                f"num_marks**parts is the number of classes and must be at most 10000, got "
-                f"{self.num_marks}**{self.parts}"
-            )
+            got = f"{self.num_marks}**{self.parts}"
+            raise ValueError(f"num_marks**parts, the classes, must be at most 10000, got {got}")
         super().__post_init__()
 
     @property
@@ -158,8 +141,7 @@ class SignpostTask(Task):
     @property
     def grid(self) -> tuple[int, int]:
         """Columns and rows of ``action_format="multidiscrete"``: the board's, unless given."""
-        columns, rows = self.grid_size or (self.board_size, self.board_size)
-        return columns, rows
+        return self.grid_size or (self.board_size, self.board_size)
 
     def open_scenes(self, device: str | None = None) -> SignpostScenes:
         """Return the split's boards."""
@@ -167,13 +149,8 @@ class SignpostTask(Task):
         return SignpostScenes(self.split, *dials)
 
 
-_SIDE_60 = {
-    "canvas_size": 60,
-    "translate": True,
-    "glimpse_size": 12,
-    "num_scales": 3,
-    "num_glimpses": 8,
-}
+_SIDE_60 = {"canvas_size": 60, "translate": True}
+_SIDE_60 |= {"glimpse_size": 12, "num_scales": 3, "num_glimpses": 8}
 _SIDE_100 = {**_SIDE_60, "canvas_size": 100, "num_scales": 4}
 
 TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {

@@ -123,21 +123,17 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("reset")
-        seeds = seeds_of_lanes(seed, self.num_envs)
+        seeds, num_scenes = seeds_of_lanes(seed, self.num_envs), self.num_images
         episodes = self._episodes
-        lanes, index, location = read_options(
-            options, self.num_envs, episodes.scenes.num_scenes, vector=True
-        )
+        lanes, index, location = read_options(options, self.num_envs, num_scenes, vector=True)
         if np.delete(episodes.seen, lanes).min(initial=1) == 0:
             raise ResetNeeded("reset all lanes before resetting some with options['reset_mask']")
         if isinstance(seed, int):
             super().reset(seed=seed)
         self._seed(lanes, [seeds[lane] for lane in lanes])
         episodes.begin(lanes, index, location)
-        obs = episodes.observe()
-        infos = self._describe(lanes)
-        self._display.update()
-        return obs, infos
+        self._update_window()
+        return self._observe(), self._describe(lanes)
 
     def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
         """Step all lanes.
@@ -157,30 +153,23 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         episodes = self._episodes
         active = self._active_lanes()
         decision = episodes.action_format.parse(actions, (self.num_envs,), active, self.device)
-        resting = None if active is None else np.flatnonzero(~active)
-        if resting is not None:  # NEXT_STEP
-            episodes.begin(resting)
+        if active is not None:  # NEXT_STEP
+            episodes.begin(np.flatnonzero(~active))
         reward, correct, ends = episodes.step(decision, active)
         ended = np.flatnonzero(ends)
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            finals = self._begin_ended(ended, correct, decision.label)
-            infos = {**self._describe(), **finals}
-        else:
-            infos = self._describe()
-            infos |= self._outcome(ended, correct, decision.label)
-        obs = episodes.observe()
-        self._display.update()
-        terminated = self._flags(ends)
-        return obs, reward, terminated, self._flags(np.zeros_like(ends)), infos
+        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        end = (self._begin_ended if same_step else self._outcome)(ended, correct, decision.label)
+        infos = {**self._describe(), **end}
+        self._update_window()
+        return self._observe(), reward, self._flags(ends), self._mask([]), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame per lane (``"rgb_array"``); ``"human"`` needs no call."""
-        self._check_open("render")
-        return self._display.render()
+        return self._render_lanes()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the window."""
-        self._display.close()
+        self._close_window()
 
     def _active_lanes(self) -> np.ndarray | None:
         """Return the lanes whose action counts, None for all."""
@@ -190,10 +179,8 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         if not episodes.seen.all():
             raise ResetNeeded("call reset() before step()")
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
-            over = np.flatnonzero(~episodes.running).tolist()
-            raise ResetNeeded(
-                f"episodes of lanes {over} have ended: call reset(options={{'reset_mask': ...}})"
-            )
+            over = f"episodes of lanes {np.flatnonzero(~episodes.running).tolist()} have ended"
+            raise ResetNeeded(f"{over}: call reset(options={{'reset_mask': ...}})")
         return episodes.running.copy()
 
     def _seed(self, lanes: np.ndarray, seeds: list[int | None]) -> None:
@@ -209,7 +196,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             return {}
         final_obs = self._episodes.observe(ended)
         final_info = {**self._describe(ended), **self._outcome(ended, correct, prediction)}
-        self._display.update()  # the last decision, and whether it was right
+        self._update_window()  # the last decision, and whether it was right
         self._episodes.begin(ended)
         infos: dict[str, Any] = {"final_info": final_info}
         if self.device is None:  # one dict per lane, as Gymnasium's vector envs do
@@ -220,17 +207,11 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             infos["final_obs"] = {name: self._spread(p, ended) for name, p in final_obs.items()}
         return {**infos, "_final_info": self._mask(ended), "_final_obs": self._mask(ended)}
 
-    def _observe(self) -> dict[str, Array]:
-        return self._episodes.observe()
-
     def _describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
         """Return label, index and position of some lanes (None: all) as infos: zeros elsewhere."""
-        if lanes is None or len(lanes) == self.num_envs:
-            lanes = np.arange(self.num_envs)
-            infos = self._episodes.describe()
-        else:
-            hidden = self._episodes.describe(lanes)
-            infos = {name: self._spread(values, lanes) for name, values in hidden.items()}
+        infos = self._episodes.describe(lanes)
+        if lanes is not None and len(lanes) < self.num_envs:
+            infos = {name: self._spread(values, lanes) for name, values in infos.items()}
         return infos | {f"_{name}": self._mask(lanes) for name in infos}
 
     def _outcome(self, ended: np.ndarray, correct: Array, prediction: Array) -> dict[str, Array]:
@@ -248,9 +229,11 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         full[xp.to_device(lanes, self.device)] = values
         return full
 
-    def _mask(self, lanes: np.ndarray) -> Array:
-        mask = np.zeros(self.num_envs, bool)
-        mask[lanes] = True
+    def _mask(self, lanes: Any) -> Array:
+        """Return which lanes are among ``lanes`` (None: all), (N,), bool."""
+        mask = np.full(self.num_envs, lanes is None)
+        if lanes is not None:
+            mask[lanes] = True
         return self._flags(mask)
 
     def _flags(self, flags: np.ndarray) -> Array:

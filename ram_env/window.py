@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,10 +43,7 @@ class Window:
         return self._window is not None
 
     def show(self, frame: NDArray[np.uint8]) -> None:
-        """Show a frame, scaled down where it is larger than the screen, and keep the pace.
-
-        Args:
-            frame: An RGB picture. Shape (H, W, 3), uint8.
+        """Show an RGB picture, (H, W, 3), scaled down if it exceeds the screen, and keep the pace.
 
         Raises:
             gymnasium.error.DependencyNotInstalled: If pygame is missing.
@@ -57,13 +53,15 @@ class Window:
         require_pygame()
         import pygame
 
-        with _dummy_driver_without_display():
-            pygame.display.init()
+        _start_display()
         picture = _fit_to_screen(frame)
         window = self._open(picture.get_size())
         window.get_surface().blit(picture, (0, 0))
         window.flip()
-        _close_dismissed_windows()
+        for event in pygame.event.get():  # the process has one queue for all its windows
+            if event.type == pygame.WINDOWCLOSE and event.window is not None:
+                for window in [w for w in _OPENED if w._window is event.window]:
+                    window.close()
         self._clock = self._clock or pygame.time.Clock()
         self._clock.tick(self._fps)
 
@@ -91,16 +89,6 @@ class Window:
 _OPENED: weakref.WeakSet[Window] = weakref.WeakSet()
 
 
-def _close_dismissed_windows() -> None:
-    """Read the process's one event queue and close the windows that the user has closed."""
-    import pygame
-
-    for event in pygame.event.get():
-        if event.type == pygame.WINDOWCLOSE and event.window is not None:
-            for window in [w for w in _OPENED if w._window is event.window]:
-                window.close()
-
-
 def require_pygame() -> None:
     """Raise DependencyNotInstalled without pygame-ce, also if the older pygame replaces it."""
     try:
@@ -114,18 +102,18 @@ def require_pygame() -> None:
         )
 
 
-@contextlib.contextmanager
-def _dummy_driver_without_display() -> Iterator[None]:
-    """Make SDL draw to nowhere on a Linux machine without a display, unless a driver is set."""
+def _start_display() -> None:
+    """Start pygame's display; on a Linux machine without one, let SDL draw to nowhere."""
+    import pygame
+
     asked = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"} & os.environ.keys()
-    if asked or not sys.platform.startswith("linux"):
-        yield
-        return
-    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    if not asked and sys.platform.startswith("linux"):
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
     try:
-        yield
+        pygame.display.init()
     finally:
-        del os.environ["SDL_VIDEODRIVER"]
+        if not asked:
+            os.environ.pop("SDL_VIDEODRIVER", None)
 
 
 def _fit_to_screen(frame: NDArray[np.uint8]) -> pygame.Surface:

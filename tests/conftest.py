@@ -28,13 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault_round" in metafunc.fixturenames:  # the seed of a round, so that it can be repeated
-        metafunc.parametrize("fault_round", range(metafunc.config.getoption("fault_rounds")))
+        metafunc.parametrize("fault_round", range(metafunc.config.getoption("fault_rounds") or 0))
 
 
 @pytest.fixture
 def fault_rounds(request: pytest.FixtureRequest) -> int:
     """The number of random rounds, for tests that draw their faults in another way."""
-    return int(request.config.getoption("fault_rounds"))
+    return request.config.getoption("fault_rounds") or 0
 
 
 @pytest.fixture(scope="session", autouse=True)

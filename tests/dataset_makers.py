@@ -34,6 +34,4 @@ def file_names(folder: Path) -> set[str]:
 
 
 def flip(content: bytes, at: int = -5) -> bytes:
-    changed = bytearray(content)
-    changed[at] ^= 1
-    return bytes(changed)
+    return content[:at] + bytes([content[at] ^ 1]) + content[at:][1:]

@@ -22,36 +22,22 @@ DISABLED = AutoresetMode.DISABLED
 
 
 def check_vector_env(
-    make_vector: MakeVector,
-    make_single: MakeSingle,
-    *,
-    num_envs: int = 4,
-    num_steps: int = 26,
-    seed: int = 7,
+    make_vector: MakeVector, make_single: MakeSingle, num_envs: int = 4, num_steps: int = 26
 ) -> None:
     """Hold a NumPy vector environment against the API and against its single environment.
 
-    Args:
-        make_vector: Called with N and the autoreset mode.
-        make_single: Makes the environment of one lane.
-        num_envs: N.
-        num_steps: Length of every rollout.
-        seed: Of the environments and of the random actions.
+    ``make_vector`` takes N and the autoreset mode, ``make_single`` makes one lane's environment.
     """
+    seed = 7  # of the environments and of the random actions
     check_seeds(lambda: make_vector(num_envs, DISABLED), seed)
     for mode in AutoresetMode:
-
-        def make(mode: AutoresetMode = mode) -> VectorEnv:
-            return make_vector(num_envs, mode)
-
-        def make_sync(mode: AutoresetMode = mode) -> VectorEnv:
-            return SyncVectorEnv([make_single] * num_envs, autoreset_mode=mode)
-
-        check_spaces(make(), make_single(), num_envs, mode)
-        check_outputs(make(), num_steps, seed)
-        check_mask(make(), seed)
-        check_no_reuse((make(), make()), num_steps, seed)
-        check_equal(make(), make_sync(), num_steps, seed)
+        envs = [make_vector(num_envs, mode) for _ in range(6)]
+        check_spaces(envs[0], make_single(), num_envs, mode)
+        check_outputs(envs[1], num_steps, seed)
+        check_mask(envs[2], seed)
+        check_no_reuse((envs[3], envs[4]), num_steps, seed)
+        sync = SyncVectorEnv([make_single] * num_envs, autoreset_mode=mode)
+        check_equal(envs[5], sync, num_steps, seed)
     check_lanes(make_vector(num_envs, DISABLED), make_single, seed)
 
 
@@ -90,9 +76,9 @@ def check_outputs(env: VectorEnv, num_steps: int, seed: int) -> None:
 
 def check_infos(infos: dict[str, Any], num_envs: int) -> None:
     """Each entry is (N, ...) beside its own bool mask (N,); masked-out rows are zero or None."""
-    for name in [name for name in infos if name.startswith("_")]:
-        assert name[1:] in infos
-    for name in [name for name in infos if not name.startswith("_")]:
+    names = [name for name in infos if not name.startswith("_")]
+    assert {*infos} == {*names, *(f"_{name}" for name in names)}
+    for name in names:
         values, mask = infos[name], infos[f"_{name}"]
         assert (mask.dtype, mask.shape) == ("bool", (num_envs,))
         if isinstance(values, dict):

@@ -35,11 +35,10 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -47,22 +46,11 @@ import tyro
 
 from agents.runs.commands import DIVERGED, run
 from agents.runs.files import make_folder
+from agents.runs.machine import command_line
+from train.comparison import results, search
 from train.comparison.jobs import Job, exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
-from train.comparison.results import (
-    Seed,
-    Trial,
-    best_trial,
-    harvest,
-    read_seed,
-    read_trials,
-    seed_folder,
-    trials_path,
-    write_seed,
-    write_trials,
-)
-from train.comparison.search import TRIAL_SEED, draw_trials
 
 MARKS = 10
 """Validations of a run."""
@@ -95,41 +83,40 @@ class Config:
     """Split to evaluate the last weights on, once."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         for name in ("seeds", "processes"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 class Planned(NamedTuple):
-    """A run of an algorithm: a trial of its tuning, or a seed."""
+    """A run of an algorithm: a trial of its tuning, or a seed, which is kept in a folder."""
 
     job: Job
     algorithm: Algorithm
     number: int
     settings: dict[str, Any]
     split: str
+    kept: Path
 
 
 def main(config: Config) -> None:
     """Tune, run and report what is missing."""
     exit_on_signals()
     comparison = Comparison(config, read_protocol(config.protocol))
-    name, statuses = f".{config.env_id}.lock", []
+    statuses = []
     make_folder(config.work_dir)
     make_folder(config.results)
-    with (
-        hold(config.work_dir / name, f"another comparison uses {config.work_dir}"),
-        hold(config.results / name, f"another comparison uses {config.results}"),
-    ):
+    with ExitStack() as locks:
+        for folder in (config.work_dir, config.results):
+            lock = folder / f".{config.env_id}.lock"
+            locks.enter_context(hold(lock, f"another comparison uses {folder}"))
         if "tune" in config.stages:
             statuses += comparison.tune()
         if "run" in config.stages:
             statuses += comparison.run_seeds()
         if "report" in config.stages:  # one for all environments
-            with hold(
-                config.results / ".report.lock", f"another report is made in {config.results}"
-            ):
+            lock = config.results / ".report.lock"
+            with hold(lock, f"another report is made in {config.results}"):
                 for path in write_reports(comparison.protocol, config.results):
                     print(path)
     if any(statuses):
@@ -137,15 +124,7 @@ def main(config: Config) -> None:
 
 
 class Comparison:
-    """The runs of a command line on one task of a protocol.
-
-    Args:
-        config: The command line.
-        protocol: The protocol.
-
-    Raises:
-        ValueError: If the protocol lacks the environment or an algorithm.
-    """
+    """The runs of a command line on one task of a protocol."""
 
     def __init__(self, config: Config, protocol: Protocol):
         self.config, self.protocol = config, protocol
@@ -163,46 +142,42 @@ class Comparison:
         """Run the missing trials, and yield an exit status for each trial."""
         planned, trials = [], {}
         for algorithm in self.algorithms:
-            ended = trials[algorithm.name] = self.read_tuning(self.task, algorithm)
+            ended, missing = self.read_tuning(self.task, algorithm)
+            trials[algorithm.name], planned = ended, planned + missing
             yield from (DIVERGED for trial in ended if trial.status == "diverged")
-            numbers = {trial.number for trial in ended}
-            every = self.plan_trials(self.task, algorithm)
-            planned += [each for each in every if each.number not in numbers]
         for each, seed in self.run(planned):
             if seed is not None:
                 end = (seed.result.error, seed.result.status, each.job.called_as)
-                trials[each.algorithm.name].append(Trial(each.number, each.settings, *end))
-                path = trials_path(self.config.results, self.task.env_id, each.algorithm.name)
-                write_trials(path, trials[each.algorithm.name])
+                ended = trials[each.algorithm.name]
+                ended.append(results.Trial(each.number, each.settings, *end))
+                results.write_trials(each.kept.with_name("trials.csv"), ended)
             yield exit_status(seed)
 
     def run_seeds(self) -> Iterator[int]:
         """Run the missing seeds, the first of all algorithms first; yield their exit statuses."""
-        settings: dict[str, dict[str, Any]] = {}
+        ready: list[tuple[Algorithm, dict[str, Any]]] = []
         for algorithm in self.algorithms:
             try:
-                settings[algorithm.name] = self.tuned_settings(algorithm)
+                ready.append((algorithm, self.tuned_settings(algorithm)))
             except ValueError as error:  # the others can run
                 print(f"error: {error}", file=sys.stderr)
                 yield 1
-        ready = [each for each in self.algorithms if each.name in settings]
         planned = []
         for number in range(min(self.config.seeds or self.task.seeds, self.task.seeds)):
-            for algorithm in ready:
-                each = self.plan(self.task, algorithm, number, settings[algorithm.name])
-                folder = self.kept(each)
-                if (folder / "result.json").exists():
-                    seed = read_seed(folder)
-                    refuse_another(str(folder), seed.config.get("called_as"), each.job)
+            for algorithm, settings in ready:
+                each = self.plan(self.task, algorithm, number, settings)
+                if (each.kept / "result.json").exists():
+                    seed = results.read_seed(each.kept)
+                    refuse_another(str(each.kept), seed.config.get("called_as"), each.job)
                     yield exit_status(seed)
                 else:
                     planned.append(each)
         for each, seed in self.run(planned):
             if seed is not None:
-                write_seed(self.kept(each), seed)
+                results.write_seed(each.kept, seed)
             yield exit_status(seed)
 
-    def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, Seed | None]]:
+    def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, results.Seed | None]]:
         """Run programs, print a line as each ends, and yield what it left: None if it failed."""
         by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
         with closing(run_jobs(lambda: next(jobs, None), self.config.processes)) as all_ended:
@@ -211,15 +186,11 @@ class Comparison:
                 print(f"{count} of {len(planned)}: {line}", flush=True)
                 each, seed = by_job[ended.job], None
                 try:
-                    split, chance_error = each.split, self.task.chance_error
-                    seed = harvest(ended, each.algorithm.name, each.number, split, chance_error)
+                    names = (each.algorithm.name, each.number)
+                    seed = results.harvest(ended, *names, each.split, self.task.chance_error)
                 except ValueError as error:
                     print(f"error: {ended.job.name}: {error}", file=sys.stderr)
                 yield each, seed
-
-    def kept(self, each: Planned) -> Path:
-        """Return the folder of results for a seed."""
-        return seed_folder(self.config.results, self.task.env_id, each.algorithm.name, each.number)
 
     def plan(
         self,
@@ -232,14 +203,14 @@ class Comparison:
     ) -> Planned:
         """Return the run of a seed, or of a trial at a third of the budget."""
         name = f"{'trial' if trial else 'seed'}_{number}"
-        folder = self.config.work_dir / task.env_id / algorithm.name / name
+        place = Path(task.env_id, algorithm.name, name)
         env_steps = task.env_steps // 3 if trial else task.env_steps
         split = "validation" if trial else self.config.final_split
         words = fill(
             f"{self.protocol.programs[algorithm.program]} {algorithm.flags}",
             env_id=task.env_id,
-            seed=TRIAL_SEED if trial else number,
-            run_dir=folder,
+            seed=search.TRIAL_SEED if trial else number,
+            run_dir=self.config.work_dir / place,
             env_steps=env_steps,
             episodes=math.ceil(env_steps / task.num_glimpses),
             marks=1 if trial else MARKS,
@@ -247,53 +218,41 @@ class Comparison:
         )
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
-        job = Job(f"{algorithm.name}, {name.replace('_', ' ')}", tuple(words), folder)
-        return Planned(job, algorithm, number, settings, split)
+        title = f"{algorithm.name}, {name.replace('_', ' ')}"
+        job = Job(title, tuple(words), self.config.work_dir / place)
+        return Planned(job, algorithm, number, settings, split, self.config.results / place)
 
-    def plan_trials(self, task: ComparedTask, algorithm: Algorithm) -> list[Planned]:
-        """Return the trials of an algorithm's tuning on a task."""
-        return [
+    def read_tuning(
+        self, task: ComparedTask, algorithm: Algorithm
+    ) -> tuple[list[results.Trial], list[Planned]]:
+        """Return an algorithm's trials on a task that have ended, and the runs of the others."""
+        path = results.trials_path(self.config.results, task.env_id, algorithm.name)
+        planned = [
             self.plan(task, algorithm, number, settings, trial=True)
-            for number, settings in enumerate(draw_trials(algorithm, task.trials))
+            for number, settings in enumerate(search.draw_trials(algorithm, task.trials))
         ]
-
-    def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> list[Trial]:
-        """Return the trials of an algorithm on a task that have ended.
-
-        Raises:
-            ValueError: If one was run with another command than the protocol's.
-        """
-        path = trials_path(self.config.results, task.env_id, algorithm.name)
-        planned = {each.number: each for each in self.plan_trials(task, algorithm)}
-        trials = [trial for trial in read_trials(path) if trial.number in planned]
-        for trial in trials:
-            what = f"{path}, trial {trial.number},"
-            refuse_another(what, trial.called_as, planned[trial.number].job)
-        return trials
+        ended = {t.number: t for t in results.read_trials(path) if t.number < len(planned)}
+        for number, trial in ended.items():
+            refuse_another(f"{path}, trial {number},", trial.called_as, planned[number].job)
+        return list(ended.values()), [each for each in planned if each.number not in ended]
 
     def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
-        """Return the settings with the lowest validation error in an algorithm's tuning.
-
-        Raises:
-            ValueError: If the tuning isn't complete, or was run with other commands.
-        """
+        """Return the settings of the best trial; an incomplete tuning is a ValueError."""
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
-        wanted = len(draw_trials(algorithm, task.trials))
-        trials = self.read_tuning(task, algorithm)
-        if len(trials) < wanted:
-            missing = replace(
-                self.config, env_id=task.env_id, algorithms=(algorithm.name,), stages=("tune",)
-            )
+        trials, missing = self.read_tuning(task, algorithm)
+        if missing:
+            count = f"{len(trials)} of {len(trials) + len(missing)} trials"
+            flags = f"--env-id {task.env_id} --algorithms {algorithm.name} --stages tune"
             raise ValueError(
-                f"{algorithm.name} has {len(trials)} of {wanted} trials on {task.env_id}. "
-                f"Resume its tuning with: {command_line(missing)}"
+                f"{algorithm.name} has {count} on {task.env_id}. "
+                f"Resume its tuning with: {command_line()} {flags}"
             )
-        best = best_trial(trials)
+        best = results.best_trial(trials)
         return best.settings if best else {}
 
 
-def exit_status(seed: Seed | None) -> int:
+def exit_status(seed: results.Seed | None) -> int:
     """Return the exit status for what a run left, None if it failed."""
     if seed is None:
         return 1
@@ -307,17 +266,6 @@ def refuse_another(what: str, called_as: Any, job: Job) -> None:
             f"{what} was run as {called_as!r}, but the protocol now says {job.called_as!r}: "
             "move it away to run it again"
         )
-
-
-def command_line(config: Config) -> str:
-    """Return the command that has these settings."""
-    words = ["python", "train/compare.py"]
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if value != each.default:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{each.name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
 
 
 def parse(arguments: Sequence[str]) -> Config:

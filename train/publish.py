@@ -19,7 +19,7 @@ from agents.runs import loading
 from agents.runs.commands import parse_flags, run
 from agents.runs.files import read_csv, read_file, read_json, to_json
 from agents.runs.hashed import MAX_BYTES, write_hashed
-from agents.runs.records import ResultRecord, RunRecord, portable, without_folder
+from agents.runs.records import ResultRecord, RunRecord, portable
 
 
 @dataclass(frozen=True)
@@ -38,35 +38,26 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Check the run and publish it; a crash leaves the old published run or the new one.
-
-    Raises:
-        ValueError: If the run is unfinished or of another script, was not trained on the full
-            data or evaluated on the test split, or its commit cannot be checked out.
-    """
+    """Check the run and publish it; a crash leaves the old published run or the new one."""
     run_dir = config.run_dir
     loading.load_run(run_dir)  # refuses whatever it could not read back
     record = read_json(run_dir / "config.json", RunRecord)
     if record.sample is not False:
         raise ValueError(f"{run_dir} was not trained on the full data: not published")
     if not re.fullmatch("[0-9a-f]{40}", record.commit or ""):
-        raise ValueError(
-            f"{run_dir} is of commit {record.commit} (+: with changed files): publish a run of a "
-            "commit that others can check out"
-        )
+        advice = "publish a run of a commit that others can check out"
+        raise ValueError(f"{run_dir} is of commit {record.commit} (+: changed files): {advice}")
     if not (run_dir / "result.json").exists():
         raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":
         raise ValueError(f"{run_dir} was not evaluated on the test split: not published")
-    result = read_json(run_dir / "result.json")
-    result["data"] = without_folder(result["data"])
     rows = [",".join(row.values()) for row in read_csv(run_dir / "metrics.csv", dict[str, str])]
     errors = [row for row in rows if row.split(",")[1] == "eval/error"]
     files = {
         "model.json": read_file(run_dir / "model.json", MAX_BYTES),
         "best.safetensors": read_file(run_dir / "best.safetensors", MAX_BYTES),
         "config.json": to_json(portable(read_json(run_dir / "config.json"), run_dir)),
-        "result.json": to_json(result),
+        "result.json": to_json(portable(read_json(run_dir / "result.json"), run_dir)),
         "validation.csv": "\n".join(["env_steps,tag,value", *errors, ""]).encode(),
     }
     write_hashed(loading.PRETRAINED / config.name, files)

@@ -47,6 +47,7 @@ from agents.sb3.training import ResumedVectorEnv, RunLogger, train_once, weights
 from agents.training import (
     Training,
     check_finite,
+    check_settings,
     check_validation_images,
     choose_device,
     spread_seed,
@@ -70,8 +71,7 @@ class Config(RunConfig):
     num_envs: int = 128
     """Lanes: episodes played in parallel."""
     reward: Literal["final", "dense", "log_score"] = "final"
-    """Reward of the environment; dense and log_score reward every label, not only the last. The
-    scores of a sampled label are +1 and -1, so log_score is dense on another scale."""
+    """Reward of the environment; dense and log_score reward every label, not only the last."""
     rollout_episodes: int | None = None
     """Episodes per lane and update; by default 8, or 4 for A2C. Fewer learn more slowly."""
     batch_episodes: int = 64
@@ -81,8 +81,7 @@ class Config(RunConfig):
     learning_rate: float = 2e-3
     """Learning rate at the start."""
     decay: bool = True
-    """Decay the learning rate to 0 along half a cosine. An update uses the rate at its end, as
-    Stable-Baselines3 counts: the last has 0, and a run of a single update learns nothing."""
+    """Decay the learning rate along half a cosine to 0, which is the rate of the last update."""
     std: float = 0.22
     """Std of the location policy at the start, in units of half an image."""
     final_std: float = 0.05
@@ -109,29 +108,21 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        names = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
-        for name in (*names, "hidden_size", "validation_images"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, allowed, description in (
-            ("algorithm", self.algorithm in ALGORITHMS, f"one of {ALGORITHMS}"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "positive"),
-            ("entropy_coef", 0 <= self.entropy_coef < math.inf, "at least 0"),
-            ("gae_lambda", 0 <= self.gae_lambda <= 1, "in [0, 1]"),
-            ("seed", self.seed < 2**32, "less than 2**32, the limit of NumPy's global generator"),
-        ):
-            if not allowed:
-                raise ValueError(f"{name} must be {description}, got {getattr(self, name)!r}")
+        counts = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
+        counts = (*counts, "hidden_size", "validation_images")
+        check_settings(self, {"at least 1": counts, "positive": ("learning_rate",)})
+        check_settings(self, {"at least 0": ("entropy_coef",), "in [0, 1]": ("gae_lambda",)})
+        if self.seed >= 2**32:  # the limit of NumPy's global generator
+            raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         check_env(self.env_id)
         if not 0 < self.final_std <= self.std < math.inf:
-            raise ValueError(
-                f"0 < final_std <= std must hold, got final_std={self.final_std}, std={self.std}"
-            )
+            got = f"final_std={self.final_std}, std={self.std}"
+            raise ValueError(f"0 < final_std <= std must hold, got {got}")
         if not self.algorithm.startswith("a2c") and self.update_episodes % self.batch_episodes:
-            raise ValueError(
-                f"batch_episodes must divide the {self.update_episodes} episodes of an update "
-                f"(num_envs x rollout_episodes), got {self.batch_episodes}"
+            whole = (
+                f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"
             )
+            raise ValueError(f"batch_episodes must divide {whole}, got {self.batch_episodes}")
 
     @property
     def lane_episodes(self) -> int:
@@ -186,9 +177,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     policy.log_std.requires_grad_(config.learned_std)
     weights = weights_of(policy)
     training = Training(weights, policy.optimizer, env)
+    num_parameters = count_parameters(weights)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
-    log.note_facts({"parameters": (num_parameters := count_parameters(weights))})
     log.note_facts({name: version(name) for name in ("stable-baselines3", "sb3-contrib")})
+    log.note_facts({"parameters": num_parameters})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(f"{config.algorithm}: {num_parameters} parameters, {update_steps} steps an update")

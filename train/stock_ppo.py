@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +87,6 @@ def main(config: Config) -> None:
     config.run_dir.mkdir(parents=True)
     append_rows(config.run_dir / "metrics.csv", [["env_steps", "tag", "value"]])
     append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
-
     model = PPO("MultiInputPolicy", config.env_id, seed=config.seed, device="cpu")
     final_env = make_env(config.env_id, 500, split=config.final_split, order="sequential")
     env_steps = math.ceil(config.env_steps / model.n_steps) * model.n_steps
@@ -102,9 +101,8 @@ def main(config: Config) -> None:
     with raising_divergence():
         model.learn(env_steps, Marks(config))
     check_finite(env_steps // model.n_steps, dict(model.policy.named_parameters()))
-
     score = evaluate_sb3(model, GlimpseVecEnv(final_env), final_env.num_images)
-    result = {"split": config.final_split, "wrong": score.wrong, "total": score.total}
+    result = {"split": config.final_split, **asdict(score)}
     (config.run_dir / "result.json").write_text(json.dumps(result))
     print(f"{config.final_split} {score}")
 

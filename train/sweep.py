@@ -27,7 +27,6 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
-import math
 import os
 import re
 import shlex
@@ -49,16 +48,8 @@ import ram_env
 from agents.runs.commands import DIVERGED, run
 from agents.runs.machine import commit, describe_machine
 from train import reinforce
+from train.comparison import search
 from train.comparison.jobs import Ended, Job, exit_on_signals, run_jobs
-from train.comparison.search import (
-    COUNTED,
-    Search,
-    best_and_default,
-    load_study,
-    open_search,
-    rounded,
-    write_report,
-)
 
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),
@@ -119,13 +110,10 @@ class Config:
     """Further flags of every training."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         positive = ("trials", "total_episodes", "seeds", "num_validations", "processes")
         for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
             if (value := getattr(self, name)) < (least := int(name in positive)):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < self.poll_seconds < math.inf:
-            raise ValueError(f"poll_seconds must be positive, got {self.poll_seconds}")
         ram_env.find_task(self.env_id)  # raises if it isn't a glimpse environment
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"study must be of letters, digits, _, . and -, got {self.name!r}")
@@ -145,16 +133,6 @@ class Config:
         return self.env_name if self.study is None else self.study
 
     @property
-    def journal_file(self) -> Path:
-        """The file that holds the study."""
-        return self.journal or self.work_dir / f"{self.env_name}.journal"
-
-    @property
-    def report_file(self) -> Path:
-        """The CSV file of the report."""
-        return self.results or Path("benchmarks/results/sweeps") / f"{self.name}.csv"
-
-    @property
     def folder(self) -> Path:
         """The folder of the trials; it can be deleted when the study is complete."""
         return self.work_dir / self.name
@@ -165,23 +143,16 @@ class RunningTrial:
     """A trial whose seeds are trained one after another."""
 
     trial: optuna.Trial
-    folder: Path
     errors: list[float] = field(default_factory=list)  # final ones of the seeds so far [%]
     marks: int = 0  # of the first seed, that the study knows
     pruned: bool = False
 
 
 class Sweep:
-    """Begins a search's trials, follows them at their marks, and tells the study how they end.
+    """Begins a search's trials, follows them at their marks, and tells the study how they end."""
 
-    Args:
-        config: The command line.
-        search: The study.
-        settings: What all of its trials share.
-    """
-
-    def __init__(self, config: Config, search: Search, settings: Mapping[str, Any]):
-        self._config, self._search, self._settings = config, search, settings
+    def __init__(self, config: Config, held: search.Search, settings: Mapping[str, Any]):
+        self._config, self._search, self._settings = config, held, settings
         self._seeds, self._marks = settings["seeds"], settings["num_validations"]
         self._running: dict[Job, RunningTrial] = {}
         self._next: list[RunningTrial] = []  # those with another seed to run
@@ -191,11 +162,11 @@ class Sweep:
         if self._next:
             running = self._next.pop(0)
         elif (trial := self._search.ask(self._config.trials)) is not None:
-            running = RunningTrial(trial, self._config.folder / f"trial_{trial.number:04}")
+            running = RunningTrial(trial)
         else:
             return None
         seed = self._seeds[len(running.errors)]
-        folder = running.folder / f"seed_{seed}"
+        folder = self._config.folder / f"trial_{running.trial.number:04}" / f"seed_{seed}"
         words = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
         words += make_flags(self._settings, running.trial.params)
         words += ["--seed", str(seed), "--run-dir", str(folder), "--threads", "1"]
@@ -208,28 +179,25 @@ class Sweep:
         """Report a running trial's new marks; return whether it is to be given up."""
         running = self._running[job]
         errors = read_errors(job.folder)[: self._marks - 1]  # at the last mark the run is over
-        running.pruned = self._report_marks(running, errors, may_prune=True)
-        return running.pruned
+        return self._report_marks(running, errors, may_prune=True)
 
     def end(self, ended: Ended) -> str | None:
         """Take in how a run ended; return a line if its trial has ended with it."""
         running, errors = self._running.pop(ended.job), read_errors(ended.job.folder)
-        if not running.pruned:
-            may_prune = len(self._seeds) > 1 and ended.status == 0
-            running.pruned = self._report_marks(running, errors, may_prune=may_prune)
-        if running.pruned:
+        diverged = ended.status == DIVERGED
+        may_prune = len(self._seeds) > 1 and ended.status == 0
+        if running.pruned or self._report_marks(running, errors, may_prune=may_prune):
             how = f"pruned at mark {running.marks}, {errors[running.marks - 1]:.2f} %"
             return self._tell(running, TrialState.PRUNED, how)
-        if ended.status != DIVERGED and (ended.status or not errors):
+        if not diverged and (ended.status or not errors):
             failure = f"{ended.job.name} ended with status {ended.status}, see {ended.job.output}"
             running.trial.set_user_attr("failure", failure)
             return self._tell(running, TrialState.FAIL, f"failed: {failure}")
-        if ended.status == DIVERGED:
-            diverged = running.trial.user_attrs.get("diverged", [])
-            seed = self._seeds[len(running.errors)]
-            running.trial.set_user_attr("diverged", [*diverged, seed])
-        chance_error = self._settings["chance_error"]
-        running.errors.append(chance_error if ended.status == DIVERGED else errors[-1])
+        if diverged:
+            seeds = running.trial.user_attrs.get("diverged", [])
+            seeds = [*seeds, self._seeds[len(running.errors)]]
+            running.trial.set_user_attr("diverged", seeds)
+        running.errors.append(self._settings["chance_error"] if diverged else errors[-1])
         running.trial.set_user_attr("seed_errors", running.errors)
         if len(running.errors) < len(self._seeds):
             self._next.append(running)
@@ -241,64 +209,61 @@ class Sweep:
         self, running: RunningTrial, errors: Sequence[float], *, may_prune: bool
     ) -> bool:
         """Report the first seed's new marks to the study; return whether to prune the trial."""
-        new = errors[running.marks :] if not running.errors else ()
-        for error in new:
+        for error in errors[running.marks :] if not running.errors else ():
             running.marks += 1
             running.trial.report(error, running.marks)
             if may_prune and running.trial.should_prune():
-                return True
-        return False
+                running.pruned = True
+                break
+        return running.pruned
 
     def _tell(
         self, running: RunningTrial, state: TrialState, how: str, value: float | None = None
     ) -> str:
         """Tell the study how a trial ended, and return a line about it."""
         self._search.study.tell(running.trial, value, state)
-        values = ", ".join(f"{k} {v}" for k, v in rounded(running.trial.params).items())
+        values = ", ".join(f"{k} {v}" for k, v in search.rounded(running.trial.params).items())
         return f"trial {running.trial.number} {how} ({values})"
 
 
 def main(config: Config) -> None:
     """Search until the study has its total, unless only the report is wanted, and report."""
-    failures = 0 if config.report else search_settings(config)
-    study = load_study(config.journal_file, config.name)
-    best, default = best_and_default(study)
-    lines = ["no trial has finished"]
-    command = None
+    journal = config.journal or config.work_dir / f"{config.env_name}.journal"
+    failures = 0 if config.report else search_settings(config, journal)
+    study = search.load_study(journal, config.name)
+    best, default = search.best_and_default(study)
+    lines, command = ["no trial has finished"], None
     if best is not None:
         words = make_flags(study.user_attrs["settings"], best.params)
         command = shlex.join(["python", "train/reinforce.py", *words])
         reference = "not finished" if default is None else f"{default.value:.2f} %"
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
         lines = [line, command]
-    write_report(study, config.report_file, command)
-    print(config.report_file, *lines, sep="\n")
+    report = config.results or Path("benchmarks/results/sweeps") / f"{config.name}.csv"
+    search.write_report(study, report, command)
+    print(report, *lines, sep="\n")
     if failures:
         sys.exit(1)
 
 
-def search_settings(config: Config) -> int:
+def search_settings(config: Config, journal: Path) -> int:
     """Run trials until the study has its total; return how many failed."""
     exit_on_signals()
     pruner = optuna.pruners.MedianPruner(config.startup_trials, config.warmup_marks)
     settings, defaults = choose_settings(config), choose_defaults(config)
+    study = (journal, config.name, SPACE, settings, defaults, pruner, config.sampler_seed)
     failures = 0
-    with open_search(
-        config.journal_file, config.name, SPACE, settings, defaults, pruner, config.sampler_seed
-    ) as search:
-        if not search.count(*COUNTED, "interrupted") and config.folder.exists():
+    with search.open_search(*study) as held:
+        if not held.count(*search.COUNTED, "interrupted") and config.folder.exists():
             raise ValueError(f"{config.folder} holds trials of another study: move it away")
-        search.add_session({**describe_machine(commit()), "optuna": version("optuna")})
-        sweep = Sweep(config, search, settings)
-        jobs = run_jobs(
-            sweep.next_job,
-            config.processes,
-            give_up=sweep.falls_behind,
-            poll_seconds=config.poll_seconds,
-        )
-        with closing(jobs):
+        session = {**describe_machine(commit()), "optuna": version("optuna")}
+        sessions = held.study.user_attrs.get("sessions", [])
+        held.study.set_user_attr("sessions", [*sessions, session])
+        sweep = Sweep(config, held, settings)
+        looks = {"give_up": sweep.falls_behind, "poll_seconds": config.poll_seconds}
+        with closing(run_jobs(sweep.next_job, config.processes, **looks)) as jobs:
             for line in filter(None, map(sweep.end, jobs)):
-                print(f"{search.count(*ENDED)} of {config.trials}: {line}", flush=True)
+                print(f"{held.count(*ENDED)} of {config.trials}: {line}", flush=True)
                 failures += " failed: " in line
     return failures
 
@@ -317,11 +282,7 @@ def choose_settings(config: Config) -> dict[str, Any]:
 
 
 def choose_defaults(config: Config) -> dict[str, Any]:
-    """Return the settings that a training with the sweep's flags has by default.
-
-    Raises:
-        ValueError: If one lies outside the space.
-    """
+    """Return what a training with the sweep's flags has by default; it must be in the space."""
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
     defaults = {name: getattr(base, name) for name in SPACE}
     try:
@@ -334,7 +295,7 @@ def choose_defaults(config: Config) -> dict[str, Any]:
 def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     """Return the flags of a training: the study's, then the trial's."""
     own = {"env_id": settings["env_id"], "total_episodes": settings["total_episodes"]}
-    own |= rounded(params)
+    own |= search.rounded(params)
     own["final_std"] = min(own["std"], FINAL_STD)
     words = list(settings["flags"])
     for name, value in own.items():

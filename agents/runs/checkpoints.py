@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from agents.runs.files import first_line, parse_json, replace, to_json
+from agents.runs.files import first_line, parse, replace, to_json
 from agents.runs.hashed import read_hashed, remove, write_hashed
 
 Tensors = dict[str, Tensor]
@@ -30,32 +30,15 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state from which a run resumes.
-
-    Attributes:
-        step: Number of updates so far.
-        tensors: Tensors by group; each group is one ``.safetensors`` file.
-        state: Everything else, ready for JSON.
-    """
+    """The state from which a run resumes, after ``step`` updates."""
 
     step: int
-    tensors: Mapping[str, Tensors]
-    state: Mapping[str, Any]
+    tensors: Mapping[str, Tensors]  # by group, which is one ``.safetensors`` file
+    state: Mapping[str, Any]  # everything else, ready for JSON
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
-    """Write a checkpoint, then delete the oldest ones; a crash leaves all of them whole.
-
-    Args:
-        folder: Folder of all checkpoints of a run; created if missing.
-        checkpoint: What to write.
-        keep: Number of checkpoints to keep. Those of later steps, which a resumed run has passed
-            over, don't count.
-
-    Returns:
-        The checkpoint's own folder.
-    """
-    _remove_leftovers(folder)
+    """Write a checkpoint into a folder, which is returned, and prune others; crashes harm none."""
     path = folder / f"step_{checkpoint.step:08d}"
     files = {f"{group}.safetensors": save(part) for group, part in checkpoint.tensors.items()}
     write_hashed(path, {**files, "state.json": to_json(dict(checkpoint.state))})
@@ -64,8 +47,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
 
 def prune_checkpoints(folder: Path, step: int, *, keep: int = 3) -> None:
-    """Delete all but the newest ``keep`` checkpoints up to a step, and interrupted saves."""
-    _remove_leftovers(folder)
+    """Delete interrupted saves and, of the checkpoints up to a step, all but the newest."""
+    for leftover in folder.glob(".step_*"):
+        remove(leftover)
     for path in [path for path in list_checkpoints(folder) if _step(path) <= step][:-keep]:
         old = path.with_name(f".{path.name}.old")  # so that no checkpoint is ever there in part
         replace(path, old)
@@ -84,66 +68,45 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint |
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first; none if ``folder`` is missing."""
-    if not os.path.lexists(folder):
-        return []
-    return sorted(
-        (p for p in folder.iterdir() if re.fullmatch("step_[0-9]{8,}", p.name)), key=_step
-    )
+    paths = folder.iterdir() if os.path.lexists(folder) else ()
+    return sorted((p for p in paths if re.fullmatch("step_[0-9]{8,}", p.name)), key=_step)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check every byte of it.
-
-    Args:
-        path: The checkpoint's own folder, ``.../step_00012000``.
-
-    Raises:
-        CheckpointError: If it differs from what was written; the message names the file.
-    """
+    """Read ``.../step_00012000``; CheckpointError names a file that isn't as it was written."""
     try:
         files = read_hashed(path)
-        state = parse_json(files.pop("state.json", b""), path / "state.json")
-        tensors = {
-            name.removesuffix(".safetensors"): load_tensors(content, path / name)
-            for name, content in files.items()
-        }
+        state = parse(files.pop("state.json", b""), path / "state.json")
+        loaded = {name: load_tensors(content, path / name) for name, content in files.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
-    step = _step(path)
-    if state.get("update") != step:
+    if state.get("update") != _step(path):
         raise CheckpointError(f"{path} was renamed: it is of update {state.get('update')!r}")
-    return Checkpoint(step, tensors, state)
+    tensors = {name.removesuffix(".safetensors"): part for name, part in loaded.items()}
+    return Checkpoint(_step(path), tensors, state)
 
 
 def load_tensors(content: bytes, path: Path) -> Tensors:
-    """Return the tensors in the content of a safetensors file.
-
-    Raises:
-        ValueError: If there are none to read; the message names ``path``.
-    """
+    """Return the tensors in the content of a safetensors file; ValueError names ``path``."""
     try:
         return load(content)
     except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{path} holds no tensors that can be read: {reason}") from error
+        raise ValueError(
+            f"{path} holds no tensors that can be read: {first_line(error)}"
+        ) from error
 
 
 def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
-    """Return the tensors of ``group.safetensors`` if they are like the expected ones.
+    """Return the tensors of a group; CheckpointError if a name, shape or type is unexpected."""
 
-    Raises:
-        CheckpointError: If a name, shape or type differs.
-    """
-    wanted, got = (
-        {name: f"{part.dtype} {tuple(part.shape)}" for name, part in each.items()}
-        for each in (expected, tensors)
-    )
-    for name in sorted(wanted | got):
-        if wanted.get(name) != got.get(name):
-            raise CheckpointError(
-                f"{group}.safetensors is of another model or device: {name} must be "
-                f"{wanted.get(name, 'absent')}, got {got.get(name, 'none')}"
-            )
+    def describe(part: Tensor | None) -> str:
+        return "absent" if part is None else f"{part.dtype} {tuple(part.shape)}"
+
+    for name in sorted(expected | tensors):
+        wanted, got = describe(expected.get(name)), describe(tensors.get(name))
+        if wanted != got:
+            file = f"{group}.safetensors belongs to another model or device"
+            raise CheckpointError(f"{file}: {name} must be {wanted}, got {got}")
     return tensors
 
 
@@ -154,11 +117,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Load what :func:`pack_optimizer` returned into an optimiser.
-
-    Raises:
-        CheckpointError: If they belong to other parameters.
-    """
+    """Load what :func:`pack_optimizer` returned; CheckpointError if it is of another model."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, Tensors] = {}
     for key, tensor in tensors.items():
@@ -166,7 +125,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
         known = number.isdecimal() and int(number) < len(params)
         if not known or (tensor.ndim and tensor.shape != params[int(number)].shape):
             got = f"{key!r} with shape {tuple(tensor.shape)}"
-            raise CheckpointError(f"optimizer.safetensors is of another model: it has {got}")
+            raise CheckpointError(f"optimizer.safetensors belongs to another model: it has {got}")
         state.setdefault(int(number), {})[name] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
@@ -183,15 +142,9 @@ def pack_generators(
 
 
 def unpack_generators(
-    generators: Mapping[str, torch.Generator],
-    states: Tensors,
-    device: torch.device | None = None,
+    generators: Mapping[str, torch.Generator], states: Tensors, device: torch.device | None = None
 ) -> None:
-    """Restore the generators whose states :func:`pack_generators` returned.
-
-    Raises:
-        CheckpointError: If a state is missing, unknown or not that of a generator.
-    """
+    """Restore what :func:`pack_generators` returned; CheckpointError if it is of another run."""
     check_like("generators", states, pack_generators(generators, device))
     restore = {name: generator.set_state for name, generator in generators.items()}
     restore |= {"torch": torch.set_rng_state, "torch_cuda": torch.cuda.set_rng_state}
@@ -204,8 +157,3 @@ def unpack_generators(
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob(".step_*"):
-        remove(leftover)

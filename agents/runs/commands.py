@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -17,8 +18,11 @@ import gymnasium
 
 from agents.runs.files import convert
 from agents.runs.records import printable, read_settings
+from agents.training import check_settings
 
 ConfigT = TypeVar("ConfigT")
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 DIVERGED = 3
 """Exit status of a run in which a loss or weight became NaN or infinite."""
@@ -57,11 +61,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check the shared values; scripts extend this with their own."""
-        for name in ("threads", "num_validations", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        counts = ("threads", "num_validations", "log_every", "checkpoint_every")
+        check_settings(self, {"at least 1": counts, "at least 0": ("seed",)})
 
 
 RUN_FLAGS = ("run_dir", "resume", "seed", "device", "threads")
@@ -77,56 +78,38 @@ def parse_flags(
     default: ConfigT | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> ConfigT:
-    """Return the settings that a command line asks for, also by :func:`read_resumed`.
+    """Return the settings that a command line asks for.
 
     Args:
         config_class: Dataclass of settings. A field is a flag; the string below it, its help.
         arguments: Command line, without the program's name.
         description: Text above the flags in ``--help``.
-        default: Values of the flags that are not given; by default those of the class.
-        groups: Names of fields by title of their box in ``--help``, such as
-            ``{"run": ("seed", ...), "learning": ("learning_rate", ...)}``. Every field is then
-            in one group and has a default. By default all are in one box.
-
-    Raises:
-        ValueError: If a value is not allowed, or the run cannot be resumed.
-        SystemExit: If the command line cannot be parsed, or after ``--help``.
+        default: Values of the flags that are not given, with ``groups``.
+        groups: All fields of a training script, which can ``--resume``, by title of their box.
     """
     import tyro  # an extra, which importing this module must not need
-
-    names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
-    if "resume" in names and (resumed := read_resumed(config_class, arguments)) is not None:
-        return resumed
-    if groups is None:
-        start = tyro.MISSING_NONPROP if default is None else default
-        return tyro.cli(config_class, args=arguments, default=start, description=description)
-    assert sorted(names) == sorted(name for group in groups.values() for name in group), groups
-    boxed = tyro.cli(
-        _nest(config_class, default or config_class(), groups),
-        args=arguments,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    return config_class(**{k: v for box in vars(boxed).values() for k, v in vars(box).items()})
-
-
-def _nest(config_class: type, default: Any, groups: Mapping[str, Sequence[str]]) -> type:
-    """Return a dataclass with one dataclass per group: tyro draws one box for each."""
-    import tyro
     from docstring_parser import parse_from_object  # comes with tyro
 
+    if groups is None:
+        return tyro.cli(config_class, args=arguments, description=description)
+    if (resumed := read_resumed(config_class, arguments)) is not None:
+        return resumed
     hints = get_type_hints(config_class, include_extras=True)
+    assert sorted(hints) == sorted(chain(*groups.values()))
     bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
     params = [param for base in bases for param in parse_from_object(base).params]
     helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
     def flag(name: str) -> tuple[str, Any, Any]:
         kind = Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))]
-        return name, kind, field(default=getattr(default, name))
+        return name, kind, field(default=getattr(default or config_class, name))
 
+    # tyro draws one box per nested dataclass
     boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
     nested = [(title, box, field(default=box())) for title, box in boxes.items()]
-    return make_dataclass("Flags", nested, frozen=True)
+    flags, flat = make_dataclass("Flags", nested), (tyro.conf.OmitArgPrefixes,)
+    boxed = tyro.cli(flags, args=arguments, description=description, config=flat)
+    return config_class(**{k: v for box in vars(boxed).values() for k, v in vars(box).items()})
 
 
 class Stopped(SystemExit):
@@ -136,16 +119,11 @@ class Stopped(SystemExit):
 class Stop:
     """Lets SIGINT (Ctrl-C) and SIGTERM end a run where the run asks for it.
 
-    As a context manager, in the main thread, it handles both signals: it remembers the first one
-    until :meth:`check`, and a second one ends the process at once.
-
-    Attributes:
-        requested: The signal that has arrived, or None.
+    As a context manager it handles both signals: the first one is :attr:`requested` until
+    :meth:`check`, and a second one ends the process at once.
     """
 
-    def __init__(self) -> None:
-        self.requested: signal.Signals | None = None
-        self._before: dict[signal.Signals, signal.Handlers] = {}
+    requested: signal.Signals | None = None
 
     def check(self) -> None:
         """End the run here, by raising :class:`Stopped`, if a signal has arrived."""
@@ -153,9 +131,7 @@ class Stop:
             raise Stopped(128 + self.requested)
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._remember)  # pyright: ignore[reportArgumentType]
+        self._before = {number: signal.signal(number, self._remember) for number in _STOPPING}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -163,8 +139,8 @@ class Stop:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
+        for each in _STOPPING:
+            signal.signal(each, signal.SIG_DFL)
         self.requested = signal.Signals(number)
         line = f"{self.requested.name}: stopping when this update is saved; again to stop at once\n"
         os.write(2, line.encode())  # print() may not be called from a signal's handler
@@ -173,11 +149,7 @@ class Stop:
 def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
     """Return the settings of the run that ``--resume RUN_DIR`` names, or None without that flag.
 
-    The only other flag is ``--env-id`` with the run's own environment, which allows the import
-    of the module that it names.
-
-    Raises:
-        ValueError: If there are other flags, or the folder holds no run of this script.
+    The only other flag is ``--env-id`` with the run's own environment, to allow its import.
     """
     pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
     words = [part for pair in pairs for part in pair]
@@ -188,8 +160,6 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         got = shlex.join(arguments)
         raise ValueError(f"--resume RUN_DIR only goes with the run's own --env-id, got: {got}")
     folder = Path(flags["--resume"])
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no config.json: there is no run to resume")
     settings = read_settings(folder)
     names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
     if differing := sorted(names ^ settings.keys()):
@@ -203,38 +173,20 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
 
 
 def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None:
-    """Refuse to import a module only because a run folder names it.
-
-    Args:
-        env_id: Environment id from the run folder; Gymnasium imports the module before a colon.
-        run_dir: The run folder.
-        allowed: Environment id that the user has given, if any.
-
-    Raises:
-        ValueError: If the id is not a printable string, the user has given another one, or it
-            names a module that is neither ours nor imported, and the user has given none.
-    """
+    """Refuse a module that only a run folder names: making an environment would import it."""
     path = run_dir / "config.json"
     if not isinstance(env_id, str) or not env_id.isprintable():
         raise ValueError(f"{path}: env_id must be a printable string, got {env_id!r}")
     if allowed not in (None, env_id):
         raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
-    if allowed is None and (module := foreign_module(env_id)) not in (None, *sys.modules):
+    module = env_id.rpartition(":")[0]
+    if allowed is None and module not in ("", "ram_env", *sys.modules):
         advice = f"say --env-id {shlex.quote(env_id)} if you trust it"
         raise ValueError(f"{path} names the module {module!r}, and importing runs it: {advice}")
 
 
-def foreign_module(env_id: str) -> str | None:
-    """Return the module that an environment id names before a colon, unless it is ours."""
-    module = env_id.rpartition(":")[0]
-    return module if module not in ("", "ram_env") else None
-
-
 def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
-    """Read the command line and run; report a user's mistake in one line.
-
-    The exit status is then 1, and :data:`DIVERGED` after a FloatingPointError.
-    """
+    """Read the command line and run; report a user's mistake in one line, with status 1."""
     threading.excepthook = _report_thread
     try:
         main(read(sys.argv[1:]))

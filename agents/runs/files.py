@@ -10,11 +10,9 @@ import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-
-T = TypeVar("T")
 
 MAX_TEXT = 16 * 2**20
 """A JSON, TOML or CSV file of more bytes is refused: parsed, it takes many times the memory."""
@@ -22,24 +20,22 @@ MAX_TEXT = 16 * 2**20
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a new file and wait until it is on the disk."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    flags |= getattr(os, "O_BINARY", 0)  # Windows would turn line feeds into two bytes
+    binary = getattr(os, "O_BINARY", 0)  # Windows would turn line feeds into two bytes
+    _write_and_sync(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | binary, content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name != "nt":  # Windows opens no folders and keeps their names safe by itself
+        _write_and_sync(folder, os.O_RDONLY, b"")
+
+
+def _write_and_sync(path: Path, flags: int, content: bytes) -> None:
     descriptor = os.open(path, flags, 0o644)
     try:
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    if os.name == "nt":  # Windows opens no folders and keeps their names safe by itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -67,11 +63,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def to_json(content: Any) -> bytes:
-    """Return JSON as files hold it.
-
-    Raises:
-        ValueError: If a number is not finite, or it would be too large to be read back.
-    """
+    """Return JSON as files hold it; ValueError for NaN, infinity or more than :data:`MAX_TEXT`."""
     text = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
     if len(text) > MAX_TEXT:
         raise ValueError(f"{len(text)} bytes of JSON are more than the {MAX_TEXT} that are read")
@@ -79,11 +71,7 @@ def to_json(content: Any) -> bytes:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        ValueError: If it is missing, a pipe, a device or too large; the message names it.
-    """
+    """Return the content of a file; ValueError names one that is missing, a pipe or too large."""
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
@@ -100,70 +88,51 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 def read_json(path: Path, schema: Any = dict[str, Any]) -> Any:
     """Return the content of a JSON file, in the form of a schema.
 
-    Args:
-        path: The file.
-        schema: A type that msgspec converts to: a dataclass, a ``msgspec.Struct`` (which can
-            forbid unknown keys and bound values), ``dict[str, Any]``, ...
-
-    Raises:
-        ValueError: If the file is missing, too large, not JSON or of another form; the message
-            names the file and the entry.
+    A schema is a type that msgspec converts to: a dataclass, a ``msgspec.Struct`` (which can
+    forbid unknown keys and bound values), ``dict[str, Any]``, ... The ValueError for a file that
+    is missing, too large, not JSON or of another form names the file and the entry.
     """
-    return parse_json(read_file(path, MAX_TEXT), path, schema)
-
-
-def parse_json(content: bytes, path: Path, schema: Any = dict[str, Any]) -> Any:
-    """Return the content of a JSON file that was read already: see :func:`read_json`."""
-    if len(content) > MAX_TEXT:
-        raise ValueError(f"{path} has {len(content)} bytes, more than {MAX_TEXT}")
-    return _read(lambda: convert(msgspec.json.decode(content), schema), path)
+    return parse(read_file(path, MAX_TEXT), path, schema)
 
 
 def read_toml(path: Path, schema: Any = dict[str, Any]) -> Any:
     """Return the content of a TOML file: see :func:`read_json`."""
-    content = read_file(path, MAX_TEXT)
-    return _read(lambda: convert(tomllib.loads(content.decode()), schema), path)
+    return parse(read_file(path, MAX_TEXT), path, schema, lambda text: tomllib.loads(text.decode()))
 
 
 def read_csv(path: Path, row: Any = dict[str, str]) -> list[Any]:
-    """Return the rows of a CSV file with a header, each converted to ``row``.
+    """Return the rows of a CSV file with a header, in the form ``row``: see :func:`read_json`."""
 
-    Raises:
-        ValueError: If the file is missing, too large, not CSV, or a line has a bad value or
-            other columns than the header; the message names the file.
-    """
-    text = read_file(path, MAX_TEXT)
+    def decode(text: bytes) -> list[dict[str, Any]]:
+        return list(csv.DictReader(io.StringIO(text.decode()), restkey="?", strict=True))
 
-    def rows() -> list[Any]:
-        lines = csv.DictReader(io.StringIO(text.decode()), restkey="?", strict=True)
-        return [convert(line, row, strict=False) for line in lines]
+    return parse(read_file(path, MAX_TEXT), path, list[row], decode, strict=False)
 
-    return _read(rows, path)
+
+def parse(
+    content: bytes,
+    path: Path,
+    schema: Any = dict[str, Any],
+    decode: Callable[[bytes], Any] = msgspec.json.decode,
+    *,
+    strict: bool = True,
+) -> Any:
+    """Return the content of a file read before, by default JSON: see :func:`read_json`."""
+    if len(content) > MAX_TEXT:
+        raise ValueError(f"{path} has {len(content)} bytes, more than {MAX_TEXT}")
+    try:
+        return convert(decode(content), schema, strict=strict)
+    except (ValueError, RecursionError, MemoryError, csv.Error) as error:
+        raise ValueError(f"{path} is not valid: {error}") from error
 
 
 def convert(value: Any, schema: Any, *, strict: bool = True) -> Any:
     """Return dicts, lists, strings and numbers in the form of a schema: see :func:`read_json`.
 
-    A string becomes a ``Path`` where the schema has one. Unless ``strict``, a string also becomes
-    a number, as CSV files need.
-
-    Raises:
-        ValueError: If the value has another form; the message names the entry.
+    A string becomes a ``Path`` where the schema has one, and unless ``strict`` a number. The
+    ValueError for another form names the entry.
     """
-    return msgspec.convert(value, schema, strict=strict, dec_hook=_decode_path)
-
-
-def _decode_path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise ValueError(f"expected a {kind.__name__}, got {value!r}")
-
-
-def _read(parse: Callable[[], T], path: Path) -> T:
-    try:
-        return parse()
-    except (ValueError, RecursionError, MemoryError, csv.Error) as error:
-        raise ValueError(f"{path} is not valid: {error}") from error
+    return msgspec.convert(value, schema, strict=strict, dec_hook=lambda kind, part: kind(part))
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -18,17 +19,17 @@ import msgspec
 from filelock import FileLock, Timeout
 from rich.console import Console
 from safetensors.torch import save
+from torch.utils.tensorboard import SummaryWriter
 
 from agents.evaluation import Score
 from agents.runs import checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
-from agents.runs.commands import Stop, Stopped, foreign_module
-from agents.runs.files import convert, make_folder, read_json, to_json, write_whole
+from agents.runs.commands import Stop, Stopped
+from agents.runs.files import convert, make_folder, read_file, read_json, to_json, write_whole
 from agents.runs.hashed import remove
 from agents.runs.machine import command_line, commit, describe_machine, versions
-from agents.runs.metrics import Stopwatch, cut_csv, open_events
-from agents.runs.progress import TrainingProgress
-from agents.runs.records import finished_line, printable
+from agents.runs.progress import Stopwatch, TrainingProgress
+from agents.runs.records import ResultRecord, printable
 
 
 class _SavedState(msgspec.Struct):
@@ -51,31 +52,25 @@ class RunLog:
     fails before its first update leaves nothing behind.
 
     Args:
-        folder: Folder to create; must not hold a run already, unless ``resume``.
+        folder: Folder to create; FileExistsError if it holds a run already, unless ``resume``.
         config: A dataclass of settings, stored as JSON.
         resume: Resume the folder's run from :attr:`checkpoint`; drop metrics from after it.
 
     Attributes:
-        folder: The run folder.
         checkpoint: The newest valid checkpoint, or None: a resumed run then starts over.
         status: :meth:`agents.runs.progress.TrainingProgress.report`, to call once per update.
         judging: Returns a context whose CPU time does not count as training.
-
-    Raises:
-        FileExistsError: If the folder holds a run: none is ever overwritten.
-        ValueError: If another process is writing to the folder, a file in it is damaged or a
-            link, or no checkpoint fits the run.
     """
 
     def __init__(self, folder: Path, config: Any, *, resume: bool = False):
-        self.folder, self._resumed, self._folder_is_new = folder, resume, not folder.exists()
+        self.folder, self._resumed = folder, resume
         self.checkpoint: Checkpoint | None = None
         settings = msgspec.to_builtins(asdict(config), enc_hook=str)
         self._settings = {k: v for k, v in settings.items() if k not in ("run_dir", "resume")}
         self._commit = commit()
         self._console = Console(highlight=False, soft_wrap=True, emoji=False)
-        self._training, self._stopwatch = TrainingProgress(self._console), Stopwatch()
-        self.status, self.judging = self._training.report, self._stopwatch.paused
+        self._training = TrainingProgress(self._console)
+        self.status = self._training.report
         self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
         self._timed = 0  # env steps of the newest row of timing.csv
         timing, metrics = folder / "timing.csv", folder / "metrics.csv"
@@ -87,11 +82,13 @@ class RunLog:
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
             columns = "env_steps,seconds,cpu_seconds,env_steps_per_second"
-            self._stopwatch.add_earlier(cut_csv(timing, columns, steps + 1), timing)
-            cut_csv(metrics, "env_steps,tag,value", steps)
+            last = _cut_csv(timing, columns, tuple[int, float, float, float], steps + 1)
+            self._stopwatch = Stopwatch(*last[1:3] if last else ())
+            self.judging = self._stopwatch.paused
+            _cut_csv(metrics, "env_steps,tag,value", tuple[int, str, float], steps)
             self._timing = opened.enter_context(timing.open("a"))
             self._metrics = opened.enter_context(metrics.open("a"))
-            self._events = open_events(folder, purge_step=steps if resume else None)
+            self._events = _open_events(folder, steps if resume else None)
             opened.callback(self._events.close)
             if self.checkpoint is not None:
                 self.scalars(steps, self.checkpoint.state["metrics"])
@@ -102,33 +99,23 @@ class RunLog:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
-            self.close()
+            self._opened.close()
             return
-        started = self._resumed or self._training.share > 0 or self._newest[0] > 0
-        with suppress(OSError):  # a full disk, for instance, which may be what ended the run
-            if not isinstance(error, Stopped):
-                traceback.print_exception(error, file=self._lines)
-        with suppress(OSError):
-            self.say(self._advice(error, started))
-        with suppress(OSError):
-            self.close()
-        if not started:
-            with suppress(OSError):
-                for path in self.folder.iterdir():
-                    remove(path)
-                if self._folder_is_new:
-                    self.folder.rmdir()
-
-    def _advice(self, error: BaseException, started: bool) -> str:
-        """Say what can be done with a run that has ended early."""
-        if not started:
-            return f"nothing was trained: {self.folder} is removed"
-        if isinstance(error, FloatingPointError):
-            return "the run diverged; resumed, it would diverge again"
         env_id = str(self._settings.get("env_id", ""))
-        allowed = [] if foreign_module(env_id) is None else ["--env-id", env_id]
+        allowed = ["--env-id", env_id] if ":" in env_id else []
         words = [sys.executable, sys.argv[0], "--resume", str(self.folder), *allowed]
-        return f"the run ended early; resume with: {shlex.join(words)}"
+        advice = f"the run ended early; resume with: {shlex.join(words)}"
+        # All is tried, the last line first: a full disk, for instance, may have ended the run
+        with suppress(OSError), ExitStack() as ending:
+            if not (self._resumed or self._training.share > 0 or self._newest[0] > 0):
+                advice = f"nothing was trained: {self.folder} is removed"
+                ending.callback(remove, self.folder)
+            elif isinstance(error, FloatingPointError):
+                advice = "the run diverged; resumed, it would diverge again"
+            ending.callback(self._opened.close)
+            ending.callback(self.say, advice)
+            if not isinstance(error, Stopped):
+                ending.callback(traceback.print_exception, error, file=self._lines)
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""
@@ -191,8 +178,8 @@ class RunLog:
             "versions": versions(),
             **state,
         }
-        checkpoint = Checkpoint(update, tensors, everything)
-        checkpoints.save_checkpoint(self.folder / "checkpoints", checkpoint)
+        folder = self.folder / "checkpoints"
+        checkpoints.save_checkpoint(folder, Checkpoint(update, tensors, everything))
 
     def note_facts(self, facts: Mapping[str, Any]) -> None:
         """Add facts such as the device to ``config.json``; warn if a resumed run's have changed."""
@@ -204,13 +191,7 @@ class RunLog:
         write_whole(path, to_json(settings))
 
     def result(self, split: str, score: Score | None, data: str) -> None:
-        """Write the final result to ``result.json``, and print it.
-
-        Args:
-            split: Split that was evaluated, or ``"none"``.
-            score: Its score, or None.
-            data: Where the split's images came from.
-        """
+        """Write the score on a split, if any, and where its images came from; print a line."""
         values: dict[str, Any] = {"split": split, "data": data}
         line = "finished; no final split was evaluated"
         if score is not None:
@@ -219,10 +200,6 @@ class RunLog:
         self._sync()  # a finished run is not resumed: nothing may be missing then
         write_whole(self.folder / "result.json", to_json({**values, "line": line}))
         self.say(line)
-
-    def close(self) -> None:
-        """Close the files, and let other processes have the folder."""
-        self._opened.close()
 
     def _sync(self) -> None:
         """Wait until all metrics and times are on the disk."""
@@ -260,13 +237,10 @@ class RunLog:
 def run_in_folder(config: Any, name: str, train: Callable[[Any, RunLog, Stop], None]) -> None:
     """Call a script's ``train`` with a run folder; resuming a finished run only prints its result.
 
-    Args:
-        config: The settings, with ``run_dir``, ``resume`` and ``seed``.
-        name: Beginning of a new folder's name below ``runs/``.
-        train: The script's training; SIGINT and SIGTERM stop it after a checkpoint.
+    A new folder below ``runs/`` is called after ``name``, the seed and the time.
     """
-    if config.resume is not None and (line := finished_line(config.resume)) is not None:
-        print(line)
+    if config.resume is not None and (result := config.resume / "result.json").exists():
+        print(printable(read_json(result, ResultRecord).line))
         return
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     new = f"{name.replace(':', '_')}_seed{config.seed}_{now}_{os.getpid()}"
@@ -294,3 +268,25 @@ def _claim(folder: Path, resume: bool) -> FileLock:
     except Timeout as error:
         raise ValueError(f"{folder} is in use: another process writes to it") from error
     return lock
+
+
+def _cut_csv(path: Path, header: str, row: Any, before: int) -> Any:
+    """Cut a CSV file back to the rows before some env steps; return the last one left, if any."""
+    try:
+        text = read_file(path, 2**30).decode() if path.exists() else ""
+        lines = text.splitlines(keepends=True)[1:]  # of which a crash may cut off the last
+        kept = [line for line in lines if line[-1] == "\n" and int(line.split(",", 1)[0]) < before]
+        last = convert(kept[-1].rstrip().split(","), row, strict=False) if kept else None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    write_whole(path, "".join([header + "\n", *kept]).encode())
+    return last
+
+
+def _open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
+    """Open a new file of TensorBoard events; readers drop older ones from ``purge_step`` on."""
+    words = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    stamps = [int(word) for word in words if word.isdecimal()]
+    while int(time.time()) == max(stamps, default=0):  # files are read in the order of seconds
+        time.sleep(0.05)
+    return SummaryWriter(str(folder), purge_step=purge_step)

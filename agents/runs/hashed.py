@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 
 class _Digest(msgspec.Struct):
-    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    bytes: int
     sha256: str
 
 
@@ -39,17 +39,9 @@ class _FolderManifest(msgspec.Struct):
 
 
 def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files and their manifest into a folder, which appears or is replaced as a whole.
+    """Write files by name and their manifest into a folder, which is made or replaced as a whole.
 
-    A crash leaves the new folder or the old one, for a moment under the name that
-    :func:`find_hashed` knows.
-
-    Args:
-        folder: Folder to create or replace. Missing parents are created.
-        files: Content by file name.
-
-    Raises:
-        OSError: If the disk is full or read-only. An old folder stays as it was.
+    A crash leaves the new folder or the old one, perhaps where :func:`find_hashed` finds it.
     """
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     manifest = {"schema": 1, "files": {name: _digest(part) for name, part in files.items()}}
@@ -69,9 +61,7 @@ def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
 def read_hashed(folder: Path) -> dict[str, bytes]:
     """Return the files that :func:`write_hashed` wrote, by name, after checking every byte.
 
-    Raises:
-        ValueError: If a file is missing, unexpected, changed, too large or not a regular file;
-            the message names it.
+    The ValueError names a file that is missing, unexpected, changed, too large or a link.
     """
     path = _regular(folder / MANIFEST)
     digests = disk.read_json(path, _FolderManifest).files
@@ -89,13 +79,9 @@ def find_hashed(folder: Path) -> Path:
 
 
 def write_hashed_file(path: Path, content: bytes, facts: Mapping[str, Any]) -> None:
-    """Write one file with its manifest next to it, such as ``best.zip`` and ``best.zip.json``.
+    """Write one file, and a manifest next to it with further facts, ready for JSON.
 
-    Args:
-        path: File to create or replace. A crash in between may leave a pair that doesn't match,
-            which :func:`read_hashed_file` refuses.
-        content: What the file holds.
-        facts: Further entries of the manifest, ready for JSON.
+    A crash in between may leave a pair that doesn't match: :func:`read_hashed_file` refuses it.
     """
     manifest = {"schema": 1, **facts, **_digest(content)}
     disk.write_whole(manifest_path(path), disk.to_json(manifest))
@@ -103,12 +89,7 @@ def write_hashed_file(path: Path, content: bytes, facts: Mapping[str, Any]) -> N
 
 
 def read_hashed_file(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return a file that :func:`write_hashed_file` wrote, checked, and its whole manifest.
-
-    Raises:
-        ValueError: If the file or its manifest is missing, not a regular file or too large, or
-            the two don't match; the message names the file.
-    """
+    """Return a file that :func:`write_hashed_file` wrote, and its manifest, which it matches."""
     manifest = _regular(manifest_path(path))
     digest, facts = disk.read_json(manifest, _FileManifest), disk.read_json(manifest)
     return _read_checked(path, digest), facts
@@ -132,7 +113,6 @@ def _digest(content: bytes) -> dict[str, Any]:
 
 
 def _read_checked(path: Path, expected: _Digest) -> bytes:
-    """Return a file's content if it has the expected size and SHA-256."""
     if (size := _regular(path).stat().st_size) != expected.bytes:
         raise ValueError(f"{path} has {size} bytes, its manifest says {expected.bytes}")
     content = disk.read_file(path, MAX_BYTES)
@@ -142,7 +122,6 @@ def _read_checked(path: Path, expected: _Digest) -> bytes:
 
 
 def _regular(path: Path) -> Path:
-    """Return the path if a regular file is there, and not a link to one."""
     if path.is_symlink() or not path.is_file():
         raise ValueError(f"{path} is missing or not a regular file")
     return path

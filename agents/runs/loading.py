@@ -27,11 +27,7 @@ def published_names() -> list[str]:
 
 
 def pretrained_dir(name: str) -> Path:
-    """Return the folder of a published run, after checking its files against its manifest.
-
-    Raises:
-        ValueError: If no run has that name, or a file is missing or not the published one.
-    """
+    """Return the folder of a published run; ValueError if a file is missing or was changed."""
     if name not in published_names():
         raise ValueError(f"name must be one of {', '.join(published_names())}, got {name!r}")
     folder = find_hashed(PRETRAINED / name)
@@ -43,11 +39,7 @@ def pretrained_dir(name: str) -> Path:
 
 
 def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
-    """Return what :func:`load_run` does, for a published run such as ``"cluttered"``.
-
-    Raises:
-        ValueError: If no run has that name, or a file is missing or not the published one.
-    """
+    """Return what :func:`load_run` does, for one of :func:`published_names`."""
     return load_run(pretrained_dir(name))
 
 
@@ -59,9 +51,8 @@ def load_run(
     Nothing is unpickled or imported: sizes and settings are JSON, weights are safetensors.
 
     Args:
-        run_dir: A run folder with ``config.json`` (its ``"config"`` holds the trainer's
-            settings), ``model.json`` (fields of :class:`~agents.ram.RAMConfig`; one that is newer
-            than the run has its default) and ``best.safetensors``.
+        run_dir: A folder with ``config.json`` (its ``"config"`` holds the trainer's settings),
+            ``model.json`` (fields of :class:`~agents.ram.RAMConfig`) and ``best.safetensors``.
         env_id: Environment id to return in place of the run's, which is then not checked.
 
     Returns:
@@ -72,42 +63,30 @@ def load_run(
             id names a module that is neither ours nor imported; the message names the file.
     """
     run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        raise ValueError(f"{run_dir} is not a run folder: there is no such folder")
     settings = read_settings(run_dir)
     if env_id is not None:
         settings["env_id"] = env_id
     elif "env_id" in settings:
         check_env_id(settings["env_id"], run_dir)
-    _check_complete(run_dir, settings)
-    model = _build_model(run_dir / "model.json")
-    path = run_dir / "best.safetensors"
-    weights = load_tensors(read_file(path, MAX_BYTES), path)
-    try:
-        check_like("best", weights, model.state_dict())
-    except ValueError as error:
-        raise ValueError(f"{path} does not fit model.json: {error}") from error
-    model.to_empty(device="cpu").load_state_dict(weights)
-    return model.eval(), settings
-
-
-def _check_complete(run_dir: Path, settings: dict[str, Any]) -> None:
-    """Report a run of another script, or one that has not come to a validation yet."""
     if not (run_dir / "model.json").exists():
         scripts = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
         found = next((scripts[name] for name in scripts if name in settings), "another script")
-        raise ValueError(
-            f"{run_dir} has no model.json: expected a run of train/reinforce.py, found {found}'s"
-        )
-    if not (run_dir / "best.safetensors").exists():
+        wanted = "expected a run of train/reinforce.py"
+        raise ValueError(f"{run_dir} has no model.json: {wanted}, found {found}'s")
+    path = run_dir / "best.safetensors"
+    if not path.exists():
         raise ValueError(f"{run_dir} has no best.safetensors: wait for the run's first validation")
+    model = _build_model(run_dir / "model.json")
+    weights = load_tensors(read_file(path, MAX_BYTES), path)
+    check_like(f"{run_dir}: by its model.json, best", weights, model.state_dict())
+    model.to_empty(device="cpu").load_state_dict(weights)
+    return model.eval(), settings
 
 
 def _build_model(path: Path) -> RecurrentAttentionModel:
     """Make a model of the sizes in ``model.json``, as yet without weights or memory."""
     config = read_json(path, RAMConfig)
-    unknown = sorted(read_json(path).keys() - {field.name for field in fields(RAMConfig)})
-    if unknown:
+    if unknown := sorted(read_json(path).keys() - {field.name for field in fields(RAMConfig)}):
         raise ValueError(f"{path} must hold RAMConfig's fields, got unknown {unknown}")
     try:
         with torch.device("meta"):

@@ -17,13 +17,18 @@ import torch
 
 def describe_machine(commit: str | None) -> dict[str, Any]:
     """Return these facts and the time, ready for JSON; ``commit`` is from :func:`commit`."""
+    cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    processor = next((line.split(": ")[1] for line in lines if "model name" in line), processor)
+    if torch.cuda.is_available():
+        processor += f" and {torch.cuda.get_device_name()}"
     return {
         "command": command_line(),
         "commit": commit,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{processor}, {os.cpu_count()} cores, {platform.system()}",
     }
 
 
@@ -37,23 +42,12 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("gymnasium", "numpy", "torch", "torchvision")}
 
 
-def _processor() -> str:
-    """Return the name of the CPU, and of the GPU if there is one."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((line.split(": ")[1] for line in lines if "model name" in line), name)
-    return f"{name} and {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
-
-
 def commit() -> str | None:
     """Return the project's git commit, with "+" if files were changed, or None."""
-    here = Path(__file__).parent
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # git hooks set them
 
     def git(*arguments: str) -> str:
-        run = ["git", "--no-optional-locks", "-C", str(here), *arguments]
+        run = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
         ended = subprocess.run(run, capture_output=True, text=True, check=True, env=env)
         return ended.stdout.strip()
 

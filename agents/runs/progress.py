@@ -1,9 +1,10 @@
-"""What a training run shows on the terminal while it lasts."""
+"""How long a training run takes, and what it shows on the terminal meanwhile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -11,18 +12,37 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 
+class Stopwatch:
+    """Measures wall-clock and CPU time [s], on top of what earlier processes took for the run."""
+
+    def __init__(self, wall: float = 0.0, cpu: float = 0.0):
+        self._earlier = (wall, cpu)
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._wall = time.monotonic() - self._earlier[0]
+        self._cpu = time.process_time() - self._earlier[1]
+
+    def read(self) -> tuple[float, float]:
+        """Return wall-clock time and CPU time [s]."""
+        return time.monotonic() - self._wall, time.process_time() - self._cpu
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Return a context whose CPU time does not count."""
+        before = time.process_time()
+        try:
+            yield
+        finally:
+            self._cpu += time.process_time() - before
+
+
 class TrainingProgress:
     """Counts updates and shows how training goes.
 
     On a terminal, that is a bar with one line, refreshed every 2 seconds; elsewhere it is a plain
-    line every 30 seconds.
-
-    Args:
-        console: Where to print.
-        clock: Returns the time [s]; tests replace it.
-
-    Attributes:
-        share: Share of this process's updates that have begun, from 0 to 1.
+    line every 30 seconds. ``share`` is that of this process's updates that have begun.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
@@ -44,12 +64,10 @@ class TrainingProgress:
                 yield update
 
     def report(self, episodes: int, accuracy: float | Tensor) -> None:
-        """Show episodes, their rate, training accuracy and the time left, if a line is due.
+        """Show episodes so far, their rate, the time left and the newest update's accuracy.
 
-        Args:
-            episodes: Training episodes so far.
-            accuracy: Share of the newest update's episodes that ended with the right label. A
-                tensor is only read when a line is due, so that a GPU isn't waited for.
+        The accuracy is from 0 to 1. A tensor is only read when a line is due, so that a GPU isn't
+        waited for.
         """
         now, terminal = self._clock(), self._console.is_terminal
         then, before = self._last_line = self._last_line or (now, episodes)

@@ -26,26 +26,17 @@ class ResultRecord(msgspec.Struct):
     """Form of ``result.json``, which has more entries: ``line`` is the result in words."""
 
     split: str
-    data: str
     line: str
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
-    """Return the settings in a run's ``config.json``; ValueError unless each is a single value."""
+    """Return the settings in a run's ``config.json``."""
     path = run_dir / "config.json"
-    settings = read_json(path, RunRecord).config
-    if not settings:
+    if not (settings := read_json(path, RunRecord).config):
         raise ValueError(f"{path} holds no settings under the key 'config'")
-    for name, value in settings.items():
-        if isinstance(value, (dict, list)):
-            raise ValueError(f"{path}: setting {name!r} must be a single value, got {value!r:.80}")
+    if nested := [name for name, value in settings.items() if isinstance(value, dict | list)]:
+        raise ValueError(f"{path}: each setting must be a single value, got more in {nested}")
     return settings
-
-
-def finished_line(run_dir: Path) -> str | None:
-    """Return the last line of a finished run, or None if the run has not finished."""
-    path = run_dir / "result.json"
-    return printable(read_json(path, ResultRecord).line) if path.exists() else None
 
 
 def printable(text: str) -> str:
@@ -54,25 +45,12 @@ def printable(text: str) -> str:
 
 
 def portable(content: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    """Return the content of a run's ``config.json`` without the paths of its machine."""
-    record = convert(content, RunRecord)
-    content = {**content, "command": _portable_command(record.command, run_dir)}
-    if record.data:
-        content["data"] = without_folder(record.data)
-    if record.config:
-        content["config"] = {**record.config, "run_dir": None}
-    return content
+    """Return the content of ``config.json`` or ``result.json`` without the machine's paths.
 
-
-def without_folder(data: str) -> str:
-    """Return a data source such as "MNIST test: 10000 images from DIR" without its folder."""
-    return data.partition(" from ")[0]
-
-
-def _portable_command(command: str, run_dir: Path) -> str:
-    """Return a command with RUN_DIR for the run folder and the last two parts of other paths."""
-    words = []
-    for before, word in pairwise(["", *shlex.split(command)]):
+    In the command, RUN_DIR stands for the run folder; other paths keep their last two parts.
+    """
+    record, words = convert(content, RunRecord), []
+    for before, word in pairwise(["", *shlex.split(record.command)]):
         path = Path(word)
         if before == "--run-dir" or path.resolve() == run_dir.resolve():
             word = "RUN_DIR"
@@ -81,4 +59,9 @@ def _portable_command(command: str, run_dir: Path) -> str:
         elif path.is_absolute():
             word = "/".join(path.parts[-2:])
         words.append(word)
-    return shlex.join(words)
+    changes = {
+        "command": shlex.join(words),
+        "data": record.data.partition(" from ")[0],  # such as "MNIST test: 10 images from DIR"
+        "config": {**record.config, "run_dir": None},
+    }
+    return {**content, **{name: part for name, part in changes.items() if name in content}}

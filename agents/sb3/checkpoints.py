@@ -24,10 +24,7 @@ AlgorithmT = TypeVar("AlgorithmT", bound=BaseAlgorithm)
 
 
 class ManifestCheckpointCallback(BaseCallback):
-    """Save the model regularly with :func:`save_sb3`, and once more when training ends.
-
-    The folder gets ``step_<env steps>.zip`` and ``step_<env steps>.zip.json``. Older ones are
-    deleted.
+    """Save the model regularly, and once more when training ends, as ``step_<env steps>.zip``.
 
     Args:
         folder: Folder for the zips; created if missing.
@@ -40,7 +37,6 @@ class ManifestCheckpointCallback(BaseCallback):
         if save_every < 1 or keep < 1:
             raise ValueError(f"save_every and keep must be at least 1, got {save_every} and {keep}")
         self.folder, self.save_every, self.keep = Path(folder), save_every, keep
-        self._saved_at = 0
 
     def _on_training_start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +86,9 @@ def load_sb3(
     """
     if trust:
         return algorithm.load(path, **keywords)
+    advice = (
+        "loading a zip executes code that it holds: pass trust=True only if you know its origin"
+    )
     try:
         content, facts = read_hashed_file(Path(path))
         if facts.get("algorithm") != algorithm.__name__:
@@ -99,8 +98,5 @@ def load_sb3(
         if size > MAX_BYTES:
             raise ValueError(f"{path} would unpack to {size} bytes, more than {MAX_BYTES}")
     except (ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{error}. Loading a zip executes code that it holds: pass trust=True only if you know "
-            "where it comes from"
-        ) from error
+        raise CheckpointError(f"{error}; {advice}") from error
     return algorithm.load(io.BytesIO(content), **keywords)

@@ -45,11 +45,10 @@ def play_split_sb3(
 
     Args:
         model: An algorithm or a policy, recurrent or not.
-        env: Environment with ``order="sequential"`` and lanes that are in step, such as
-            :class:`agents.sb3.GlimpseVecEnv`, with the observations that the model was trained on.
+        env: :class:`agents.sb3.GlimpseVecEnv` with ``order="sequential"`` and lanes in step.
         num_images: n, images in the split; later visits are not counted.
-        deterministic: Take the policy's mode. False samples, with the same noise at every call; the
-            generators of the CPU and of the model's GPU stay as they were.
+        deterministic: Take the policy's mode. False samples, with the same noise at every call,
+            and leaves the global generators as they were.
         on_batch: Called after every batch of episodes; may raise to stop early.
 
     Returns:
@@ -94,22 +93,15 @@ def _play_episodes(
     Return the predicted labels, one-hot (N, T, K), the locations (N, T, 2), the first observations
     of the next episodes, and the N infos at the end of these.
     """
-    state, starts, over = None, np.ones(env.num_envs, bool), False
-    predicted, locations = [], []
+    state, starts, lanes = None, np.ones(env.num_envs, bool), np.arange(env.num_envs)
+    ended, predicted, locations = ~starts, [], []
     infos: list[dict[str, Any]] = []
-    while not over:
+    while not ended[0]:
         actions, state = model.predict(obs, state, starts, deterministic)
         scores = torch.as_tensor(actions[:, 2:])  # (N, K)
         predicted.append(one_hot(scores.argmax(1), scores.shape[1]).float())
-        locations.append(torch.as_tensor(_location(obs)))
+        seen = obs["location"] if "location" in obs else obs["locations"][lanes, len(locations)]
+        locations.append(torch.tensor(seen))
         obs, _, ended, infos = env.step(actions)
-        starts, over = np.zeros(env.num_envs, bool), bool(ended[0])
+        starts = np.zeros(env.num_envs, bool)
     return torch.stack(predicted, 1), torch.stack(locations, 1), obs, infos
-
-
-def _location(obs: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the newest glimpse's location, (N, 2), from an observation or a history of them."""
-    if "location" in obs:
-        return obs["location"].copy()
-    newest = obs["mask"].sum(1).astype(int) - 1
-    return obs["locations"][np.arange(len(newest)), newest]

@@ -48,8 +48,7 @@ class VectorGlimpseHistory(VectorWrapper):
         num_glimpses: T, the environment's.
 
     Raises:
-        ValueError: If the observation space is another one; in ``reset`` and ``step``, if T is
-            not the environment's.
+        ValueError: If the observation space is another one, or later, if T isn't the environment's.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], num_glimpses: int):
@@ -68,10 +67,8 @@ class VectorGlimpseHistory(VectorWrapper):
             }
         )
         self.observation_space = batch_space(space, env.num_envs)
-        self._seen: dict[str, Any] = {
-            name: create_empty_array(space[name], env.num_envs)  # zeros, (N, T, ...)
-            for name in ("glimpses", "locations", "mask")
-        }
+        parts = ("glimpses", "locations", "mask")  # zeros, (N, T, ...)
+        self._seen: Any = {part: create_empty_array(space[part], env.num_envs) for part in parts}
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Begin new episodes; lanes that a ``reset_mask`` leaves out keep theirs."""
@@ -103,8 +100,8 @@ class VectorGlimpseHistory(VectorWrapper):
     def _add(self, episodes: Obs, obs: Obs) -> None:
         """Write the glimpses of observations (N, ...) into their slots of the episodes (N, T, ...).
 
-        A lane whose time is that of a first glimpse begins a new episode. A glimpse that is
-        repeated at the end of an episode fills its own slot again.
+        The time of a first glimpse begins a new episode. One that an episode's end repeats fills
+        its own slot again.
         """
         seen = obs["time"][:, 0] * self._num_glimpses
         slots, lanes = np.rint(seen).astype(int) - 1, np.arange(len(seen))
@@ -134,9 +131,6 @@ class HistoryFeatures(BaseFeaturesExtractor):
         observation_space: That of :class:`VectorGlimpseHistory`.
         num_features: F, units of the hidden layer over the joined glimpses.
         **sizes: Sizes of the glimpse network: see :class:`agents.sb3.GlimpseFeatures`.
-
-    Raises:
-        ValueError: If the space is not a history's.
     """
 
     def __init__(self, observation_space: spaces.Dict, *, num_features: int = 256, **sizes: Any):

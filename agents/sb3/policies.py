@@ -37,8 +37,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
 
     Args:
         observation_space: The environment's, with ``glimpse``, ``location`` and ``time``.
-        **sizes: ``what_size``, ``where_size``, ``hidden_size`` and ``conv_features`` of the
-            network: see :class:`agents.ram.RAMConfig`.
+        **sizes: Sizes of the glimpse network, fields of :class:`agents.ram.RAMConfig`.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4 "Glimpse network".
@@ -58,12 +57,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
 
 
 class HybridHead(nn.Module):
-    """The policy's last layer: the location's mean and the label's logits.
-
-    Attributes:
-        location: Linear layer of the mean, which a tanh keeps inside the image (the paper).
-        label: Linear layer of the logits.
-    """
+    """The policy's last layer: label logits, and a mean that a tanh keeps in the image (paper)."""
 
     def __init__(self, num_features: int, num_classes: int):
         super().__init__()
@@ -91,8 +85,7 @@ class HybridDistribution(DiagGaussianDistribution):
             rewards that score each of them (``reward="dense"``).
 
     Attributes:
-        location: Distribution of each coordinate of the location. Batch shape (N, 2).
-        label: Distribution of the label. Batch shape (N,).
+        location, label: The two distributions, of batch shapes (N, 2) and (N,).
         is_last: Whether a sample is the last of its episode. Shape (N,), bool.
     """
 
@@ -110,16 +103,11 @@ class HybridDistribution(DiagGaussianDistribution):
         return head, nn.Parameter(torch.full((2,), log_std_init))
 
     def set_time(self, time: Tensor) -> None:
-        """Set the time (N, 1) of the samples for the next ``proba_distribution``.
-
-        Raises:
-            ValueError: If it isn't in [0, 1].
-        """
+        """Set the time (N, 1) of the samples, in [0, 1], for the next ``proba_distribution``."""
         if ((time < 0) | (time > 1)).any():
             raise ValueError(
-                "the observation's time must be in [0, 1], since it says when a label is scored; "
-                f"got {time.min().item():g} to {time.max().item():g}: pass norm_obs=False to "
-                "VecNormalize"
+                "the observation's time must be in [0, 1], since it says when a label is scored, "
+                f"got {time.min():g} to {time.max():g}: pass norm_obs=False to VecNormalize"
             )
         self._time = time
 
@@ -174,9 +162,8 @@ class HybridPolicy(ActorCriticPolicy):
         observation_space: A ``Dict`` with ``time`` (1,), which is 1 where a label is scored.
         action_space: A ``Box`` of 2 + K numbers (``action_format="box"``).
         lr_schedule: Learning rate as a function of the remaining progress.
-        num_classes: K, the environment's. Pass it to have the width of the action space checked:
-            an environment with ``allow_stop`` has one number more. By default the policy takes
-            every number after the first two for a class.
+        num_classes: K, the environment's, to check the width of the action space, which is one more
+            with ``allow_stop``. By default every number after the first two is a class.
         initial_std: Initial std of the location, in units of half an image; it is learned.
         label_counts: See :class:`HybridDistribution`.
         **kwargs: Arguments of ``ActorCriticPolicy`` except ``log_std_init`` and ``use_sde``.
@@ -205,10 +192,8 @@ class HybridPolicy(ActorCriticPolicy):
             raise ValueError(f"initial_std must be positive, got {initial_std}")
         if kwargs.get("use_sde"):
             raise ValueError("use_sde must be False: the location's noise is Gaussian here")
-        self._hybrid: dict[str, Any] = {
-            "num_classes": _count_classes(action_space, num_classes),
-            "label_counts": label_counts,
-        }
+        num_classes = _count_classes(action_space, num_classes)
+        self._hybrid: Any = {"num_classes": num_classes, "label_counts": label_counts}
         kwargs = {"features_extractor_class": GlimpseFeatures, "net_arch": [], **kwargs}
         kwargs["log_std_init"] = math.log(initial_std)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -226,17 +211,13 @@ class HybridPolicy(ActorCriticPolicy):
 
     def extract_features(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Extract features to act on or to evaluate: see ``ActorCriticPolicy``."""
-        self._set_time(obs)
+        self.action_dist.set_time(obs["time"])  # pyright: ignore[reportAttributeAccessIssue]
         return super().extract_features(obs, *args, **kwargs)
 
     def get_distribution(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the actions' distribution: see ``ActorCriticPolicy``."""
-        self._set_time(obs)
+        self.action_dist.set_time(obs["time"])  # pyright: ignore[reportAttributeAccessIssue]
         return super().get_distribution(obs, *args, **kwargs)
-
-    def _set_time(self, obs: dict[str, Tensor]) -> None:
-        assert isinstance(self.action_dist, HybridDistribution)
-        self.action_dist.set_time(obs["time"])
 
 
 def pack_action(location: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -267,7 +248,6 @@ def _count_classes(space: spaces.Space, num_classes: int | None) -> int:
     if num_classes is not None and width != 2 + num_classes:
         raise ValueError(
             f"action_space must be a Box of 2 + num_classes = {2 + num_classes} numbers, got "
-            f"{width}: pass the environment's num_classes, and make the environment without "
-            "allow_stop, whose stop score would be trained as one more class"
+            f"{width}: pass the environment's num_classes, and make it without allow_stop"
         )
     return width - 2

@@ -46,11 +46,8 @@ class EpisodeBuffer(RecurrentDictRolloutBuffer):
 
     They hold what the stock buffer's would for the same episodes, without padding. The LSTM's
     states aren't stored, because each episode begins with zeros. The arguments are the stock
-    buffer's; ``model.rollout_buffer = EpisodeBuffer.of(model)`` puts one into a new model.
-
-    Raises:
-        ValueError: In ``get``, if the rollout is not whole episodes of one length in lanes that
-            are in step, or ``batch_size`` is not a multiple of that length.
+    buffer's; ``model.rollout_buffer = EpisodeBuffer.of(model)`` puts one into a new model. Lanes
+    must be in step, and ``batch_size`` a multiple of the episodes' length.
     """
 
     @classmethod
@@ -79,24 +76,18 @@ class EpisodeBuffer(RecurrentDictRolloutBuffer):
             raise ValueError(f"batch_size must be a multiple of {length} steps, got {batch_size}")
         observations = {k: self._by_episode(part, length) for k, part in self.observations.items()}
         series = [self._by_episode(getattr(self, name), length) for name in _SERIES]
+        _, num_layers, _, num_units = self.hidden_state_shape
         order = torch.as_tensor(np.random.permutation(num_steps // length), device=self.device)  # noqa: NPY002 - the generator that Stable-Baselines3 seeds
         for episodes in order.split(batch_size // length):
-            yield self._batch(episodes, length, observations, series)
-
-    def _batch(
-        self, episodes: Tensor, length: int, observations: dict[str, Tensor], series: list[Tensor]
-    ) -> RecurrentDictRolloutBufferSamples:
-        """Return the steps of the episodes (B,) one after another, (B T, ...)."""
-        _, num_layers, _, num_units = self.hidden_state_shape
-        zeros = torch.zeros(num_layers, len(episodes), num_units, device=self.device)  # (L, B, H)
-        mask = torch.ones(len(episodes) * length, device=self.device)
-        return RecurrentDictRolloutBufferSamples(
-            {name: part[episodes].flatten(0, 1) for name, part in observations.items()},
-            *(part[episodes].flatten(0, 1) for part in series),
-            lstm_states=RNNStates((zeros, zeros), (zeros, zeros)),
-            episode_starts=torch.zeros_like(mask),  # no resets: the states are zeros already
-            mask=mask,
-        )
+            zeros = torch.zeros(num_layers, len(episodes), num_units, device=self.device)
+            mask = torch.ones(len(episodes) * length, device=self.device)  # (B T,)
+            yield RecurrentDictRolloutBufferSamples(
+                {name: part[episodes].flatten(0, 1) for name, part in observations.items()},
+                *(part[episodes].flatten(0, 1) for part in series),
+                lstm_states=RNNStates((zeros, zeros), (zeros, zeros)),  # (L, B, H)
+                episode_starts=torch.zeros_like(mask),  # no resets: the states are zeros already
+                mask=mask,
+            )
 
     def _by_episode(self, part: np.ndarray, length: int) -> Tensor:
         """Turn steps and lanes (R, N, ...) into episodes (E, T, ...)."""

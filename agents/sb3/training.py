@@ -28,12 +28,10 @@ class ResumedVectorEnv(VectorWrapper):
 
     Stable-Baselines3 resets its environment when training begins, which would end the episodes of
     the checkpoint.
-
-    Attributes:
-        restored: Observations and infos from ``env.set_state`` for the next reset, or None.
     """
 
     restored: Any = None
+    """Observations and infos from ``env.set_state`` for the next reset, or None."""
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Return the restored observations and infos once, or begin new episodes."""
@@ -64,10 +62,8 @@ class RunLogger(Logger):
 def train_once(model: OnPolicyAlgorithm) -> int:
     """Make one update, a rollout and the training on it, and return its number of env steps.
 
-    It writes no metrics: call ``model.dump_logs`` for that.
-
-    Raises:
-        FloatingPointError: If the policy's outputs become NaN or infinite.
+    It writes no metrics: call ``model.dump_logs`` for that. Diverging outputs raise
+    FloatingPointError.
     """
     steps = model.n_steps * model.n_envs
     with raising_divergence():

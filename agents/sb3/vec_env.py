@@ -36,11 +36,7 @@ class GlimpseVecEnv(VecEnv):
 
     Args:
         env: Vector environment in the autoreset mode ``SAME_STEP`` that returns NumPy observations
-            in fresh arrays.
-
-    Raises:
-        ValueError: If ``env`` is in another autoreset mode or reuses its arrays; in ``reset``, if
-            its observations are not NumPy arrays.
+            in fresh arrays; any other raises a ValueError.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):
@@ -56,10 +52,8 @@ class GlimpseVecEnv(VecEnv):
     def seed(self, seed: int | Sequence[int | None] | None = None) -> Sequence[int | None]:
         """Set the seeds of the next reset, and return one per lane.
 
-        ``PPO(..., seed=s)`` calls this too; to use other seeds, call it after making the algorithm.
-
-        Args:
-            seed: An int seeds lane i with seed + i, a list has one seed per lane, None is random.
+        An int seeds lane i with seed + i, a list has one seed per lane, None is random. ``PPO(...,
+        seed=s)`` calls this too; to use other seeds, call it after making the algorithm.
         """
         if seed is None or isinstance(seed, (int, np.integer)):
             return super().seed(None if seed is None else int(seed))
@@ -94,10 +88,9 @@ class GlimpseVecEnv(VecEnv):
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step all lanes; those whose episode ends begin the next one.
 
-        Returns:
-            Observations (of the new episode where one ended), rewards (N,), float32, flags of
-            ended episodes (N,), and infos of the step: the old episode's where one ended. The new
-            one's are in ``reset_infos``.
+        Return observations (of the new episode where one ended), rewards (N,), float32, flags of
+        ended episodes (N,), and infos: the old episode's where one ended, with the new one's in
+        ``reset_infos``.
         """
         obs, reward, terminated, truncated, infos = self.env.step(self._actions)
         current = {name: part for name, part in infos.items() if name not in _OLD_EPISODE_INFOS}
@@ -138,18 +131,14 @@ class GlimpseVecEnv(VecEnv):
             setattr(self._owner(attr_name), attr_name, value)
 
     def env_method(
-        self,
-        method_name: str,
-        *method_args: Any,
-        indices: VecEnvIndices = None,
-        **method_kwargs: Any,
+        self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
         """Call a method of all lanes; raises a ``ValueError`` for some of them."""
         self._require_all(method_name, indices)
         if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)):
-            return list(self._base.call(method_name, *method_args, **method_kwargs))
+            return list(self._base.call(method_name, *args, **kwargs))
         method = getattr(self._owner(method_name), method_name)
-        return [method(*method_args, **method_kwargs)] * self.num_envs
+        return [method(*args, **kwargs)] * self.num_envs
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None
@@ -161,14 +150,12 @@ class GlimpseVecEnv(VecEnv):
         return [f"<{wrapper_class.__name__}<" in names[i] for i in self._get_indices(indices)]
 
     def _owner(self, attr_name: str) -> Any:
-        """Return the outermost wrapper if it has an attribute, else the environment itself."""
         return self.env if hasattr(self.env, attr_name) else self._base
 
     def _require_all(self, attr_name: str, indices: VecEnvIndices) -> None:
         if len(set(self._get_indices(indices))) < self.num_envs:
-            raise ValueError(
-                f"{attr_name} is set or called in all lanes only: leave indices out, got {indices}"
-            )
+            advice = f"leave indices out, got {indices}"
+            raise ValueError(f"{attr_name} is set or called in all lanes only: {advice}")
 
     def _move_infos(
         self, infos: dict[str, Any], rows: list[dict[str, Any]], lanes: np.ndarray, cut: np.ndarray
@@ -181,7 +168,10 @@ class GlimpseVecEnv(VecEnv):
             if "episode" in begun:  # Gymnasium's RecordEpisodeStatistics; SB3 reads it too
                 final["episode"] = begun.pop("episode")
             final["TimeLimit.truncated"] = bool(cut[lane])
-            final["terminal_observation"] = _row(infos["final_obs"], lane)
+            obs = infos["final_obs"]
+            final["terminal_observation"] = (
+                {k: part[lane] for k, part in obs.items()} if isinstance(obs, dict) else obs[lane]
+            )
             rows[lane], self.reset_infos[lane] = final, begun
 
     def _next_seed(self) -> Any:
@@ -195,43 +185,25 @@ class GlimpseVecEnv(VecEnv):
 
 
 def split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """Split a vector environment's infos into one dict per lane.
+    """Split a vector environment's infos into one dict per lane, of Python numbers where possible.
 
-    Args:
-        infos: Arrays (N, ...) or dicts of such. A mask (N,) of the lanes that have an entry bears
-            its name with a leading underscore. Any other value holds for all lanes.
-        num_envs: N.
-
-    Returns:
-        N dicts. Entries of one-dimensional arrays become Python numbers.
+    Infos are arrays (N, ...) or dicts of such. A mask (N,) of the lanes that have an entry bears
+    its name with a leading underscore. Any other value holds for all lanes.
     """
     rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for name, values in infos.items():
         if name[:1] == "_" and name[1:] in infos:
             continue  # a mask
-        column = _column(values, num_envs)
-        mask = infos.get(f"_{name}")
-        if mask is None or np.count_nonzero(mask) == num_envs:
-            for row, value in zip(rows, column, strict=True):
-                row[name] = value
+        if isinstance(values, dict):
+            column = split_infos(values, num_envs)
+        elif isinstance(values, np.ndarray) and values.shape[:1] == (num_envs,):
+            column = values.tolist() if values.ndim == 1 else list(values)
         else:
-            for i in np.flatnonzero(mask).tolist():
-                rows[i][name] = column[i]
+            column = [values] * num_envs
+        mask = infos.get(f"_{name}")
+        for i in range(num_envs) if mask is None else np.flatnonzero(mask).tolist():
+            rows[i][name] = column[i]
     return rows
-
-
-def _column(values: Any, num_envs: int) -> Sequence[Any]:
-    """Return one value per lane."""
-    if isinstance(values, dict):
-        return split_infos(values, num_envs)
-    if isinstance(values, np.ndarray) and values.shape[:1] == (num_envs,):
-        return values.tolist() if values.ndim == 1 else list(values)
-    return [values] * num_envs
-
-
-def _row(obs: Any, lane: int) -> Any:
-    """Return one lane of a batch of observations, or of an array of observations."""
-    return {name: part[lane] for name, part in obs.items()} if isinstance(obs, dict) else obs[lane]
 
 
 def _check(env: VectorEnv[Any, Any, Any]) -> None:
@@ -242,9 +214,7 @@ def _check(env: VectorEnv[Any, Any, Any]) -> None:
         keyword = 'autoreset_mode="SameStep"'
         if of_singles:
             keyword = 'vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}'
-        raise ValueError(
-            f"env must be in the autoreset mode SAME_STEP, got {mode}: pass {keyword} to "
-            "gymnasium.make_vec"
-        )
+        advice = f"pass {keyword} to gymnasium.make_vec"
+        raise ValueError(f"env must be in the autoreset mode SAME_STEP, got {mode}: {advice}")
     if of_singles and not getattr(env.unwrapped, "copy", True):
         raise ValueError("env must return fresh arrays: make it with copy=True, the default")

@@ -31,8 +31,8 @@ class Disk:
     """Follows the system calls in a folder; all that is in it at first counts as safe.
 
     Attributes:
-        leavings: All that a power cut may leave: the content, which calls were made and what
-            was lost, and whether all calls had been made. Each content is listed once per half.
+        leavings: All that a power cut may leave: the content, after which call and what is
+            lost, and whether that was the last call.
     """
 
     def __init__(self, folder: Path):

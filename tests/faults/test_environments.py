@@ -132,10 +132,10 @@ def test_a_long_run_follows_the_page_in_bounded_memory(
     for call in range(50 * fault_rounds):
         kept = {name: info[name].copy() for name in ("label", "index", "position")}
         stop = (rng.random(n) < 0.1) & task.allow_stop
-        location = np.float32(1.5 * rng.uniform(-1, 1, (n, 2)))
+        location = rng.uniform(-1.5, 1.5, (n, 2)).astype(np.float32)
         scores = rng.normal(0, 3, (n, 4)).astype(np.float32)
         label = scores.argmax(1)
-        log_p: Any = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+        log_p = np.asarray(scores - np.log(np.exp(scores).sum(1, keepdims=True))).tolist()
         if task.action_format == "dict":
             action: Any = {"location": location, "label": label}
             action |= {"stop": stop.astype(int)} if task.allow_stop else {}
@@ -150,7 +150,7 @@ def test_a_long_run_follows_the_page_in_bounded_memory(
         for i in range(n):
             truth = int(kept["label"][i])
             facts = (int(t[i]), bool(ends[i]), bool(label[i] == truth))
-            assert math.isclose(reward[i], slow_reward(task, *facts, log_p[i, truth]), abs_tol=1e-5)
+            assert math.isclose(reward[i], slow_reward(task, *facts, log_p[i][truth]), abs_tol=1e-5)
             if not ends[i]:
                 assert all((info[name][i] == kept[name][i]).all() for name in kept)
                 assert (obs["location"][i] == location[i].clip(-1, 1)).all()

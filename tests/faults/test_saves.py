@@ -142,9 +142,8 @@ def view_run(folder: Path) -> View:
     if not view:
         return view
     rows = (folder / "run" / "metrics.csv").read_text().splitlines()[1:]
-    steps = [int(row.split(",")[0]) for row in rows]
     return {
-        step: (files, [row for row, at in zip(rows, steps, strict=True) if at < 10 * step])
+        step: (files, [row for row in rows if int(row.split(",")[0]) < 10 * step])
         for step, files in view.items()
     }
 
@@ -289,7 +288,7 @@ def test_the_power_is_cut_after_any_call(bench: Bench):
 # What these tests notice
 
 
-def replace_unsynchronised(folder: Path) -> None:
+def replace_without_fsync(folder: Path) -> None:
     descriptor = os.open(folder / "new", os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, b"the new content")
     os.close(descriptor)
@@ -303,6 +302,6 @@ def test_a_careless_save_is_noticed(tmp_path: Path):
     def prepare(folder: Path) -> None:
         (folder / "file").write_bytes(b"the old content")
 
-    bench = Bench(Save(prepare, replace_unsynchronised, view), tmp_path)
+    bench = Bench(Save(prepare, replace_without_fsync, view), tmp_path)
     with pytest.raises(AssertionError):
         test_the_power_is_cut_after_any_call(bench)

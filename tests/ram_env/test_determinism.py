@@ -24,15 +24,8 @@ from ram_env.tasks import SignpostTask
 from tests.vector_env_checker import assert_same, sampler, scenes
 
 # The first scale shows the whole canvas from its middle, the second from anywhere.
-TOY: dict[str, Any] = {
-    "dataset": "toy",
-    "canvas_size": 32,
-    "translate": True,
-    "num_clutter": 2,
-    "glimpse_size": 32,
-    "num_scales": 2,
-    "num_glimpses": 3,
-}
+TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 32, "translate": True, "num_clutter": 2}
+TOY |= {"glimpse_size": 32, "num_scales": 2, "num_glimpses": 3}
 NUM_TOY = 40  # images in each of its splits
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "signpost": ("SignpostGlimpse-v0", {}),
@@ -40,12 +33,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "toy-test": ("MNISTGlimpse-v0", {**TOY, "split": "test"}),
     "toy-sequential": ("MNISTGlimpse-v0", {**TOY, "order": "sequential"}),
 }
-MNIST_IDS = [
-    "MNISTGlimpse-v0",
-    "TranslatedMNISTGlimpse-v0",
-    "ClutteredMNISTGlimpse-v0",
-    "LargeClutteredMNISTGlimpse-v0",
-]
+MNIST_IDS = [f"{kind}MNISTGlimpse-v0" for kind in ("", "Translated", "Cluttered", "LargeCluttered")]
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -144,16 +132,6 @@ def test_equal_seeds_are_rollouts_of_one_image(task):
 # Order, splits and options
 
 
-@pytest.mark.parametrize("num_envs", [1, 3, 40, 64])
-def test_sequential_lane_i_visits_i_then_i_plus_n(num_envs):
-    env = make_vector("toy", num_envs, order="sequential", num_glimpses=1)
-    _, infos = env.reset(seed=0)
-    for turn in range(5):
-        expected = (turn * num_envs + np.arange(num_envs)) % NUM_TOY
-        assert_same(infos["index"], expected)
-        *_, infos = env.step(np.zeros((num_envs, 6), np.float32))
-
-
 @pytest.mark.parametrize("split", ["train", "validation", "test", "train+validation"])
 def test_sequential_visits_are_the_same_for_any_num_envs_and_seed(split):
     keywords = {"order": "sequential", "split": split}
@@ -165,7 +143,7 @@ def test_sequential_visits_are_the_same_for_any_num_envs_and_seed(split):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_each_pass_over_a_frozen_split_has_the_same_canvases_and_its_own_first_locations(split):
+def test_each_pass_over_a_frozen_split_alone_has_the_same_canvases_and_its_own_locations(split):
     keywords = {"order": "sequential", "split": split}
     seen = visits(make_vector("toy", 7, **keywords), 3 * NUM_TOY)
     passes = [seen[:NUM_TOY], seen[NUM_TOY : 2 * NUM_TOY], seen[2 * NUM_TOY :]]
@@ -173,9 +151,6 @@ def test_each_pass_over_a_frozen_split_has_the_same_canvases_and_its_own_first_l
         assert all(x[2] != y[2] for x, y in zip(passes[a], passes[b], strict=True))
     seen = visits(make_vector("toy", 7, **keywords), 3 * NUM_TOY, location=(0, 0))
     assert seen[:NUM_TOY] == seen[NUM_TOY : 2 * NUM_TOY] == seen[2 * NUM_TOY :]
-
-
-def test_each_pass_over_the_training_split_has_its_own_canvases():
     seen = visits(make_vector("toy", 7, order="sequential"), 2 * NUM_TOY, location=(0, 0))
     assert all(a[1] != b[1] for a, b in zip(seen[:NUM_TOY], seen[NUM_TOY:], strict=True))
 
@@ -196,7 +171,7 @@ def test_a_frozen_image_has_one_canvas_and_first_location_whatever_order_and_see
         assert (info["index"], obs["glimpse"].tobytes(), obs["location"].tobytes()) == listed[k]
 
 
-def test_the_index_option_fixes_the_image_and_no_other_draw():
+def test_a_reset_option_fixes_the_image_or_the_location_and_no_other_draw():
     env, twin = make_vector("toy", 5), make_vector("toy", 5)
     drawn, infos = env.reset(seed=0)
     fixed, others = twin.reset(seed=0, options={"index": [0, 1, 2, 3, 39]})
@@ -205,16 +180,13 @@ def test_the_index_option_fixes_the_image_and_no_other_draw():
     assert_same(fixed["location"], drawn["location"])
     assert_same(others["position"], infos["position"])
     assert scenes(env.reset()) == scenes(twin.reset())
-
-
-@pytest.mark.parametrize("task", ["toy", "toy-test"])
-def test_the_location_option_fixes_the_first_location_and_no_other_draw(task):
-    env, twin = make_vector(task, 2), make_vector(task, 2)
-    _, infos = env.reset(seed=0)
-    obs, others = twin.reset(seed=0, options={"location": [(0.5, -0.25), (1, -1)]})
-    assert obs["location"].tolist() == [[0.5, -0.25], [1, -1]]
-    assert_same(others, infos)
-    assert scenes(env.reset()) == scenes(twin.reset())
+    for task in ("toy", "toy-test"):
+        env, twin = make_vector(task, 2), make_vector(task, 2)
+        _, infos = env.reset(seed=0)
+        obs, others = twin.reset(seed=0, options={"location": [(0.5, -0.25), (1, -1)]})
+        assert obs["location"].tolist() == [[0.5, -0.25], [1, -1]]
+        assert_same(others, infos)
+        assert scenes(env.reset()) == scenes(twin.reset())
 
 
 # Saved states
@@ -312,11 +284,8 @@ def test_an_unseeded_reset_takes_its_key_from_np_random(make):
 
     assert_same(begin(3), begin(3))
     assert begin(3)[0][0]["location"].tolist() != begin(4)[0][0]["location"].tolist()
-
-
-def test_unseeded_lanes_differ_from_each_other_and_from_other_envs():
     lanes = [*scenes(make_vector("toy", 4).reset()), *scenes(make_vector("toy", 4).reset())]
-    assert len({*lanes}) == 8
+    assert len({*lanes}) == 8  # unseeded lanes differ from each other and from other envs
 
 
 # Frozen canvases
@@ -330,6 +299,7 @@ def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(
     if env_id in MNIST_IDS:
         request.getfixturevalue("full_mnist")
     canvases, labels = frozen_canvases(env_id, split)
+    assert [*FROZEN_SHA256] == MNIST_IDS
     if env_id in MNIST_IDS:
         assert digest(canvases) == FROZEN_SHA256[env_id][split]
     keywords: dict[str, Any] = {"split": split, "order": "sequential", "num_scales": 1}
@@ -339,24 +309,8 @@ def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(
     assert_same(obs["glimpse"], planes * np.float32(1 / 255))
     assert_same(infos["label"], labels[:300])
     assert_same(infos["index"], np.arange(300))
-    assert (
-        len(canvases) == len(labels) == env.num_images == {"validation": 5000, "test": 10000}[split]
-    )
-
-
-def test_the_table_of_frozen_digests_is_complete():
-    assert [*FROZEN_SHA256] == MNIST_IDS
-    assert all([*digests] == ["validation", "test"] for digests in FROZEN_SHA256.values())
-    assert len({value for digests in FROZEN_SHA256.values() for value in digests.values()}) == 8
-
-
-@pytest.mark.parametrize(
-    ("argument", "call"),
-    [("env_id", ("CartPole-v1", "test")), ("split", ("SignpostGlimpse-v0", "train"))],
-)
-def test_frozen_canvases_refuse_other_names(argument, call):
-    with pytest.raises(ValueError, match=argument):
-        frozen_canvases(*call)
+    num_images = {"validation": 5_000, "test": 10_000}[split]
+    assert len(canvases) == len(labels) == env.num_images == num_images
 
 
 def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path, monkeypatch):
@@ -374,6 +328,10 @@ def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path,
     frozen_canvases("Own-v0", "test", data_dir="elsewhere")
     assert asked == [str(tmp_path), "elsewhere"]
     del gym.registry["Own-v0"]
+    with pytest.raises(ValueError, match="env_id"):
+        frozen_canvases("CartPole-v1", "test")
+    with pytest.raises(ValueError, match="split"):
+        frozen_canvases("SignpostGlimpse-v0", "train")
 
 
 def _nested(depth: int) -> list[Any]:
@@ -418,6 +376,9 @@ def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
         env.set_state({**before, entry: value})
     with pytest.raises(ValueError, match="state must be a dict"):
         env.set_state(None)  # pyright: ignore[reportArgumentType]
+    for unbegun, value in (("seen", 0), ("episode", -1)):
+        with pytest.raises(ValueError, match="running"):
+            env.set_state({**before, unbegun: [value, *before[unbegun][1:]]})
     assert env.get_state() == before
 
 
@@ -445,16 +406,6 @@ def test_a_state_stored_by_the_first_release_still_continues():
     assert (obs["glimpse"][:, :, 0, 0] * 255).round().tolist() == [[255, 0, 0], [0, 127, 0]]
 
 
-def test_a_lane_that_runs_has_seen_something():
-    env = ram_env.SignpostVectorEnv(2)
-    env.reset(seed=0)
-    for entry in ("seen", "episode"):
-        state = env.get_state()
-        state[entry][0] -= 1
-        with pytest.raises(ValueError, match="running"):
-            env.set_state(state)
-
-
 def test_a_state_of_other_data_under_the_same_name_is_refused():
     def register(count: int) -> None:
         images = np.zeros((count, 28, 28), np.uint8), np.arange(count) % 3
@@ -471,10 +422,11 @@ def test_a_state_of_other_data_under_the_same_name_is_refused():
 
 def test_a_wrapped_environment_continues_after_a_reset():
     env, other = (gym.make("SignpostGlimpse-v0") for _ in range(2))
-    env.reset(seed=0)
-    env.step(env.action_space.sample())
-    other.reset()
-    unwrapped: Any = other.unwrapped
-    unwrapped.set_state(env.unwrapped.get_state())  # pyright: ignore[reportAttributeAccessIssue]
+    first, second = (wrapper.unwrapped for wrapper in (env, other))
+    assert isinstance(first, ram_env.SignpostEnv)
+    assert isinstance(second, ram_env.SignpostEnv)
+    for wrapper in (env, other):
+        wrapper.reset()
+    second.set_state(first.get_state())
     action = env.action_space.sample()
     assert_same(env.step(action)[0], other.step(action)[0])

@@ -33,13 +33,9 @@ def own_module(tmp_path, monkeypatch):
     gymnasium.registry.pop("MyDigits-v0", None)
 
 
-@pytest.mark.parametrize("env_id", TASKS)
-def test_an_ids_task_is_the_one_that_its_environment_has(env_id):
-    kind, keywords = TASKS[env_id]
-    assert find_task(env_id) == find_task(f"ram_env:{env_id}") == kind(**keywords)
-
-
-def test_an_environment_of_a_users_module_is_found_as_gymnasium_would(own_module):
+def test_an_ids_task_is_its_environments_and_a_users_module_is_imported(own_module):
+    for env_id, (kind, keywords) in TASKS.items():
+        assert find_task(env_id) == find_task(f"ram_env:{env_id}") == kind(**keywords)
     task = find_task(f"{own_module}:MyDigits-v0")
     assert (task.num_glimpses, task.glimpse_size) == (3, 8)
 

@@ -71,15 +71,9 @@ def follower(chain: int, parts: int, num_marks: int = 4):
     return policy
 
 
-PATHS = [
-    # chain, parts, board_size, num_marks, num_glimpses
-    (1, 1, 3, 4, 4),
-    (1, 1, 2, 3, 2),
-    (1, 2, 3, 4, 2),
-    (2, 1, 3, 4, 3),
-    (2, 2, 4, 5, 6),
-    (3, 1, 3, 2, 4),
-    (3, 4, 2, 3, 4),
+PATHS = [  # chain, parts, board_size, num_marks, num_glimpses
+    *[(1, 1, 3, 4, 4), (1, 1, 2, 3, 2), (1, 2, 3, 4, 2), (2, 1, 3, 4, 3)],
+    *[(2, 2, 4, 5, 6), (3, 1, 3, 2, 4), (3, 4, 2, 3, 4)],
 ]
 
 
@@ -87,15 +81,9 @@ PATHS = [
 def test_following_the_signposts_with_memory_is_always_right(
     chain, parts, board_size, num_marks, num_glimpses
 ):
-    right, _ = accuracy(
-        follower(chain, parts, num_marks),
-        rounds=2,
-        chain=chain,
-        parts=parts,
-        board_size=board_size,
-        num_marks=num_marks,
-        num_glimpses=num_glimpses,
-    )
+    dials = {"chain": chain, "parts": parts, "board_size": board_size}
+    dials |= {"num_marks": num_marks, "num_glimpses": num_glimpses}
+    right, _ = accuracy(follower(chain, parts, num_marks), rounds=2, **dials)
     assert right == 1
 
 
@@ -128,13 +116,8 @@ def test_looking_at_random_cells_reaches_what_the_page_says(board_size, num_mark
         column, row = rng.integers(board_size, size=(2, len(mark)))
         return column, row, seen
 
-    right, n = accuracy(
-        policy,
-        rounds=40,
-        board_size=board_size,
-        num_marks=num_marks,
-        num_glimpses=num_glimpses,
-    )
+    dials = {"board_size": board_size, "num_marks": num_marks, "num_glimpses": num_glimpses}
+    right, n = accuracy(policy, rounds=40, **dials)
     # The defaults: q = 1 - (8/9)^3 = 217/729, and 217/729 + 512/729 / 4 = 345/729 = 0.4733.
     q = 1 - (1 - 1 / board_size**2) ** (num_glimpses - 1)
     expected = q + (1 - q) / num_marks
@@ -203,9 +186,8 @@ def test_the_colours_spell_the_path_the_marks_and_the_label(board_size, chain, p
 def test_levels_are_rounded_down():
     canvases, *_ = boards(board_size=5)
     # 255 c / 4 = 0, 63.75, 127.5, 191.25, 255; 255 (v + 1) / 4 the same without 0.
-    assert np.unique(canvases[..., 0]).tolist() == [0, 63, 127, 191, 255]
-    assert np.unique(canvases[..., 1]).tolist() == [0, 63, 127, 191, 255]
-    assert np.unique(canvases[..., 2]).tolist() == [0, 63, 127, 191, 255]
+    for colour in range(3):
+        assert np.unique(canvases[..., colour]).tolist() == [0, 63, 127, 191, 255]
 
 
 def test_starts_ends_marks_and_other_cells_are_uniform():
@@ -265,13 +247,10 @@ def test_dials_out_of_range_are_refused(keywords, name):
         gym.make("SignpostGlimpse-v0", **keywords)
 
 
-@pytest.mark.parametrize(
-    "keywords",
-    [
-        {"board_size": 2, "chain": 3, "parts": 4, "num_marks": 10},
-        {"board_size": 32, "num_marks": 255},
-    ],
-)
+LIMITS = {"board_size": 2, "chain": 3, "parts": 4, "num_marks": 10}
+
+
+@pytest.mark.parametrize("keywords", [LIMITS, {"board_size": 32, "num_marks": 255}])
 def test_dials_at_their_limits_work(keywords):
     env = gym.make("SignpostGlimpse-v0", **keywords)
     _, info = env.reset(seed=0)

@@ -2,18 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 
 from agents.runs.folder import RunLog
 from agents.training import Training
-from ram_env import DatasetError
-from train import reinforce
 from train.reinforce import Config, main, parse
 
 UPDATES = 8
@@ -78,21 +74,11 @@ def train_and_fail(folder: Path, number: int) -> None:
             train(folder)
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Yield all strings in a parsed JSON file except keys."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from strings(part)
-    elif isinstance(value, str):
-        yield value
-
-
 def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
     before = contents(whole)
     capsys.readouterr()
-    for _ in range(2):
-        resume(whole)
-        assert capsys.readouterr().out == "finished; no final split was evaluated\n"
+    resume(whole)
+    assert capsys.readouterr().out == "finished; no final split was evaluated\n"
     assert contents(whole) == before
 
 
@@ -111,19 +97,6 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
     assert results(folder) == results(whole)
 
 
-def test_a_run_that_finds_no_data_leaves_no_folder(tmp_path, capsys, monkeypatch):
-    def fail(*args: Any, **keywords: Any) -> None:
-        raise DatasetError("the data cannot be read")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reinforce, "make_env", fail)
-    for folder in (None, tmp_path / "run"):
-        with pytest.raises(DatasetError):
-            main(Config(run_dir=folder, **SHORT))
-        assert "nothing was trained" in capsys.readouterr().out
-    assert not list(tmp_path.glob("**/config.json"))
-
-
 def test_an_existing_run_is_never_written_over(whole, tmp_path):
     train_and_fail(tmp_path / "run", 2)
     for folder in (whole, tmp_path / "run"):
@@ -136,16 +109,13 @@ def test_an_existing_run_is_never_written_over(whole, tmp_path):
 def test_nothing_that_is_saved_depends_on_the_time_the_machine_or_the_place(whole, tmp_path):
     train(tmp_path / "elsewhere")  # at another time
     assert results(tmp_path / "elsewhere") == results(whole)
-    clock = re.compile(r"\d{4}-\d\d-\d\d|\d\d:\d\d")
-    for path in whole.rglob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            assert not file.metadata()
     for path in whole.glob("checkpoints/*/state.json"):
         state = json.loads(path.read_text())
         entries = {"update", "env_steps", "metrics", "config", "commit", "versions"}
         assert set(state) == entries | {"best_error", "env"}
         assert not {"run_dir", "resume"} & set(state["config"])
-        assert not [text for text in strings(state) if "/" in text or clock.search(text)]
+        values = re.findall(r'"([^"]*)"(?!:)', path.read_text())
+        assert not [value for value in values if re.search(r"/|\d\d-\d\d|\d\d:\d\d", value)]
 
 
 def test_a_run_only_counts_as_finished_when_its_metrics_are_on_the_disk(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 
+from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
 from agents.runs.commands import Stop, Stopped
 from agents.runs.folder import RunLog
@@ -195,9 +196,7 @@ def test_the_best_model_is_left_as_a_zip_of_stable_baselines_and_as_safetensors(
     saved, weights = load_file(tmp_path / "run" / "best.safetensors"), weights_of(model.policy)
     assert weights.state_dict().keys() == saved.keys()
     assert all(torch.equal(weight, saved[name]) for name, weight in weights.state_dict().items())
-    assert sum(p.numel() for p in model.policy.parameters()) == sum(
-        w.numel() for w in saved.values()
-    )
+    assert count_parameters(model.policy) == sum(w.numel() for w in saved.values())
 
 
 def test_it_learns_to_classify_what_it_sees(tmp_path, capsys):
@@ -239,35 +238,21 @@ gymnasium.register(
 # What is refused
 
 
-def test_more_validation_images_than_there_are_are_refused_at_the_start(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"validation_images must be at most 40, .* got 41"):
-        train(tmp_path / "run", capsys, validation_images=41)
-
-
 @pytest.mark.parametrize("env_id", ["StopGlimpse-v0", "DictGlimpse-v0"])
 def test_an_environment_without_box_actions_is_refused(env_id):
     with pytest.raises(ValueError, match=f"actions are a Box of x, y and class.*'{env_id}'"):
         Config(env_id=env_id)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"algorithm": "dqn"}, "algorithm must be one of .'ppo', 'a2c'"),
-        ({"total_steps": 0}, "total_steps"),
-        ({"batch_episodes": 48}, "batch_episodes must divide the 1024 episodes"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"entropy_coef": -0.1}, "entropy_coef"),
-        ({"final_std": 0.5}, "final_std"),
-        ({"rollout_episodes": 0}, "rollout_episodes"),
-        ({"gae_lambda": 1.5}, "gae_lambda"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 2**32}, "seed must be less than"),
-    ],
-)
-def test_a_bad_setting_fails_at_once(changes, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**changes)
+WRONG = {"total_steps": 0, "batch_episodes": 48, "learning_rate": 0.0, "entropy_coef": -0.1}
+WRONG |= {"final_std": 0.5, "rollout_episodes": 0, "gae_lambda": 1.5, "seed": 2**32}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_bad_setting_fails_at_once_except_minibatches_of_a2c(name):
+    with pytest.raises(ValueError, match=name):
+        Config(**{name: WRONG[name]})
+    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -287,16 +272,3 @@ def test_flags_reach_the_algorithm(algorithm):
         assert model.policy.lstm_actor.hidden_size == 24
     if algorithm.endswith("_history"):
         assert model.policy.features_dim == 24
-
-
-def test_a2c_has_shorter_rollouts_and_no_minibatches():
-    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
-    assert Config(algorithm="ppo").lane_episodes == 8
-    assert Config(algorithm="a2c", rollout_episodes=3).lane_episodes == 3
-
-
-@pytest.mark.parametrize("arguments", [["--algorithm", "dqn"], ["--total-stesp", "3"]])
-def test_the_command_refuses_unknown_algorithms_and_flags(capsys, arguments):
-    with pytest.raises(SystemExit):
-        parse(arguments)
-    assert arguments[0] in capsys.readouterr().err

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import multiprocessing
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +19,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
-from agents.runs.files import read_json
-from docs import sweep as figure
+from agents.runs.files import read_csv, read_json
 from tests.script_helpers import wait_for
 from train import reinforce, sweep
 from train.comparison.search import load_study, open_search, state_of
 from train.sweep import SPACE, Config, main, make_flags, parse
 
 ENV_ID = "SignpostGlimpse-v0"  # guessing errs in 75 %
-STOPPED = 128 + signal.SIGTERM
+SCRIPT = Path(__file__).parents[2] / "docs" / "sweep.py"
 DEFAULTS = {name: getattr(reinforce.Config(), name) for name in SPACE}
 
 PROGRAM = """
@@ -112,8 +106,7 @@ class Place:
         return [line.split()[0] for line in lines if word in line]
 
     def rows(self) -> list[dict[str, str]]:
-        with (self.folder / "results" / "out.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_csv(self.folder / "results" / "out.csv")
 
     def states(self) -> list[str]:
         study = load_study(self.folder / "work" / f"{ENV_ID}.journal", ENV_ID)
@@ -123,18 +116,6 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def signal_when(condition: Callable[[], bool]) -> threading.Thread:
-    """Send this process SIGTERM as soon as something is so."""
-
-    def watch() -> None:
-        wait_for(condition)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
 
 
 def test_a_study_continues_until_its_total_and_the_defaults_come_first(place, capsys):
@@ -151,7 +132,8 @@ def test_a_study_continues_until_its_total_and_the_defaults_come_first(place, ca
 
 
 def test_a_training_gets_the_trials_values_and_never_sees_the_test_split(place):
-    place.run(trials=2, flags=("--bf16", "--max-grad-norm", "5"))
+    flags = parse(["--", "--bf16", "--max-grad-norm", "5"]).flags
+    place.run(trials=2, flags=flags)
     line = (place.folder / "calls.txt").read_text().splitlines()[1]
     config = reinforce.parse(line.split()[1:])
     row = place.rows()[1]
@@ -162,12 +144,15 @@ def test_a_training_gets_the_trials_values_and_never_sees_the_test_split(place):
     assert (config.total_episodes, config.num_validations) == (550_000, 4)
 
 
-def test_the_value_is_the_mean_of_the_seeds_final_errors(place):
-    place.plan({"0/1000": {"errors": [50, 8]}, "0/1001": {"errors": [60, 10]}})
-    place.run(trials=1, seeds=2)
-    (row,) = place.rows()
-    assert (row["value"], row["seed_1000"], row["seed_1001"]) == ("9.0", "8.0", "10.0")
-    assert [row[f"mark_{mark}"] for mark in (1, 2, 3, 4)] == ["50.0", "8.0", "", ""]
+def test_the_value_is_the_mean_of_the_seeds_final_errors_with_guessing_where_one_diverged(place):
+    plan = {"0/1000": {"errors": [50, 8]}, "0/1001": {"errors": [60, 10]}}
+    place.plan({**plan, "1/1000": {"errors": [30], "status": 3}})
+    place.run(trials=2, seeds=2)
+    mean, diverged = place.rows()
+    assert (mean["value"], mean["seed_1000"], mean["seed_1001"]) == ("9.0", "8.0", "10.0")
+    assert [mean[f"mark_{mark}"] for mark in (1, 2, 3, 4)] == ["50.0", "8.0", "", ""]
+    assert (diverged["state"], float(diverged["value"])) == ("finished", (75 + 17) / 2)
+    assert (diverged["seed_1000"], diverged["note"]) == ("75.0", "seed 1000 diverged")
 
 
 def test_a_trial_that_falls_behind_is_pruned_and_its_process_stopped(place):
@@ -179,6 +164,9 @@ def test_a_trial_that_falls_behind_is_pruned_and_its_process_stopped(place):
     rows = place.rows()
     assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "finished"]
     assert (rows[2]["mark_2"], rows[2]["mark_3"], rows[2]["value"]) == ("40.0", "", "")
+    report, figure = place.folder / "results" / "out.csv", place.folder / "sweep.png"
+    subprocess.run([sys.executable, SCRIPT, report, figure], check=True)
+    assert figure.read_bytes().startswith(b"\x89PNG")  # drawn from the report alone
 
 
 def test_no_trial_is_pruned_before_the_warmup_or_by_its_other_seeds(place):
@@ -186,14 +174,6 @@ def test_no_trial_is_pruned_before_the_warmup_or_by_its_other_seeds(place):
     place.run(trials=3, startup_trials=2, warmup_marks=2, seeds=2)
     assert place.states() == ["finished"] * 3
     assert float(place.rows()[2]["value"]) == (17 + 70) / 2
-
-
-def test_a_run_that_diverges_counts_as_guessing_and_is_named(place):
-    place.plan({"1/1000": {"errors": [30], "status": 3}})
-    place.run(trials=2, seeds=2)
-    row = place.rows()[1]
-    assert (row["state"], float(row["value"])) == ("finished", (75 + 17) / 2)
-    assert (row["seed_1000"], row["note"]) == ("75.0", "seed 1000 diverged")
 
 
 def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
@@ -209,38 +189,23 @@ def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
     assert len(place.calls()) == 3
 
 
-def test_a_signal_stops_the_trainings_and_their_settings_are_tried_again(place):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
     place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
-    thread = signal_when(lambda: len(place.calls()) == 2)
-    with pytest.raises(SystemExit) as ended:
-        place.run(processes=2)
-    thread.join()
-    assert ended.value.code == STOPPED
-    assert sorted(place.calls("stopped")) == ["0/1000", "1/1000"]
-    assert place.states() == ["interrupted", "interrupted", "waiting", "waiting"]
+    killed = how == signal.SIGKILL
+    with place.start(processes=2) as process:
+        wait_for(lambda: len(place.calls()) == 2)
+        process.send_signal(how)
+    assert process.returncode == (-how if killed else 128 + how)
+    if not killed or sys.platform == "linux":
+        wait_for(lambda: sorted(place.calls("stopped")) == ["0/1000", "1/1000"])
+    assert place.states() == (["running"] * 2 if killed else ["interrupted"] * 2 + ["waiting"] * 2)
     place.run()
     assert place.states() == ["interrupted"] * 2 + ["finished"] * 3
     rows = place.rows()
     for first, second in ((0, 2), (1, 3)):
         assert [rows[first][name] for name in SPACE] == [rows[second][name] for name in SPACE]
     assert [row["note"] for row in rows] == ["defaults", "", "defaults", "", ""]
-
-
-def test_a_killed_processs_trial_is_tried_again_and_its_training_ends_with_it(place):
-    place.plan({"0": {"sleeps": True}})
-    with warnings.catch_warnings():  # that threads don't survive a fork, which nothing here needs
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = multiprocessing.get_context("fork").Process(target=place.run)
-        process.start()
-    wait_for(lambda: len(place.calls()) == 1)
-    process.kill()
-    process.join()
-    if sys.platform == "linux":
-        wait_for(lambda: place.calls("stopped") == ["0/1000"])
-    assert place.states() == ["running"]
-    place.run()
-    assert place.states() == ["interrupted", "finished", "finished", "finished"]
-    assert [row["note"] for row in place.rows()] == ["defaults", "defaults", "", ""]
 
 
 def test_a_second_sweep_on_a_journal_is_refused_in_one_line(place):
@@ -302,14 +267,6 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     assert (config.env_id, config.total_episodes) == (ENV_ID, 1234)
 
 
-def test_the_figure_is_drawn_from_the_report_alone(place):
-    place.plan({"2": {"errors": [50, 49], "sleeps": True}})
-    place.run(trials=4, startup_trials=2, warmup_marks=1)
-    output = place.folder / "sweep.png"
-    figure.main(figure.Config(place.folder / "results" / "out.csv", output))
-    assert output.read_bytes().startswith(b"\x89PNG")
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -332,18 +289,14 @@ def test_bad_settings_are_refused_by_name(place, changes, named):
     assert place.calls() == []
 
 
-def test_a_study_is_not_resumed_under_other_settings(place):
+def test_a_study_is_resumed_under_its_own_settings_and_in_its_own_folder(place):
     place.run(trials=1)
     with pytest.raises(ValueError, match=r"total_episodes=550000, not 1000: .* --study"):
         place.run(trials=2, total_episodes=1000)
-    assert len(place.calls()) == 1
-
-
-def test_trials_that_lie_there_are_not_overwritten(place):
-    place.run(trials=1)
     (place.folder / "work" / f"{ENV_ID}.journal").unlink()
     with pytest.raises(ValueError, match=r"holds trials of another study: move it away"):
         place.run(trials=1)
+    assert len(place.calls()) == 1
 
 
 def test_a_line_that_a_crash_cut_short_is_dropped_and_the_study_continues(place, capsys):
@@ -398,11 +351,6 @@ def test_every_value_of_the_space_is_one_that_trainings_take(end):
     config = reinforce.parse(make_flags(settings, params))
     assert {name: getattr(config, name) for name in SPACE} == params
     assert config.final_std == 0.03
-
-
-def test_what_follows_two_dashes_goes_to_the_trainings():
-    config = parse(["--trials", "7", "--", "--core", "lstm", "--bf16"])
-    assert (config.trials, config.flags) == (7, ("--core", "lstm", "--bf16"))
 
 
 def test_it_searches_over_real_trainings(place):

@@ -1,4 +1,4 @@
-"""Figures of a comparison: learning curves, and the final error of every seed.
+"""Figures of a comparison (learning curves, the final error of every seed) and of a sweep.
 
 Classes L and R have separate panels. An algorithm has the same colour and marker in all figures
 of a protocol; controls are grey. Figures are drawn without pyplot, which would keep them alive.
@@ -12,29 +12,22 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    EngFormatter,
-    FixedLocator,
-    FuncFormatter,
-    Locator,
-    LogLocator,
-    NullFormatter,
-    NullLocator,
-)
 from matplotlib.typing import LineStyleType
 from PIL import Image
 
-from agents.runs.files import make_folder, write_whole
+from agents.runs.files import make_folder, read_csv, read_json, write_whole
 from train.comparison.protocol import Protocol
 from train.comparison.results import Curve, Seed
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
@@ -54,6 +47,17 @@ LINEAR = 1.0  # [%]; error axes are linear below it, so that 0 has a place
 XLABELS = ("env steps", "samples through the networks backward", "CPU time at one thread [s]")
 _SCALE = {"linthresh": LINEAR, "linscale": 0.6}
 _PANEL = {"dpi": 100, "layout": "constrained"}
+_DOTTED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+_TRIALS: dict[str, dict[str, Any]] = {  # of a sweep; shape and filling tell them apart in grey
+    "pruned, at its last error": {"s": 26, "facecolors": "none", "edgecolors": "#8a8a8a"},
+    "finished": {"s": 30, "color": "#0072B2", "alpha": 0.75, "linewidths": 0},
+    "defaults": {"marker": "D", "s": 75, "color": "#E69F00", "edgecolors": "black"},
+    "best": {"marker": "*", "s": 230, "color": "#D55E00", "edgecolors": "black"},
+}
+_SCATTER = (-0.12, 0.04, -0.04, 0.12, 0.0)  # sideways, of trials with the same choice
+
+Trials = dict[str, list[dict[str, str]]]
+"""The lines of a sweep's CSV that have an ``error``, by how they are drawn."""
 
 
 class Style(NamedTuple):
@@ -70,15 +74,16 @@ def styles(protocol: Protocol) -> dict[str, Style]:
     Colours repeat after ten algorithms of a class, with other markers.
     """
     found: dict[str, Style] = {}
-    groups: dict[tuple[str, bool], list[str]] = {}
+    counts: Counter[tuple[str, bool]] = Counter()
     for each in protocol.algorithms.values():
-        members = groups.setdefault((each.feedback, each.role == "control"), [])
-        index = len(members)
-        members.append(each.name)
-        marker = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
-        found[each.name] = Style(COLOURS[index % len(COLOURS)], marker)
+        group = (each.feedback, each.role == "control")
+        index, counts[group] = counts[group], counts[group] + 1
+        turn, colour = divmod(index, len(COLOURS))
+        style = Style(COLOURS[colour], MARKERS[(index + turn) % len(MARKERS)])
         if each.role == "control":
-            found[each.name] = Style(GREY, marker, CONTROL_STYLES[index % len(CONTROL_STYLES)])
+            line = CONTROL_STYLES[index % len(CONTROL_STYLES)]
+            style = style._replace(colour=GREY, line=line)
+        found[each.name] = style
     return found
 
 
@@ -86,9 +91,6 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
     """Draw validation errors during training: a row per class, a column per measure of cost.
 
     Thin lines are seeds, thick ones means; a cross is where a seed diverged.
-
-    Raises:
-        ValueError: If there is no result.
     """
     groups, look, threshold = _by_class(results), styles(protocol), results.task.threshold
     figure = Figure(figsize=(13, 0.5 + 3.7 * len(groups)), **_PANEL)
@@ -102,10 +104,10 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
         panels[0].set_ylim(limits)
         for column, axes in enumerate(panels):
             _draw_curves(axes, rows, column, look)
-            axes.axhline(threshold, color="black", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.axhline(threshold, **_DOTTED, zorder=1)
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(ticker.NullFormatter())
             axes.grid(which="major", alpha=0.3)
             axes.tick_params(labelsize=9)
             axes.set_xlabel(XLABELS[column])
@@ -121,11 +123,12 @@ def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
     """Draw every seed's final error, with mean and 95 % t interval, in a panel per class.
 
     A task with few seeds has points only, without intervals or an order.
-
-    Raises:
-        ValueError: If there is no result.
     """
-    groups = {letter: _by_role(rows) for letter, rows in _by_class(results).items()}
+    roles = sorted(ROLES, key="control".__eq__)  # last
+    groups = {
+        letter: sorted(in_order(rows), key=lambda row: roles.index(row.algorithm.role))
+        for letter, rows in _by_class(results).items()
+    }
     chance_error, look = results.task.chance_error, styles(protocol)
     sizes = [len(rows) + 0.6 for rows in groups.values()]
     figure = Figure(figsize=(8.5, 1.5 + 0.42 * sum(sizes)), **_PANEL)
@@ -161,31 +164,17 @@ def write_figure(path: Path, figure: Figure) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def plain_ticks(axis: Axis, locator: Locator) -> None:
-    """Label an axis in plain numbers, without minor ticks."""
-    axis.set_major_locator(locator)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
 def mean_curve(row: Row) -> Curve:
     """Return the mean over an algorithm's seeds, at the marks of the seed that got farthest.
 
     Seeds are interpolated to these marks, which changes nothing if they share them. A seed that
     diverged counts as guessing after its end; one that finished keeps its last error. CPU time
     is the mean over the seeds that got that far.
-
-    Raises:
-        ValueError: If there is no seed.
     """
-    if not row.seeds:
-        raise ValueError(f"row must have a seed, but {row.algorithm.name} has none")
     marks = max((s.curve.env_steps for s in row.seeds), key=lambda steps: steps.max(initial=0))
     curves = [_at_marks(seed, marks, row.task.chance_error) for seed in row.seeds]
     seconds, errors = (np.array(columns) for columns in zip(*curves, strict=True))  # (n, k) each
-    there = np.isfinite(seconds)
-    mean_seconds = np.where(there, seconds, 0).sum(0) / np.maximum(there.sum(0), 1)
-    return Curve(marks, mean_seconds, errors.mean(0), np.full(len(marks), math.nan))
+    return Curve(marks, np.nanmean(seconds, 0), errors.mean(0), np.full(len(marks), math.nan))
 
 
 def _at_marks(seed: Seed, marks: np.ndarray, chance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -201,16 +190,8 @@ def _at_marks(seed: Seed, marks: np.ndarray, chance: float) -> tuple[np.ndarray,
 def _by_class(results: TaskResults) -> dict[str, list[Row]]:
     """Return the algorithms that have seeds, by class."""
     rows = [row for row in results.rows if row.seeds]
-    if not rows:
-        raise ValueError(f"results must hold a seed on {results.task.env_id}, got none")
     groups = {letter: [r for r in rows if r.algorithm.feedback == letter] for letter in CLASSES}
     return {letter: members for letter, members in groups.items() if members}
-
-
-def _by_role(rows: Sequence[Row]) -> list[Row]:
-    """Return rows by role, with controls last."""
-    roles = sorted(ROLES, key="control".__eq__)
-    return [r for role in roles for r in in_order([r for r in rows if r.algorithm.role == role])]
 
 
 def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, Style]) -> None:
@@ -248,8 +229,7 @@ def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> Non
         Line2D([], [], markersize=5, label=_label(row), **_mean_line(row, look[row.algorithm.name]))
         for row in (rows if few else sorted(rows, key=lambda row: -row.mean.value))
     ]
-    dotted: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
-    handles.append(Line2D([], [], label=f"threshold, {task.threshold:g} %", **dotted))
+    handles.append(Line2D([], [], label=f"threshold, {task.threshold:g} %", **_DOTTED))
     place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "alignment": "left"}
     title = None if few else "by final error"
     axes.legend(handles=handles, title=title, frameon=False, fontsize=9, title_fontsize=9, **place)
@@ -285,4 +265,83 @@ def _error_limits(errors: np.ndarray, chance_error: float) -> tuple[float, float
 
 def _error_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
-    plain_ticks(axis, FixedLocator([tick for tick in TICKS if low <= tick <= high]))
+    _plain_ticks(axis, ticker.FixedLocator([tick for tick in TICKS if low <= tick <= high]))
+
+
+def _plain_ticks(axis: Axis, locator: ticker.Locator) -> None:
+    """Label an axis in plain numbers, without minor ticks."""
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def sweep_figure(report: Path) -> Figure:
+    """Draw a sweep from its CSV and the JSON next to it: a panel per setting, errors over values.
+
+    A finished trial stands at its value; a pruned one, hollow and grey, at its last error. Trials
+    without an error are only counted in the caption.
+    """
+    facts = read_json(report.with_suffix(".json"))
+    groups: Trials = {label: [] for label in _TRIALS}
+    special = {str(facts["default_trial"]): "defaults", str(facts["best_trial"]): "best"}
+    for row in read_csv(report):
+        if row["state"] == "finished":
+            row["error"] = row["value"]
+            groups[special.get(row["trial"], "finished")].append(row)
+        elif row["state"] == "pruned":
+            row["error"] = [v for k, v in row.items() if k.startswith("mark_") and v][-1]
+            groups["pruned, at its last error"].append(row)
+    space = facts["settings"]["space"]
+    columns = (len(space) + 2) // 2  # one cell is for the legend
+    figure = Figure(figsize=(3.6 * columns, 7), dpi=130, layout="constrained")
+    cells = figure.subplots(2, columns, sharey="row").ravel()
+    for axes, (name, distribution) in zip(cells, space.items(), strict=False):
+        _draw_setting(axes, name, distribution["attributes"], groups)
+    for axes in cells[::columns]:
+        axes.set_ylabel("validation error [%]")
+    for axes in cells[len(space) :]:
+        axes.set_axis_off()
+    _explain_sweep(cells[len(space)], cells[0], groups, facts)
+    return figure
+
+
+def _draw_setting(axes: Axes, name: str, attributes: dict[str, Any], groups: Trials) -> None:
+    """Draw the errors over one setting, on axes that span the whole space."""
+    choices = attributes.get("choices")
+    for order, (label, trials) in enumerate(groups.items()):
+        x = [float(trial[name]) for trial in trials]
+        if choices:
+            spread = [_SCATTER[int(trial["trial"]) % len(_SCATTER)] for trial in trials]
+            x = [choices.index(value) + aside for value, aside in zip(x, spread, strict=True)]
+        errors = [float(trial["error"]) for trial in trials]
+        axes.scatter(x, errors, label=label, zorder=3 + order, **_TRIALS[label])
+    axes.set_xlabel("std (of locations, at the start)" if name == "std" else name)
+    axes.set_yscale("log")
+    _plain_ticks(axes.yaxis, ticker.LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.grid(alpha=0.25)
+    if choices:
+        axes.set_xticks(range(len(choices)), map(str, choices))
+        axes.set_xlim(-0.5, len(choices) - 0.5)
+    elif attributes["log"]:
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis, ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+        axes.set_xlim(attributes["low"] / 1.1, attributes["high"] * 1.1)
+    else:
+        axes.set_xlim(attributes["low"] - 0.03, attributes["high"] + 0.03)
+
+
+def _explain_sweep(cell: Axes, panel: Axes, groups: Trials, facts: dict[str, Any]) -> None:
+    """Write the legend, and what was run, into a cell of its own."""
+    settings, (handles, labels) = facts["settings"], panel.get_legend_handles_labels()
+    for index, label in enumerate(labels):
+        if label in ("defaults", "best") and groups[label]:
+            labels[index] = f"{label}: {float(groups[label][0]['error']):.2f} %"
+    cell.legend(handles[::-1], labels[::-1], loc="upper left", frameon=False, fontsize=10)
+    counts = ", ".join(f"{count} {state}" for state, count in facts["counts"].items())
+    lines = [
+        settings["env_id"],
+        f"{settings['total_episodes']:,} episodes; seeds per trial: {len(settings['seeds'])}",
+        f"trials: {counts}",
+        f"a run that diverged counts as guessing, {settings['chance_error']:g} %",
+    ]
+    cell.text(0.05, 0.5, "\n".join(lines), transform=cell.transAxes, fontsize=9, va="top")

@@ -33,7 +33,7 @@ class Job:
     Attributes:
         name: Shown to the user.
         command: Its words; ``python`` stands for the interpreter that runs this.
-        folder: The folder that it writes; what an earlier attempt left there is removed.
+        folder: Where it writes; what an earlier attempt left there is removed.
     """
 
     name: str
@@ -53,14 +53,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended.
-
-    Attributes:
-        job: The program.
-        status: Its exit status; -9 if SIGKILL ended it, and so on.
-        cpu_seconds: CPU time of all its threads, from start to end [s].
-        last_line: The last line that it printed.
-    """
+    """How a program ended: its exit status (-9: by SIGKILL), CPU time [s] and last line."""
 
     job: Job
     status: int
@@ -81,14 +74,11 @@ def run_jobs(
     ``os.wait4`` for the CPU time of one process, so it doesn't run on Windows.
 
     Args:
-        next_job: Returns the next program, or None if there is none for now; asked whenever a
-            process is free.
+        next_job: Returns the next program, None if there is none for now; asked at each poll
+            while a process is free.
         processes: Programs at a time.
         give_up: Called at each poll for each running program; True stops it.
         poll_seconds: Time between two polls [s].
-
-    Yields:
-        The programs in the order in which they end.
     """
     running: list[_Process] = []
     try:
@@ -174,7 +164,7 @@ class _Process:
                 self.popen.returncode = os.waitstatus_to_exitcode(status)  # it is reaped
                 seconds = usage.ru_utime + usage.ru_stime
                 lines = self.job.output.read_text(errors="replace").strip().splitlines()
-                last = lines[-1] if lines else "nothing printed"
+                last = ["nothing printed", *lines][-1]
                 self.ended = Ended(self.job, self.popen.returncode, seconds, last)
         return self.ended is not None
 

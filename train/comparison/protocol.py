@@ -11,9 +11,9 @@ import math
 import re
 import shlex
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -21,10 +21,8 @@ from agents.runs.files import convert, read_toml
 
 PLACEHOLDERS = ("env_id", "seed", "run_dir", "env_steps", "marks", "episodes", "split")
 """What a program's command may hold in braces."""
-
 Positive = Annotated[int, Meta(ge=1)]
 Percent = Annotated[float, Meta(gt=0, lt=100)]
-EntryT = TypeVar("EntryT")
 
 _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 
@@ -56,11 +54,7 @@ class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Choices(Struct, frozen=True, forbid_unknown_fields=True):
-    """A setting that takes one of a few values.
-
-    Attributes:
-        choices: The values.
-    """
+    """A setting that takes one of a few values."""
 
     choices: Annotated[tuple[int | float | str, ...], Meta(min_length=1)]
 
@@ -78,7 +72,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
         flags: Further arguments of the program.
         sees_label: Whether the loss uses the true label (class L) or only the reward (class R).
         role: ``"compared"``; ``"ablation"``, one change to another algorithm; ``"control"``,
-            locations that are not learned; or ``"naive"``, a newcomer's first try, never tuned.
+            locations that are not learned; or ``"naive"``, a newcomer's first try.
         memory: In words: ``"none"``, ``"history"``, ``"rectifier RNN"``.
         passes: How often each env step goes through the networks backward.
         space: Tuned settings by flag, without dashes: a :data:`Span` or :class:`Choices`.
@@ -96,13 +90,11 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
     tuned_as: str = ""
 
     def __post_init__(self) -> None:
-        """Check what the types of the fields don't."""
         if self.space and self.tuned_as:
             raise ValueError("takes either a space or tuned_as, got both")
         for flag, span in self.space.items():
             if isinstance(span, tuple) and not 0 < span[0] <= span[1] < math.inf:
                 raise ValueError(f"space.{flag} must be [low, high] with 0 < low <= high")
-        _check_braces(self.flags)
 
     @property
     def feedback(self) -> str:
@@ -110,8 +102,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
         return "L" if self.sees_label else "R"
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that is fixed before the first run.
 
     Attributes:
@@ -120,19 +111,19 @@ class Protocol:
         algorithms: By name.
         comparisons: Pairs of algorithms of one class, the first expected to be better. Only
             these are tested.
-        path: The file.
     """
 
     programs: dict[str, str]
     tasks: dict[str, ComparedTask]
     algorithms: dict[str, Algorithm]
-    comparisons: tuple[tuple[str, str], ...] = ()
-    path: Path = field(default=Path(), compare=False)
+    comparisons: Annotated[tuple[tuple[str, str], ...], Meta(max_length=6)] = ()
 
     def __post_init__(self) -> None:
-        """Check that every name refers to something."""
+        for name, command in self.programs.items():
+            _check_command(f"programs.{name}", command, {"env_id", "seed", "run_dir"})
         tuned = [name for name, each in self.algorithms.items() if not each.tuned_as]
         for name, each in self.algorithms.items():
+            _check_command(f"algorithms.{name}.flags", each.flags, set())
             _check_known(f"algorithms.{name}.program", [each.program], self.programs)
             _check_known(f"algorithms.{name}.tuned_as", filter(None, [each.tuned_as]), tuned)
         for env_id, task in self.tasks.items():
@@ -153,35 +144,28 @@ class Protocol:
         return self.tasks[task.tuned_on or task.env_id]
 
 
-class _Tables(Struct, frozen=True, forbid_unknown_fields=True):
-    """A protocol's file."""
-
-    programs: dict[str, str]
-    tasks: dict[str, dict[str, Any]]
-    algorithms: dict[str, dict[str, Any]]
-    comparisons: Annotated[tuple[tuple[str, str], ...], Meta(max_length=6)] = ()
-
-
 def read_protocol(path: Path) -> Protocol:
-    """Read a protocol.
-
-    Args:
-        path: A TOML file with the tables ``programs``, ``tasks``, ``algorithms`` and the list
-            ``comparisons`` (at most six); the keys are the attributes of the classes here.
+    """Read a protocol: a TOML file whose keys are the attributes of :class:`Protocol`.
 
     Raises:
         ValueError: If it can't be read, a name is unknown or a value is not allowed; the
             message names the file and the entry.
     """
-    tables = read_toml(path, _Tables)
+    tables, entry = read_toml(path), ""
     try:
-        for name, command in tables.programs.items():
-            _check_program(name, command)
-        tasks = _entries("tasks", tables.tasks, ComparedTask, "env_id")
-        algorithms = _entries("algorithms", tables.algorithms, Algorithm, "name")
-        return Protocol(tables.programs, tasks, algorithms, tables.comparisons, path)
+        for kind, schema, key in (
+            ("tasks", ComparedTask, "env_id"),
+            ("algorithms", Algorithm, "name"),
+        ):
+            entry = f"{kind}: "
+            tables[kind] = convert(tables.get(kind), dict[str, dict[str, Any]])
+            for name, table in tables[kind].items():
+                entry = f"{kind}.{name}: "
+                tables[kind][name] = convert({**table, key: name}, schema)
+        entry = ""
+        return convert(tables, Protocol)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {entry}{error}") from error
 
 
 def fill(command: str, **values: Any) -> list[str]:
@@ -191,38 +175,19 @@ def fill(command: str, **values: Any) -> list[str]:
     ]
 
 
-def _entries(
-    kind: str, tables: dict[str, dict[str, Any]], schema: type[EntryT], key: str
-) -> dict[str, EntryT]:
-    """Return the tables of one kind, converted; their names become the attribute ``key``."""
-    entries = {}
-    for name, table in tables.items():
-        try:
-            entries[name] = convert({**table, key: name}, schema)
-        except ValueError as error:
-            raise ValueError(f"{kind}.{name}: {error}") from error
-    return entries
-
-
-def _check_program(name: str, command: str) -> None:
-    """Refuse unknown placeholders, and a command that can't tell its runs apart."""
-    missing = {"env_id", "seed", "run_dir"} - set(_PLACEHOLDER.findall(command))
-    if missing:
-        raise ValueError(f"programs.{name} must use {{env_id}}, {{seed}} and {{run_dir}}")
+def _check_command(entry: str, command: str, required: set[str]) -> None:
+    """Refuse open quotes, unknown placeholders, and a command that can't tell its runs apart."""
     try:
-        _check_braces(command)
+        shlex.split(command)
     except ValueError as error:
-        raise ValueError(f"programs.{name}: {error}") from error
-
-
-def _check_braces(command: str) -> None:
-    """Refuse a command whose braces or quotes mean nothing."""
-    shlex.split(command)  # raises ValueError where a quotation is left open
+        raise ValueError(f"{entry}: {error}") from error
+    if missing := sorted(required - set(_PLACEHOLDER.findall(command))):
+        raise ValueError(f"{entry} must use {{env_id}}, {{seed}} and {{run_dir}}, lacks {missing}")
     if set("{}") & set(_PLACEHOLDER.sub("", command)):
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise ValueError(f"braces may only hold a placeholder ({known}), got {command!r}")
+        raise ValueError(f"{entry}: braces may only hold a placeholder ({known}), got {command!r}")
 
 
-def _check_known(entry: str, names: Any, known: Any) -> None:
+def _check_known(entry: str, names: Iterable[str], known: Collection[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"{entry} must be among {sorted(known)}, got {unknown}")

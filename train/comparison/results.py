@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -28,12 +28,15 @@ from agents.runs.commands import DIVERGED
 from agents.runs.files import convert, make_folder, read_csv, read_json, to_json, write_whole
 from agents.runs.records import portable
 from train.comparison.jobs import Ended
+from train.comparison.protocol import Positive
 
-BEHAVIOUR = (
-    *("eval/most_named", "eval/centre_coverage", "eval/location_spread"),
-    *("train/explained_variance",),
-)
-"""Metrics that show how a policy fails: :func:`agents.diagnostics.behaviour`, and the value's."""
+BEHAVIOUR = {
+    "eval/most_named": "commonest answer [%]",
+    "eval/centre_coverage": "on the object's middle [%]",
+    "eval/location_spread": "spread of locations",
+    "train/explained_variance": "value explained",
+}
+"""Metrics that show how a policy fails (:func:`agents.diagnostics.behaviour`), and their titles."""
 
 Percentage = Annotated[float, Meta(ge=0, le=100)]
 NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
@@ -48,8 +51,7 @@ class Curve(NamedTuple):
         env_steps: Env steps so far, over all lanes.
         cpu_seconds: CPU time of training so far, at one thread [s].
         error: Error of the policy's mean location and likeliest label [%].
-        error_sampled: Error with both sampled, or the location where the label isn't an
-            action [%].
+        error_sampled: Error with both sampled, or the location where the label isn't an action [%].
     """
 
     env_steps: np.ndarray
@@ -76,7 +78,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     status: Status
     error: Percentage
     wrong: Count | None
-    total: Annotated[int, Meta(ge=1)] | None
+    total: Positive | None
     split: str
     env_steps: Count
     cpu_seconds: NotNegative
@@ -84,7 +86,6 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     last: dict[str, float] = {}
 
     def __post_init__(self) -> None:
-        """Check that the error is that of the counted images."""
         if self.status == "diverged":
             return
         if self.wrong is None or self.total is None or self.wrong > self.total:
@@ -93,17 +94,8 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"error is {self.error} %, but {self.wrong} of {self.total} are wrong")
 
 
-@dataclass(frozen=True)
-class Seed:
-    """A seed of an algorithm.
-
-    Attributes:
-        algorithm: Its name.
-        number: The seed.
-        config: The content of ``config.json``.
-        curve: See :class:`Curve`.
-        result: See :class:`Result`.
-    """
+class Seed(NamedTuple):
+    """A seed of an algorithm; ``config`` is the content of its ``config.json``."""
 
     algorithm: str
     number: int
@@ -112,15 +104,10 @@ class Seed:
     result: Result
 
 
-class Trial(Struct, frozen=True):
-    """One choice of settings in an algorithm's tuning.
+class Trial(Struct, frozen=True, rename={"number": "trial"}):
+    """Settings by flag that a tuning has tried, and the validation error at their end [%].
 
-    Attributes:
-        number: 0 for the program's defaults, then the sampler's.
-        settings: By flag; empty for the defaults.
-        error: Validation error at its end [%].
-        status: See :class:`Result`.
-        called_as: Its command, without the machine's folders.
+    Number 0 is the program's defaults, without settings. ``called_as`` is the command.
     """
 
     number: Count
@@ -141,12 +128,9 @@ class _Config(Struct):
     started: str | None = None
     command: str = ""
     called_as: str = ""
-    data: str = ""
-    config: dict[str, Any] = {}
     sample: bool = False
 
     def __post_init__(self) -> None:
-        """Check what the types of the fields don't."""
         if self.sample:
             raise ValueError("the run was trained on the sample of digits, so it is not kept")
         try:
@@ -155,11 +139,16 @@ class _Config(Struct):
             raise ValueError(f"started must be ISO 8601, got {self.started!r}") from error
 
 
-class _Mark(Struct, forbid_unknown_fields=True):
-    """A line of a seed's ``metrics.csv``."""
+class _Time(Struct):
+    """A line of a run's ``timing.csv``."""
 
     env_steps: NotNegative
     cpu_seconds: NotNegative
+
+
+class _Mark(_Time, forbid_unknown_fields=True):
+    """A line of a seed's ``metrics.csv``."""
+
     error: Percentage
     error_sampled: Percentage
 
@@ -172,41 +161,27 @@ class _Metric(Struct):
     value: float
 
 
-class _Time(Struct):
-    """A line of a run's ``timing.csv``."""
-
-    env_steps: NotNegative
-    cpu_seconds: NotNegative
-
-
 class _End(Struct):
     """A run's ``result.json``."""
 
     split: str
     wrong: Count
-    total: Annotated[int, Meta(ge=1)]
+    total: Positive
 
 
 def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error: float) -> Seed:
-    """Return what a program has left in its run folder.
-
-    Args:
-        ended: The program, with exit status 0 or :data:`~agents.runs.commands.DIVERGED`.
-        algorithm: Its algorithm's name.
-        number: Its seed.
-        split: The final split that it was asked for.
-        chance_error: What it counts as if it diverged [%].
+    """Return what a program has left in its run folder; one that diverged counts as guessing.
 
     Raises:
-        ValueError: If the status is another, something is missing or damaged, or the data was
-            the sample of digits; the message names the file.
+        ValueError: If it failed, something is missing or damaged, it was evaluated on another
+            split, or the data was the sample of digits; the message names the file.
     """
     if ended.status not in (0, DIVERGED):
         raise ValueError(f"ended with status {ended.status}: see {ended.job.output}")
     folder = ended.job.folder
     config = {**portable(_read_config(folder), folder), "called_as": ended.job.called_as}
     curve, last = _read_run(folder)
-    steps = int(curve.env_steps[-1]) if len(curve.env_steps) else 0
+    steps = int(max(curve.env_steps, default=0))
     if ended.status == DIVERGED:
         reason = ended.last_line.removeprefix("error: ")
         outcome = ("diverged", chance_error, None, None)
@@ -215,16 +190,9 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
         if end.split != split:
             raise ValueError(f"{folder / 'result.json'}: split must be {split}, got {end.split!r}")
         outcome = ("finished", 100 * end.wrong / end.total, end.wrong, end.total)
-    try:
-        result = Result(*outcome, split, steps, ended.cpu_seconds, reason, last)
-        return _checked(Seed(algorithm, number, config, curve, result))
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-
-
-def seed_folder(results: Path, env_id: str, algorithm: str, seed: int) -> Path:
-    """Return the folder of a seed's results."""
-    return results / env_id / algorithm / f"seed_{seed}"
+    result = Result(*outcome, split, steps, ended.cpu_seconds, reason, last)
+    _check_marks(folder / "metrics.csv", curve, result)
+    return Seed(algorithm, number, config, curve, result)
 
 
 def trials_path(results: Path, env_id: str, algorithm: str) -> Path:
@@ -242,44 +210,34 @@ def write_seed(folder: Path, seed: Seed) -> None:
 
 
 def read_seed(folder: Path) -> Seed:
-    """Read a seed's folder.
-
-    Raises:
-        ValueError: If a file is missing, damaged or contradicts another; the message names it.
-    """
+    """Read a seed's folder; raise ValueError with the file's name if it is damaged."""
     result = read_json(folder / "result.json", Result)
     marks = [structs.astuple(mark) for mark in read_csv(folder / "metrics.csv", _Mark)]
     curve = Curve(*np.array(marks, dtype=float).reshape(-1, len(Curve._fields)).T)
+    _check_marks(folder / "metrics.csv", curve, result)
     number = int(folder.name.removeprefix("seed_"))
-    try:
-        return _checked(Seed(folder.parent.name, number, _read_config(folder), curve, result))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'metrics.csv'}: {error}") from error
+    return Seed(folder.parent.name, number, _read_config(folder), curve, result)
 
 
 def read_seeds(results: Path, env_id: str) -> list[Seed]:
-    """Read all finished seeds on an environment, by algorithm and number.
-
-    Raises:
-        ValueError: If a seed is damaged, or is a copy of another; the message names it.
-    """
+    """Read all seeds on an environment, sorted; a damaged one or a copy is a ValueError."""
     folders = [path.parent for path in (results / env_id).glob("*/seed_*/result.json")]
     named = [each for each in folders if re.fullmatch(r"seed_(0|[1-9]\d*)", each.name)]
-    seeds = sorted(map(read_seed, named), key=lambda seed: (seed.algorithm, seed.number))
+    seeds = sorted(map(read_seed, named), key=lambda seed: seed[:2])
     known: dict[tuple[str, str], Seed] = {}
     for seed in seeds:
         called_as = seed.config.get("called_as") or f"seed {seed.number}"
         first = known.setdefault((seed.algorithm, called_as), seed)
         if first is not seed:
-            folder = seed_folder(results, env_id, seed.algorithm, seed.number)
+            folder = results / env_id / seed.algorithm / f"seed_{seed.number}"
             raise ValueError(f"{folder} is a copy of seed_{first.number}: move it away")
     return seeds
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:
-    """Write an algorithm's trials, ``trials.csv``."""
+    """Write an algorithm's trials, by number."""
     make_folder(path.parent)
-    flags = list(dict.fromkeys(flag for trial in trials for flag in trial.settings))
+    flags = dict.fromkeys(flag for trial in trials for flag in trial.settings)
     rows = [
         [t.number, t.status, t.error, *(t.settings.get(f, "") for f in flags), t.called_as]
         for t in sorted(trials, key=lambda trial: trial.number)
@@ -288,17 +246,10 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """Read an algorithm's trials; without the file there are none.
-
-    Raises:
-        ValueError: If it is damaged; the message names it.
-    """
-    if not path.exists():
-        return []
+    """Read an algorithm's trials, none without the file; raise ValueError if it is damaged."""
     trials = []
-    for number, row in enumerate(read_csv(path)):
-        own = {name: row.pop(name, None) for name in ("status", "error", "called_as")}
-        own |= {"number": row.pop("trial", None), "settings": {}}
+    for number, row in enumerate(read_csv(path) if path.exists() else ()):
+        own = {name: row.pop(name, None) for name in ("trial", "status", "error", "called_as")}
         own["settings"] = {flag: _number_or_text(text) for flag, text in row.items() if text}
         try:
             trials.append(convert(own, Trial, strict=False))
@@ -308,10 +259,7 @@ def read_trials(path: Path) -> list[Trial]:
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Return the trial with the lowest error, the first of several; None if there is none.
-
-    One that diverged is only returned if all have.
-    """
+    """Return the first trial with the lowest error; one that diverged only if all have."""
     return min(trials, key=lambda t: (t.status == "diverged", t.error, t.number), default=None)
 
 
@@ -324,32 +272,23 @@ def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
 
 def _number_or_text(text: str) -> int | float | str:
     for number in (int, float):
-        try:
+        with suppress(ValueError):
             return number(text)
-        except ValueError:
-            continue
     return text
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
-    try:
-        convert(config, _Config)
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
-    return config
+    read_json(folder / "config.json", _Config)  # checks it
+    return read_json(folder / "config.json")
 
 
-def _checked(seed: Seed) -> Seed:
-    """Return a seed whose curve is that of a whole run."""
-    steps = seed.curve.env_steps
-    if seed.result.status == "finished" and not len(steps):
-        raise ValueError("a finished run must have a mark with eval/error, got none")
-    if (np.diff(steps) <= 0).any() or seed.result.env_steps != (steps[-1] if len(steps) else 0):
-        raise ValueError(
-            f"env_steps must rise to the result's {seed.result.env_steps}, got {steps.tolist()}"
-        )
-    return seed
+def _check_marks(path: Path, curve: Curve, result: Result) -> None:
+    """Refuse a curve that is not that of a whole run."""
+    steps, last = curve.env_steps.tolist(), result.env_steps
+    if result.status == "finished" and not steps:
+        raise ValueError(f"{path} must have a mark with eval/error, got none")
+    if (np.diff(steps) <= 0).any() or last != max(steps, default=0):
+        raise ValueError(f"{path}: env_steps must rise to the result's {last}, got {steps}")
 
 
 def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:

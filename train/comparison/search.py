@@ -16,7 +16,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +37,18 @@ from optuna.trial import FrozenTrial, TrialState
 from agents.runs.files import make_folder, to_json, write_whole
 from train.comparison.jobs import hold
 from train.comparison.protocol import Algorithm, Choices
-from train.comparison.results import Trial, best_trial, to_csv
+from train.comparison.results import to_csv
 
 TRIAL_SEED = 1000
 """Seed of a comparison's trials and of their sampler; never a reported seed."""
 COUNTED = ("finished", "pruned", "failed", "running")
 """States of trials that count toward a study's total: see :func:`state_of`."""
 
-_STATES = {
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "pruned",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
-    """Return the settings that an algorithm's tuning tries, by flag; its defaults come first.
-
-    They depend on the space alone: algorithms with the same space try the same values.
-    """
+    """Return the settings that a tuning tries, by flag: the defaults, then draws from the space."""
     if not algorithm.space or not trials:
         return []
     space: dict[str, BaseDistribution] = {
@@ -77,25 +67,18 @@ def rounded(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Search:
-    """A study in a journal that this process holds: see :func:`open_search`.
-
-    Attributes:
-        study: Optuna's.
-    """
+    """A study in a journal that this process holds: see :func:`open_search`."""
 
     def __init__(self, study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int):
         self.study, self._space, self._seed = study, dict(space), seed
 
     def ask(self, total: int) -> optuna.Trial | None:
-        """Begin a trial, or return None if the study has its total.
+        """Begin a trial, or return None if the study has its total of :data:`COUNTED` trials.
 
         The sampler is Optuna's TPE: it draws its first ten trials at random (the defaults are
         one of them), the rest from a model of all settings together. It is seeded anew for each
         trial, with the study's seed and the number of trials that count so far: a study tries
         the same settings, interrupted or not, if trials run one at a time.
-
-        Args:
-            total: Number of trials in the study: finished, pruned, failed and running.
         """
         if (count := self.count(*COUNTED)) >= total:
             return None
@@ -116,11 +99,6 @@ class Search:
                 role = {k: v for k, v in trial.user_attrs.items() if k == "defaults"}
                 self.study.enqueue_trial(params, user_attrs=role)
 
-    def add_session(self, facts: Mapping[str, Any]) -> None:
-        """Keep facts about this process in the study, ready for JSON."""
-        sessions = self.study.user_attrs.get("sessions", [])
-        self.study.set_user_attr("sessions", [*sessions, dict(facts)])
-
 
 @contextmanager
 def open_search(
@@ -132,20 +110,10 @@ def open_search(
     pruner: BasePruner,
     seed: int,
 ) -> Iterator[Search]:
-    """Hold a journal, and continue or begin a study in it.
+    """Hold a journal, and continue or begin a study in it, with the defaults as its first trial.
 
-    Args:
-        journal: Optuna's journal file; made, with its folder, if it is missing.
-        name: The study within it.
-        space: What is searched.
-        settings: All else that makes two trials comparable, ready for JSON. The study keeps it.
-        defaults: Settings that are tried first.
-        pruner: When a trial is given up.
-        seed: Random seed of the sampler.
-
-    Raises:
-        ValueError: If another process holds the journal, it is damaged, or the study was begun
-            with other settings.
+    The study keeps ``settings``: all else that makes two trials comparable, ready for JSON. It is
+    a ValueError if another process holds the journal, it is damaged, or has other settings.
     """
     make_folder(journal.parent)
     with hold(journal.with_name(f"{journal.name}.lock"), f"another sweep uses {journal}") as lock:
@@ -161,10 +129,8 @@ def open_search(
         _check_settings(study, {**settings, "space": plain, "defaults": dict(defaults)})
         search = Search(study, space, seed)
         search.retry_interrupted()
-        if not any(
-            trial.user_attrs.get("defaults") and state_of(trial) != "interrupted"
-            for trial in study.trials
-        ):
+        tried = [trial for trial in study.trials if state_of(trial) != "interrupted"]
+        if not any(trial.user_attrs.get("defaults") for trial in tried):
             study.enqueue_trial(dict(defaults), user_attrs={"defaults": True})
         try:
             yield search
@@ -173,11 +139,7 @@ def open_search(
 
 
 def load_study(journal: Path, name: str) -> optuna.Study:
-    """Return a study to read.
-
-    Raises:
-        ValueError: If there is none or the journal is damaged; the message names the file.
-    """
+    """Return a study to read; raise ValueError with the file's name if it is not there."""
     storage = _open_storage(journal) if journal.is_file() else None
     names = [study.study_name for study in storage.get_all_studies()] if storage else []
     if storage is None or name not in names:
@@ -187,23 +149,17 @@ def load_study(journal: Path, name: str) -> optuna.Study:
 
 def state_of(trial: FrozenTrial) -> str:
     """Return a trial's state: finished, pruned, failed, interrupted, running or waiting."""
-    if trial.state == TrialState.FAIL:
-        return "failed" if "failure" in trial.user_attrs else "interrupted"
-    return _STATES[trial.state]
+    if "failure" in trial.user_attrs:
+        return "failed"
+    state = trial.state.name.lower()
+    return {"complete": "finished", "fail": "interrupted"}.get(state, state)
 
 
 def best_and_default(study: optuna.Study) -> tuple[FrozenTrial | None, FrozenTrial | None]:
-    """Return the best finished trial and that of the defaults, None where there is none."""
-    finished = {t.number: t for t in study.get_trials(states=(TrialState.COMPLETE,))}
-    trials = [
-        Trial(
-            t.number, {}, t.value or 0.0, "diverged" if "diverged" in t.user_attrs else "finished"
-        )
-        for t in finished.values()
-    ]
-    best = best_trial(trials)
-    default = next((t for t in finished.values() if t.user_attrs.get("defaults")), None)
-    return finished[best.number] if best else None, default
+    """Return the best finished trial, diverged ones last, and that of the defaults, or None."""
+    finished = study.get_trials(states=(TrialState.COMPLETE,))
+    best = min(finished, key=lambda t: ("diverged" in t.user_attrs, t.value), default=None)
+    return best, next((t for t in finished if t.user_attrs.get("defaults")), None)
 
 
 def write_report(study: optuna.Study, path: Path, best_command: str | None) -> None:
@@ -211,19 +167,29 @@ def write_report(study: optuna.Study, path: Path, best_command: str | None) -> N
 
     A row has the trial's number, state, value (if it finished), settings, the final error per
     seed, the first seed's error at each mark, and a note. Trials that wait are left out.
-
-    Args:
-        study: The study of a :class:`Search`.
-        path: The CSV; the JSON has its name with the suffix ``.json``.
-        best_command: The command that trains with the best settings.
+    ``best_command`` trains with the best settings.
     """
     settings = study.user_attrs["settings"]
     trials = [trial for trial in study.trials if trial.state != TrialState.WAITING]
     head = ["trial", "state", "value", *settings["space"]]
     head += [f"seed_{seed}" for seed in settings["seeds"]]
     head += [*(f"mark_{mark}" for mark in range(1, settings["num_validations"] + 1)), "note"]
+    best, default = best_and_default(study)
+    begun = min((t.datetime_start for t in trials if t.datetime_start), default=None)
+    ended = max((t.datetime_complete for t in trials if t.datetime_complete), default=None)
+    facts = {
+        "study": study.study_name,
+        "settings": settings,
+        "counts": dict(Counter(map(state_of, trials))),
+        "default_trial": default.number if default else None,
+        "best_trial": best.number if best else None,
+        "best_command": best_command,
+        "begun": begun.astimezone().isoformat(timespec="seconds") if begun else None,
+        "ended": ended.astimezone().isoformat(timespec="seconds") if ended else None,
+        "sessions": study.user_attrs.get("sessions", []),
+    }
     make_folder(path.parent)
-    write_whole(path.with_suffix(".json"), to_json(_summary(study, trials, best_command)))
+    write_whole(path.with_suffix(".json"), to_json(facts))
     write_whole(path, to_csv([head, *(_row(trial, settings) for trial in trials)]))
 
 
@@ -242,26 +208,6 @@ def _row(trial: FrozenTrial, settings: dict[str, Any]) -> list[Any]:
     return [*row, "; ".join(notes)]
 
 
-def _summary(
-    study: optuna.Study, trials: list[FrozenTrial], best_command: str | None
-) -> dict[str, Any]:
-    """Return what a reader needs besides the CSV."""
-    best, default = best_and_default(study)
-    begun = [trial.datetime_start for trial in trials if trial.datetime_start]
-    ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
-    return {
-        "study": study.study_name,
-        "settings": study.user_attrs["settings"],
-        "counts": dict(Counter(state_of(trial) for trial in trials)),
-        "default_trial": default.number if default else None,
-        "best_trial": best.number if best else None,
-        "best_command": best_command,
-        "begun": min(begun).astimezone().isoformat(timespec="seconds") if begun else None,
-        "ended": max(ended).astimezone().isoformat(timespec="seconds") if ended else None,
-        "sessions": study.user_attrs.get("sessions", []),
-    }
-
-
 def _check_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
     """Give a new study its settings, and hold a known one to those that it has."""
     settings = json.loads(to_json(settings))  # as a journal returns them
@@ -278,40 +224,23 @@ def _check_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
 
 
 def _open_storage(journal: Path, lock: BaseFileLock | None = None) -> JournalStorage:
-    """Open a journal to read, or with its lock to write.
-
-    Raises:
-        ValueError: If it is damaged; the message names it.
-    """
+    """Open a journal to read, or with its lock to write; raise ValueError if it is damaged."""
     try:
         # Optuna's own lock outlives a killed process by half a minute; this one doesn't.
         backend = JournalFileBackend(str(journal.absolute()), lock)  # pyright: ignore[reportArgumentType]
         return JournalStorage(backend)
     except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-        raise ValueError(
-            f"{journal} is damaged, it is not a journal of Optuna: {error!r}"
-        ) from error
+        raise ValueError(f"{journal} is damaged, not a journal of Optuna: {error!r}") from error
 
 
 def _drop_cut_line(journal: Path) -> None:
-    """Drop a journal's last line if a crash cut it short, or what is appended would join it.
-
-    Raises:
-        ValueError: If another line is damaged.
-    """
+    """Drop a journal's last line if a crash cut it short, or what is appended would join it."""
     lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
-    damaged = [number for number, line in enumerate(lines, 1) if not _is_record(line)]
-    if not damaged:
-        return
-    number, last = damaged[0], lines[-1]
-    if number < len(lines) or (number == 1 and not last.startswith(b"{")):
-        raise ValueError(f"{journal} is damaged at line {number}: it is not a record of Optuna")
-    os.truncate(journal, journal.stat().st_size - len(last))
-    print(f"{journal}: dropped line {number}, which was cut short", file=sys.stderr)
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+    for number, line in enumerate(lines, 1):
+        with suppress(ValueError):
+            if line.endswith(b"\n") and isinstance(json.loads(line), dict):
+                continue
+        if number < len(lines) or (number == 1 and not line.startswith(b"{")):
+            raise ValueError(f"{journal} is damaged at line {number}: it is not a record of Optuna")
+        os.truncate(journal, journal.stat().st_size - len(line))
+        print(f"{journal}: dropped line {number}, which was cut short", file=sys.stderr)

@@ -10,38 +10,31 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median, median_low
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol
 from train.comparison.results import Seed, Trial, read_seeds, read_trials, trials_path
-from train.comparison.statistics import (
-    Estimate,
-    Reached,
-    interquartile_mean,
-    mean_interval,
-    steps_to_threshold,
-)
+from train.comparison.statistics import CUT, Estimate, mean_interval
 
 FEW = 3
 """Up to this number of seeds there are points, without an order, intervals or tests."""
 CLASSES = {"L": "the loss uses the true label", "R": "observation and reward alone"}
 ROLES = {
-    "compared": "",
-    "ablation": "Ablations, ",
-    "control": "Controls, ",
-    "naive": "The naive first try, ",
+    "compared": "Class",
+    "ablation": "Ablations, class",
+    "control": "Controls, class",
+    "naive": "The naive first try, class",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """An algorithm on a task.
+    """An algorithm on a task, with those of the protocol's seeds that have ended, by number.
 
-    Attributes:
-        algorithm: The algorithm.
-        task: The task.
-        seeds: Those of the protocol's seeds that have ended, by number.
+    Numbers are NaN where no seed has one.
     """
 
     algorithm: Algorithm
@@ -54,10 +47,10 @@ class Row:
         return np.array([self._or_chance(seed, seed.result.error) for seed in self.seeds])
 
     @property
-    def sampled(self) -> np.ndarray:
-        """Errors of the sampled policy at the last mark [%], likewise: (n,)."""
-        last = [(seed, [math.nan, *seed.curve.error_sampled][-1]) for seed in self.seeds]
-        return np.array([self._or_chance(seed, error) for seed, error in last])
+    def sampled(self) -> float:
+        """Mean error of the sampled policy at the last mark [%], likewise."""
+        last = [self._or_chance(s, [math.nan, *s.curve.error_sampled][-1]) for s in self.seeds]
+        return float(np.mean(last)) if last else math.nan
 
     @property
     def finished(self) -> list[Seed]:
@@ -74,21 +67,25 @@ class Row:
         """Mean final error [%]; its interval, cut at 0 and 100, needs more than a few seeds."""
         if not self.seeds:
             return Estimate(math.nan)
-        value, low, high = mean_interval(self.errors)
-        if self.task.seeds <= FEW:
-            return Estimate(value)
-        return Estimate(value, *np.clip([low, high], 0, 100).tolist())
+        value, *ends = mean_interval(self.errors)
+        return Estimate(value, *np.clip(ends if self.task.seeds > FEW else [], 0, 100).tolist())
 
     @property
     def iqm(self) -> float:
         """Interquartile mean of the final errors [%]."""
-        return interquartile_mean([self.errors], resamples=0).value if self.seeds else math.nan
+        return float(trim_mean(self.errors, CUT)) if self.seeds else math.nan
 
     @property
-    def reached(self) -> Reached | None:
-        """When the runs reached the task's threshold."""
-        curves = [(seed.curve.env_steps, seed.curve.error) for seed in self.seeds]
-        return steps_to_threshold(curves, self.task.threshold) if curves else None
+    def reached(self) -> list[float]:
+        """Env steps of each seed's first mark at or below the threshold; inf without one: (n,)."""
+        curves = [seed.curve for seed in self.seeds]
+        hits = [each.env_steps[each.error <= self.task.threshold] for each in curves]
+        return [float(min(steps, default=math.inf)) for steps in hits]
+
+    @property
+    def steps_to_threshold(self) -> float:
+        """Env steps by which at least half of the seeds reached it; inf if fewer did."""
+        return median_low(self.reached or [math.nan])
 
     @property
     def samples_backward(self) -> float:
@@ -101,7 +98,7 @@ class Row:
         return _median(seed.result.cpu_seconds for seed in self.finished)
 
     def last(self, tag: str) -> float:
-        """Return the median last value of a metric, over the seeds that log it; else NaN."""
+        """Return the median last value of a metric, over the seeds that log it."""
         return _median(s.result.last[tag] for s in self.seeds if tag in s.result.last)
 
     def _or_chance(self, seed: Seed, error: float) -> float:
@@ -110,14 +107,9 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """All results on a task.
+    """All results on a task: a row per algorithm, in the protocol's order, and its tuning's trials.
 
-    Attributes:
-        task: The task.
-        rows: An entry per algorithm, in the protocol's order.
-        tuning_task: The task on which the algorithms were tuned.
-        trials: The trials of that tuning, by algorithm.
-        left_out: Number of stored seeds that the protocol doesn't ask for.
+    ``left_out`` is the number of stored seeds that the protocol doesn't ask for.
     """
 
     task: ComparedTask
@@ -133,20 +125,12 @@ class TaskResults:
 
 
 def read_results(protocol: Protocol, results: Path) -> dict[str, TaskResults]:
-    """Read all stored results that a protocol asks for, by environment.
-
-    Args:
-        protocol: The protocol.
-        results: Folder of results.
-
-    Raises:
-        ValueError: If a result is damaged; the message names the file.
-    """
+    """Read all stored results that a protocol asks for, by environment."""
     return {env_id: _read_task(protocol, task, results) for env_id, task in protocol.tasks.items()}
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Return rows of one class by mean error, with incomplete ones last, in their order.
+    """Return rows of a task by mean error, with incomplete ones last, in their order.
 
     With few seeds all keep the protocol's order: no algorithm is called better.
     """
@@ -155,23 +139,18 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
-    stored = read_seeds(results, task.env_id)
+    stored, algorithms = read_seeds(results, task.env_id), protocol.on(task)
     wanted = [seed for seed in stored if seed.number < task.seeds]
     rows = tuple(
         Row(each, task, tuple(seed for seed in wanted if seed.algorithm == each.name))
-        for each in protocol.on(task)
+        for each in algorithms
     )
-    tuning_task = protocol.tuning_task(task)
-    trials = {
-        row.algorithm.name: read_trials(
-            trials_path(results, tuning_task.env_id, row.algorithm.name)
-        )
-        for row in rows
-    }
+    tuned_on = protocol.tuning_task(task)
+    names = (each.name for each in algorithms)
+    trials = {name: read_trials(trials_path(results, tuned_on.env_id, name)) for name in names}
     left_out = len(stored) - sum(len(row.seeds) for row in rows)
-    return TaskResults(task, rows, tuning_task, trials, left_out)
+    return TaskResults(task, rows, tuned_on, trials, left_out)
 
 
 def _median(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return float(np.median(numbers)) if numbers else math.nan
+    return median([*values] or [math.nan])

@@ -7,31 +7,21 @@ table, nor are controls and the naive first try among the compared algorithms.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from train.comparison import statistics
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
 from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trial
-from train.comparison.statistics import (
-    Estimate,
-    holm,
-    least_p,
-    probability_of_improvement,
-    rank_test,
-)
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
 
-T = TypeVar("T")
+Line = tuple[Algorithm, Sequence[str]]
+"""The cells of a table's line, with the algorithm that decides which table it is in."""
 
 NONE = "-"
-_HEADER = (
-    *("algorithm", "memory", "parameters", "error [%]", "IQM [%]"),
-    *("sampled, validation [%]", "seeds", "env steps to the threshold"),
-    *("samples backward", "CPU time [s]"),
-)
 
 
 def document(sections: Iterable[list[str]]) -> str:
@@ -47,31 +37,33 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def by_class(
-    header: Sequence[str], rows: dict[str, list[list[str]]], prefix: str = ""
+    header: Sequence[str], lines: Iterable[Line], heading: str = "Class {}:"
 ) -> list[list[str]]:
-    """Return a table per class that has rows, each below a line that names the class."""
+    """Return a table per class that has lines; the class and its meaning fill the heading."""
+    cells: dict[str, list[Sequence[str]]] = {letter: [] for letter in CLASSES}
+    for algorithm, line in lines:
+        cells[algorithm.feedback].append(line)
     return [
-        [f"{prefix}{'class' if prefix else 'Class'} {letter}:", "", *table(header, cells)]
-        for letter, cells in rows.items()
-        if cells
+        [heading.format(letter, CLASSES[letter]), "", *table(header, rows)]
+        for letter, rows in cells.items()
+        if rows
     ]
 
 
-def by_role(entries: Iterable[tuple[Algorithm, T]]) -> list[tuple[str, list[T]]]:
-    """Return the entries of algorithms by role and class, each group with a heading."""
-    groups: dict[tuple[str, str], list[T]] = {(r, c): [] for r in ROLES for c in CLASSES}
-    for algorithm, entry in entries:
-        groups[algorithm.role, algorithm.feedback].append(entry)
+def by_role(header: Sequence[str], lines: Sequence[Line], prefix: str = "") -> list[list[str]]:
+    """Return a table per role and class that has lines."""
     return [
-        (f"{ROLES[role]}{'class' if ROLES[role] else 'Class'} {letter}: {CLASSES[letter]}", group)
-        for (role, letter), group in groups.items()
-        if group
+        section
+        for role, words in ROLES.items()
+        for section in by_class(
+            header, [each for each in lines if each[0].role == role], f"{prefix}{words} {{}}: {{}}"
+        )
     ]
 
 
-def estimate(of: Estimate) -> str:
+def estimate(of: statistics.Estimate) -> str:
     """Return a number with its interval, if there is one."""
-    value, low, high = (number(each) for each in of)
+    value, low, high = map(number, of)
     return value if low == NONE else f"{value} ({low} to {high})"
 
 
@@ -126,38 +118,47 @@ def introduction(results: TaskResults) -> list[str]:
 
 def result_tables(results: TaskResults) -> list[list[str]]:
     """Return a section per role and class, and one on guessing."""
-    sections = [
-        [f"## {heading}", "", *table(_HEADER, map(_result_cells, in_order(members)))]
-        for heading, members in by_role((row.algorithm, row) for row in results.rows)
-    ]
-    line = f"A random label is wrong on {results.task.chance_error:.2f} % of the images."
-    return [*sections, ["## Guessing", "", line]]
+    rows = in_order(results.rows)
+    lines = [(row.algorithm, [cell(row) for cell in _COLUMNS.values()]) for row in rows]
+    text = f"A random label is wrong on {results.task.chance_error:.2f} % of the images."
+    return [*by_role(list(_COLUMNS), lines, "## "), ["## Guessing", "", text]]
 
 
-def _result_cells(row: Row) -> list[str]:
-    parameters = [f"{int(n):,}" if n.isdecimal() else n for n in distinct(row.seeds, "parameters")]
-    error, reached, ended = estimate(row.mean), row.reached, len(row.seeds)
-    if row.seeds and row.task.seeds <= FEW:
-        error += f" (each: {', '.join(map(number, row.errors.tolist()))})"
-    count = f"{ended} of {row.task.seeds} seeds" + ("" if row.complete else ": incomplete")
-    if diverged := ended - len(row.finished):
-        count += f", {diverged} diverged"
-    steps = NONE
-    if reached is not None:
-        steps = number(reached.median, 0) if math.isfinite(reached.median) else "> budget"
-        steps += f" ({round(reached.fraction * ended)} of {ended})"
-    return [
-        row.algorithm.name,
-        row.algorithm.memory,
-        ", ".join(parameters) or NONE,
-        error,
-        number(row.iqm),
-        number(float(row.sampled.mean()) if row.seeds else math.nan),
-        count,
-        steps,
-        number(row.samples_backward, 0),
-        number(row.cpu_seconds, 0),
-    ]
+def _parameters(row: Row) -> str:
+    texts = distinct(row.seeds, "parameters")
+    return ", ".join(f"{int(n):,}" if n.isdecimal() else n for n in texts) or NONE
+
+
+def _error(row: Row) -> str:
+    each = f" (each: {', '.join(map(number, row.errors))})"
+    return estimate(row.mean) + each * bool(row.seeds and row.task.seeds <= FEW)
+
+
+def _seeds(row: Row) -> str:
+    diverged = len(row.seeds) - len(row.finished)
+    text = f"{len(row.seeds)} of {row.task.seeds} seeds" + ": incomplete" * (not row.complete)
+    return text + (f", {diverged} diverged" if diverged else "")
+
+
+def _steps(row: Row) -> str:
+    if not row.seeds:
+        return NONE
+    steps, count = row.steps_to_threshold, sum(map(math.isfinite, row.reached))
+    return f"{number(steps, 0) if steps < math.inf else '> budget'} ({count} of {len(row.seeds)})"
+
+
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "algorithm": lambda row: row.algorithm.name,
+    "memory": lambda row: row.algorithm.memory,
+    "parameters": _parameters,
+    "error [%]": _error,
+    "IQM [%]": lambda row: number(row.iqm),
+    "sampled, validation [%]": lambda row: number(row.sampled),
+    "seeds": _seeds,
+    "env steps to the threshold": _steps,
+    "samples backward": lambda row: number(row.samples_backward, 0),
+    "CPU time [s]": lambda row: number(row.cpu_seconds, 0),
+}
 
 
 def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
@@ -166,35 +167,34 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
         return []
     by_name = {row.algorithm.name: row for row in results.rows}
     pairs = [[by_name[name] for name in pair if name in by_name] for pair in protocol.comparisons]
-    complete = [len(pair) == 2 and all(row.complete for row in pair) for pair in pairs]
     p_values = np.full(len(pairs), math.nan)
-    for index in np.flatnonzero(complete):
-        p_values[index] = rank_test(*(row.errors for row in pairs[index]))
-    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
-    tested = zip(protocol.comparisons, pairs, p_values, holm(p_values), strict=True)
-    for names, pair, p, adjusted in tested:
-        line = [*names, *_comparison_cells(pair, float(p), float(adjusted))]
-        cells[protocol.algorithms[names[0]].feedback].append(line)
+    for index, pair in enumerate(pairs):
+        if len(pair) == 2 and all(row.complete for row in pair):
+            p_values[index] = statistics.rank_test(*(row.errors for row in pair))
+    tested = zip(protocol.comparisons, pairs, p_values, statistics.holm(p_values), strict=True)
+    lines = [
+        (protocol.algorithms[names[0]], [*names, *_comparison_cells(pair, p, adjusted)])
+        for names, pair, p, adjusted in tested
+    ]
     header = ("expected better", "than", "difference of means [points]")
     header += ("P(lower error)", "p", "p after Holm")
     text = _how_tested(results.task, len(pairs))
-    return [["## Named comparisons", "", text], *by_class(header, cells)]
+    return [["## Named comparisons", "", text], *by_class(header, lines)]
 
 
 def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[str]:
-    if len(pair) < 2:
-        return ["not tested: not run on this task", *[NONE] * 3]
     if math.isnan(p):
-        counts = (f"{r.algorithm.name} has {len(r.seeds)} of {r.task.seeds} seeds" for r in pair)
-        return [f"not tested: {', '.join(counts)}", *[NONE] * 3]
+        counts = [f"{r.algorithm.name} has {len(r.seeds)} of {r.task.seeds} seeds" for r in pair]
+        reason = "not run on this task" if len(pair) < 2 else ", ".join(counts)
+        return [f"not tested: {reason}", *[NONE] * 3]
     first, second = pair
-    better = probability_of_improvement([-first.errors], [-second.errors])
+    better = statistics.probability_of_improvement([-first.errors], [-second.errors])
     difference = f"{first.mean.value - second.mean.value:+.2f}"
     return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
 
 
 def _how_tested(task: ComparedTask, count: int) -> str:
-    least = least_p(task.seeds, task.seeds)
+    least = statistics.least_p(task.seeds)
     return (
         "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
         f"{task.seeds} seeds per algorithm no p is below {_p_text(least)}, and after Holm's "
@@ -208,13 +208,11 @@ def _how_tested(task: ComparedTask, count: int) -> str:
 
 def behaviour(results: TaskResults) -> list[list[str]]:
     """Return what the policies do at their end, which shows how those fail that fail."""
-    header = ("algorithm", "commonest answer [%]", "on the object's middle [%]")
-    header += ("spread of locations", "value explained")
-    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
-    for row in results.rows:
-        if any(seed.result.last for seed in row.seeds):
-            line = [row.algorithm.name, *(number(row.last(tag)) for tag in BEHAVIOUR)]
-            cells[row.algorithm.feedback].append(line)
+    lines = [
+        (row.algorithm, [row.algorithm.name, *(number(row.last(tag)) for tag in BEHAVIOUR)])
+        for row in results.rows
+        if any(seed.result.last for seed in row.seeds)
+    ]
     text = (
         "Medians at the last mark over the seeds that log the metric, with the policy's mean "
         "location. **Commonest answer**: images that get it; 100 if the label has collapsed to "
@@ -224,7 +222,7 @@ def behaviour(results: TaskResults) -> list[list[str]]:
         "minus the share of the returns' variance that the value leaves in the last update, far "
         "below 0 where returns are equal."
     )
-    tables = by_class(header, cells)
+    tables = by_class(("algorithm", *BEHAVIOUR.values()), lines)
     return [["## What the policies do", "", text], *tables] if tables else []
 
 
@@ -236,12 +234,10 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
         "at a third of the budget, with errors on validation. The lowest error is chosen, so it "
         "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials."
     )
-    cells: dict[str, list[list[str]]] = {letter: [] for letter in CLASSES}
-    for row in results.rows:
-        trials = results.trials[row.algorithm.name]
-        cells[row.algorithm.feedback].append(_tuning_cells(row.algorithm, source, trials))
+    algorithms = [row.algorithm for row in results.rows]
+    lines = [(a, _tuning_cells(a, source, results.trials[a.name])) for a in algorithms]
     header = ("algorithm", "space", "trials", "defaults [%]", "best [%]", "chosen")
-    return [["## Tuning", "", text], *by_class(header, cells)]
+    return [["## Tuning", "", text], *by_class(header, lines)]
 
 
 def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial]) -> list[str]:
@@ -251,8 +247,7 @@ def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial
         else f"{flag} {span[0]:g} to {span[1]:g}"
         for flag, span in algorithm.space.items()
     )
-    if not space:
-        space = f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned"
+    space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
     best = best_trial(trials)
     if best is None:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
@@ -270,46 +265,31 @@ def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial
 
 def provenance(results: TaskResults) -> list[str]:
     """Say with what code, where and when the runs were made, and give their commands."""
-    seeds = results.seeds
+    seeds, head = results.seeds, ["## How it was run", ""]
     if not seeds:
-        return ["## How it was run", "", "No run has ended yet."]
-    lines = ["## How it was run", "", *_commits(results.rows)]
-    lines += [f"- {k}: {'; '.join(distinct(seeds, k))}" for k in ("machine", "python", "versions")]
-    lines += [f"- started: {_days(seeds)}", *_off_budget(results)]
-    if results.left_out:
-        lines += [f"- left out: {results.left_out} seeds that the protocol doesn't ask for"]
-    commands = [
-        f"{row.algorithm.name}: {row.seeds[0].config.get('command', NONE)}"
-        for row in results.rows
-        if row.seeds
-    ]
-    return [*lines, "", "The command of each algorithm's first seed:", "", "```", *commands, "```"]
-
-
-def _commits(rows: Sequence[Row]) -> list[str]:
-    """Name the commit, or with several the algorithms of each."""
-    members: dict[str, list[str]] = {}
-    for row in rows:
+        return [*head, "No run has ended yet."]
+    members: dict[str, list[str]] = {}  # of each commit
+    for row in results.rows:
         for commit in distinct(row.seeds, "commit"):
             members.setdefault(commit, []).append(row.algorithm.name)
+    lines = [f"- commit {commit}: {', '.join(names)}" for commit, names in members.items()]
     if len(members) == 1:
-        return [f"- commit: {next(iter(members))}"]
-    return [f"- commit {commit}: {', '.join(names)}" for commit, names in members.items()]
-
-
-def _days(seeds: Sequence[Seed]) -> str:
-    """Return the first and last day on which a run started."""
-    texts = [seed.config["started"] for seed in seeds if seed.config.get("started")]
-    days = sorted({str(datetime.fromisoformat(text).date()) for text in texts}) or ["unknown"]
-    return " to ".join(dict.fromkeys((days[0], days[-1])))
-
-
-def _off_budget(results: TaskResults) -> list[str]:
-    """Name the seeds whose env steps miss the budget by more than a last update's."""
-    off = [
-        f"{row.algorithm.name} seed {seed.number} ({seed.result.env_steps:,})"
-        for row in results.rows
-        for seed in row.finished
-        if abs(seed.result.env_steps / results.task.env_steps - 1) > 0.02
+        lines = [f"- commit: {commit}" for commit in members]
+    lines += [f"- {k}: {'; '.join(distinct(seeds, k))}" for k in ("machine", "python", "versions")]
+    starts = [seed.config["started"] for seed in seeds if seed.config.get("started")]
+    days = sorted({str(datetime.fromisoformat(start).date()) for start in starts}) or ["unknown"]
+    lines += [f"- started: {' to '.join(dict.fromkeys((days[0], days[-1])))}"]
+    off = [  # by more than a last update's env steps
+        f"{seed.algorithm} seed {seed.number} ({seed.result.env_steps:,})"
+        for seed in seeds
+        if seed.result.status == "finished"
+        and abs(seed.result.env_steps / results.task.env_steps - 1) > 0.02
     ]
-    return [f"- **more than 2 % off the budget of env steps**: {', '.join(off)}"] if off else []
+    if off:
+        lines += [f"- **more than 2 % off the budget of env steps**: {', '.join(off)}"]
+    if results.left_out:
+        lines += [f"- left out: {results.left_out} seeds that the protocol doesn't ask for"]
+    firsts = (row.seeds[0] for row in results.rows if row.seeds)
+    commands = [f"{seed.algorithm}: {seed.config.get('command', NONE)}" for seed in firsts]
+    text = "The command of each algorithm's first seed:"
+    return [*head, *lines, "", text, "", "```", *commands, "```"]

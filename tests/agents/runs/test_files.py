@@ -10,40 +10,23 @@ import torch
 
 from agents.runs.files import (
     MAX_TEXT,
-    make_folder,
     read_csv,
     read_file,
     read_json,
     read_toml,
     to_json,
-    write_file,
     write_whole,
 )
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
 
 
-def test_a_file_is_replaced_whole(tmp_path):
+def test_a_file_is_replaced_whole_though_the_system_takes_a_byte_at_a_time(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:1]))
     write_whole(tmp_path / "file", b"old and longer")
     write_whole(tmp_path / "file", b"new")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
-
-
-def test_all_is_written_though_the_system_takes_a_byte_at_a_time(tmp_path, monkeypatch):
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:1]))
-    write_file(tmp_path / "file", b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
-
-
-def test_folders_are_created_with_their_parents(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for folder in (tmp_path / "a" / "b", tmp_path / "a" / "b", Path("c") / "d"):
-        make_folder(folder)
-        assert folder.is_dir()
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(FileExistsError):
-        make_folder(tmp_path / "file" / "more")
 
 
 def test_json_comes_back_equal_to_the_digit(tmp_path):

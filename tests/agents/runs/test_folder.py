@@ -1,6 +1,5 @@
 """The run folder: nothing is overwritten, and what was printed is kept."""
 
-import csv
 import json
 import subprocess
 import time
@@ -16,8 +15,7 @@ from agents.runs import machine
 from agents.runs.checkpoints import CheckpointError
 from agents.runs.folder import RunLog
 from agents.runs.hashed import write_hashed
-from agents.runs.metrics import Stopwatch
-from agents.runs.records import finished_line
+from agents.runs.progress import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,13 @@ def log(tmp_path):
         yield log
 
 
-def test_the_config_holds_settings_command_versions_and_machine(log):
+def test_facts_join_settings_command_versions_and_machine_and_a_change_is_reported(log, capsys):
+    log.note_facts({"data": "here", "sample": False})
+    log.note_facts({"data": "there", "sample": False})  # a resumed run, on another machine
     stored = json.loads((log.folder / "config.json").read_text())
-    assert stored["config"] == {"seed": 3}
+    assert (stored["config"], stored["data"], stored["sample"]) == ({"seed": 3}, "here", False)
     assert {"command", "commit", "python", "versions", "machine"} <= set(stored)
-
-
-def test_metrics_count_env_steps_and_keep_every_digit(log):
-    log.scalars(800, {"eval/error": 0.1 + 0.2})
-    rows = list(csv.DictReader((log.folder / "metrics.csv").read_text().splitlines()))
-    assert rows == [{"env_steps": "800", "tag": "eval/error", "value": repr(0.1 + 0.2)}]
-    assert list(log.folder.glob("events.out.tfevents.*"))
+    assert "'here' and is 'there'" in capsys.readouterr().out
 
 
 def test_a_line_is_printed_and_kept_with_its_control_characters_escaped(log, capsys):
@@ -51,52 +45,35 @@ def test_a_line_is_printed_and_kept_with_its_control_characters_escaped(log, cap
     assert (log.folder / "log.txt").read_text() == line
 
 
-def test_training_is_announced_at_once(log, capsys):
+def test_training_is_announced_at_once_and_status_lines_are_not_kept(log, capsys):
+    log._training._clock = iter(range(0, 1000, 40)).__next__
     updates = log.progress(3)
     assert next(updates) == 0
-    assert capsys.readouterr().out == "training: 3 updates, validation every 3\n"
-    assert list(updates) == [1, 2]
-
-
-def test_status_lines_leave_log_and_metrics_alone(tmp_path, capsys):
-    with RunLog(tmp_path / "run", Settings()) as log:
-        log._training._clock = iter(range(0, 1000, 40)).__next__
-        log.status(100, 0.5)
-        log.status(200, 0.75)
+    announcement = "training: 3 updates, validation every 3\n"
+    assert capsys.readouterr().out == announcement
+    log.status(100, 0.5)
+    log.status(200, 0.75)
     assert "200 episodes" in capsys.readouterr().out
-    for name in ("log.txt", "metrics.csv"):
-        assert "200" not in (tmp_path / "run" / name).read_text()
+    assert (log.folder / "log.txt").read_text() == announcement
 
 
 def test_the_stopwatch_leaves_out_the_cpu_time_of_validation(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "process_time", lambda: 2 * clock[0])  # of two threads
-    watch = Stopwatch()
+    watch = Stopwatch(7.5, 5.25)  # of earlier processes
     clock[0] = 10
     with watch.paused():
         clock[0] = 13
-    assert watch.read() == (13, 20)
-    watch.add_earlier(["320", "7.5", "5.25", "42.7"], Path("timing.csv"))
     assert watch.read() == (20.5, 25.25)
 
 
 def test_the_result_is_stored_and_printed(log, capsys):
-    assert finished_line(log.folder) is None
     log.result("test", Score(761, 10_000), "MNIST test: 10000 images from a folder")
     line = "test error 7.61 % (95 % interval 7.11-8.15, 10000 images)"
     assert capsys.readouterr().out == f"{line}\n"
-    assert finished_line(log.folder) == line
     stored = json.loads((log.folder / "result.json").read_text())
-    assert (stored["split"], stored["wrong"], stored["total"]) == ("test", 761, 10_000)
-
-
-def test_facts_join_the_config_and_a_change_is_reported(log, capsys):
-    log.note_facts({"data": "here", "sample": False})
-    log.note_facts({"data": "there", "sample": False})  # a resumed run, on another machine
-    stored = json.loads((log.folder / "config.json").read_text())
-    assert (stored["config"], stored["data"], stored["sample"]) == ({"seed": 3}, "here", False)
-    assert "'here' and is 'there'" in capsys.readouterr().out
+    assert stored | {"split": "test", "wrong": 761, "total": 10_000, "line": line} == stored
 
 
 def test_two_processes_never_write_to_one_folder(log):
@@ -107,6 +84,7 @@ def test_two_processes_never_write_to_one_folder(log):
 def write_some(folder: Path, until: int) -> None:
     """Log every step, save after step 2."""
     with RunLog(folder, Settings()) as log:
+        log._stopwatch = Stopwatch(200.0, 1.0)
         for step in range(1, until + 1):
             log.scalars(10 * step, {"train/loss": 0.1 * step, "train/grad_norm": 1.0})
             log.speed(10 * step)
@@ -125,14 +103,16 @@ def read_events(folder: Path) -> list[tuple[str, int, float]]:
     )
 
 
-def test_a_resumed_run_has_every_metric_once(tmp_path):
+def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
+    tmp_path, monkeypatch, capsys
+):
     write_some(tmp_path / "whole", until=4)
     write_some(tmp_path / "run", until=3)
     with (tmp_path / "run" / "metrics.csv").open("a") as file:
         file.write("40,train/lo")  # cut off by a kill
+    monkeypatch.setattr(run_log, "versions", lambda: {"torch": "0.1"})
     with RunLog(tmp_path / "run", Settings(), resume=True) as log:
-        assert log.checkpoint is not None
-        assert (log.checkpoint.step, log.checkpoint.state["env_steps"]) == (2, 20)
+        assert "warning: versions was" in capsys.readouterr().out
         assert list(log.progress(4)) == [2, 3]
         log.scalars(20, {"eval/error": 5.0})
         for step in (3, 4):
@@ -143,26 +123,8 @@ def test_a_resumed_run_has_every_metric_once(tmp_path):
     assert read_events(tmp_path / "run") == read_events(tmp_path / "whole")
     timing = (tmp_path / "run" / "timing.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in timing] == ["env_steps", "10", "20", "30", "40"]
-    seconds = [float(line.split(",")[1]) for line in timing[1:]]
+    seconds = [200.0, *(float(line.split(",")[1]) for line in timing[1:])]
     assert seconds == sorted(seconds)
-
-
-def test_a_run_without_a_checkpoint_starts_over(tmp_path):
-    with RunLog(tmp_path / "run", Settings()) as log:
-        log.scalars(10, {"train/loss": 1.0})
-    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
-        assert log.checkpoint is None
-        assert list(log.progress(2)) == [0, 1]
-        log.scalars(10, {"train/loss": 2.0})
-    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:] == ["10,train/loss,2.0"]
-    assert read_events(tmp_path / "run") == [("train/loss", 10, 2.0)]
-
-
-def test_a_change_of_versions_is_warned_of(tmp_path, monkeypatch, capsys):
-    write_some(tmp_path / "run", until=3)
-    monkeypatch.setattr(run_log, "versions", lambda: {"torch": "0.1"})
-    RunLog(tmp_path / "run", Settings(), resume=True).close()
-    assert "warning: versions was" in capsys.readouterr().out
 
 
 def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) -> None:
@@ -195,15 +157,10 @@ def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_a_run_that_fails_before_its_first_update_leaves_nothing(tmp_path, capsys):
-    (tmp_path / "there").mkdir()
-    for name in ("new", "there"):
-        fail(tmp_path / name, ValueError("no such data"), updates=0)
-        assert "nothing was trained" in capsys.readouterr().out
-    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
-
-
-def test_a_resumed_run_that_fails_before_its_first_update_is_kept(tmp_path, capsys):
+def test_a_run_that_fails_before_its_first_update_leaves_nothing_unless_resumed(tmp_path, capsys):
+    fail(tmp_path / "run", ValueError("no such data"), updates=0)
+    assert "nothing was trained" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
     fail(tmp_path / "run", ValueError("a bug"), updates=1)
     fail(tmp_path / "run", ValueError("no such data"), updates=0, resume=True)
     assert "resume with" in capsys.readouterr().out.splitlines()[-1]
@@ -234,33 +191,14 @@ def test_a_state_that_is_nested_deep_is_refused(tmp_path, depth):
         RunLog(tmp_path / "run", Settings(), resume=True)
 
 
-def test_the_clock_of_a_resumed_run_continues_from_the_checkpoint(tmp_path):
-    with RunLog(tmp_path / "run", Settings()) as log:
-        log._stopwatch._earlier = (100.0, 1.0)
-        log.speed(10)
-        log._stopwatch._earlier = (200.0, 1.0)
-        log.save_checkpoint(2, 20, {}, {})
-    with RunLog(tmp_path / "run", Settings(), resume=True) as log:
-        log.speed(30)
-    rows = list(csv.DictReader((tmp_path / "run" / "timing.csv").read_text().splitlines()))
-    assert [row["env_steps"] for row in rows] == ["10", "20", "30"]
-    assert float(rows[2]["seconds"]) >= 200
-
-
-def test_another_projects_commit_is_never_taken_for_ours(tmp_path, monkeypatch):
-    project = tmp_path / "project"
-    project.mkdir()
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a hook that runs us sets them
-        monkeypatch.delenv(name, raising=False)
-    git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
-    git += ["-c", "commit.gpgsign=false"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
-    monkeypatch.setattr(machine, "__file__", str(project / "machine.py"))
-    assert machine.commit() is None
-
-
-def test_a_hook_that_names_its_own_repository_changes_nothing(monkeypatch, tmp_path):
+def test_another_projects_commit_or_a_hooks_is_never_taken_for_ours(tmp_path, monkeypatch):
     before = machine.commit()
     monkeypatch.setenv("GIT_DIR", str(tmp_path))
     assert machine.commit() == before
+    monkeypatch.delenv("GIT_DIR")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    git += ["-c", "commit.gpgsign=false"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    assert machine.commit() is None

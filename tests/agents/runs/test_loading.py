@@ -42,18 +42,11 @@ def test_the_model_comes_back_with_its_settings(run_dir):
         assert torch.equal(weight, model.state_dict()[name]), name
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a run folder"):
-        load_run(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     ("missing", "settings", "message"),
     [
         ("config.json", {}, "config.json cannot be read: No such file"),
         ("model.json", {}, "has no model.json: .* found another script's"),
-        ("model.json", {"algorithm": "ppo"}, "has no model.json: .* found train/sb3.py's"),
-        ("model.json", {"model": "fc"}, "has no model.json: .* found train/baselines.py's"),
         ("best.safetensors", {}, "has no best.safetensors: wait for the run's first validation"),
     ],
 )
@@ -64,39 +57,12 @@ def test_a_missing_file_is_named_and_explained(run_dir, missing, settings, messa
         load_run(run_dir)
 
 
-@pytest.mark.parametrize(
-    ("env_id", "message"),
-    [
-        ("antigravity:Any-v0", "names the module 'antigravity'"),
-        ("\x1b[2J-v0", r"must be a printable string, got '\\x1b"),
-        (["Some-v0"], "setting 'env_id' must be a single value"),
-    ],
-)
-def test_an_environment_id_that_cannot_be_trusted_is_refused(run_dir, env_id, message):
-    change(run_dir / "config.json", config={"env_id": env_id})
-    with pytest.raises(ValueError, match=rf"config.json.*{message}"):
-        load_run(run_dir)
-    assert "antigravity" not in sys.modules
-
-
-def test_the_user_may_name_the_environment_instead(run_dir):
+def test_an_environment_of_a_foreign_module_must_be_named_by_the_user(run_dir):
     change(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
-    assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"config": None}, "holds no settings"),
-        ({"config": {"locations": ["learned"]}}, "setting 'locations' must be a single value"),
-        ({"config": {"locations": [[[[]]]]}}, "setting 'locations' must be a single value"),
-        ({"sample": "x"}, r"is not valid.*sample"),
-    ],
-)
-def test_another_form_of_settings_is_refused(run_dir, changes, message):
-    change(run_dir / "config.json", **changes)
-    with pytest.raises(ValueError, match=rf"config.json.* {message}"):
+    with pytest.raises(ValueError, match=r"config.json names the module 'antigravity'"):
         load_run(run_dir)
+    assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -118,7 +84,7 @@ def test_sizes_that_make_no_model_are_explained(run_dir, changes, message):
 @pytest.mark.parametrize("hidden_size", [9, 10**7])
 def test_weights_of_another_size_are_refused_before_memory_is_taken(run_dir, hidden_size):
     change(run_dir / "model.json", hidden_size=hidden_size)
-    with pytest.raises(ValueError, match=r"best.safetensors does not fit model.json.* must be"):
+    with pytest.raises(ValueError, match=r"best.safetensors belongs to another model .* must be"):
         load_run(run_dir)
 
 
@@ -127,11 +93,7 @@ def test_weights_with_a_wrong_name_are_refused(run_dir):
     weights = load_file(path)
     weights["core.other"] = weights.pop("core.input.bias")
     save_file(weights, path)
-    with pytest.raises(ValueError, match=r"best.safetensors.*core.input.bias must be .*, got none"):
-        load_run(run_dir)
-
-
-def test_a_pickle_in_place_of_the_weights_is_never_opened(run_dir):
-    torch.save({"a": torch.zeros(1)}, run_dir / "best.safetensors")
-    with pytest.raises(ValueError, match=r"best.safetensors holds no tensors"):
+    with pytest.raises(
+        ValueError, match=r"best.safetensors.*core.input.bias must be .*, got absent"
+    ):
         load_run(run_dir)

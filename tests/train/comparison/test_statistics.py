@@ -12,14 +12,11 @@ from train.comparison.statistics import (
     interquartile_mean,
     least_p,
     mean_interval,
-    normalised_scores,
     probability_of_improvement,
     rank_test,
-    steps_to_threshold,
 )
 
 RESAMPLES = 2_000
-MARKS = np.array([100.0, 200, 300])
 
 
 def draw(*sizes, seed=0):
@@ -28,22 +25,12 @@ def draw(*sizes, seed=0):
     return [generator.integers(0, 40, size) / 100 for size in sizes]
 
 
-def curve(*errors):
-    return MARKS[: len(errors)], np.array(errors, dtype=float)
-
-
 def test_the_mean_has_students_interval():
     # mean 3, s = sqrt((4 + 1 + 0 + 1 + 4) / 4) = 1.5811, s / sqrt(5) = 0.70711, and
     # t_4(0.975) = 2.77645 from a table: the half width is 1.96325
     value, low, high = mean_interval(np.array([1.0, 2, 3, 4, 5]))
     assert (value, low, high) == pytest.approx((3, 3 - 1.96325, 3 + 1.96325), abs=1e-4)
     assert mean_interval(np.array([4.2])) == pytest.approx((4.2, math.nan, math.nan), nan_ok=True)
-
-
-def test_about_95_of_100_intervals_hold_the_truth():
-    samples = np.random.default_rng(1).normal(7, 2, (1000, 5))
-    held = [low <= 7 <= high for _, low, high in map(mean_interval, samples)]
-    assert 0.93 < np.mean(held) < 0.97
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
@@ -62,11 +49,6 @@ def test_the_bootstrap_of_the_interquartile_mean_is_a_slow_loops():
         expected.append(np.mean(drawn[4:-4]))  # of 16
     _, low, high = interquartile_mean(scores, resamples=RESAMPLES)
     assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=0.01)
-
-
-def test_seeds_are_drawn_within_their_task():
-    constant = [np.full(6, level) for level in (0.0, 0.5, 1.0)]  # within a task all are equal
-    assert interquartile_mean(constant, resamples=RESAMPLES) == (0.5, 0.5, 0.5)
 
 
 def test_rliable_returns_the_same():
@@ -89,12 +71,8 @@ def test_the_probability_of_improvement_counts_pairs_and_half_the_ties():
     (x,), (y,) = draw(9), draw(7, seed=1)
     u = mannwhitneyu(x, y).statistic
     assert probability_of_improvement([x], [y]).value == pytest.approx(u / (9 * 7))
-
-
-def test_tasks_weigh_the_same_whatever_their_seeds():
-    better, worse = np.ones(20), np.zeros(20)
-    value = probability_of_improvement([better, worse[:2]], [worse, better[:2]]).value
-    assert value == 0.5
+    better, worse = np.ones(20), np.zeros(20)  # tasks weigh the same, whatever their seeds
+    assert probability_of_improvement([better, worse[:2]], [worse, better[:2]]).value == 0.5
 
 
 def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
@@ -116,16 +94,8 @@ def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
 @pytest.mark.parametrize("scores", [[[1.0], [2.0, 3.0]], [[1.0]]])
 def test_where_a_task_has_one_seed_there_is_no_bootstrap_interval(scores):
     tasks = [np.array(each) for each in scores]
-    for value, low, high in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
-        assert math.isfinite(value)
-        assert math.isnan(low)
-        assert math.isnan(high)
-
-
-def test_the_seed_fixes_a_bootstrap():
-    scores = draw(5, 8)
-    assert interquartile_mean(scores, seed=3) == interquartile_mean(scores, seed=3)
-    assert interquartile_mean(scores, seed=3) != interquartile_mean(scores, seed=4)
+    for value, *ends in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
+        assert (math.isfinite(value), *map(math.isnan, ends)) == (True, True, True)
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 10), (5, 5), (4, 7), (2, 3)])
@@ -145,29 +115,14 @@ def test_with_ties_p_is_that_of_all_permutations():
     assert rank_test(x, y) == pytest.approx((np.abs(sums - sums.mean()) >= far).mean())
 
 
-def test_p_does_not_depend_on_order_or_unit():
-    (x,), (y,) = draw(6), draw(5, seed=1)
-    p = rank_test(x, y)
-    assert rank_test(y, x) == rank_test(x[::-1], y) == rank_test(np.exp(x), np.exp(y)) == p
-
-
-def test_one_diverged_seed_of_ten_hides_no_clear_difference():
+def test_the_least_p_is_reached_when_all_seeds_are_better_and_nearly_with_one_diverged():
+    for n in (5, 10):
+        assert rank_test(np.arange(n), np.arange(n) + n) == pytest.approx(least_p(n))
+    assert (least_p(5), least_p(1)) == (2 / 252, 1)
     good, bad = np.linspace(2, 3, 10), np.linspace(4, 5, 10)
     good[3] = 90.0
-    assert rank_test(good, bad) < 0.01
+    assert rank_test(good, bad) == rank_test(bad[::-1], good) < 0.01
     assert rank_test(good, good) == 1
-
-
-def test_the_least_p_is_reached_when_all_seeds_of_one_are_better():
-    for n in (5, 10):
-        assert rank_test(np.arange(n), np.arange(n) + n) == pytest.approx(least_p(n, n))
-    assert (least_p(5, 5), least_p(1, 1)) == (2 / 252, 1)
-
-
-def test_equal_algorithms_are_called_different_at_most_as_often_as_p_says():
-    generator = np.random.default_rng(2)
-    p = np.array([rank_test(*generator.normal(size=(2, 5))) for _ in range(1000)])
-    assert (p <= 0.05).mean() < 0.06
 
 
 def test_holms_values_by_hand():
@@ -178,58 +133,3 @@ def test_holms_values_by_hand():
     assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
     untested = holm(np.array([0.01, math.nan, math.nan]))  # they count
     assert untested == pytest.approx([0.03, math.nan, math.nan], nan_ok=True)
-
-
-def test_testing_what_was_missing_makes_no_other_value_worse():
-    generator = np.random.default_rng(3)
-    for _ in range(200):
-        p = generator.uniform(size=6) ** 3
-        partly = np.where(generator.uniform(size=6) < 0.5, math.nan, p)
-        there = ~np.isnan(partly)
-        assert (holm(p)[there] <= holm(partly)[there] + 1e-12).all()
-
-
-def test_the_first_mark_at_or_below_the_threshold_counts():
-    reached = steps_to_threshold([curve(20, 10, 12), curve(9, 30, 30), curve(30, 11, 8)], 10)
-    assert reached.steps.tolist() == [200, 100, 300]
-    assert (reached.fraction, reached.median) == (1, 200)
-
-
-def test_seeds_that_never_reach_it_or_diverge_before_count_as_later():
-    there, never = curve(5, 5, 5), curve(20, math.nan, 20)
-    half = steps_to_threshold([there, never, curve(20, 5, 5), curve()], 10)
-    assert half.steps.tolist() == [100, math.inf, 200, math.inf]
-    assert (half.fraction, half.median) == (0.5, 200)
-    fewer = steps_to_threshold([there, never, never], 10)
-    assert (round(fewer.fraction, 3), fewer.median) == (0.333, math.inf)
-
-
-def test_guessing_is_0_and_no_errors_are_1():
-    assert normalised_scores(np.array([90.0, 45, 0]), 90) == pytest.approx([0, 0.5, 1])
-    assert normalised_scores(np.array([100.0]), 80) == pytest.approx([-0.25])  # worse
-
-
-GOOD = draw(3, 3)
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "named"),
-    [
-        *((mean_interval, (v,), "values") for v in ([], [1.0, math.nan], [math.inf], [[1.0]])),
-        (interquartile_mean, ([],), "scores must hold"),
-        (interquartile_mean, ([GOOD[0], [math.nan]],), r"scores\[1\]"),
-        (probability_of_improvement, (GOOD, GOOD[:1]), "share their tasks, got 2 and 1"),
-        (rank_test, ([1.0], [1.0, 2.0]), r"first must be finite, \(n,\) with n >= 2"),
-        (least_p, (0, 5), "at least 1, got 0 and 5"),
-        *((holm, (v,), "p_values") for v in ([-0.1], [1.1], [[0.5]])),
-        (steps_to_threshold, ([], 10), "curves must hold"),
-        (steps_to_threshold, ([(MARKS, np.zeros(2))], 10), r"got \(3,\) and \(2,\)"),
-        (normalised_scores, ([1.0], 0), "chance_error"),
-        *((normalised_scores, (v, 90), "errors") for v in ([math.nan], [])),
-    ],
-)
-def test_wrong_arguments_are_refused_by_name(function, arguments, named):
-    with pytest.raises(ValueError, match=named):
-        function(*arguments)
-    with pytest.raises(ValueError, match="resamples"):
-        interquartile_mean(GOOD, resamples=-1)

@@ -220,9 +220,8 @@ def reward_only(rollout: Rollout, weights: Weights) -> Terms:
         Williams (1992); the entropy is Williams and Peng (1991).
     """
     returns = reward_to_go(rollout.reward)
-    terms = _reward_only(rollout, returns - rollout.baseline, weights)
-    terms.shared["baseline"] = weights.baseline_coef * baseline_loss(rollout.baseline, returns)
-    return terms
+    baseline = weights.baseline_coef * baseline_loss(rollout.baseline, returns)
+    return _reward_only(rollout, returns - rollout.baseline, weights, baseline=baseline)
 
 
 def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
@@ -269,12 +268,15 @@ def _hybrid(
     return Terms({"classifier": label}, location, shared={})
 
 
-def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights) -> Terms:
-    """Return the losses of both actions, the label's at the step that is scored."""
+def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights, **shared: Tensor) -> Terms:
+    """Return the losses of both actions, the label's at the step that is scored.
+
+    The baseline is among the ``shared`` terms, since it serves the label's advantage too.
+    """
     policy = weights.policy_coef * reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
     label = reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:])
     entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
-    shared = {"entropy": -weights.entropy_coef * entropy.mean()}
+    shared = {"entropy": -weights.entropy_coef * entropy.mean(), **shared}
     return Terms({"label": label}, {"policy": policy}, shared)
 
 

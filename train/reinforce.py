@@ -105,7 +105,7 @@ class Config(RunConfig):
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
     """Who chooses where to look: the learned policy, or a control in its place."""
     discount: float = 0.5
-    """Discount on a location's credit for the glimpses after the next one."""
+    """Discount on a location's credit for the glimpses after the next one (dense only)."""
     policy_coef: float = 0.2
     """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
@@ -326,10 +326,9 @@ def validation_metrics(
         std_or_learned = std if model.location_std is None else model.location_std
         how = {"std": std_or_learned, "on_batch": stop.check}
         beliefs, noise = play(config, model, env, num_images, **how)
-        sampled = score_by_glimpse(beliefs)[-1]
-        if ESTIMATORS[config.estimator].samples_label:
-            sampled = score_sampled_labels(beliefs, noise)
-        metrics["eval/error_sampled"] = sampled.error
+        samples_label = ESTIMATORS[config.estimator].samples_label
+        sampled = score_sampled_labels(beliefs, noise) if samples_label else None
+        metrics["eval/error_sampled"] = (sampled or score_by_glimpse(beliefs)[-1]).error
     return score, metrics
 
 

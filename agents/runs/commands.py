@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,7 +40,7 @@ class RunConfig:
     """Settings that all training scripts share; every one is a flag."""
 
     env_id: str = "ClutteredMNISTGlimpse-v0"
-    """Registered environment to train on."""
+    """Registered environment to train on; my_module:Mine-v0 for one that your module registers."""
     seed: int = 0
     """Random seed for weights, exploration, images and locations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -143,7 +144,8 @@ class Stop:
             signal.signal(each, signal.SIG_DFL)
         self.requested = signal.Signals(number)
         line = f"{self.requested.name}: stopping when this update is saved; again to stop at once\n"
-        os.write(2, line.encode())  # print() may not be called from a signal's handler
+        with suppress(OSError):  # stderr may be a pipe whose reader has ended
+            os.write(2, line.encode())  # print() may not be called from a signal's handler
 
 
 def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
@@ -158,7 +160,9 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     flags = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) != 2 * len(flags) or not flags.keys() <= {"--resume", "--env-id"}:
         got = shlex.join(arguments)
-        raise ValueError(f"--resume RUN_DIR only goes with the run's own --env-id, got: {got}")
+        raise ValueError(
+            f"--resume RUN_DIR takes no other flag, except the run's own --env-id, got: {got}"
+        )
     folder = Path(flags["--resume"])
     settings = read_settings(folder)
     names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]

@@ -254,6 +254,8 @@ def _claim(folder: Path, resume: bool) -> FileLock:
     if not resume and folder.exists():
         unclaimed = {"run.lock", "config.json.new"}  # what an interrupted start leaves
         if not folder.is_dir() or {path.name for path in folder.iterdir()} - unclaimed:
+            if not (folder / "config.json").is_file():
+                raise FileExistsError(f"{folder} is not empty: choose another with --run-dir")
             raise FileExistsError(
                 f"{folder} holds a run already: choose another with --run-dir, or resume it with "
                 f"--resume {shlex.quote(str(folder))}"

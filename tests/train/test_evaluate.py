@@ -150,7 +150,8 @@ def test_the_environment_must_fit_the_model_and_be_a_glimpse_environment(tmp_pat
 def test_a_split_that_shares_images_with_the_training_is_refused(
     run_dir, capsys, monkeypatch, trained_on_sample, evaluated_on
 ):
-    monkeypatch.setattr(GlimpseVectorEnv, "data_is_sample", evaluated_on)
+    flag = property(lambda env: evaluated_on, lambda env, value: None)
+    monkeypatch.setattr(GlimpseVectorEnv, "data_is_sample", flag, raising=False)
     change_config(run_dir, sample=evaluated_on)
     assert report(run_dir, capsys)
     change_config(run_dir, sample=trained_on_sample)

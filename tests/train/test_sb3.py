@@ -218,21 +218,21 @@ def test_the_stock_script_trains_on_a_users_environment_and_records_its_real_bud
     module = f"""
 import gymnasium
 gymnasium.register(
-    "Mine-v0",
+    "Users-v0",
     entry_point="ram_env.env:GlimpseEnv",
     vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
     kwargs={gymnasium.spec("ShadesGlimpse-v0").kwargs},
 )
 """
-    (tmp_path / "my_images.py").write_text(module)
+    (tmp_path / "users_images.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
-    stock_ppo.main(stock_ppo.Config(run, "my_images:Mine-v0", env_steps=10, marks=1))
+    stock_ppo.main(stock_ppo.Config(run, "users_images:Users-v0", env_steps=10, marks=1))
     assert json.loads((run / "config.json").read_text())["env_steps"] == 2048
     assert "2048 env steps, in whole rollouts" in capsys.readouterr().out
     assert read_metrics(run)["eval/error"].keys() == {10}
     assert json.loads((run / "result.json").read_text())["total"] == 40
-    del gymnasium.registry["Mine-v0"], sys.modules["my_images"]
+    del gymnasium.registry["Users-v0"], sys.modules["users_images"]
 
 
 # What is refused

@@ -113,7 +113,7 @@ REFUSED += ["--bf16 --resume {}", "--resume={} --resume={}", "--resume {} {}", "
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_resume_takes_no_other_flag(tmp_path, arguments):
     name = write_config(tmp_path)
-    with pytest.raises(ValueError, match="--resume RUN_DIR only goes with"):
+    with pytest.raises(ValueError, match="--resume RUN_DIR takes no other flag"):
         read_resumed(Config, arguments.format(name, name).split())
 
 
@@ -158,6 +158,16 @@ def test_a_signal_ends_the_run_where_it_asks_for_it_and_a_second_one_at_once(num
         f"{number.name}: stopping when this update is saved; again to stop at once\n"
     )
     assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_a_signal_is_remembered_though_nobody_reads_stderr(monkeypatch):
+    def broken_pipe(descriptor: int, content: bytes) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", broken_pipe)
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested == signal.SIGINT
 
 
 # Errors

@@ -1,4 +1,4 @@
-"""From an id to its task: ours, a user's own, in a module of theirs; and what is none."""
+"""From an id to its task: shipped ids, a user's own, and what is not a task."""
 
 import sys
 

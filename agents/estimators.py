@@ -13,13 +13,15 @@ Dimension key:
 Symbols:
     h_t: state after glimpse t, which has seen glimpses 1..t
     l_t: location sampled from pi(. | h_t), of glimpse t + 1
-    p_t: probability of the true label y given h_t
+    p_t: probability of the true label y given h_t; p_t(k): that of class k
+    a: the answer, the label given at the last glimpse
     r_t, R_t: reward of step t, and R_t = sum_{k>=t} r_k
     b_t: baseline b(h_t)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -42,6 +44,9 @@ class Rollout:
     Attributes:
         label_log_prob: log p_t of the true label.
         prediction_log_prob: Log-probability of the label that the agent gave.
+        answer_log_prob: log p_t(a).
+        other_log_prob: log(1 - p_t(a)), without cancellation where p_t(a) is near 1.
+        rest_log_prob: sum_{k != a} q(k) log p_t(k), where q is p_T without a, renormalised.
         location_log_prob: log pi(l_t | h_t) of the sampled location. The environment does not
             use the last one.
         baseline: b(h_t).
@@ -52,6 +57,9 @@ class Rollout:
 
     label_log_prob: Tensor
     prediction_log_prob: Tensor
+    answer_log_prob: Tensor
+    other_log_prob: Tensor
+    rest_log_prob: Tensor
     location_log_prob: Tensor
     baseline: Tensor
     reward: Tensor
@@ -73,11 +81,18 @@ class Rollout:
         recorded = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
         logits, prediction = recorded.pop("logits"), recorded.pop("prediction")  # (T, N, K), (T, N)
         log_p = logits.log_softmax(2)
-        classes = (label.expand_as(prediction), prediction)
-        of_label, of_prediction = (log_p.gather(2, each[..., None])[..., 0] for each in classes)
+        answer = prediction[-1].expand_as(prediction)
+        classes = (label.expand_as(prediction), prediction, answer)
+        of_classes = (log_p.gather(2, each[..., None])[..., 0] for each in classes)
+        of_label, of_prediction, of_answer = of_classes
+        rest = log_p.scatter(2, answer[..., None], -math.inf)  # (T, N, K)
+        q = rest[-1].detach().softmax(1)  # (N, K)
         return cls(
             label_log_prob=of_label,
             prediction_log_prob=of_prediction,
+            answer_log_prob=of_answer,
+            other_log_prob=rest.logsumexp(2),
+            rest_log_prob=(q * log_p).sum(2),
             location_entropy=losses.gaussian_entropy(std).to(logits.device).expand_as(of_label),
             label_entropy=losses.categorical_entropy(logits),
             **recorded,
@@ -127,11 +142,14 @@ class Estimator:
 
     Attributes:
         terms: Turns a rollout into loss terms.
-        objective: What the estimator ascends; ``benchmarks/gradient_quality.py`` defines each.
+        objective: What the estimator ascends, or without the label stands in for;
+            ``benchmarks/gradient_quality.py`` defines each.
         location_reaches_core: Whether the location network's gradient flows into the core.
         samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.
         needs_rollouts: Whether every image is played ``num_rollouts`` times.
         sees_label: Whether the loss uses the true label (class L) or the reward alone (class R).
+        binary_reward: Whether it reads the reward as whether the answer is the label (class R with
+            the structure of the reward). Any policy may then sample the answer.
     """
 
     terms: Callable[[Rollout, Weights], Terms]
@@ -140,6 +158,7 @@ class Estimator:
     samples_label: bool = False
     needs_rollouts: bool = False
     sees_label: bool = True
+    binary_reward: bool = False
 
 
 def paper(rollout: Rollout, weights: Weights) -> Terms:
@@ -229,6 +248,38 @@ def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
     return _reward_only(rollout, reward_to_go(rollout.reward), weights)
 
 
+def outcome(rollout: Rollout, weights: Weights) -> Terms:
+    """The likelihood of the outcome, whether the sampled answer a was right, at every glimpse.
+
+        L = -1/T sum_t log P_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
+            + c_b mean_{t<T} (b_t - g_t)^2,    P_t = p_t(a) if R_T = 1, else 1 - p_t(a)
+
+    g_t is :func:`~agents.losses.dense_returns` of log P_t. In the logits, the gradient of
+    log P_t is (R_T - p_t(a)) / (1 - p_t(a)) times that of log p_t(a): REINFORCE whose baseline
+    is the answer's own probability, rescaled. At the last glimpse the loss is a proper score for
+    any way to sample a from h_T. Before, it isn't: a knows of the label what h_t doesn't.
+
+    Source:
+        Ours. One bit per answer as a likelihood: Hu et al. (2020), "One-bit supervision".
+    """
+    log_outcome = _log_outcome(rollout)
+    return _outcome(rollout, weights, log_outcome, log_outcome)
+
+
+def outcome_completed(rollout: Rollout, weights: Weights) -> Terms:
+    """As :func:`outcome`, but before the last glimpse the classifier learns what p_T believes.
+
+        L = -1/T (log P_T + sum_{t<T} sum_k q(k) log p_t(k)) + ...
+
+    q is the answer if R_T = 1, else p_T without it, renormalised. Its mean given h_t is the
+    posterior if p_T is calibrated; while it isn't, the agent learns its own mistakes (ours).
+    """
+    log_outcome = _log_outcome(rollout)
+    right = rollout.reward[-1] > 0.5
+    to_q = torch.where(right, rollout.answer_log_prob, rollout.rest_log_prob)
+    return _outcome(rollout, weights, torch.cat((to_q[:-1], log_outcome[-1:])), log_outcome)
+
+
 _REWARD: dict[str, bool] = {"samples_label": True, "sees_label": False}
 
 ESTIMATORS = {
@@ -239,6 +290,10 @@ ESTIMATORS = {
     "dense_exact": Estimator(dense_exact, "log-likelihood"),
     "reward_only": Estimator(reward_only, "sampled reward", **_REWARD),
     "reward_only_no_baseline": Estimator(reward_only_no_baseline, "sampled reward", **_REWARD),
+    "outcome": Estimator(outcome, "log-likelihood", binary_reward=True, **_REWARD),
+    "outcome_completed": Estimator(
+        outcome_completed, "log-likelihood", binary_reward=True, **_REWARD
+    ),
 }
 """All estimators by name, the paper's first."""
 
@@ -278,6 +333,28 @@ def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights, **shared
     entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
     shared = {"entropy": -weights.entropy_coef * entropy.mean(), **shared}
     return Terms({"label": label}, {"policy": policy}, shared)
+
+
+def _log_outcome(rollout: Rollout) -> Tensor:
+    """Return log P_t, the log-likelihood of whether the answer was right, (T, N)."""
+    right = rollout.reward[-1] > 0.5
+    return torch.where(right, rollout.answer_log_prob, rollout.other_log_prob)
+
+
+def _outcome(
+    rollout: Rollout, weights: Weights, label_log_prob: Tensor, log_outcome: Tensor
+) -> Terms:
+    """Return the losses of a classifier's log-probability and of the outcome's dense returns.
+
+    The returns are not normalised: while the belief is near uniform they are mostly noise.
+    """
+    returns = losses.dense_returns(log_outcome, weights.discount)  # (T - 1, N)
+    advantage = returns - rollout.baseline[:-1]
+    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage) / len(returns)
+    location = {"policy": weights.policy_coef * policy}
+    location["baseline"] = weights.baseline_coef * baseline_loss(rollout.baseline[:-1], returns)
+    label = losses.cross_entropy(label_log_prob, _even(rollout))
+    return Terms({"classifier": label}, location, shared={})
 
 
 def _even(rollout: Rollout) -> Tensor:

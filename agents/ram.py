@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-State = Tensor  # h_t, (N, D); the LSTM's cell state behind it, (N, 2 D)
+State = Tensor  # h_t, (N, D); behind it the LSTM's cell state, (N, 2 D), and a count if it has one
 
 CORES = ("rnn", "lstm", "gru")
 
@@ -41,6 +41,8 @@ class RAMConfig:
         location_reaches_core: Whether the location network's gradient flows into core and glimpse
             network (the exact policy gradient) or stops before them (the paper).
         conv_features: Channels of two 3x3 convolutions over the glimpse. 0 leaves them out.
+        num_glimpses: T, if the core also sees the time, the share of glimpses so far. 0: it doesn't
+            (the paper).
         initial_std: Initial value of a learned std of the next location, one each for x and y. 0
             leaves the std to the trainer (the paper).
     """
@@ -57,6 +59,7 @@ class RAMConfig:
     location_hidden: int = 0
     location_reaches_core: bool = True
     conv_features: int = 0
+    num_glimpses: int = 0
     initial_std: float = 0.0
 
     def __post_init__(self) -> None:
@@ -197,14 +200,16 @@ class RecurrentAttentionModel(nn.Module):
         super().__init__()
         self.config = config
         self._state_size = config.hidden_size * (2 if config.core == "lstm" else 1)
+        self._state_size += config.num_glimpses > 0  # a count of the glimpses so far
         self.glimpse_network = GlimpseNetwork(config)
         self.core = {"rnn": RectifierCore, "gru": GRUCore, "lstm": LSTMCore}[config.core](config)
         self.location_network = LocationNetwork(config)
         self.action_network = nn.Linear(config.hidden_size, config.num_classes)
         self.baseline_network = nn.Linear(config.hidden_size, 1)
+        self.time = nn.Linear(1, config.hidden_size, bias=False) if config.num_glimpses else None
 
     def initial_state(self, n: int) -> State:
-        """Return the state before the first glimpse of ``n`` episodes: zeros, (n, D or 2 D)."""
+        """Return the state before the first glimpse of ``n`` episodes: zeros, (n, state size)."""
         return self.baseline_network.weight.new_zeros(n, self._state_size)
 
     @property
@@ -220,7 +225,7 @@ class RecurrentAttentionModel(nn.Module):
             glimpse: Shape (N, P, G, G), in [0, 1].
             location: Location of the glimpse, (x, y) in [-1, 1]. Shape (N, 2).
             state: From :meth:`initial_state` or the previous call. Shape (N, D), or (N, 2 D)
-                for an LSTM.
+                for an LSTM; one more if the core sees the time.
 
         Returns:
             The outputs and the next state.
@@ -235,7 +240,13 @@ class RecurrentAttentionModel(nn.Module):
             if part.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
         location = location.detach()
-        state = self.core(self.glimpse_network(glimpse, location), state)
+        g = self.glimpse_network(glimpse, location)  # (N, D)
+        if self.time is None:
+            state = self.core(g, state)
+        else:
+            seen = state[:, -1:] + 1  # (N, 1)
+            state = self.core(g + self.time(seen / self.config.num_glimpses), state[:, :-1])
+            state = torch.cat((state, seen), 1)
         h = state[:, : self.config.hidden_size]  # (N, D)
         output = Output(
             self.location_network(h if self.config.location_reaches_core else h.detach(), location),

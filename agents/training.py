@@ -179,12 +179,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device(best if name == "auto" else name)
 
 
-def spread_seed(seed: int, num_envs: int, num_rollouts: int = 1) -> tuple[list[int], int]:
+def spread_seed(
+    seed: int, num_envs: int, num_rollouts: int = 1, *, stage: int = 0
+) -> tuple[list[int], int]:
     """Derive a seed per sub-environment, and one for torch; adjacent run seeds share none.
 
     Each ``num_rollouts`` neighbours, which divide ``num_envs``, share a seed and so the images.
+    Stages of a curriculum share none.
     """
-    words = np.random.SeedSequence(seed).generate_state(num_envs + 1, np.uint64)
+    key = (0, stage) if stage else ()  # (0,) is :func:`spawn_generator`'s
+    words = np.random.SeedSequence(seed, spawn_key=key).generate_state(num_envs + 1, np.uint64)
     env_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
     return [seed for seed in env_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
 

@@ -8,6 +8,7 @@ objective, core and glimpse network included. The objectives, with b a fitted ba
 
 - log-likelihood, J_w = E[sum_k w_k log p_k] with w = 1/T: the gradient is the expectation of
   sum_k w_k grad log p_k + sum_{t<T} (sum_{k>t} w_k (log p_k - log p_t) - b) grad log pi(l_t).
+  The estimators of an outcome are held against it, too, since it is what they do without.
 - reward, last glimpse or every glimpse, c E[r], r paid for the likeliest label, c = policy_coef:
   c E[sum_t (r - b) grad log pi(l_t)] is the whole gradient in the location network. No score
   function captures how other weights change the likeliest label; the hybrid loss's
@@ -113,7 +114,7 @@ class Config:
 
     def weights(self, estimator: Estimator) -> Weights:
         """Return an estimator's weights; the baseline's only scales its own gradient."""
-        policy_coef = 1.0 if estimator.samples_label else self.policy_coef
+        policy_coef = 1.0 if estimator.objective == "sampled reward" else self.policy_coef
         rest = {"discount": self.discount, "num_rollouts": self.num_rollouts}
         return Weights(policy_coef=policy_coef, baseline_coef=0.5, **rest)
 

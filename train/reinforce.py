@@ -17,6 +17,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control
+from agents.curriculum import CurriculumEnv, read_curriculum
 from agents.diagnostics import behaviour, sizes_of
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import (
@@ -58,6 +60,7 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 
+TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 
@@ -73,7 +76,11 @@ class Config(RunConfig):
     best-mnist: Best recipe for MNIST, 45 min on one core.
     best-translated: Best recipe for translated 60x60, 53 min on one core.
     paper-cluttered: The paper's rule for cluttered 60x60, 47 min on one core.
-    paper-mnist: The paper's rule for MNIST, a few minutes on one core."""
+    paper-mnist: The paper's rule for MNIST, a few minutes on one core.
+    reward-only-cluttered: Best recipe for cluttered 60x60 without labels, 20 million env steps.
+    reward-only-mnist: Best recipe for MNIST without labels, 20 million env steps."""
+    curriculum: str | None = None
+    """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_episodes: int = 2_750_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 128
@@ -84,6 +91,10 @@ class Config(RunConfig):
     """How often each image is played, for the estimator leave_one_out. Must divide num_envs."""
     learning_rate: float = 1e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
+    location_rate: float = 1.0
+    """Learning rate of the location network, in multiples of the others'."""
+    label_temperature: float = 1.0
+    """Temperature of the softmax from which outcome and outcome_completed sample labels."""
     std: float = 0.2
     """Standard deviation of the location policy at the start, in units of half an image."""
     final_std: float = 0.03
@@ -94,6 +105,8 @@ class Config(RunConfig):
     """Type of the recurrent core. The paper's is rnn."""
     hidden_size: int = 256
     """Units of the recurrent core. The paper has 256."""
+    see_time: bool = False
+    """Show the core the share of glimpses so far. The paper's doesn't see it."""
     state_cap: float = 0.0
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
     location: Literal["offset", "absolute"] = "offset"
@@ -105,7 +118,7 @@ class Config(RunConfig):
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
     """Who chooses where to look: the learned policy, or a control in its place."""
     discount: float = 0.5
-    """Discount on a location's credit for the glimpses after the next one (dense only)."""
+    """Discount on a location's credit for the glimpses after the next one (dense, outcome)."""
     policy_coef: float = 0.2
     """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
@@ -132,24 +145,40 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
+        if self.curriculum is not None:
+            read_curriculum(self.curriculum, self.env_id)
         if find_task(self.env_id).allow_stop:
             raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
         weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
         bounds = {
             "at least 1": ("total_episodes", "num_envs", "num_rollouts", "validation_images"),
-            "positive": ("learning_rate", "max_grad_norm", "std", "final_std"),
-            "at least 0": (*weights, "state_cap", "shift"),
+            "positive": ("learning_rate", "max_grad_norm", "std", "final_std", "label_temperature"),
+            "at least 0": (*weights, "state_cap", "shift", "location_rate"),
             "in [0, 1]": ("discount",),
             "in [0, 1)": ("ema", "beta2"),
         }
         check_settings(self, bounds)
         rollouts, envs = self.num_rollouts, self.num_envs
-        unpaired = ESTIMATORS[self.estimator].needs_rollouts and rollouts < 2
+        estimator, task = ESTIMATORS[self.estimator], find_task(self.env_id)
+        unpaired = estimator.needs_rollouts and rollouts < 2
+        on_policy = not estimator.binary_reward
+        binary = task.reward == "final" and not task.glimpse_cost
         for bad, message in (
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (self.final_std > self.std, f"final_std must be at most std={self.std}"),
             (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
             (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
+            (
+                on_policy and self.label_temperature != 1,
+                f"label_temperature must be 1 for {self.estimator}, which learns from labels of "
+                f"its own policy, got {self.label_temperature}",
+            ),
+            (
+                estimator.binary_reward and not binary,
+                f"{self.estimator} needs a reward of 0 or 1 for the last label (reward='final', no "
+                f"glimpse_cost), but {self.env_id} has reward={task.reward!r} and "
+                f"glimpse_cost={task.glimpse_cost}",
+            ),
         ):
             if bad:
                 raise ValueError(message)
@@ -166,13 +195,14 @@ class Config(RunConfig):
 
 GROUPS = {
     "run": ("preset", *RUN_FLAGS),
-    "task": ("env_id", "locations", "shift"),
+    "task": ("env_id", "curriculum", "locations", "shift"),
     "model": (
-        *("core", "hidden_size", "state_cap", "location", "location_hidden"),
+        *("core", "hidden_size", "see_time", "state_cap", "location", "location_hidden"),
         *("std", "final_std", "learned_std", "bf16"),
     ),
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "learning_rate"),
+        *("location_rate", "label_temperature"),
         *("discount", "policy_coef", "baseline_coef", "entropy_coef"),
         *("max_grad_norm", "weight_decay", "beta2", "ema"),
     ),
@@ -191,9 +221,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     # Setup
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    env_seeds, torch_seed = spread_seed(config.seed, config.num_envs, config.num_rollouts)
-    torch.manual_seed(torch_seed)
-    env = make_env(config, device, config.num_envs, split="train")
+    torch.manual_seed(spread_seed(config.seed, config.num_envs)[1])
+    env = make_training_env(config, device)
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
@@ -225,7 +254,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             log.save_weights(training.best)
 
     if log.checkpoint is None:
-        obs, infos = env.reset(seed=env_seeds)
+        obs, infos = env.begin()
     else:
         obs, infos = training.unpack(log.checkpoint)
         if log.checkpoint.step in validations:
@@ -235,7 +264,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         std = config.scheduled_std(update) if model.location_std is None else model.location_std
         learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["multiple"]
+        if (begun := env.advance(update / config.num_updates)) is not None:
+            obs, infos = begun
+            control = Control(config.locations, env, generator)
+            log.say(f"{update * config.num_envs} episodes: {env}")
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
@@ -254,7 +287,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 outputs.append(output)
                 sampled, log_prob = sample_location(output.location_mean, std)
                 next_location = control(step, sampled, position) - shift
-                prediction = choose_label(output.logits, sample=estimator.samples_label)
+                sample, temperature = estimator.samples_label, config.label_temperature
+                prediction = choose_label(output.logits, sample=sample, temperature=temperature)
                 action = {"location": next_location, "label": prediction}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
                 reward = torch.as_tensor(reward, dtype=torch.float32)
@@ -327,7 +361,8 @@ def validation_metrics(
         how = {"std": std_or_learned, "on_batch": stop.check}
         beliefs, noise = play(config, model, env, num_images, **how)
         samples_label = ESTIMATORS[config.estimator].samples_label
-        sampled = score_sampled_labels(beliefs, noise) if samples_label else None
+        cooled = beliefs._replace(log_p=beliefs.log_p / config.label_temperature)
+        sampled = score_sampled_labels(cooled, noise) if samples_label else None
         metrics["eval/error_sampled"] = (sampled or score_by_glimpse(beliefs)[-1]).error
     return score, metrics
 
@@ -342,12 +377,14 @@ def play(
     return beliefs, noise
 
 
-def choose_label(logits: Tensor, *, sample: bool) -> Tensor:
-    """Return the likeliest label of ``logits`` (N, K), or a sampled one. Shape (N,)."""
-    return torch.multinomial(logits.softmax(1), 1)[:, 0] if sample else logits.argmax(1)
+def choose_label(logits: Tensor, *, sample: bool, temperature: float = 1.0) -> Tensor:
+    """Return the likeliest label of ``logits`` (N, K), or one sampled at a temperature. (N,)."""
+    if not sample:
+        return logits.argmax(1)
+    return torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
 
 
-def draw_shift(config: Config, env: GlimpseVectorEnv, device: torch.device) -> Tensor | float:
+def draw_shift(config: Config, env: TaskEnv, device: torch.device) -> Tensor | float:
     """Draw how far each image is shifted in this episode, in units of location. Shape (N, 2).
 
     In an image that is shifted by d, location l shows what location l - d shows in the original.
@@ -369,7 +406,17 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     return env
 
 
-def make_model(config: Config, env: GlimpseVectorEnv) -> RecurrentAttentionModel:
+def make_training_env(config: Config, device: torch.device) -> CurriculumEnv:
+    """Make the environment that the agent trains on, stage by stage if there is a curriculum."""
+    name, shape = config.curriculum, (config.num_envs, config.num_rollouts)
+    return CurriculumEnv(
+        partial(make_env, config, device, config.num_envs, split="train"),
+        () if name is None else read_curriculum(name, config.env_id),
+        lambda stage: spread_seed(config.seed, *shape, stage=stage)[0],
+    )
+
+
+def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
     """Make the agent whose sizes fit the environment's spaces."""
     flags = ("hidden_size", "core", "state_cap", "location", "location_hidden")
     sizes = RAMConfig(
@@ -377,6 +424,7 @@ def make_model(config: Config, env: GlimpseVectorEnv) -> RecurrentAttentionModel
         env.num_classes,
         identity_core=config.core == "rnn",
         location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
+        num_glimpses=env.task.num_glimpses if config.see_time else 0,
         initial_std=config.std if config.learned_std else 0.0,
         **{name: getattr(config, name) for name in flags},
     )
@@ -384,11 +432,20 @@ def make_model(config: Config, env: GlimpseVectorEnv) -> RecurrentAttentionModel
 
 
 def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.optim.Optimizer:
-    """Make AdamW; a learned log std is not decayed, which would widen the policy."""
+    """Make AdamW, whose groups have a ``multiple`` of the learning rate.
+
+    A learned log std is not decayed, which would widen the policy.
+    """
     log_std = model.location_network.log_std
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p is not log_std]}]
+    named = [(name, p) for name, p in model.named_parameters() if p is not log_std]
+    located = [p for name, p in named if name.startswith("location_network.")]
+    others = [p for name, p in named if not name.startswith("location_network.")]
+    groups: list[dict[str, Any]] = [
+        {"params": others, "multiple": 1.0},
+        {"params": located, "multiple": config.location_rate},
+    ]
     if log_std is not None:
-        groups.append({"params": [log_std], "weight_decay": 0.0})
+        groups.append({"params": [log_std], "weight_decay": 0.0, "multiple": config.location_rate})
     return torch.optim.AdamW(
         groups,
         lr=config.learning_rate,

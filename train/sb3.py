@@ -28,6 +28,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.baselines import count_parameters
+from agents.curriculum import CurriculumEnv, read_curriculum
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import Score, score_by_glimpse
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
@@ -66,6 +67,8 @@ class Config(RunConfig):
     """Algorithm; with _history, the observation holds all glimpses of the episode so far."""
     env_id: str = "MNISTGlimpse-v0"
     """Registered environment to train on."""
+    curriculum: str | None = None
+    """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_steps: int = 5_000_000
     """Env steps (glimpses) to train for, all lanes together; rounded up to whole updates."""
     num_envs: int = 128
@@ -115,6 +118,8 @@ class Config(RunConfig):
         if self.seed >= 2**32:  # the limit of NumPy's global generator
             raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         check_env(self.env_id)
+        if self.curriculum is not None:
+            read_curriculum(self.curriculum, self.env_id)
         if not 0 < self.final_std <= self.std < math.inf:
             got = f"final_std={self.final_std}, std={self.std}"
             raise ValueError(f"0 < final_std <= std must hold, got {got}")
@@ -137,7 +142,7 @@ class Config(RunConfig):
 
 GROUPS = {
     "run": RUN_FLAGS,
-    "task": ("env_id", "reward", "num_envs"),
+    "task": ("env_id", "curriculum", "reward", "num_envs"),
     "model": ("algorithm", "hidden_size", "std", "final_std", "learned_std"),
     "learning": (
         *("total_steps", "rollout_episodes", "batch_episodes", "n_epochs", "learning_rate"),
@@ -159,7 +164,12 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     device = choose_device(config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     make = partial(make_env, config.env_id, reward=config.reward)
-    env = make(config.num_envs, split="train")
+    stages = () if config.curriculum is None else read_curriculum(config.curriculum, config.env_id)
+    env = CurriculumEnv(
+        partial(make, config.num_envs, split="train"),
+        stages,
+        lambda stage: spread_seed(config.seed, config.num_envs, stage=stage)[0],
+    )
     validation_env = make(500, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
     update_steps = config.update_episodes * env.task.num_glimpses
@@ -202,6 +212,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     # Updates
     for update in log.progress(num_updates):
         updates_done = update + 1
+        if (begun := env.advance(update / num_updates)) is not None:
+            resumed_env.restored, model._last_obs = begun, None  # so that the next rollout resets
+            log.say(f"{model.num_timesteps} env steps: {env}")
         if config.decay:  # Stable-Baselines3 takes an update's learning rate at its end
             left = 1 - updates_done / num_updates
             rate = config.learning_rate * (1 - math.cos(math.pi * left)) / 2

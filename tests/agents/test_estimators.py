@@ -11,7 +11,8 @@ from agents.losses import dense_returns, exact_dense_returns
 NUM_STEPS, NUM_ENVS = 4, 6
 TERMINAL_REWARD = ("paper", "every_glimpse", "leave_one_out")
 SAMPLED_REWARD = ("reward_only", "reward_only_no_baseline")
-WORKED_OUT = (*TERMINAL_REWARD, "dense", "dense_exact", *SAMPLED_REWARD)  # returns_of knows these
+OUTCOME = ("outcome", "outcome_completed")
+WORKED_OUT = (*TERMINAL_REWARD, "dense", "dense_exact", *SAMPLED_REWARD, *OUTCOME)  # in returns_of
 WEIGHTS = Weights(
     policy_coef=0.5, baseline_coef=0.25, discount=0.5, num_rollouts=2, entropy_coef=0.1
 )
@@ -39,6 +40,9 @@ def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
         return dense_returns(log_p, 0.5)
     if name == "dense_exact":
         return exact_dense_returns(log_p, torch.full((NUM_STEPS,), 1 / NUM_STEPS))
+    if name in OUTCOME:
+        answered = rollout.answer_log_prob, rollout.other_log_prob
+        return dense_returns(torch.where(rollout.reward[-1] == 1, *answered).detach(), 0.5)
     steps = NUM_STEPS if ESTIMATORS[name].samples_label else NUM_STEPS - 1
     return rollout.reward[-1].expand(steps, NUM_ENVS)  # only the last step pays
 
@@ -52,7 +56,7 @@ def advantage_of(name: str, rollout: Rollout) -> torch.Tensor:
     advantage = returns - rollout.baseline.detach()[: len(returns)]
     if name == "dense":  # normalised, and a mean over locations
         return (advantage - advantage.mean()) / advantage.std() / (NUM_STEPS - 1)
-    return advantage
+    return advantage / (NUM_STEPS - 1) if name in OUTCOME else advantage
 
 
 @pytest.mark.parametrize("name", WORKED_OUT)
@@ -130,7 +134,8 @@ def test_without_its_location_terms_an_estimator_teaches_no_location(name):
 
 
 def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
-    # two glimpses of one episode, two classes with p = 1/4 and 3/4, then 1/2 and 1/2
+    # two glimpses of one episode, two classes with p = 1/4 and 3/4, then 1/2 and 1/2; the answer,
+    # given at the second, is class 0
     rest = dict.fromkeys(("location_log_prob", "baseline", "reward"), torch.zeros(1))
     steps = [
         {"logits": torch.tensor([[1.0, 3.0]]).log(), "prediction": torch.tensor([1]), **rest},
@@ -139,4 +144,68 @@ def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
     rollout = Rollout.from_steps(torch.tensor([0]), 0.5, steps)
     assert rollout.label_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
     assert rollout.prediction_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
+    assert rollout.answer_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
+    assert rollout.other_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
+    assert rollout.rest_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
     assert rollout.location_entropy.shape == rollout.label_entropy.shape == (2, 1)
+
+
+def classifier_gradient(name: str, step: int, belief: torch.Tensor, episodes) -> torch.Tensor:
+    """Return the expected gradient of the classifier's loss in the logits at a step, (K,).
+
+    Args:
+        name: An estimator.
+        step: 0, or 1, the last.
+        belief: Class probabilities at that step. Shape (K,).
+        episodes: Equally likely ones: label, answer, and the belief at the other step.
+    """
+    label, answer, other = (torch.tensor(part) for part in zip(*episodes, strict=True))
+    logits = [other.log(), other.log()]
+    logits[step] = of_step = belief.log().expand(len(label), -1).clone().requires_grad_()
+    zero, reward = torch.zeros(len(label)), (label == answer).float()
+    rest = {"prediction": answer, "location_log_prob": zero, "baseline": zero, "reward": reward}
+    rollout = Rollout.from_steps(label, 0.5, [{"logits": each, **rest} for each in logits])
+    ESTIMATORS[name].terms(rollout, WEIGHTS).label["classifier"].backward()
+    assert of_step.grad is not None
+    return of_step.grad.sum(0)
+
+
+@pytest.mark.parametrize("name", OUTCOME)
+@pytest.mark.parametrize("answers", [(0, 1, 2), (0, 0, 0, 1, 2), (0, 1, 1, 2, 2, 2)])
+def test_at_the_last_glimpse_only_the_posterior_is_a_fixed_point_however_labels_are_sampled(
+    name, answers
+):
+    episodes = [(y, a, [0.2, 0.3, 0.5]) for y in (0, 0, 1, 2) for a in answers]
+    posterior = torch.tensor([0.5, 0.25, 0.25])
+    assert classifier_gradient(name, 1, posterior, episodes).norm() < 1e-6
+    for belief in torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) + 0.05:
+        belief = belief / belief.sum()
+        distance = (belief - posterior).norm()
+        assert classifier_gradient(name, 1, belief, episodes).norm() > 0.1 * distance
+
+
+# Later glimpses tell class 0 from the classes 1 and 2. Then a is 0 if y is 0, and else 1 or 2.
+TOLD_APART = [(0, 0, [1.0, 1e-9, 1e-9])] * 4
+TOLD_APART += [(y, a, [1e-9, 0.5, 0.5]) for y in (1, 2) for a in (1, 1, 2, 2)]
+
+
+def test_before_the_last_glimpse_the_outcome_is_overconfident_in_what_later_glimpses_tell_apart():
+    # -1/3 log(1 - 2 x) - 1/3 (log x + log(1 - x)) is least where 6 x^2 - 6 x + 1 = 0
+    x = (6 - 12**0.5) / 12  # 0.211
+    there = torch.tensor([1 - 2 * x, x, x])
+    assert classifier_gradient("outcome", 0, there, TOLD_APART).norm() < 1e-6
+    assert classifier_gradient("outcome", 0, torch.full((3,), 1 / 3), TOLD_APART).norm() > 0.01
+
+
+def test_what_a_calibrated_last_belief_completes_has_the_posterior_as_its_mean():
+    uniform = torch.full((3,), 1 / 3)
+    assert classifier_gradient("outcome_completed", 0, uniform, TOLD_APART).norm() < 1e-6
+
+
+def test_a_wrong_answer_given_with_certainty_still_has_a_gradient():
+    logits = torch.tensor([[40.0, 0, 0]], requires_grad=True)  # 1 - p(a) is 0 in float32
+    rest = dict.fromkeys(("location_log_prob", "baseline", "reward"), torch.zeros(1))
+    step = {"logits": logits, "prediction": torch.tensor([0]), **rest}
+    rollout = Rollout.from_steps(torch.tensor([1]), 0.5, [step, step])
+    ESTIMATORS["outcome"].terms(rollout, WEIGHTS).label["classifier"].backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[1.0, -0.5, -0.5]]))

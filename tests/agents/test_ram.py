@@ -203,3 +203,16 @@ def test_a_capped_state_goes_no_further_and_learns_nothing_there():
     units = (plain > 0.05)[0]
     (grad,) = torch.autograd.grad(below[0, units].sum(), capped.core.input.weight)
     assert not grad.any()
+
+
+@pytest.mark.parametrize("core", ["rnn", "lstm", "gru"])
+def test_a_core_that_sees_the_time_tells_equal_glimpses_apart(core):
+    glimpse, location = two_glimpses()[0][0], torch.zeros(3, 2)
+    timed = make_model(core=core, num_glimpses=4)
+    state = timed.initial_state(3)
+    for seen in range(1, 4):
+        _, state = timed(glimpse, location, state)
+        assert torch.equal(state[:, -1], torch.full((3,), float(seen)))
+    early, late = timed.initial_state(3), timed.initial_state(3)
+    late[:, -1] = 2
+    assert not torch.equal(*(timed(glimpse, location, each)[0].logits for each in (early, late)))

@@ -25,7 +25,16 @@ from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.script_helpers import LAST_LINE
 from train import reinforce
-from train.reinforce import PRESET_FOLDER, PRESETS, Config, draw_shift, main, parse, read_preset
+from train.reinforce import (
+    PRESET_FOLDER,
+    PRESETS,
+    Config,
+    choose_label,
+    draw_shift,
+    main,
+    parse,
+    read_preset,
+)
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu"}
@@ -210,6 +219,23 @@ def test_a_learned_std_moves_and_is_stored_but_weight_decay_leaves_it_alone(tmp_
     assert decayed.core.recurrent.weight.norm() < plain.core.recurrent.weight.norm()
 
 
+def test_the_location_networks_rate_is_a_multiple_that_moves_nothing_at_zero(tmp_path, capsys):
+    flags = {"location": "absolute", "location_hidden": 0, "ema": 0.0}
+    train(tmp_path / "still", capsys, location_rate=0.0, total_episodes=256, **flags)
+    train(tmp_path / "begun", capsys, learning_rate=1e-30, total_episodes=256, **flags)
+    still, begun = weights_of(tmp_path / "still"), weights_of(tmp_path / "begun")
+    moved = {name.split(".")[0] for name in still if not torch.equal(still[name], begun[name])}
+    assert moved == {name.split(".")[0] for name in still} - {"location_network"}
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 3 / 4), (0.5, 9 / 10)])
+def test_labels_are_sampled_at_their_temperature(temperature, share):
+    logits = torch.tensor([3.0, 1.0]).log().repeat(100_000, 1)  # p^2 is 9 to 1
+    torch.manual_seed(0)
+    label = choose_label(logits, sample=True, temperature=temperature)
+    assert float((label == 0).float().mean()) == pytest.approx(share, abs=0.005)
+
+
 def test_shifting_locations_shifts_the_image(toy_dataset):
     config = Config(env_id="MNISTGlimpse-v0", shift=2, num_envs=200)
     env = gymnasium.make_vec(config.env_id, num_envs=1, dataset=toy_dataset)
@@ -315,7 +341,7 @@ def test_presets_are_valid_and_flags_come_before_them(preset):
 def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         parse(["--preset", "worst"])
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         parse(["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -363,11 +389,38 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"validation_images": 0}, "validation_images"),
         ({"state_cap": -1.0}, "state_cap"),
+        ({"location_rate": -1.0}, "location_rate"),
+        ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
+        (
+            {"estimator": "reward_only", "label_temperature": 0.5},
+            "label_temperature must be 1 for reward_only, .* got 0.5",
+        ),
+        ({"curriculum": "none"}, "none.toml cannot be read"),
     ],
 )
 def test_a_bad_setting_fails_at_once(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)
+
+
+@pytest.mark.parametrize("estimator", ["outcome", "outcome_completed"])
+@pytest.mark.parametrize(
+    ("keywords", "got"),
+    [
+        ({"reward": "log_score"}, "reward='log_score'"),
+        ({"reward": "dense"}, "reward='dense'"),
+        ({"glimpse_cost": 0.1}, "glimpse_cost=0.1"),
+    ],
+)
+def test_an_outcome_needs_a_reward_that_says_only_whether_the_answer_was_right(
+    monkeypatch, keywords, got, estimator
+):
+    spec = gymnasium.spec("MNISTGlimpse-v0")
+    priced = replace(spec, id="Priced-v0", kwargs={**spec.kwargs, **keywords})
+    monkeypatch.setitem(gymnasium.registry, "Priced-v0", priced)
+    with pytest.raises(ValueError, match=rf"{estimator} needs a reward of 0 or 1 .*{got}"):
+        Config(env_id="Priced-v0", estimator=estimator)
+    Config(env_id="Priced-v0", estimator="reward_only")
 
 
 @pytest.mark.usefixtures("cache")

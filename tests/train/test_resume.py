@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agents.runs.checkpoints import CheckpointError
 from agents.runs.folder import RunLog
 from agents.training import Training
 from train.reinforce import Config, main, parse
@@ -59,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_and_fail(folder: Path, number: int) -> None:
+def train_and_fail(folder: Path, number: int, **changes: Any) -> None:
     """Begin a run and let it fail in an update, counted from 1."""
     updates, move = count(1), Training.move_mean
 
@@ -71,7 +72,7 @@ def train_and_fail(folder: Path, number: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "move_mean", move_or_fail)
         with pytest.raises(FloatingPointError):
-            train(folder)
+            train(folder, **changes)
 
 
 def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
@@ -95,6 +96,34 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
     resume(folder)
     assert message in capsys.readouterr().out
     assert results(folder) == results(whole)
+
+
+@pytest.mark.parametrize("failed_at", [4, 5, 6, 8])
+def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
+    tmp_path, capsys, failed_at
+):
+    path = tmp_path / "stages.toml"
+    path.write_text(
+        """stages = [
+            { until = 0.2, success = 0.001, env = { chain = 2, board_size = 4 } },
+            { until = 0.5, env = { board_size = 2 } },
+        ]"""
+    )
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(whole, curriculum=str(path))
+    assert "stage 3 of 3: the task" in capsys.readouterr().out
+    train_and_fail(run, failed_at, curriculum=str(path))
+    resume(run)
+    assert results(run) == results(whole)
+
+
+def test_a_run_is_not_resumed_with_another_curriculum(tmp_path):
+    path = tmp_path / "stages.toml"
+    path.write_text("stages = [{ until = 0.5, env = { board_size = 2 } }]")
+    train_and_fail(tmp_path / "run", 4, curriculum=str(path))
+    path.write_text("stages = [{ until = 0.6, env = { board_size = 2 } }]")
+    with pytest.raises(CheckpointError, match=r"its curriculum is .*0\.5.* is now .*0\.6"):
+        resume(tmp_path / "run")
 
 
 def test_an_existing_run_is_never_written_over(whole, tmp_path):

@@ -70,8 +70,11 @@ def read_metrics(run_dir: Path) -> dict[str, dict[int, float]]:
 def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
     tmp_path, capsys, monkeypatch, algorithm
 ):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    lines = train(whole, capsys, algorithm=algorithm)
+    whole, run, stages = tmp_path / "whole", tmp_path / "run", tmp_path / "stages.toml"
+    stages.write_text("stages = [{ until = 0.4, env = { num_clutter = 1, canvas_size = 30 } }]")
+    settings = {"algorithm": algorithm, "curriculum": str(stages)}
+    lines = train(whole, capsys, **settings)
+    assert "stage 2 of 2: the task" in "".join(lines)
     assert LAST_LINE.fullmatch(lines[-1])
     dump_logs, calls = A2C.dump_logs, []
 
@@ -86,7 +89,7 @@ def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
             "stable_baselines3.common.on_policy_algorithm.OnPolicyAlgorithm.dump_logs", interrupted
         )
         with pytest.raises(Stopped) as stopped:
-            train(run, capsys, algorithm=algorithm)
+            train(run, capsys, **settings)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert calls == [96, 192]  # after updates 2 and 4, of 16 episodes of 3 glimpses
     assert f"--resume {run}" in capsys.readouterr().out

@@ -1,0 +1,200 @@
+"""A curriculum: easier stages of a task to train on first, then the task itself.
+
+A TOML file lists the stages, each a change of the task's keywords, and when it ends::
+
+    [[stages]]
+    until = 0.06  # share of the training budget
+    success = 0.8  # optional: ends the stage earlier, at this success rate
+    env = { canvas_size = 28, num_clutter = 0 }
+
+The task follows the last stage, and ends the training. Every env step counts towards the budget,
+and validation is always on the task. A curriculum is designer's knowledge: compare its runs with
+others separately.
+
+Source:
+    Bengio et al. (2009), "Curriculum learning".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from gymnasium.vector import VectorEnv, VectorWrapper
+
+from agents.runs.files import convert, read_toml
+from ram_env import find_task
+from ram_env.tasks import Task
+
+FOLDER = Path(__file__).parent.parent / "train" / "curricula"
+WINDOW = 1000
+"""Episodes, about, over which the success rate is a running mean."""
+
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An easier version of the task.
+
+    Attributes:
+        until: Share of the training budget at which the stage ends.
+        env: Keywords of the environment that differ from the task's.
+        success: Success rate at which it ends earlier: the share of episodes whose last reward is
+            positive. None: only ``until`` ends it.
+    """
+
+    until: Share
+    env: dict[str, Any]
+    success: Share | None = None
+
+
+def read_curriculum(name: str, env_id: str) -> tuple[Stage, ...]:
+    """Return the stages of a file, or of ``train/curricula/<name>.toml``, for a task.
+
+    Raises:
+        ValueError: If the file can't be read, the shares don't rise, or a stage has an unknown
+            keyword or one that changes more than the scene. The message names file and stage.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    stages = read_toml(path, dict[str, tuple[Stage, ...]])
+    if stages.keys() != {"stages"} or not stages["stages"]:
+        raise ValueError(f"{path} must hold [[stages]] and nothing else, got {sorted(stages)}")
+    task = find_task(env_id)
+    known = {field.name for field in fields(task)}
+    fixed = {field.name for field in fields(Task)} | {"dataset", "data_dir"}
+    for number, stage in enumerate(stages["stages"], 1):
+        where = f"{path}, stage {number}: env"
+        if unknown := sorted(stage.env.keys() - known):
+            raise ValueError(f"{where} may hold {sorted(known - fixed)}, got {unknown}")
+        if changed := sorted(stage.env.keys() & fixed):
+            raise ValueError(
+                f"{where} may only change the scene ({sorted(known - fixed)}), not what the agent "
+                f"sees, does, is paid or names: got {changed}"
+            )
+        try:
+            replace(task, **stage.env)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    for before, after in pairwise(stages["stages"]):
+        if before.until >= after.until:
+            shares = [stage.until for stage in stages["stages"]]
+            raise ValueError(f"{path}: until must rise from stage to stage, got {shares}")
+    return stages["stages"]
+
+
+class CurriculumEnv(VectorWrapper):
+    """A vector environment that passes through stages and ends with the task.
+
+    Without stages it is the task. ``get_state`` holds the stage and its success rate, so that a
+    resumed run goes on as if it had never stopped.
+
+    Args:
+        make: Makes the task's vector environment; takes keywords that differ.
+        stages: From :func:`read_curriculum`.
+        seeds: Seeds of all lanes by number of the stage, from 0.
+
+    Raises:
+        ValueError: If a stage has other spaces or classes than the task.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., VectorEnv[Any, Any, Any]],
+        stages: Sequence[Stage],
+        seeds: Callable[[int], Sequence[int]],
+    ):
+        self._stages, self._seeds = tuple(stages), seeds
+        task: Any = make()
+        self._envs: list[Any] = [*(make(**stage.env) for stage in stages), task]
+        for number, env in enumerate(self._envs, 1):
+            for name in ("single_observation_space", "single_action_space", "num_classes"):
+                wanted, got = getattr(task, name), getattr(env, name)
+                if wanted != got:
+                    raise ValueError(
+                        f"stage {number} of the curriculum must have the task's {name}, "
+                        f"{wanted}, got {got}"
+                    )
+        self.stage = self._success = 0
+        super().__init__(self._envs[0])
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the present stage's environment."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def __str__(self) -> str:
+        """Return which stage of how many this is, and what is different in it."""
+        here = f"stage {self.stage + 1} of {len(self._envs)}: "
+        changes = self._stages[self.stage].env if self.stage < len(self._stages) else {}
+        return here + (", ".join(f"{k}={v}" for k, v in changes.items()) or "the task")
+
+    def begin(self) -> tuple[Any, dict[str, Any]]:
+        """Reset all lanes with the stage's seeds; return observations and infos."""
+        return self.env.reset(seed=[*self._seeds(self.stage)])  # pyright: ignore[reportArgumentType]
+
+    def step(self, actions: Any) -> Any:
+        """Step all lanes, and follow the success rate if the stage has to."""
+        obs, reward, terminated, truncated, infos = self.env.step(actions)
+        if self._target is not None and (ended := terminated | truncated).any():
+            right = torch.as_tensor(reward > 0)[torch.as_tensor(ended)].float()
+            self._success += (right.mean().item() - self._success) * min(1, len(right) / WINDOW)
+        return obs, reward, terminated, truncated, infos
+
+    def advance(self, share: float) -> tuple[Any, dict[str, Any]] | None:
+        """Begin the next stage if it is due after a share of the budget.
+
+        Returns:
+            Its first observations and infos, in all lanes; None if the stage goes on.
+        """
+        before = self.stage
+        while self.stage < len(self._stages) and (
+            share >= self._stages[self.stage].until
+            or (self._target is not None and self._success >= self._target)
+        ):
+            self.stage, self._success = self.stage + 1, 0
+        self.env = self._envs[self.stage]
+        return self.begin() if self.stage > before else None
+
+    @property
+    def _target(self) -> float | None:
+        return self._stages[self.stage].success if self.stage < len(self._stages) else None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state, ready for JSON, and the curriculum that it is of."""
+        stages = msgspec.to_builtins(self._stages)
+        env: Any = self.env
+        state = {"stages": stages, "stage": self.stage, "success": float(self._success)}
+        return {**state, "env": env.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Restore what :meth:`get_state` returned; return the observations and infos there.
+
+        Raises:
+            ValueError: If the state is invalid or of another curriculum.
+        """
+        saved = convert(state, _State)
+        if saved.stages != self._stages or saved.stage > len(self._stages):
+            got = msgspec.to_builtins(self._stages)
+            raise ValueError(
+                f"its curriculum is {state['stages']}, and the run's is now {got}: restore the "
+                "file, or start a new run"
+            )
+        current = self._envs[saved.stage].set_state(saved.env)
+        self.stage, self._success = saved.stage, saved.success
+        self.env = self._envs[saved.stage]
+        return current
+
+
+class _State(msgspec.Struct, forbid_unknown_fields=True):
+    """What :meth:`CurriculumEnv.get_state` returns."""
+
+    stages: tuple[Stage, ...]
+    stage: Annotated[int, msgspec.Meta(ge=0)]
+    success: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    env: dict[str, Any]

@@ -1,0 +1,140 @@
+"""Curricula: when a stage ends, what a state holds, and which files are refused."""
+
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from agents.curriculum import FOLDER, CurriculumEnv, Stage, read_curriculum
+from agents.training import spread_seed
+
+LANES = 4
+SIGNPOST = "SignpostGlimpse-v0"
+STAGES = (Stage(0.25, {"board_size": 2}), Stage(0.5, {"board_size": 4}))
+
+
+def make(*stages: Stage) -> CurriculumEnv:
+    seeds = partial(spread_seed, 0, LANES)
+    return CurriculumEnv(
+        partial(gymnasium.make_vec, SIGNPOST, num_envs=LANES, action_format="dict"),
+        stages,
+        lambda stage: seeds(stage=stage)[0],
+    )
+
+
+def play(env: CurriculumEnv, label: int = 0) -> float:
+    """Play an episode in all lanes; return the mean reward at its end."""
+    action = {"location": np.zeros((LANES, 2), np.float32), "label": np.full(LANES, label)}
+    rewards = [env.step(action)[1] for _ in range(env.task.num_glimpses)]
+    return float(np.mean(rewards[-1]))
+
+
+def test_stages_end_at_their_share_and_the_task_comes_last():
+    env = make(*STAGES)
+    env.begin()
+    sides = []
+    for share in np.arange(10) / 10:
+        begun = env.advance(share)
+        assert (begun is None) == (share not in (0.3, 0.5))
+        sides.append(env.task.board_size)
+    assert sides == [2, 2, 2, 4, 4, 3, 3, 3, 3, 3]
+    assert str(env) == "stage 3 of 3: the task"
+
+
+def test_a_stage_ends_early_at_its_success_rate():
+    env = make(Stage(0.9, {"board_size": 2}, success=0.002))
+    env.begin()
+    paid, rate = [], 0.0
+    while env.advance(0.0) is None:
+        paid.append(play(env))
+        rate += (paid[-1] - rate) * LANES / 1000
+        assert len(paid) < 200
+    assert rate >= 0.002 > rate - paid[-1] * LANES / 1000
+    assert str(env).endswith("the task")
+
+
+def test_every_stage_begins_with_episodes_of_its_own():
+    env = make(Stage(0.25, {}), Stage(0.5, {}))
+    begun = [env.begin(), env.advance(0.3), env.advance(0.6)]
+    assert len({tuple(each[1]["index"]) for each in begun if each is not None}) == 3
+
+
+def test_a_restored_environment_goes_on_as_the_first():
+    first, second = make(*STAGES), make(*STAGES)
+    first.begin()
+    first.advance(0.3)
+    play(first)
+    obs, _ = second.set_state(first.get_state())
+    assert second.task.board_size == 4
+    for name, part in first.set_state(first.get_state())[0].items():
+        np.testing.assert_array_equal(part, obs[name])
+    assert play(first, 1) == play(second, 1)
+    assert first.get_state() == second.get_state()
+
+
+@pytest.mark.parametrize("stages", [STAGES[:1], (*STAGES[:1], Stage(0.6, {"board_size": 4}))])
+def test_a_state_of_another_curriculum_is_refused(stages):
+    env = make(*STAGES)
+    env.begin()
+    with pytest.raises(ValueError, match="its curriculum is"):
+        make(*stages).set_state(env.get_state())
+
+
+def test_a_stage_with_other_classes_is_refused():
+    with pytest.raises(ValueError, match="stage 1 of the curriculum must have the task's"):
+        make(Stage(0.5, {"num_marks": 3}))
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id"),
+    [
+        ("cluttered-60", "ClutteredMNISTGlimpse-v0"),
+        ("cluttered-100", "LargeClutteredMNISTGlimpse-v0"),
+    ],
+)
+def test_our_curricula_grow_towards_their_task(name, env_id):
+    stages = read_curriculum(name, env_id)
+    assert sorted(path.stem for path in FOLDER.glob("*.toml")) == ["cluttered-100", "cluttered-60"]
+    env = gymnasium.spec(env_id).kwargs
+    for keyword in ("canvas_size", "num_clutter"):
+        values = [*(stage.env[keyword] for stage in stages), env[keyword]]
+        assert values == sorted(set(values))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"must hold \[\[stages\]\]"),
+        ("stages = []", r"must hold \[\[stages\]\]"),
+        ("other = []", r"must hold \[\[stages\]\]"),
+        ("stages = [{ until = 0.2, env = {}, more = 1 }]", "more"),
+        ("stages = [{ env = {} }]", "until"),
+        ("stages = [{ until = 1.0, env = {} }]", "until"),  # the task would never come
+        ("stages = [{ until = 0.5, success = 1.5, env = {} }]", "success"),
+        (
+            "stages = [{ until = 0.2, env = {} }, { until = 0.2, env = {} }]",
+            r"until must rise from stage to stage, got \[0.2, 0.2\]",
+        ),
+        (
+            "stages = [{ until = 0.2, env = { canvas = 9 } }]",
+            r"stage 1: env may hold .*\['canvas'\]",
+        ),
+        (
+            "stages = [{ until = 0.2, env = { num_glimpses = 9, dataset = 'KMNIST' } }]",
+            r"may only change the scene .* got \['dataset', 'num_glimpses'\]",
+        ),
+        ("stages = [{ until = 0.2, env = { canvas_size = 0 } }]", "stage 1: env: canvas_size must"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name_and_the_reason(tmp_path: Path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"^{path}.*{message}"):
+        read_curriculum(str(path), "ClutteredMNISTGlimpse-v0")
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"curricula/none.toml cannot be read"):
+        read_curriculum("none", SIGNPOST)

@@ -1,4 +1,4 @@
-"""Compare algorithms fairly: `python train/compare.py --env-id SignpostGlimpse-v0`.
+"""Compare algorithms fairly: `python train/compare.py --task SignpostGlimpse-v0`.
 
 The protocol (train/comparison.toml) sets the algorithms, their budget of env steps, the seeds and
 what is tuned. Every algorithm is tuned first, then run once per seed, each run a process with one
@@ -39,6 +39,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,12 +64,12 @@ STAGES = ("tune", "run", "report")
 class Config:
     """What to compare."""
 
-    env_id: str = "SignpostGlimpse-v0"
-    """Environment of the protocol to compare on."""
+    task: str = "SignpostGlimpse-v0"
+    """Task of the protocol to compare on."""
     protocol: Path = PROTOCOL
     """TOML file with algorithms, budgets, seeds and spaces; it names programs that are run."""
     algorithms: tuple[str, ...] = ()
-    """Names of the algorithms to run; by default all that the protocol has for the environment."""
+    """Names of the algorithms to run; by default all that the protocol has for the task."""
     seeds: int | None = None
     """Number of seeds to run; by default all of the protocol."""
     stages: tuple[Literal[STAGES], ...] = STAGES  # pyright: ignore[reportInvalidTypeForm]
@@ -89,7 +90,7 @@ class Config:
 
 
 class Planned(NamedTuple):
-    """A run of an algorithm: a trial of its tuning, or a seed, which is kept in a folder."""
+    """A run of an algorithm: a seed, which is kept in a folder, or a trial in a phase."""
 
     job: Job
     algorithm: Algorithm
@@ -97,6 +98,14 @@ class Planned(NamedTuple):
     settings: dict[str, Any]
     split: str
     kept: Path
+    phase: str = ""
+
+
+class Tuning(NamedTuple):
+    """Where an algorithm's tuning is: the trials that ended by phase, and what comes next."""
+
+    ended: dict[str, list[results.Trial]]
+    missing: list[Planned]
 
 
 def main(config: Config) -> None:
@@ -108,7 +117,7 @@ def main(config: Config) -> None:
     make_folder(config.results)
     with ExitStack() as locks:
         for folder in (config.work_dir, config.results):
-            lock = folder / f".{config.env_id}.lock"
+            lock = folder / f".{config.task}.lock"
             locks.enter_context(hold(lock, f"another comparison uses {folder}"))
         if "tune" in config.stages:
             statuses += comparison.tune()
@@ -128,10 +137,10 @@ class Comparison:
 
     def __init__(self, config: Config, protocol: Protocol):
         self.config, self.protocol = config, protocol
-        if config.env_id not in protocol.tasks:
+        if config.task not in protocol.tasks:
             known = sorted(protocol.tasks)
-            raise ValueError(f"env_id must be among {known}, got {config.env_id!r}")
-        self.task = protocol.tasks[config.env_id]
+            raise ValueError(f"task must be among {known}, got {config.task!r}")
+        self.task = protocol.tasks[config.task]
         there = [algorithm.name for algorithm in protocol.on(self.task)]
         if unknown := sorted(set(config.algorithms) - set(there)):
             raise ValueError(f"algorithms must be among {sorted(there)}, got {unknown}")
@@ -139,19 +148,24 @@ class Comparison:
         self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
 
     def tune(self) -> Iterator[int]:
-        """Run the missing trials, and yield an exit status for each trial."""
-        planned, trials = [], {}
+        """Run the missing trials phase by phase, and yield an exit status for each trial."""
+        tried: set[Job] = set()
         for algorithm in self.algorithms:
-            ended, missing = self.read_tuning(self.task, algorithm)
-            trials[algorithm.name], planned = ended, planned + missing
-            yield from (DIVERGED for trial in ended if trial.status == "diverged")
-        for each, seed in self.run(planned):
-            if seed is not None:
-                end = (seed.result.error, seed.result.status, each.job.called_as)
-                ended = trials[each.algorithm.name]
-                ended.append(results.Trial(each.number, each.settings, *end))
-                results.write_trials(each.kept.with_name("trials.csv"), ended)
-            yield exit_status(seed)
+            ended = self.read_tuning(self.task, algorithm).ended.values()
+            yield from (DIVERGED for t in chain(*ended) if t.status == "diverged")
+        for _ in results.PHASES:
+            tunings = {each.name: self.read_tuning(self.task, each) for each in self.algorithms}
+            planned = [each for tuning in tunings.values() for each in tuning.missing]
+            planned = [each for each in planned if each.job not in tried]  # else it failed
+            tried |= {each.job for each in planned}
+            for each, seed in self.run(planned):
+                if seed is not None:
+                    end = (seed.result.error, seed.result.status, each.job.called_as)
+                    ended = tunings[each.algorithm.name].ended[each.phase]
+                    ended.append(results.Trial(each.number, each.settings, *end))
+                    path = each.kept.with_name(f"{each.phase}.csv")
+                    results.write_trials(path, ended)
+                yield exit_status(seed)
 
     def run_seeds(self) -> Iterator[int]:
         """Run the missing seeds, the first of all algorithms first; yield their exit statuses."""
@@ -163,8 +177,10 @@ class Comparison:
                 print(f"error: {error}", file=sys.stderr)
                 yield 1
         planned = []
-        for number in range(min(self.config.seeds or self.task.seeds, self.task.seeds)):
+        for number in range(self.config.seeds or self.task.seeds):
             for algorithm, settings in ready:
+                if number >= self.task.for_algorithm(algorithm.name).seeds:
+                    continue
                 each = self.plan(self.task, algorithm, number, settings)
                 if (each.kept / "result.json").exists():
                     seed = results.read_seed(each.kept)
@@ -199,57 +215,77 @@ class Comparison:
         number: int,
         settings: dict[str, Any],
         *,
-        trial: bool = False,
+        phase: str = "",
     ) -> Planned:
-        """Return the run of a seed, or of a trial at a third of the budget."""
-        name = f"{'trial' if trial else 'seed'}_{number}"
-        place = Path(task.env_id, algorithm.name, name)
-        env_steps = task.env_steps // 3 if trial else task.env_steps
-        split = "validation" if trial else self.config.final_split
+        """Return the run of a seed, or of a trial in a phase of :data:`results.PHASES`."""
+        name = f"{results.PHASES.get(phase, 'seed')}_{number}"
+        place = Path(task.name, algorithm.name, name)
+        env_steps = task.env_steps // 3 if phase == "trials" else task.env_steps
+        split = "validation" if phase else self.config.final_split
+        trial_seed = search.TRIAL_SEED + (phase == "finals")
+        curriculum = f"--curriculum {task.curriculum}" if task.curriculum else ""
         words = fill(
-            f"{self.protocol.programs[algorithm.program]} {algorithm.flags}",
+            f"{self.protocol.programs[algorithm.program]} {algorithm.flags} {curriculum}",
             env_id=task.env_id,
-            seed=search.TRIAL_SEED if trial else number,
+            seed=trial_seed if phase else number,
             run_dir=self.config.work_dir / place,
             env_steps=env_steps,
             episodes=math.ceil(env_steps / task.num_glimpses),
-            marks=1 if trial else MARKS,
+            marks=1 if phase else MARKS,
             split=split,
         )
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
         title = f"{algorithm.name}, {name.replace('_', ' ')}"
         job = Job(title, tuple(words), self.config.work_dir / place)
-        return Planned(job, algorithm, number, settings, split, self.config.results / place)
+        kept = self.config.results / place
+        return Planned(job, algorithm, number, settings, split, kept, phase)
 
-    def read_tuning(
-        self, task: ComparedTask, algorithm: Algorithm
-    ) -> tuple[list[results.Trial], list[Planned]]:
-        """Return an algorithm's trials on a task that have ended, and the runs of the others."""
-        path = results.trials_path(self.config.results, task.env_id, algorithm.name)
-        planned = [
-            self.plan(task, algorithm, number, settings, trial=True)
-            for number, settings in enumerate(search.draw_trials(algorithm, task.trials))
-        ]
-        ended = {t.number: t for t in results.read_trials(path) if t.number < len(planned)}
-        for number, trial in ended.items():
-            refuse_another(f"{path}, trial {number},", trial.called_as, planned[number].job)
-        return list(ended.values()), [each for each in planned if each.number not in ended]
+    def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Tuning:
+        """Return an algorithm's trials on a task that have ended, and those to run next.
+
+        All trials are run at a third of the budget; if none is good enough, again at the whole;
+        then the best once more with another seed.
+        """
+        settings = dict(enumerate(search.draw_trials(algorithm, task.trials)))
+        tuning, best_first = Tuning({}, []), []
+        for phase in results.PHASES:
+            best = results.best_trial(best_first)
+            if phase == "retries" and (best is None or best.error < task.retry_above):
+                continue
+            if phase == "finals":
+                finalists = {trial.number for trial in best_first[: task.finalists]}
+                settings = {number: settings[number] for number in sorted(finalists)}
+            path = results.trials_path(self.config.results, task.name, algorithm.name, phase)
+            trials = {t.number: t for t in results.read_trials(path) if t.number in settings}
+            planned = [
+                self.plan(task, algorithm, number, each, phase=phase)
+                for number, each in settings.items()
+            ]
+            for each in planned:
+                if (trial := trials.get(each.number)) is not None:
+                    refuse_another(f"{path}, trial {each.number},", trial.called_as, each.job)
+            if trials or planned:
+                tuning.ended[phase] = best_first = results.best_trials(trials.values())
+            missing = [each for each in planned if each.number not in trials]
+            if missing:
+                return Tuning(tuning.ended, missing)
+        return tuning
 
     def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
         """Return the settings of the best trial; an incomplete tuning is a ValueError."""
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
-        trials, missing = self.read_tuning(task, algorithm)
-        if missing:
-            count = f"{len(trials)} of {len(trials) + len(missing)} trials"
-            flags = f"--env-id {task.env_id} --algorithms {algorithm.name} --stages tune"
+        tuning = self.read_tuning(task, algorithm)
+        phase, trials = next(reversed(tuning.ended.items()), ("", []))
+        if missing := tuning.missing:
+            count = f"{len(trials)} of {len(trials) + len(missing)} {phase}"
+            flags = f"--task {task.name} --algorithms {algorithm.name} --stages tune"
             raise ValueError(
-                f"{algorithm.name} has {count} on {task.env_id}. "
+                f"{algorithm.name} has {count} on {task.name}. "
                 f"Resume its tuning with: {command_line()} {flags}"
             )
-        best = results.best_trial(trials)
-        return best.settings if best else {}
+        return trials[0].settings if trials else {}
 
 
 def exit_status(seed: results.Seed | None) -> int:

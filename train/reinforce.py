@@ -27,7 +27,6 @@ from torch import Tensor
 
 from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control
-from agents.curriculum import CurriculumEnv, read_curriculum
 from agents.diagnostics import behaviour, sizes_of
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import (
@@ -59,6 +58,7 @@ from agents.training import (
     warmed_up_decay,
 )
 from ram_env import GlimpseVectorEnv, find_task
+from train.curriculum import CurriculumEnv, read_curriculum
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"

@@ -28,7 +28,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.baselines import count_parameters
-from agents.curriculum import CurriculumEnv, read_curriculum
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import Score, score_by_glimpse
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
@@ -55,6 +54,7 @@ from agents.training import (
     validation_updates,
 )
 from ram_env import GlimpseVectorEnv, find_task
+from train.curriculum import CurriculumEnv, read_curriculum
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
@@ -95,6 +95,8 @@ class Config(RunConfig):
     """Units of the LSTM, or of the layer over the episode's glimpses."""
     entropy_coef: float = 0.05
     """Weight of the entropy: the label's where it is scored, the location's elsewhere."""
+    policy_coef: float = 1.0
+    """Weight of the location's policy gradient relative to the label's."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation; 1 uses whole returns."""
     validation_images: int | None = None
@@ -114,7 +116,9 @@ class Config(RunConfig):
         counts = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
         counts = (*counts, "hidden_size", "validation_images")
         check_settings(self, {"at least 1": counts, "positive": ("learning_rate",)})
-        check_settings(self, {"at least 0": ("entropy_coef",), "in [0, 1]": ("gae_lambda",)})
+        check_settings(
+            self, {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
+        )
         if self.seed >= 2**32:  # the limit of NumPy's global generator
             raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         check_env(self.env_id)
@@ -146,7 +150,7 @@ GROUPS = {
     "model": ("algorithm", "hidden_size", "std", "final_std", "learned_std"),
     "learning": (
         *("total_steps", "rollout_episodes", "batch_episodes", "n_epochs", "learning_rate"),
-        *("decay", "entropy_coef", "gae_lambda"),
+        *("decay", "entropy_coef", "policy_coef", "gae_lambda"),
     ),
     "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),
 }
@@ -301,6 +305,7 @@ def make_model(
         "num_classes": env.num_classes,
         "initial_std": config.std,
         "label_counts": "last" if config.reward == "final" else "every",
+        "location_weight": config.policy_coef,
     }
     if config.algorithm.endswith("_history"):
         policy["features_extractor_class"] = HistoryFeatures

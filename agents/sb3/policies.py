@@ -83,18 +83,28 @@ class HybridDistribution(DiagGaussianDistribution):
         num_classes: K.
         label_counts: ``"last"`` as above; ``"every"`` also counts the labels before the last, for
             rewards that score each of them (``reward="dense"``).
+        location_weight: Factor on the location's log-probability, and so on its policy gradient.
 
     Attributes:
         location, label: The two distributions, of batch shapes (N, 2) and (N,).
         is_last: Whether a sample is the last of its episode. Shape (N,), bool.
     """
 
-    def __init__(self, num_classes: int, *, label_counts: Literal["last", "every"] = "last"):
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        label_counts: Literal["last", "every"] = "last",
+        location_weight: float = 1.0,
+    ):
+        if not 0 <= location_weight < math.inf:
+            raise ValueError(f"location_weight must be at least 0, got {location_weight}")
         if label_counts not in ("last", "every"):
             raise ValueError(f"label_counts must be 'last' or 'every', got {label_counts!r}")
         super().__init__(2 + num_classes)
         self._num_classes = num_classes
         self._every = label_counts == "every"
+        self._weight = location_weight
         self._time: Tensor | None = None
 
     def proba_distribution_net(self, latent_dim: int, log_std_init: float = 0.0) -> Any:
@@ -123,9 +133,10 @@ class HybridDistribution(DiagGaussianDistribution):
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Return the log-probability (N,) of the parts of packed actions (N, 2 + K) that count."""
+        """Return the weighted log-probability (N,) of what counts in packed actions (N, 2 + K)."""
         location, label = unpack_action(actions)
-        return self._counted(self.location.log_prob(location).sum(1), self.label.log_prob(label))
+        of_location = self._weight * self.location.log_prob(location).sum(1)
+        return self._counted(of_location, self.label.log_prob(label))
 
     def entropy(self) -> Tensor:
         """Return the entropy (N,) of the parts that count."""
@@ -166,6 +177,7 @@ class HybridPolicy(ActorCriticPolicy):
             with ``allow_stop``. By default every number after the first two is a class.
         initial_std: Initial std of the location, in units of half an image; it is learned.
         label_counts: See :class:`HybridDistribution`.
+        location_weight: See :class:`HybridDistribution`.
         **kwargs: Arguments of ``ActorCriticPolicy`` except ``log_std_init`` and ``use_sde``.
 
     Attributes:
@@ -185,6 +197,7 @@ class HybridPolicy(ActorCriticPolicy):
         num_classes: int | None = None,
         initial_std: float = 0.22,
         label_counts: Literal["last", "every"] = "last",
+        location_weight: float = 1.0,
         **kwargs: Any,
     ):
         require_keys(observation_space, ("time",))
@@ -194,6 +207,7 @@ class HybridPolicy(ActorCriticPolicy):
             raise ValueError("use_sde must be False: the location's noise is Gaussian here")
         num_classes = _count_classes(action_space, num_classes)
         self._hybrid: Any = {"num_classes": num_classes, "label_counts": label_counts}
+        self._hybrid["location_weight"] = location_weight
         kwargs = {"features_extractor_class": GlimpseFeatures, "net_arch": [], **kwargs}
         kwargs["log_std_init"] = math.log(initial_std)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)

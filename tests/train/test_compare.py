@@ -24,8 +24,9 @@ from train import compare, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison import results
 from train.comparison.protocol import read_protocol
-from train.comparison.report import FILES
+from train.comparison.report import FILES, task_report
 from train.comparison.search import draw_trials
+from train.comparison.summary import read_results
 
 SCRIPT = Path(compare.__file__)
 
@@ -101,7 +102,7 @@ class Place:
 
     def config(self, **changes: Any) -> Config:
         folders = {"results": self.folder / "results", "work_dir": self.folder / "work"}
-        settings = {"env_id": "MNISTGlimpse-v0", "processes": 2, "stages": ("tune", "run")}
+        settings = {"task": "MNISTGlimpse-v0", "processes": 2, "stages": ("tune", "run")}
         protocol = self.folder / "protocol.toml"
         return Config(protocol=protocol, **folders, **{**settings, **changes})
 
@@ -109,7 +110,7 @@ class Place:
         """Return the command line of :meth:`config`."""
         folders = {"results": "results", "work-dir": "work", "protocol": "protocol.toml"}
         flags = ((f"--{name}", str(self.folder / each)) for name, each in folders.items())
-        return ["--env-id", "MNISTGlimpse-v0", *(word for flag in flags for word in flag), *more]
+        return ["--task", "MNISTGlimpse-v0", *(word for flag in flags for word in flag), *more]
 
     def calls(self) -> list[str]:
         """Return how the program was called since the last time."""
@@ -270,11 +271,11 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
     for count in (0, 4):  # some trials are not all
         results.write_trials(path, trials[:count])
         with pytest.raises(SystemExit):
-            main(place.config(env_id="Other-v0"))
+            main(place.config(task="Other-v0"))
         assert f"tuned has {count} of 5 trials on MNISTGlimpse-v0" in capsys.readouterr().err
     results.write_trials(path, trials)
     assert place.calls() == []
-    main(place.config(env_id="Other-v0"))
+    main(place.config(task="Other-v0"))
     rate = min(trials, key=lambda trial: trial.error).settings.get("rate", 0.5)
     assert place.calls() == [f"{does} test seed 0 rate {rate}" for does in ("more", "works")]
 
@@ -310,7 +311,7 @@ def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_p
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"env_id": "Nothing-v0"}, "env_id must be among .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
+        ({"task": "Nothing-v0"}, "task must be among .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
         ({"algorithms": ("nobody",)}, r"algorithms must be among .*tuned.* got \['nobody'\]"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"processes": 0}, "processes must be at least 1"),
@@ -403,6 +404,62 @@ def test_damaged_trials_are_refused_by_file(tmp_path, old, new):
         results.read_trials(path)
 
 
+PHASED = """
+[tasks.Phased]
+env_id = "MNISTGlimpse-v0"
+num_glimpses = 7
+env_steps = 3000
+seeds = 2
+trials = 4
+chance_error = 90.0
+threshold = 10.0
+finalists = 2
+retry_above = 50.0
+algorithms = { tuned = 1 }
+"""
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_trials_that_all_fail_are_run_again_and_the_best_compete_at_the_whole_budget(
+    tmp_path, retried
+):
+    task = PHASED.replace("50.0", "0.001") if retried else PHASED
+    place = Place(tmp_path, task)
+    main(place.config(task="Phased"))
+    folder = tmp_path / "results" / "Phased" / "tuned"
+    phases = ["finals", "retries", "trials"] if retried else ["finals", "trials"]
+    assert sorted(path.stem for path in folder.glob("*.csv")) == phases
+    read = {phase: results.read_trials(folder / f"{phase}.csv") for phase in phases}
+    for phase, trials in read.items():
+        assert len(trials) == (2 if phase == "finals" else 5)
+        steps, seed = (1000, 1000) if phase == "trials" else (3000, 1000)
+        seed += phase == "finals"
+        assert all(f"--steps {steps} " in f"{t.called_as} " for t in trials)
+        assert all(f"--seed {seed} " in f"{t.called_as} " for t in trials)
+    source = read["retries" if retried else "trials"]
+    best = {trial.number for trial in results.best_trials(source)[:2]}
+    assert {trial.number for trial in read["finals"]} == best
+    chosen = results.best_trials(read["finals"])[0].settings
+    (seed,) = results.read_seeds(tmp_path / "results", "Phased")  # the table's one, not two
+    for flag, value in chosen.items():
+        assert f"--{flag} {value}" in seed.config["called_as"]
+    place.calls()
+    main(place.config(task="Phased"))
+    assert place.calls() == []
+
+
+def test_a_tasks_curriculum_reaches_every_program_and_its_report(tmp_path):
+    text = PHASED.replace("seeds = 2", 'seeds = 2\ncurriculum = "cluttered-60"')
+    place = Place(tmp_path, text)
+    protocol = read_protocol(tmp_path / "protocol.toml")
+    comparison = Comparison(place.config(task="Phased"), protocol)
+    words = comparison.plan(comparison.task, protocol.algorithms["tuned"], 0, {}).job.command
+    assert words[words.index("--curriculum") + 1] == "cluttered-60"
+    report = task_report(protocol, read_results(protocol, tmp_path)["Phased"])
+    assert "curriculum `cluttered-60`" in report
+    assert "2 seeds per algorithm (1 for tuned)" in report
+
+
 def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"])
@@ -413,35 +470,44 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
 
 
 PUBLISHED = read_protocol(PROTOCOL)
+REWARD_ALONE = read_protocol(PROTOCOL.with_name("reward_alone.toml"))
+TASKS = [(protocol, name) for protocol in (PUBLISHED, REWARD_ALONE) for name in protocol.tasks]
 
 
-@pytest.mark.parametrize("env_id", PUBLISHED.tasks)
-def test_the_published_protocol_calls_our_scripts_with_flags_that_they_have(env_id):
-    task = PUBLISHED.tasks[env_id]
+@pytest.mark.parametrize(("protocol", "name"), TASKS, ids=[name for _, name in TASKS])
+def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(protocol, name):
+    task = protocol.tasks[name]
     parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
     parse["train/stock_ppo.py"] = stock_ppo.parse
-    configs, stock, comparison = [], [], Comparison(Config(env_id), PUBLISHED)
-    for algorithm in PUBLISHED.on(task):
+    configs, stock, comparison = [], [], Comparison(Config(name), protocol)
+    for algorithm in protocol.on(task):
         for settings in draw_trials(algorithm, 12) or [{}]:
             words = comparison.plan(task, algorithm, 3, settings).job.command
             group = stock if words[1] == "train/stock_ppo.py" else configs
             group.append(parse[words[1]](words[2:]))
-    assert {config.env_id for config in [*configs, *stock]} == {env_id}
+    assert {config.env_id for config in [*configs, *stock]} == {task.env_id}
     assert {config.seed for config in [*configs, *stock]} == {3}
     assert {config.env_steps for config in stock} <= {task.env_steps}
     assert {config.keep for config in configs} == {"last"}
+    assert {config.curriculum for config in configs} == {task.curriculum or None}
     assert {(config.validate_sampled, config.validation_images) for config in configs} == {
         (True, 2000)
     }
     assert len({config.learning_rate for config in configs}) > 12
     assert {config.final_std for config in configs} == {0.05}
+    if protocol is REWARD_ALONE:
+        ours = [config for config in configs if isinstance(config, reinforce.Config)]
+        assert {config.see_time for config in ours} == {True}
+        assert min(config.std for config in configs) >= 0.1
 
 
 def test_the_class_of_the_published_rows_is_that_of_their_estimators():
-    for algorithm in PUBLISHED.algorithms.values():
-        found = re.search(r"--estimator (\S+)", algorithm.flags)
-        sees_label = reinforce.ESTIMATORS[found[1]].sees_label if found else False
-        assert algorithm.sees_label == sees_label
+    for protocol in (PUBLISHED, REWARD_ALONE):
+        for algorithm in protocol.algorithms.values():
+            found = re.search(r"--estimator (\S+)", algorithm.flags)
+            estimator = reinforce.ESTIMATORS[found[1]] if found else None
+            assert algorithm.sees_label == (estimator is not None and estimator.sees_label)
+            assert algorithm.binary_reward == (estimator is not None and estimator.binary_reward)
 
 
 def test_algorithms_with_the_same_space_try_the_same_values():
@@ -457,7 +523,7 @@ def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):
     place = Place(tmp_path)
     (tmp_path / "protocol.toml").write_text(text.replace("seeds = 10", "seeds = 1"))
     monkeypatch.chdir(SCRIPT.parents[1])
-    changes = {"env_id": "SignpostGlimpse-v0", "final_split": "validation", "stages": ("run",)}
+    changes = {"task": "SignpostGlimpse-v0", "final_split": "validation", "stages": ("run",)}
     main(place.config(algorithms=("stock_ppo",), **changes))
     (seed,) = results.read_seeds(tmp_path / "results", "SignpostGlimpse-v0")
     assert seed.result.total == 5000

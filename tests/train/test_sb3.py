@@ -249,6 +249,7 @@ def test_an_environment_without_box_actions_is_refused(env_id):
 
 WRONG = {"total_steps": 0, "batch_episodes": 48, "learning_rate": 0.0, "entropy_coef": -0.1}
 WRONG |= {"final_std": 0.5, "rollout_episodes": 0, "gae_lambda": 1.5, "seed": 2**32}
+WRONG |= {"policy_coef": -1.0}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -115,7 +115,7 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
         panels[0].set_ylabel("validation error [%]")
         panels[0].set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
         _draw_legend(panels[-1], rows, look)
-    figure.suptitle(f"{results.task.env_id}: thin lines are seeds, thick ones their means")
+    figure.suptitle(f"{results.task.name}: thin lines are seeds, thick ones their means")
     return figure
 
 
@@ -149,7 +149,7 @@ def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
     text = "final error [%]; cross: diverged, counts as guessing (dotted)"
     bars = "" if results.task.seeds <= FEW else "\nbar: mean over seeds, with 95 % t interval"
     panels[-1].set_xlabel(text + bars)
-    figure.suptitle(f"{results.task.env_id}: final error of every seed")
+    figure.suptitle(f"{results.task.name}: final error of every seed")
     return figure
 
 

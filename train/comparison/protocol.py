@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from agents.runs.files import convert, read_toml
 
@@ -28,21 +28,27 @@ _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 
 
 class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
-    """What every algorithm gets on one environment.
+    """What every algorithm gets on one environment at one budget.
 
     Attributes:
-        env_id: The environment.
+        name: In tables and folders.
         num_glimpses: Env steps per episode.
         env_steps: Budget of a run, over all lanes.
         seeds: Number of reported seeds: 0, 1, ...
         trials: Settings tried per algorithm besides its defaults, each at a third of the budget.
         chance_error: Error of guessing [%]; a run that diverged counts as guessing.
         threshold: Validation error [%] for the column "env steps to the threshold".
-        tuned_on: Environment whose tuned settings are used; by default this one.
-        algorithms: Names of those that take part; by default all.
+        tuned_on: Task whose tuned settings are used; by default this one.
+        algorithms: Names of those that take part, with their own number of seeds if it is a
+            table; by default all.
+        env_id: The environment; by default the task's name.
+        curriculum: Curriculum of all algorithms, for their flag ``--curriculum``; by default none.
+        retry_above: If no trial's error [%] is below this, all are run again at the whole budget.
+        finalists: Number of best trials that are run again at the whole budget with another seed,
+            to choose among them. 0: the best trial is chosen.
     """
 
-    env_id: str
+    name: str
     num_glimpses: Positive
     env_steps: Positive
     seeds: Positive
@@ -50,7 +56,16 @@ class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
     chance_error: Percent
     threshold: Percent
     tuned_on: str = ""
-    algorithms: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] | dict[str, Positive] = ()
+    env_id: str = ""
+    curriculum: str = ""
+    retry_above: Annotated[float, Meta(gt=0, le=100)] = 100.0
+    finalists: Annotated[int, Meta(ge=0)] = 0
+
+    def for_algorithm(self, name: str) -> ComparedTask:
+        """Return the task with the number of seeds that an algorithm gets."""
+        own = self.algorithms.get(name) if isinstance(self.algorithms, dict) else None
+        return structs.replace(self, seeds=own or self.seeds)
 
 
 class Choices(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +86,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
         program: Key of the protocol's programs.
         flags: Further arguments of the program.
         sees_label: Whether the loss uses the true label (class L) or only the reward (class R).
+        binary_reward: Whether it reads the reward as whether the answer is right (class R*).
         role: ``"compared"``; ``"ablation"``, one change to another algorithm; ``"control"``,
             locations that are not learned; or ``"naive"``, a newcomer's first try.
         memory: In words: ``"none"``, ``"history"``, ``"rectifier RNN"``.
@@ -88,6 +104,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
     passes: Annotated[float, Meta(gt=0, le=sys.float_info.max)] = 1
     space: dict[str, Span | Choices] = {}
     tuned_as: str = ""
+    binary_reward: bool = False
 
     def __post_init__(self) -> None:
         if self.space and self.tuned_as:
@@ -98,8 +115,8 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def feedback(self) -> str:
-        """``"L"`` if it learns from labels, ``"R"`` if from rewards: never ranked together."""
-        return "L" if self.sees_label else "R"
+        """The class, a key of ``summary.CLASSES``: two classes are never ranked together."""
+        return "L" if self.sees_label else "R*" if self.binary_reward else "R"
 
 
 class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +124,7 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         programs: Commands with placeholders, by name.
-        tasks: By environment.
+        tasks: By name.
         algorithms: By name.
         comparisons: Pairs of algorithms of one class, the first expected to be better. Only
             these are tested.
@@ -126,9 +143,9 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
             _check_command(f"algorithms.{name}.flags", each.flags, set())
             _check_known(f"algorithms.{name}.program", [each.program], self.programs)
             _check_known(f"algorithms.{name}.tuned_as", filter(None, [each.tuned_as]), tuned)
-        for env_id, task in self.tasks.items():
-            _check_known(f"tasks.{env_id}.algorithms", task.algorithms, self.algorithms)
-            _check_known(f"tasks.{env_id}.tuned_on", filter(None, [task.tuned_on]), self.tasks)
+        for name, task in self.tasks.items():
+            _check_known(f"tasks.{name}.algorithms", task.algorithms, self.algorithms)
+            _check_known(f"tasks.{name}.tuned_on", filter(None, [task.tuned_on]), self.tasks)
         for pair in self.comparisons:
             _check_known("comparisons", pair, self.algorithms)
             if len({self.algorithms[name].feedback for name in pair}) > 1:
@@ -141,7 +158,7 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
 
     def tuning_task(self, task: ComparedTask) -> ComparedTask:
         """Return the task on which the settings for a task are tuned."""
-        return self.tasks[task.tuned_on or task.env_id]
+        return self.tasks[task.tuned_on or task.name]
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -153,15 +170,13 @@ def read_protocol(path: Path) -> Protocol:
     """
     tables, entry = read_toml(path), ""
     try:
-        for kind, schema, key in (
-            ("tasks", ComparedTask, "env_id"),
-            ("algorithms", Algorithm, "name"),
-        ):
+        for kind, schema in (("tasks", ComparedTask), ("algorithms", Algorithm)):
             entry = f"{kind}: "
             tables[kind] = convert(tables.get(kind), dict[str, dict[str, Any]])
             for name, table in tables[kind].items():
                 entry = f"{kind}.{name}: "
-                tables[kind][name] = convert({**table, key: name}, schema)
+                default = {"env_id": name} if kind == "tasks" else {}
+                tables[kind][name] = convert({**default, **table, "name": name}, schema)
         entry = ""
         return convert(tables, Protocol)
     except ValueError as error:

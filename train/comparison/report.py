@@ -28,9 +28,9 @@ def write_reports(protocol: Protocol, results: Path) -> list[Path]:
     from train.comparison.figures import final_errors, learning_curves, write_figure
 
     by_task, written = read_results(protocol, results), []
-    for env_id, task_results in by_task.items():
+    for task, task_results in by_task.items():
         if task_results.seeds:
-            report, csv, curves, errors = (results / env_id / name for name in FILES)
+            report, csv, curves, errors = (results / task / name for name in FILES)
             write_whole(report, task_report(protocol, task_results).encode())
             write_whole(csv, task_table(task_results))
             write_figure(curves, learning_curves(protocol, task_results))
@@ -45,7 +45,7 @@ def write_reports(protocol: Protocol, results: Path) -> list[Path]:
 def task_report(protocol: Protocol, results: TaskResults) -> str:
     """Return the report of one task, Markdown."""
     sections = [
-        [f"# Comparison on `{results.task.env_id}`"],
+        [f"# Comparison on `{results.task.name}`"],
         tables.introduction(results),
         *tables.result_tables(results),
         *tables.comparisons(protocol, results),
@@ -68,7 +68,7 @@ def task_table(results: TaskResults) -> bytes:
 
 def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
     """Return the report across all tasks that have results, Markdown."""
-    by_task = {env_id: results for env_id, results in by_task.items() if results.seeds}
+    by_task = {task: results for task, results in by_task.items() if results.seeds}
     explanation = [
         "Scores are normalised per task: 0 is guessing, 1 is no errors. The interquartile mean "
         "(IQM) is taken over all seeds of all tasks, so a task with more seeds weighs more. "
@@ -76,25 +76,25 @@ def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
         "all their seeds take part. Rows are in the protocol's order.",
         "",
         *(
-            f"- `{env_id}`, {results.task.seeds} seeds: guessing is wrong on "
+            f"- `{task}`, {results.task.seeds} seeds: guessing is wrong on "
             f"{results.task.chance_error:.2f} % of the images"
-            for env_id, results in by_task.items()
+            for task, results in by_task.items()
         ),
     ]
     scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in protocol.algorithms}
-    for env_id, results in by_task.items():
+    for task, results in by_task.items():
         for row in results.rows:
             if row.complete:
-                scores[row.algorithm.name][env_id] = 1 - row.errors / results.task.chance_error
+                scores[row.algorithm.name][task] = 1 - row.errors / results.task.chance_error
     sets = {tuple(each) for each in scores.values() if len(each) > 1}
     sections = [["# Comparison across tasks"], explanation]
-    for env_ids in sorted(sets, key=lambda env_ids: (-len(env_ids), env_ids)):
+    for tasks in sorted(sets, key=lambda tasks: (-len(tasks), tasks)):
         complete = {
-            name: [each[env_id] for env_id in env_ids]
+            name: [each[task] for task in tasks]
             for name, each in scores.items()
-            if each.keys() >= set(env_ids)
+            if each.keys() >= set(tasks)
         }
-        sections += [[f"## On {', '.join(f'`{env_id}`' for env_id in env_ids)}"]]
+        sections += [[f"## On {', '.join(f'`{task}`' for task in tasks)}"]]
         sections += _across_tables(protocol, complete)
     if not sets:
         sections.append(["No algorithm has all its seeds on two tasks yet."])
@@ -106,7 +106,7 @@ def _record(row: Row) -> dict[str, Any]:
     algorithm, ended = row.algorithm, len(row.seeds)
     errors = dict(zip((seed.number for seed in row.seeds), row.errors.tolist(), strict=True))
     return {
-        "env_id": row.task.env_id,
+        "task": row.task.name,
         "algorithm": algorithm.name,
         "class": algorithm.feedback,
         "role": algorithm.role,

@@ -1,8 +1,9 @@
 """What runs leave for good: a small folder per seed, from which the reports are made.
 
-``<results>/<env_id>/<algorithm>/seed_<n>/`` holds ``config.json`` (settings, command, commit,
+``<results>/<task>/<algorithm>/seed_<n>/`` holds ``config.json`` (settings, command, commit,
 machine, parameters), ``metrics.csv`` (validation at the marks) and ``result.json``;
-``<results>/<env_id>/<algorithm>/trials.csv`` holds the algorithm's tuning.
+``<results>/<task>/<algorithm>/trials.csv`` holds the algorithm's tuning,
+``retries.csv`` and ``finals.csv`` its trials at the whole budget.
 
 Dimension key:
     k: marks at which a run was validated
@@ -30,6 +31,8 @@ from agents.runs.records import portable
 from train.comparison.jobs import Ended
 from train.comparison.protocol import Positive
 
+PHASES = {"trials": "trial", "retries": "retry", "finals": "final"}
+"""Phases of an algorithm's tuning, each a CSV file, and what a run in one is called."""
 BEHAVIOUR = {
     "eval/most_named": "commonest answer [%]",
     "eval/centre_coverage": "on the object's middle [%]",
@@ -195,9 +198,9 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
     return Seed(algorithm, number, config, curve, result)
 
 
-def trials_path(results: Path, env_id: str, algorithm: str) -> Path:
-    """Return the file of an algorithm's trials."""
-    return results / env_id / algorithm / "trials.csv"
+def trials_path(results: Path, task: str, algorithm: str, phase: str = "trials") -> Path:
+    """Return the file of a phase of an algorithm's tuning."""
+    return results / task / algorithm / f"{phase}.csv"
 
 
 def write_seed(folder: Path, seed: Seed) -> None:
@@ -219,9 +222,9 @@ def read_seed(folder: Path) -> Seed:
     return Seed(folder.parent.name, number, _read_config(folder), curve, result)
 
 
-def read_seeds(results: Path, env_id: str) -> list[Seed]:
-    """Read all seeds on an environment, sorted; a damaged one or a copy is a ValueError."""
-    folders = [path.parent for path in (results / env_id).glob("*/seed_*/result.json")]
+def read_seeds(results: Path, task: str) -> list[Seed]:
+    """Read all seeds on a task, sorted; a damaged one or a copy is a ValueError."""
+    folders = [path.parent for path in (results / task).glob("*/seed_*/result.json")]
     named = [each for each in folders if re.fullmatch(r"seed_(0|[1-9]\d*)", each.name)]
     seeds = sorted(map(read_seed, named), key=lambda seed: seed[:2])
     known: dict[tuple[str, str], Seed] = {}
@@ -229,7 +232,7 @@ def read_seeds(results: Path, env_id: str) -> list[Seed]:
         called_as = seed.config.get("called_as") or f"seed {seed.number}"
         first = known.setdefault((seed.algorithm, called_as), seed)
         if first is not seed:
-            folder = results / env_id / seed.algorithm / f"seed_{seed.number}"
+            folder = results / task / seed.algorithm / f"seed_{seed.number}"
             raise ValueError(f"{folder} is a copy of seed_{first.number}: move it away")
     return seeds
 
@@ -258,9 +261,14 @@ def read_trials(path: Path) -> list[Trial]:
     return trials
 
 
+def best_trials(trials: Iterable[Trial]) -> list[Trial]:
+    """Return trials by error, ties by number; those that diverged come last."""
+    return sorted(trials, key=lambda t: (t.status == "diverged", t.error, t.number))
+
+
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
     """Return the first trial with the lowest error; one that diverged only if all have."""
-    return min(trials, key=lambda t: (t.status == "diverged", t.error, t.number), default=None)
+    return next(iter(best_trials(trials)), None)
 
 
 def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:

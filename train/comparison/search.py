@@ -40,7 +40,7 @@ from train.comparison.protocol import Algorithm, Choices
 from train.comparison.results import to_csv
 
 TRIAL_SEED = 1000
-"""Seed of a comparison's trials and of their sampler; never a reported seed."""
+"""Seed of a comparison's trials and of their sampler; the next one is its finals'."""
 COUNTED = ("finished", "pruned", "failed", "running")
 """States of trials that count toward a study's total: see :func:`state_of`."""
 

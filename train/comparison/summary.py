@@ -16,12 +16,17 @@ import numpy as np
 from scipy.stats import trim_mean
 
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol
-from train.comparison.results import Seed, Trial, read_seeds, read_trials, trials_path
+from train.comparison.results import PHASES, Seed, Trial, read_seeds, read_trials, trials_path
 from train.comparison.statistics import CUT, Estimate, mean_interval
 
 FEW = 3
 """Up to this number of seeds there are points, without an order, intervals or tests."""
-CLASSES = {"L": "the loss uses the true label", "R": "observation and reward alone"}
+CLASSES = {
+    "L": "the loss uses the true label",
+    "R": "observation and reward alone",
+    "R*": "R, with the structure of the reward: one label is right",
+}
+"""Classes of feedback, and what they mean."""
 ROLES = {
     "compared": "Class",
     "ablation": "Ablations, class",
@@ -107,15 +112,16 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """All results on a task: a row per algorithm, in the protocol's order, and its tuning's trials.
+    """All results on a task: a row per algorithm, in the protocol's order, and its tuning.
 
-    ``left_out`` is the number of stored seeds that the protocol doesn't ask for.
+    ``trials`` holds the tuning's trials by algorithm and phase, ``left_out`` the number of stored
+    seeds that the protocol doesn't ask for.
     """
 
     task: ComparedTask
     rows: tuple[Row, ...]
     tuning_task: ComparedTask
-    trials: dict[str, list[Trial]]
+    trials: dict[str, dict[str, list[Trial]]]
     left_out: int
 
     @property
@@ -125,8 +131,8 @@ class TaskResults:
 
 
 def read_results(protocol: Protocol, results: Path) -> dict[str, TaskResults]:
-    """Read all stored results that a protocol asks for, by environment."""
-    return {env_id: _read_task(protocol, task, results) for env_id, task in protocol.tasks.items()}
+    """Read all stored results that a protocol asks for, by task."""
+    return {name: _read_task(protocol, task, results) for name, task in protocol.tasks.items()}
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
@@ -139,17 +145,21 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
-    stored, algorithms = read_seeds(results, task.env_id), protocol.on(task)
-    wanted = [seed for seed in stored if seed.number < task.seeds]
-    rows = tuple(
-        Row(each, task, tuple(seed for seed in wanted if seed.algorithm == each.name))
-        for each in algorithms
-    )
+    stored, algorithms = read_seeds(results, task.name), protocol.on(task)
+    rows = tuple(_row(each, task.for_algorithm(each.name), stored) for each in algorithms)
     tuned_on = protocol.tuning_task(task)
     names = (each.name for each in algorithms)
-    trials = {name: read_trials(trials_path(results, tuned_on.env_id, name)) for name in names}
+    trials = {
+        name: {p: read_trials(trials_path(results, tuned_on.name, name, p)) for p in PHASES}
+        for name in names
+    }
     left_out = len(stored) - sum(len(row.seeds) for row in rows)
     return TaskResults(task, rows, tuned_on, trials, left_out)
+
+
+def _row(algorithm: Algorithm, task: ComparedTask, stored: list[Seed]) -> Row:
+    seeds = (s for s in stored if s.algorithm == algorithm.name and s.number < task.seeds)
+    return Row(algorithm, task, tuple(seeds))
 
 
 def _median(values: Iterable[float]) -> float:

@@ -95,9 +95,18 @@ def introduction(results: TaskResults) -> list[str]:
     if task.seeds <= FEW:
         seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
         spread = f"**Only {seeds}: points, without ranking, intervals or tests.**"
+    named = task.algorithms if isinstance(task.algorithms, dict) else {}
+    fewer = [f"{n} for {name}" for name, n in named.items() if n != task.seeds]
+    own = f" ({', '.join(fewer)})" if fewer else ""
+    curriculum = (
+        f" All train first on the easier canvases of the curriculum `{task.curriculum}`, which is "
+        "designer's knowledge, within that budget."
+        if task.curriculum
+        else ""
+    )
     return [
         f"Every run has {task.env_steps:,} env steps, {task.num_glimpses} per episode; the "
-        f"protocol asks for {task.seeds} seeds per algorithm. {spread}",
+        f"protocol asks for {task.seeds} seeds per algorithm{own}. {spread}{curriculum}",
         "",
         f"- **error**: error of the last weights on {' and '.join(splits) or 'the final split'}, "
         "with the policy's mean location and its likeliest label. A seed that diverged counts as "
@@ -111,8 +120,9 @@ def introduction(results: TaskResults) -> list[str]:
         "backward. **CPU time**: of the whole process. Both are medians over the seeds that "
         "finished.",
         "",
-        "Class L and class R are not compared with each other: the label is in the loss of "
-        "the first and only in the reward of the second.",
+        "Classes are not compared with each other: the label is in the loss of class L and only "
+        "in the reward of class R; class R* also knows that the reward tells whether the one "
+        "label is right.",
     ]
 
 
@@ -230,17 +240,29 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
     """Return what was tried for each algorithm on the task of its tuning."""
     source = results.tuning_task
     text = (
-        f"On `{source.env_id}`: {source.trials} trials per algorithm besides its defaults, each "
+        f"On `{source.name}`: {source.trials} trials per algorithm besides its defaults, each "
         "at a third of the budget, with errors on validation. The lowest error is chosen, so it "
         "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials."
     )
+    if source.retry_above < 100:
+        text += (
+            f" Where none was below {source.retry_above:g} %, all were run again at the whole "
+            "budget (`retries.csv`)."
+        )
+    if source.finalists:
+        text += (
+            f" The best {source.finalists} were run again at the whole budget with another seed "
+            "(`finals.csv`), and the best of these was chosen."
+        )
     algorithms = [row.algorithm for row in results.rows]
     lines = [(a, _tuning_cells(a, source, results.trials[a.name])) for a in algorithms]
     header = ("algorithm", "space", "trials", "defaults [%]", "best [%]", "chosen")
     return [["## Tuning", "", text], *by_class(header, lines)]
 
 
-def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial]) -> list[str]:
+def _tuning_cells(
+    algorithm: Algorithm, source: ComparedTask, phases: dict[str, list[Trial]]
+) -> list[str]:
     space = "; ".join(
         f"{flag} {{{', '.join(map(str, span.choices))}}}"
         if isinstance(span, Choices)
@@ -248,7 +270,8 @@ def _tuning_cells(algorithm: Algorithm, source: ComparedTask, trials: list[Trial
         for flag, span in algorithm.space.items()
     )
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
-    best = best_trial(trials)
+    trials = phases["trials"]
+    best = best_trial([trials for trials in phases.values() if trials][-1] if trials else [])
     if best is None:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
     diverged = sum(trial.status == "diverged" for trial in trials)

@@ -113,6 +113,17 @@ def test_log_probabilities_and_entropies_by_hand():
     assert dist.entropy().tolist() == pytest.approx([entropy, 1.5 * math.log(2)])
 
 
+def test_a_weight_scales_the_locations_log_probability_alone():
+    action = pack_action(torch.tensor([[0.4, 0.0]] * 2), torch.tensor([2, 2]), 3)
+    given = [[0.1, 0.2]] * 2, [[0.0, 0.0, 0.0]] * 2, 0.5, [0.75, 1.0]
+    plain, weighted = (
+        distribution(*given, location_weight=weight).log_prob(action) for weight in (1.0, 0.1)
+    )
+    assert weighted.tolist() == pytest.approx([0.1 * float(plain[0]), float(plain[1])])
+    with pytest.raises(ValueError, match="location_weight must be at least 0, got -1"):
+        HybridDistribution(3, location_weight=-1)
+
+
 def test_with_every_label_counted_both_count_before_the_last():
     arguments = ([[0.1, 0.2]] * 2, [[0.3, -0.2, 0.0]] * 2, 0.5)
     early = distribution(*arguments, [0.5, 0.5])

@@ -42,7 +42,7 @@ CONFIG = {
 
 
 def make_protocol(*tasks):
-    tables = {task.env_id: task for task in tasks or (TASK,)}
+    tables = {task.name: task for task in tasks or (TASK,)}
     comparisons = (("dense", "sparse"), ("ppo", "a2c"))
     programs = {"ours": "{env_id} {seed} {run_dir}", "sb3": "{env_id} {seed} {run_dir}"}
     return Protocol(programs, tables, {a.name: a for a in ALGORITHMS}, comparisons)
@@ -59,7 +59,7 @@ def write(results, task, name, number, error=None, *, config=CONFIG, marks=4, la
     at_end = int(max(steps, default=0))
     result = Result(*outcome, "test", at_end, 40.0 + number, last=last or {})
     curve = Curve(steps, steps / 10, errors, np.minimum(90, errors + 1))
-    folder = results / task.env_id / name / f"seed_{number}"
+    folder = results / task.name / name / f"seed_{number}"
     write_seed(folder, Seed(name, number, config, curve, result))
 
 
@@ -81,12 +81,12 @@ def results(whole, tmp_path):
 
 def report_on(results, *tasks):
     """Return the report of the last task."""
-    protocol, env_id = make_protocol(*tasks), (tasks or (TASK,))[-1].env_id
+    protocol, env_id = make_protocol(*tasks), (tasks or (TASK,))[-1].name
     return report.task_report(protocol, read_results(protocol, results)[env_id])
 
 
 def lines_of_csv(results, task=TASK):
-    text = report.task_table(read_results(make_protocol(task), results)[task.env_id]).decode()
+    text = report.task_table(read_results(make_protocol(task), results)[task.name]).decode()
     return {row["algorithm"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
@@ -112,7 +112,7 @@ def row_of(text, name, column="seeds"):
 
 
 def test_l_and_r_are_never_in_one_table(results):
-    tasks = (TASK, replace(TASK, env_id="B-v0"))
+    tasks = (TASK, replace(TASK, name="B-v0"))
     copytree(results / "A-v0", results / "B-v0")
     for text in (report_on(results, *tasks), report_across(results, *tasks)):
         tables = tables_of(text)
@@ -219,7 +219,7 @@ def test_an_incomplete_comparison_is_not_tested_but_counts(results):
     assert untested["difference of means [points]"] == reason
     assert {untested["p"], untested["p after Holm"]} == {"-"}
     assert row_of(text, "dense", "than")["p after Holm"] == "0.0159"
-    text = report_on(results, TASK, replace(TASK, env_id="B-v0", algorithms=WITHOUT_A2C))
+    text = report_on(results, TASK, replace(TASK, name="B-v0", algorithms=WITHOUT_A2C))
     reason = row_of(text, "ppo", "than")["difference of means [points]"]
     assert reason == "not tested: not run on this task"
 
@@ -265,7 +265,7 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
     }
     assert row_of(text, "ppo", "space")["trials"] == "none"
     assert row_of(text, "plain", "space")["space"] == "not tuned"
-    task = replace(TASK, env_id="B-v0", tuned_on="A-v0", trials=0)
+    task = replace(TASK, name="B-v0", tuned_on="A-v0", trials=0)
     write_trials(results / "A-v0" / "dense" / "trials.csv", trials[:1])
     text = report_on(results, TASK, task)
     row = row_of(text, "dense", "space")
@@ -299,7 +299,7 @@ def test_seeds_off_the_budget_or_that_the_protocol_does_not_ask_for_are_named(re
 
 
 def test_scores_are_normalised_by_the_error_of_guessing(results):
-    task = replace(TASK, env_id="B-v0", chance_error=75.0, algorithms=("dense", "sparse"))
+    task = replace(TASK, name="B-v0", chance_error=75.0, algorithms=("dense", "sparse"))
     for name in task.algorithms:
         copytree(results / "A-v0" / name, results / "B-v0" / name)
     text = report_across(results, TASK, task)
@@ -315,7 +315,7 @@ def test_only_complete_algorithms_of_the_same_tasks_are_aggregated(results):
     for name in ("dense", "sparse", "ppo"):
         copytree(results / "A-v0" / name, results / "B-v0" / name)
     (results / "B-v0" / "sparse" / "seed_4" / "result.json").unlink()
-    tables = tables_of(report_across(results, TASK, replace(TASK, env_id="B-v0")))
+    tables = tables_of(report_across(results, TASK, replace(TASK, name="B-v0")))
     assert [[row["algorithm"] for row in table] for table in tables] == [["dense"], ["ppo"]]
 
 

@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agents.curriculum import FOLDER, CurriculumEnv, Stage, read_curriculum
 from agents.training import spread_seed
+from train.curriculum import FOLDER, CurriculumEnv, Stage, read_curriculum
 
 LANES = 4
 SIGNPOST = "SignpostGlimpse-v0"

@@ -31,7 +31,7 @@ from agents.runs.files import convert, read_toml
 from ram_env import find_task
 from ram_env.tasks import Task
 
-FOLDER = Path(__file__).parent.parent / "train" / "curricula"
+FOLDER = Path(__file__).parent / "curricula"
 WINDOW = 1000
 """Episodes, about, over which the success rate is a running mean."""
 

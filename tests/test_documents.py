@@ -13,7 +13,6 @@ import pytest
 import ram_env
 from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
-from train import compare
 from train.comparison.protocol import read_protocol
 from train.comparison.report import write_reports
 
@@ -79,12 +78,17 @@ def test_the_errors_of_the_comparison_are_those_of_its_reports():
     assert set(listed) <= reported
 
 
-def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path):
-    stored = ROOT / "benchmarks" / "results"
+@pytest.mark.parametrize(
+    ("protocol", "folder"), [("comparison", "results"), ("reward_alone", "reward_alone")]
+)
+def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path, protocol, folder):
+    stored = ROOT / "benchmarks" / folder
     results = shutil.copytree(stored, tmp_path / "results")
-    written = write_reports(read_protocol(compare.PROTOCOL), results)
+    written = write_reports(read_protocol(ROOT / "train" / f"{protocol}.toml"), results)
     texts = [path for path in written if path.suffix != ".png"]
-    assert len(texts) == 3 * 2 + 1  # report and table of each task, and the report across tasks
+    tasks = {path.parents[2] for path in stored.glob("*/*/seed_*/result.json")}
+    # report and table of each task, and the report across tasks
+    assert len(texts) == 2 * len(tasks) + bool(tasks)
     for path in texts:
         assert path.read_text() == (stored / path.relative_to(results)).read_text()
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -351,10 +351,8 @@ def _outcome(
     returns = losses.dense_returns(log_outcome, weights.discount)  # (T - 1, N)
     advantage = returns - rollout.baseline[:-1]
     policy = reinforce_loss(rollout.location_log_prob[:-1], advantage) / len(returns)
-    location = {"policy": weights.policy_coef * policy}
-    location["baseline"] = weights.baseline_coef * baseline_loss(rollout.baseline[:-1], returns)
-    label = losses.cross_entropy(label_log_prob, _even(rollout))
-    return Terms({"classifier": label}, location, shared={})
+    taught = replace(rollout, label_log_prob=label_log_prob)  # in the true label's place
+    return _hybrid(taught, weights, _even(rollout), weights.policy_coef * policy, returns)
 
 
 def _even(rollout: Rollout) -> Tensor:

@@ -404,15 +404,9 @@ def test_damaged_trials_are_refused_by_file(tmp_path, old, new):
         results.read_trials(path)
 
 
-PHASED = """
-[tasks.Phased]
-env_id = "MNISTGlimpse-v0"
-num_glimpses = 7
-env_steps = 3000
-seeds = 2
-trials = 4
-chance_error = 90.0
-threshold = 10.0
+PHASED = HEAD[HEAD.index("[tasks.") : HEAD.index("[algorithms.")]
+PHASED = PHASED.replace("[tasks.MNISTGlimpse-v0]", '[tasks.Phased]\nenv_id = "MNISTGlimpse-v0"')
+PHASED += """
 finalists = 2
 retry_above = 50.0
 algorithms = { tuned = 1 }

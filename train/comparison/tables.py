@@ -271,7 +271,7 @@ def _tuning_cells(
     )
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
     trials = phases["trials"]
-    best = best_trial([trials for trials in phases.values() if trials][-1] if trials else [])
+    best = best_trial(next((last for last in reversed(phases.values()) if last), ()))
     if best is None:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
     diverged = sum(trial.status == "diverged" for trial in trials)

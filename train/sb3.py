@@ -23,8 +23,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.baselines import count_parameters
@@ -176,6 +176,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     )
     validation_env = make(500, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
+    validation_lanes = to_sb3(config, validation_env)
     update_steps = config.update_episodes * env.task.num_glimpses
     num_updates = math.ceil(config.total_steps / update_steps)
     validations = validation_updates(num_updates, config.num_validations)
@@ -201,7 +202,13 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
     def validate_and_keep() -> None:
         with log.judging():
-            score, metrics = validate(config, model, validation_env, stop.check)
+            score, metrics = validate(
+                model,
+                validation_lanes,
+                config.validation_images or validation_env.num_images,
+                sampled=config.validate_sampled,
+                on_batch=stop.check,
+            )
         log.scalars(model.num_timesteps, metrics)
         log.say(f"{model.num_timesteps} env steps: validation {score}, {log.time_left}")
         if training.is_best(score.error, always=config.keep == "last"):
@@ -255,18 +262,19 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
 
 def validate(
-    config: Config,
-    model: BaseAlgorithm,
-    env: GlimpseVectorEnv,
+    model: PolicyPredictor,
+    lanes: GlimpseVecEnv,
+    num_images: int,
+    *,
+    sampled: bool,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[Score, dict[str, float]]:
-    """Return the score on the validation images, and the metrics to log."""
-    num_images = config.validation_images or env.num_images
-    play = partial(play_split_sb3, model, to_sb3(config, env), num_images, on_batch=on_batch)
+    """Return the score on the first images, and the metrics to log."""
+    play = partial(play_split_sb3, model, lanes, num_images, on_batch=on_batch)
     beliefs = play()
     score = score_by_glimpse(beliefs)[-1]
-    metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
-    if config.validate_sampled:
+    metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(lanes.env.unwrapped))}
+    if sampled:
         metrics["eval/error_sampled"] = score_by_glimpse(play(deterministic=False))[-1].error
     return score, metrics
 

@@ -14,28 +14,29 @@ import csv
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from agents.baselines import count_parameters
 from agents.runs.commands import parse_flags, run
 from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, evaluate_sb3
 from agents.sb3.training import raising_divergence
-from agents.training import check_finite, validation_updates
-from train import sb3
+from agents.training import check_finite, check_settings, validation_updates
 from train.sb3 import check_env, make_env, validate
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of a run; every one is a flag."""
+class StockConfig:
+    """Settings that the scripts with stock algorithms share."""
 
     run_dir: Path
     """Folder to write the run to; must not exist yet."""
@@ -44,7 +45,7 @@ class Config:
     seed: int = 0
     """Random seed for weights, exploration, images and locations."""
     env_steps: int = 1_500_000
-    """Env steps to train for; PPO rounds them up to whole rollouts of 2,048."""
+    """Env steps to train for, all lanes together; rounded up to whole rollouts."""
     marks: int = 10
     """Number of validations on the first 2,000 images, evenly spaced up to --env-steps."""
     final_split: Literal["test", "validation"] = "test"
@@ -55,41 +56,81 @@ class Config:
         check_env(self.env_id)
 
 
+@dataclass(frozen=True)
+class Config(StockConfig):
+    """Settings of a run; every one is a flag."""
+
+    num_envs: int = 1
+    """Lanes: episodes played in parallel."""
+    action_format: Literal["box", "multidiscrete"] = "box"
+    """box: one Gaussian over location and class scores; multidiscrete: column, row and class."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        check_settings(self, {"at least 1": ("num_envs",)})
+
+
 class Marks(BaseCallback):
     """Validates at the marks, as train/sb3.py does, and records the CPU time of training so far."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: StockConfig, player: PolicyPredictor, lanes: GlimpseVecEnv):
         super().__init__()
-        self._folder = config.run_dir
-        self._env = make_env(config.env_id, 500, split="validation", order="sequential")
-        images = min(2000, self._env.num_images)
-        self._settings = sb3.Config(
-            algorithm="ppo", env_id=config.env_id, validation_images=images, validate_sampled=True
-        )
-        self._marks = validation_updates(config.env_steps, config.marks)
+        self._folder, self._player, self._lanes = config.run_dir, player, lanes
+        self._ahead = sorted(validation_updates(config.env_steps, config.marks))
         self._start, self._validation_time = time.process_time(), 0.0
 
     def _on_step(self) -> bool:
-        if self.num_timesteps in self._marks:
-            start = time.process_time()
+        if self._ahead and self.num_timesteps >= self._ahead[0]:
+            mark, start = self._ahead.pop(0), time.process_time()
             trained = start - self._start - self._validation_time
-            _, metrics = validate(self._settings, self.model, self._env)
-            rows = [[self.num_timesteps, tag, value] for tag, value in metrics.items()]
-            append_rows(self._folder / "metrics.csv", rows)
-            append_rows(self._folder / "timing.csv", [[self.num_timesteps, trained]])
+            num_images = min(2000, self._lanes.get_attr("num_images")[0])
+            _, metrics = validate(self._player, self._lanes, num_images, sampled=True)
+            append_rows(self._folder / "metrics.csv", [[mark, *row] for row in metrics.items()])
+            append_rows(self._folder / "timing.csv", [[mark, trained]])
             self._validation_time += time.process_time() - start
         return True
 
 
 def main(config: Config) -> None:
-    """Train, validate at the marks, and evaluate the last weights once."""
+    """Train PPO, on one lane as the environment's id makes it or on many."""
+
+    def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
+        keywords["action_format"] = config.action_format
+        return GlimpseVecEnv(make_env(config.env_id, num_envs, **keywords))
+
+    def make_model() -> PPO:
+        plain = config.num_envs == 1 and config.action_format == "box"
+        env = config.env_id if plain else make_lanes(config.num_envs)
+        return PPO("MultiInputPolicy", env, seed=config.seed, device="cpu")
+
+    train(config, make_model, make_lanes)
+
+
+def train(
+    config: StockConfig,
+    make_model: Callable[[], BaseAlgorithm],
+    make_lanes: Callable[..., GlimpseVecEnv],
+    to_player: Callable[[Any], PolicyPredictor] = lambda model: model,
+) -> None:
+    """Train a model, validate it at the marks, and evaluate its last weights once.
+
+    Args:
+        config: Settings; the run folder is made.
+        make_model: Makes the algorithm, with its environment.
+        make_lanes: Makes lanes to evaluate on, given ``split`` and ``order``.
+        to_player: What takes the actions there, given the model.
+    """
     torch.set_num_threads(1)
     config.run_dir.mkdir(parents=True)
     append_rows(config.run_dir / "metrics.csv", [["env_steps", "tag", "value"]])
     append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
-    model = PPO("MultiInputPolicy", config.env_id, seed=config.seed, device="cpu")
-    final_env = make_env(config.env_id, 500, split=config.final_split, order="sequential")
-    env_steps = math.ceil(config.env_steps / model.n_steps) * model.n_steps
+    model = make_model()
+    player = to_player(model)
+    final_lanes = make_lanes(split=config.final_split, order="sequential")
+    final_env: Any = final_lanes.env.unwrapped
+    rollout = getattr(model, "n_steps", 1) * model.n_envs
+    env_steps = math.ceil(config.env_steps / rollout) * rollout
     settings = {
         **describe_machine(commit()),
         "parameters": count_parameters(model.policy),
@@ -97,11 +138,12 @@ def main(config: Config) -> None:
         "env_steps": env_steps,
     }
     (config.run_dir / "config.json").write_text(json.dumps(settings))
-    print(f"{env_steps} env steps, in whole rollouts of {model.n_steps}", flush=True)
+    print(f"{env_steps} env steps, in whole rollouts of {rollout}", flush=True)
+    marks = Marks(config, player, make_lanes(split="validation", order="sequential"))
     with raising_divergence():
-        model.learn(env_steps, Marks(config))
-    check_finite(env_steps // model.n_steps, dict(model.policy.named_parameters()))
-    score = evaluate_sb3(model, GlimpseVecEnv(final_env), final_env.num_images)
+        model.learn(env_steps, marks)
+    check_finite(env_steps // rollout, dict(model.policy.named_parameters()))
+    score = evaluate_sb3(player, final_lanes, final_env.num_images)
     result = {"split": config.final_split, **asdict(score)}
     (config.run_dir / "result.json").write_text(json.dumps(result))
     print(f"{config.final_split} {score}")

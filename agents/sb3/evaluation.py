@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -98,10 +99,17 @@ def _play_episodes(
     infos: list[dict[str, Any]] = []
     while not ended[0]:
         actions, state = model.predict(obs, state, starts, deterministic)
-        scores = torch.as_tensor(actions[:, 2:])  # (N, K)
-        predicted.append(one_hot(scores.argmax(1), scores.shape[1]).float())
+        predicted.append(_labels(actions, env.action_space))
         seen = obs["location"] if "location" in obs else obs["locations"][lanes, len(locations)]
         locations.append(torch.tensor(seen))
         obs, _, ended, infos = env.step(actions)
         starts = np.zeros(env.num_envs, bool)
     return torch.stack(predicted, 1), torch.stack(locations, 1), obs, infos
+
+
+def _labels(actions: np.ndarray, space: spaces.Space[Any]) -> Tensor:
+    """Return the labels of actions, one-hot (N, K)."""
+    if isinstance(space, spaces.MultiDiscrete):  # column, row, class
+        return one_hot(torch.as_tensor(actions[:, 2]), int(space.nvec[2])).float()
+    scores = torch.as_tensor(actions[:, 2:])  # of the classes, after x and y
+    return one_hot(scores.argmax(1), scores.shape[1]).float()

@@ -20,7 +20,7 @@ from filelock import FileLock
 from stable_baselines3 import PPO
 
 from tests.script_helpers import wait_for
-from train import compare, reinforce, sb3, stock_ppo
+from train import compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison import results
 from train.comparison.protocol import read_protocol
@@ -472,16 +472,18 @@ TASKS = [(protocol, name) for protocol in (PUBLISHED, REWARD_ALONE) for name in 
 def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(protocol, name):
     task = protocol.tasks[name]
     parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
-    parse["train/stock_ppo.py"] = stock_ppo.parse
+    parse |= {"train/stock_ppo.py": stock_ppo.parse, "train/off_policy.py": off_policy.parse}
     configs, stock, comparison = [], [], Comparison(Config(name), protocol)
     for algorithm in protocol.on(task):
         for settings in draw_trials(algorithm, 12) or [{}]:
             words = comparison.plan(task, algorithm, 3, settings).job.command
-            group = stock if words[1] == "train/stock_ppo.py" else configs
-            group.append(parse[words[1]](words[2:]))
+            config = parse[words[1]](words[2:])
+            (stock if isinstance(config, stock_ppo.StockConfig) else configs).append(config)
     assert {config.env_id for config in [*configs, *stock]} == {task.env_id}
     assert {config.seed for config in [*configs, *stock]} == {3}
     assert {config.env_steps for config in stock} <= {task.env_steps}
+    if not configs:
+        return
     assert {config.keep for config in configs} == {"last"}
     assert {config.curriculum for config in configs} == {task.curriculum or None}
     assert {(config.validate_sampled, config.validation_images) for config in configs} == {

@@ -26,7 +26,7 @@ from agents.sb3 import load_sb3
 from agents.sb3.training import weights_of
 from ram_env import GlimpseVectorEnv
 from tests.script_helpers import LAST_LINE, register_shades
-from train import sb3, stock_ppo
+from train import off_policy, sb3, stock_ppo
 from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
 
 SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
@@ -236,6 +236,36 @@ gymnasium.register(
     assert read_metrics(run)["eval/error"].keys() == {10}
     assert json.loads((run / "result.json").read_text())["total"] == 40
     del gymnasium.registry["Users-v0"], sys.modules["users_images"]
+
+
+def test_many_lanes_of_the_stock_script_choose_columns_rows_and_classes(tmp_path, capsys):
+    run, settings = tmp_path / "run", {"num_envs": 4, "action_format": "multidiscrete"}
+    config = stock_ppo.Config(run, "ShadesGlimpse-v0", env_steps=8_192, marks=2, **settings)
+    stock_ppo.main(config)
+    assert "8192 env steps, in whole rollouts of 8192" in capsys.readouterr().out
+    errors = read_metrics(run)["eval/error"]
+    assert errors.keys() == {4096, 8192}
+    assert errors[4096] == errors[8192]  # before the only update
+    assert json.loads((run / "result.json").read_text())["wrong"] / 40 < 0.6  # chance: 0.75
+
+
+@pytest.mark.parametrize("algorithm", off_policy.ALGORITHMS)
+def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
+    tmp_path, monkeypatch, algorithm
+):
+    kind, made = off_policy.ALGORITHMS[algorithm], []
+    setup = kind._setup_model
+    monkeypatch.setattr(kind, "_setup_model", lambda model: (made.append(model), setup(model)))
+    run, settings = tmp_path / "run", {"algorithm": algorithm, "env_steps": 160, "marks": 2}
+    off_policy.main(off_policy.Config(run, "ShadesGlimpse-v0", reward="dense", **settings))
+    (model,) = made
+    assert model._n_updates == (160 - 96) / 8  # learning starts after 100 env steps
+    replay = model.replay_buffer
+    assert replay.observations.shape[0] * 8 == 100_000
+    assert replay.rewards[: 160 // 8].any(1).mean() > 0.5  # a quarter of 8 labels are right
+    assert replay.dones[2 : 160 // 8 : 3].all()
+    assert read_metrics(run)["eval/error"].keys() == {80, 160}
+    assert json.loads((run / "result.json").read_text())["total"] == 40
 
 
 # What is refused

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import VecMonitor
 
 import ram_env  # noqa: F401
@@ -24,6 +24,7 @@ from agents.sb3 import (
     evaluate_sb3,
     play_split_sb3,
 )
+from agents.sb3.flat import FlatHistoryFeatures, FlatPlayer, FlatVecEnv
 
 N, T, NUM_IMAGES = 16, 4, 40
 SEQUENTIAL: dict[str, Any] = {"split": "validation", "order": "sequential"}
@@ -79,25 +80,43 @@ def test_the_score_is_that_of_our_own_evaluation(num_images):
 
 def make_agent(name: str) -> Any:
     """Make an agent, without training, whose labels depend on what it sees."""
-    kind: Any = RecurrentPPO if name == "lstm" else PPO
-    policy = RecurrentHybridPolicy if name == "lstm" else HybridPolicy
-    extractor = {"features_extractor_class": HistoryFeatures} if name == "history" else {}
-    settings = {"policy_kwargs": extractor, "seed": 0, "device": "cpu"}
-    env = VecMonitor(make_lanes(history=name == "history"))
-    model = kind(policy, env, n_steps=T, batch_size=N * T, **settings)
-    label, latents = model.policy.action_net.label, []
+    if name == "multidiscrete":
+        lanes = make_lanes(action_format=name)
+        return PPO("MultiInputPolicy", lanes, seed=0, device="cpu")
+    lanes = make_lanes(history=name in ("history", "flat"))
+    extractor: dict[str, Any] = {"features_extractor_class": HistoryFeatures}
+    settings: dict[str, Any] = {"seed": 0, "device": "cpu"}
+    label: Any
+    if name == "flat":
+        space: Any = lanes.observation_space
+        extractor["features_extractor_class"] = FlatHistoryFeatures
+        extractor["features_extractor_kwargs"] = {"history": space}
+        model = SAC(
+            "MlpPolicy", FlatVecEnv(lanes), buffer_size=N, policy_kwargs=extractor, **settings
+        )
+        player, label = FlatPlayer(model, space), model.actor.mu
+    else:
+        kind: Any = RecurrentPPO if name == "lstm" else PPO
+        policy = RecurrentHybridPolicy if name == "lstm" else HybridPolicy
+        settings["policy_kwargs"] = extractor if name == "history" else {}
+        player = kind(policy, VecMonitor(lanes), n_steps=T, batch_size=N * T, **settings)
+        label = player.policy.action_net.label
+    latents = []
     hook = label.register_forward_hook(lambda module, inputs, output: latents.append(inputs[0]))
-    evaluate_sb3(model, make_lanes(history=name == "history", **SEQUENTIAL), NUM_IMAGES)
+    evaluate_sb3(player, make_lanes(history=name in ("history", "flat"), **SEQUENTIAL), NUM_IMAGES)
     hook.remove()
     with torch.no_grad():
         label.bias.copy_(-label.weight @ torch.stack(latents[T - 1 :: T]).mean((0, 1)))
-    return model
+    return player
 
 
-@pytest.mark.parametrize("name", ["memoryless", "history", "lstm"])
+@pytest.mark.parametrize("name", ["memoryless", "history", "lstm", "multidiscrete", "flat"])
 def test_the_score_is_that_of_one_image_after_another(name):
-    model, history = make_agent(name), name == "history"
-    env = make_lanes(history=history, num_envs=1, **SEQUENTIAL)
+    model, history = make_agent(name), name in ("history", "flat")
+    keywords = {"history": history, **SEQUENTIAL}
+    if name == "multidiscrete":
+        keywords["action_format"] = name
+    env = make_lanes(num_envs=1, **keywords)
     env.seed(0)
     obs: Any = env.reset()
     wrong, predicted, places = 0, set(), []
@@ -111,7 +130,7 @@ def test_the_score_is_that_of_one_image_after_another(name):
         wrong += not infos[0]["correct"]
         predicted.add(infos[0]["prediction"])
     assert len(predicted) > 1
-    lanes = make_lanes(history=history, **SEQUENTIAL)
+    lanes = make_lanes(**keywords)
     assert evaluate_sb3(model, lanes, NUM_IMAGES) == Score(wrong, NUM_IMAGES)
     played = play_split_sb3(model, lanes, NUM_IMAGES)
     np.testing.assert_allclose(played.locations[0].reshape(-1, 2), np.array(places), atol=1e-6)

@@ -1,0 +1,95 @@
+"""Histories as flat vectors: for algorithms of Stable-Baselines3 that take no dict observations.
+
+CrossQ joins batches of observations, and a replay buffer of vectors can store each observation
+once. :class:`FlatVecEnv` flattens the dict observations of training lanes,
+:class:`FlatHistoryFeatures` splits them again, and :class:`FlatPlayer` lets the trained model play
+in an environment that wasn't flattened, such as those of the evaluation.
+
+Dimension key:
+    N: lanes, or samples
+    D: numbers in an observation
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from torch import Tensor
+
+from agents.sb3.history import HistoryFeatures, Obs
+from agents.sb3.policies import require_keys
+
+
+def flatten(obs: Obs, space: spaces.Dict) -> np.ndarray:
+    """Join the parts of observations, in the space's order: (N, D), float32."""
+    parts = [obs[name] for name in space]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1, dtype=np.float32)
+
+
+class FlatVecEnv(VecEnvWrapper):
+    """Lanes whose dict observations are joined to vectors (N, D), final ones too.
+
+    Args:
+        venv: Lanes with a dict of boxes as observation; any other raises a ValueError.
+    """
+
+    def __init__(self, venv: VecEnv):
+        require_keys(venv.observation_space, ())
+        self._space: Any = venv.observation_space
+        super().__init__(venv, spaces.flatten_space(self._space))
+
+    def reset(self) -> Any:
+        """Begin new episodes."""
+        return flatten(self.venv.reset(), self._space)  # pyright: ignore[reportArgumentType]
+
+    def step_wait(self) -> Any:
+        """Finish a step."""
+        obs, reward, ended, infos = self.venv.step_wait()
+        for info in infos:
+            if "terminal_observation" in info:
+                final = {name: part[None] for name, part in info["terminal_observation"].items()}
+                info["terminal_observation"] = flatten(final, self._space)[0]
+        return flatten(obs, self._space), reward, ended, infos  # pyright: ignore[reportArgumentType]
+
+
+class FlatHistoryFeatures(HistoryFeatures):
+    """:class:`agents.sb3.HistoryFeatures` of flat observations (N, D).
+
+    Args:
+        observation_space: That of :class:`FlatVecEnv`; a ValueError if ``history`` isn't as long.
+        history: The space that was flattened, of :class:`agents.sb3.VectorGlimpseHistory`.
+        **keywords: Those of :class:`agents.sb3.HistoryFeatures`.
+    """
+
+    def __init__(self, observation_space: spaces.Box, *, history: spaces.Dict, **keywords: Any):
+        super().__init__(history, **keywords)
+        self._shapes: dict[str, Any] = {name: part.shape for name, part in history.items()}
+        self._sizes = [math.prod(shape) for shape in self._shapes.values()]
+        if observation_space.shape != (sum(self._sizes),):
+            expected = f"the history's {sum(self._sizes)} numbers"
+            raise ValueError(f"observations must be {expected}, got {observation_space.shape}")
+
+    def forward(self, observations: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Map flat histories (N, D) to features (N, F)."""
+        parts = zip(self._shapes.items(), observations.split(self._sizes, 1), strict=True)
+        return super().forward({name: part.unflatten(1, shape) for (name, shape), part in parts})
+
+
+class FlatPlayer:
+    """A model of flat observations as one that takes the dict.
+
+    Args:
+        model: Trained on :class:`FlatVecEnv`.
+        space: The observation space that was flattened.
+    """
+
+    def __init__(self, model: Any, space: spaces.Dict):
+        self._model, self._space, self.device = model, space, model.device
+
+    def predict(self, observation: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Return what the model's ``predict`` does."""
+        return self._model.predict(flatten(observation, self._space), *arguments, **keywords)

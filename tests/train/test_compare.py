@@ -58,6 +58,7 @@ for mark in range(1, marks + 1):
     at = steps * mark // marks
     metrics += [f"{at},eval/error,{50 / mark}", f"{at},eval/error_sampled,{60 / mark}"]
     metrics += [f"{at},eval/most_named,{mark}", f"{at},train/loss,1.0"]
+    metrics += [f"{at + 1},train/explained_variance,{mark}"]
 (folder / "metrics.csv").write_text("\\n".join(metrics[: 9 if does == "diverges" else None]))
 if does != "forgets":
     (folder / "timing.csv").write_text(f"env_steps,cpu_seconds\\n{steps},10.0\\n")
@@ -165,7 +166,10 @@ def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path,
     np.testing.assert_allclose(seed.curve.cpu_seconds, np.arange(1, 11))  # of 10 s, evenly
     assert (seed.result.split, seed.result.total, seed.result.env_steps) == ("test", 200, 3000)
     assert seed.result.cpu_seconds > 0
-    assert seed.result.last == {"eval/most_named": 10.0}
+    assert seed.result.last == {"eval/most_named": 10.0, "train/explained_variance": 10.0}
+    np.testing.assert_array_equal(seed.curve.behaviour["eval/most_named"], np.arange(1, 11))
+    explained = seed.curve.behaviour["train/explained_variance"]  # logged after each mark
+    np.testing.assert_array_equal(explained, [math.nan, *range(1, 10)])
     kept = [path for path in folder.rglob("*") if path.suffix in (".json", ".csv")]
     assert sum(path.stat().st_size for path in kept) < 20_000
     written = [folder / "MNISTGlimpse-v0" / name for name in FILES] + [folder / "report.md"]

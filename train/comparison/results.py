@@ -55,12 +55,14 @@ class Curve(NamedTuple):
         cpu_seconds: CPU time of training so far, at one thread [s].
         error: Error of the policy's mean location and likeliest label [%].
         error_sampled: Error with both sampled, or the location where the label isn't an action [%].
+        behaviour: Newest metrics of :data:`BEHAVIOUR` by tag, NaN before the first.
     """
 
     env_steps: np.ndarray
     cpu_seconds: np.ndarray
     error: np.ndarray
     error_sampled: np.ndarray
+    behaviour: dict[str, np.ndarray] = {}  # noqa: RUF012 - never changed
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,7 +151,7 @@ class _Time(Struct):
     cpu_seconds: NotNegative
 
 
-class _Mark(_Time, forbid_unknown_fields=True):
+class _Mark(_Time):
     """A line of a seed's ``metrics.csv``."""
 
     error: Percentage
@@ -206,9 +208,10 @@ def trials_path(results: Path, task: str, algorithm: str, phase: str = "trials")
 def write_seed(folder: Path, seed: Seed) -> None:
     """Write a seed's folder; the result goes last, so that a folder that has one is complete."""
     make_folder(folder)
-    rows = zip(*(column.tolist() for column in seed.curve), strict=True)
+    *columns, behaviour = seed.curve
+    rows = zip(*(column.tolist() for column in [*columns, *behaviour.values()]), strict=True)
     write_whole(folder / "config.json", to_json(seed.config))
-    write_whole(folder / "metrics.csv", to_csv([Curve._fields, *rows]))
+    write_whole(folder / "metrics.csv", to_csv([[*_Mark.__struct_fields__, *behaviour], *rows]))
     write_whole(folder / "result.json", to_json(structs.asdict(seed.result)))
 
 
@@ -216,7 +219,12 @@ def read_seed(folder: Path) -> Seed:
     """Read a seed's folder; raise ValueError with the file's name if it is damaged."""
     result = read_json(folder / "result.json", Result)
     marks = [structs.astuple(mark) for mark in read_csv(folder / "metrics.csv", _Mark)]
-    curve = Curve(*np.array(marks, dtype=float).reshape(-1, len(Curve._fields)).T)
+    columns = np.array(marks, dtype=float).reshape(-1, len(_Mark.__struct_fields__)).T
+    rows = read_csv(folder / "metrics.csv")
+    tags = [tag for tag in BEHAVIOUR if rows and tag in rows[0]]
+    curve = Curve(
+        *columns, behaviour={tag: np.array([float(row[tag]) for row in rows]) for tag in tags}
+    )
     _check_marks(folder / "metrics.csv", curve, result)
     number = int(folder.name.removeprefix("seed_"))
     return Seed(folder.parent.name, number, _read_config(folder), curve, result)
@@ -299,6 +307,11 @@ def _check_marks(path: Path, curve: Curve, result: Result) -> None:
         raise ValueError(f"{path}: env_steps must rise to the result's {last}, got {steps}")
 
 
+def _newest(values: dict[float, float], mark: float) -> float:
+    """Return the value by env steps that is the newest at a mark, or NaN."""
+    return values[max(past)] if (past := [steps for steps in values if steps <= mark]) else math.nan
+
+
 def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
     """Return a run's validation at the marks, and its last metrics of behaviour."""
     values: dict[str, dict[float, float]] = {}  # by tag and env steps
@@ -311,5 +324,9 @@ def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
     timed = [(0.0, 0.0), *map(structs.astuple, read_csv(folder / "timing.csv", _Time))]
     cpu_seconds = np.interp(marks, *np.transpose(timed))  # linear between two lines
     columns = (marks, cpu_seconds, [error[m] for m in marks], [sampled[m] for m in marks])
-    last = {tag: [*values[tag].values()][-1] for tag in BEHAVIOUR if tag in values}
-    return Curve(*(np.array(column, dtype=float) for column in columns)), last
+    known = {tag: values[tag] for tag in BEHAVIOUR if tag in values}
+    behaviour = {
+        tag: np.array([_newest(each, mark) for mark in marks]) for tag, each in known.items()
+    }
+    last = {tag: [*each.values()][-1] for tag, each in known.items()}
+    return Curve(*(np.array(column, dtype=float) for column in columns), behaviour=behaviour), last

@@ -30,7 +30,8 @@ _ADVICE = "the learning rate may be too high"
 class Training(Generic[ModelT]):
     """Everything that the rest of a run depends on, except the number of updates done.
 
-    ``env`` has ``get_state`` and ``set_state``; ``generators`` are those besides torch's own.
+    ``env`` has ``get_state`` and ``set_state``; ``generators`` are those besides torch's own, and
+    ``stored`` holds groups of tensors that are changed in place.
 
     Attributes:
         mean_model: The running mean of the model's weights, which is evaluated and published.
@@ -44,9 +45,10 @@ class Training(Generic[ModelT]):
         optimizer: torch.optim.Optimizer,
         env: Any,
         generators: Mapping[str, torch.Generator] | None = None,
+        stored: Mapping[str, Tensors] | None = None,
     ):
         self.model, self.optimizer, self.env = model, optimizer, env
-        self.generators = generators or {}
+        self.generators, self.stored = generators or {}, stored or {}
         self.mean_model = copy.deepcopy(model).requires_grad_(False).eval()
         self.best: Tensors = copy.deepcopy(self.mean_model.state_dict())
         self.best_error = math.inf
@@ -86,6 +88,7 @@ class Training(Generic[ModelT]):
             "best_model": self.best,
             "optimizer": pack_optimizer(self.optimizer),
             "generators": pack_generators(self.generators, self._device),
+            **self.stored,
         }
         best_error = self.best_error if math.isfinite(self.best_error) else None
         return tensors, {"best_error": best_error, "env": self.env.get_state()}
@@ -98,7 +101,7 @@ class Training(Generic[ModelT]):
         tensors, expected = checkpoint.tensors, self.pack()[0]
         if tensors.keys() != expected.keys():
             raise CheckpointError(f"checkpoint must hold {sorted(expected)}, got {sorted(tensors)}")
-        for group in ("model", "mean_model", "best_model"):
+        for group in ("model", "mean_model", "best_model", *self.stored):
             check_like(group, tensors[group], expected[group])
         best_error = checkpoint.state.get("best_error", math.nan)
         if best_error is not None and not (isinstance(best_error, float) and best_error >= 0):
@@ -109,6 +112,9 @@ class Training(Generic[ModelT]):
             raise CheckpointError(f"the environment cannot resume from it: {error}") from error
         unpack_optimizer(self.optimizer, tensors["optimizer"])
         unpack_generators(self.generators, tensors["generators"], self._device)
+        for group, parts in self.stored.items():
+            for name, part in parts.items():
+                part.copy_(tensors[group][name])
         self.model.load_state_dict(tensors["model"])
         self.mean_model.load_state_dict(tensors["mean_model"])
         self.best = {name: part.to(self._device) for name, part in tensors["best_model"].items()}

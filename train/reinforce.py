@@ -40,6 +40,7 @@ from agents.evaluation import (
 )
 from agents.locations import sample_location
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
+from agents.replay import Replay
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
 from agents.runs.files import read_toml
 from agents.runs.folder import RunLog, run_in_folder
@@ -95,6 +96,10 @@ class Config(RunConfig):
     """Learning rate of the location network, in multiples of the others'."""
     label_temperature: float = 1.0
     """Temperature of the softmax from which outcome and outcome_completed sample labels."""
+    replay_steps: int = 0
+    """Further steps of the classifier per update, each on an old rollout (outcome estimators)."""
+    replay_size: int = 200
+    """Number of newest rollouts that the replay holds, of num_envs episodes each."""
     std: float = 0.2
     """Standard deviation of the location policy at the start, in units of half an image."""
     final_std: float = 0.03
@@ -151,9 +156,15 @@ class Config(RunConfig):
             raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
         weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
         bounds = {
-            "at least 1": ("total_episodes", "num_envs", "num_rollouts", "validation_images"),
+            "at least 1": (
+                "total_episodes",
+                "num_envs",
+                "num_rollouts",
+                "validation_images",
+                "replay_size",
+            ),
             "positive": ("learning_rate", "max_grad_norm", "std", "final_std", "label_temperature"),
-            "at least 0": (*weights, "state_cap", "shift", "location_rate"),
+            "at least 0": (*weights, "state_cap", "shift", "location_rate", "replay_steps"),
             "in [0, 1]": ("discount",),
             "in [0, 1)": ("ema", "beta2"),
         }
@@ -172,6 +183,11 @@ class Config(RunConfig):
                 on_policy and self.label_temperature != 1,
                 f"label_temperature must be 1 for {self.estimator}, which learns from labels of "
                 f"its own policy, got {self.label_temperature}",
+            ),
+            (
+                on_policy and self.replay_steps > 0,
+                f"replay_steps must be 0 for {self.estimator}, which learns from labels of its own "
+                f"policy, got {self.replay_steps}",
             ),
             (
                 estimator.binary_reward and not binary,
@@ -202,7 +218,7 @@ GROUPS = {
     ),
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "learning_rate"),
-        *("location_rate", "label_temperature"),
+        *("location_rate", "label_temperature", "replay_steps", "replay_size"),
         *("discount", "policy_coef", "baseline_coef", "entropy_coef"),
         *("max_grad_norm", "weight_decay", "beta2", "ema"),
     ),
@@ -232,7 +248,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     optimizer = make_optimizer(config, model)
     generator = spawn_generator(config.seed, device)
     control = Control(config.locations, env, generator)
-    training = Training(model, optimizer, env, {"locations": generator})
+    seen_shape = (num_glimpses, config.num_envs, *env.glimpse_shape)
+    replay = Replay(config.replay_size, seen_shape, device) if config.replay_steps else None
+    stored = {} if replay is None else {"replay": replay.tensors}
+    training = Training(model, optimizer, env, {"locations": generator}, stored)
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
@@ -275,6 +294,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         position = torch.as_tensor(infos["position"], device=device)  # (N, 2)
         shift = draw_shift(config, env, device)
         state = model.initial_state(config.num_envs)
+        seen: list[tuple[Tensor, Tensor]] = []
         outputs: list[Output] = []
         steps: list[dict[str, Tensor]] = []
         with (
@@ -283,7 +303,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         ):
             for step in range(num_glimpses):
                 glimpse, location = to_tensors(obs, device)
-                output, state = model(glimpse, location + shift, state)
+                seen.append((glimpse, location + shift))
+                output, state = model(*seen[-1], state)
                 outputs.append(output)
                 sampled, log_prob = sample_location(output.location_mean, std)
                 next_location = control(step, sampled, position) - shift
@@ -307,6 +328,16 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         loss.backward()
         grad_norm = clip_gradients(model, config.max_grad_norm, update)
         optimizer.step()
+        if replay is not None:
+            glimpses, locations = map(torch.stack, zip(*seen, strict=True))
+            replay.add(glimpses, locations, steps[-1]["prediction"], steps[-1]["reward"])
+            for _ in range(config.replay_steps):
+                optimizer.zero_grad()
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                    old_loss = replay.loss(model, estimator, weights, generator)
+                old_loss.backward()
+                clip_gradients(model, config.max_grad_norm, update)
+                optimizer.step()
         check_finite(update, dict(model.named_parameters()))
         training.move_mean(warmed_up_decay(config.ema, update))
 

@@ -390,6 +390,9 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"validation_images": 0}, "validation_images"),
         ({"state_cap": -1.0}, "state_cap"),
         ({"location_rate": -1.0}, "location_rate"),
+        ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
+        ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
+        ({"replay_steps": 1}, "replay_steps must be 0 for dense, .* got 1"),
         ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
         (
             {"estimator": "reward_only", "label_temperature": 0.5},

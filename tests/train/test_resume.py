@@ -117,6 +117,18 @@ def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
     assert results(run) == results(whole)
 
 
+def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path):
+    replay = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3}
+    train(tmp_path / "whole", **replay)
+    for failed_at in (3, 7):
+        run = tmp_path / f"run_{failed_at}"
+        train_and_fail(run, failed_at, **replay)
+        resume(run)
+        assert results(run) == results(tmp_path / "whole")
+    train(tmp_path / "without", **{**replay, "replay_steps": 0})
+    assert results(tmp_path / "without") != results(tmp_path / "whole")
+
+
 def test_a_run_is_not_resumed_with_another_curriculum(tmp_path):
     path = tmp_path / "stages.toml"
     path.write_text("stages = [{ until = 0.5, env = { board_size = 2 } }]")

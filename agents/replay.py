@@ -1,0 +1,72 @@
+"""A replay of rollouts, for a loss that is a likelihood whatever policy acted.
+
+Dimension key:
+    R: rollouts that are kept
+    T, N, K: glimpses per episode, parallel episodes, classes
+    P, G: glimpse planes, glimpse side [px]
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agents.estimators import Estimator, Rollout, Weights
+from agents.ram import RecurrentAttentionModel
+
+
+class Replay:
+    """The newest rollouts: what was seen, the last answer and what it was paid.
+
+    Attributes:
+        tensors: Everything that is stored, for a checkpoint; changed in place.
+
+    Args:
+        num_rollouts: R; a newer one replaces the oldest.
+        shape: T, N and a glimpse's (P, G, G), whose pixels are stored as bytes.
+        device: Where it is stored.
+    """
+
+    def __init__(self, num_rollouts: int, shape: tuple[int, ...], device: torch.device):
+        steps, episodes = shape[:2]
+
+        def zeros(*sizes: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(num_rollouts, *sizes, dtype=dtype, device=device)
+
+        self.tensors = {
+            "glimpses": zeros(*shape, dtype=torch.uint8),  # (R, T, N, P, G, G)
+            "locations": zeros(steps, episodes, 2, dtype=torch.float32),
+            "answers": zeros(episodes, dtype=torch.int64),
+            "rewards": zeros(episodes, dtype=torch.float32),
+            "added": torch.zeros((), dtype=torch.int64),
+        }
+
+    def add(self, glimpses: Tensor, locations: Tensor, answers: Tensor, rewards: Tensor) -> None:
+        """Store a rollout: (T, N, P, G, G) in [0, 1], (T, N, 2), (N,) and (N,)."""
+        added = self.tensors["added"]
+        row = int(added) % len(self.tensors["answers"])
+        self.tensors["glimpses"][row] = (glimpses * 255).round().to(torch.uint8)
+        self.tensors["locations"][row] = locations
+        self.tensors["answers"][row], self.tensors["rewards"][row] = answers, rewards
+        added += 1
+
+    def loss(
+        self,
+        model: RecurrentAttentionModel,
+        estimator: Estimator,
+        weights: Weights,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Return the loss of the labels alone for a random rollout, as the model now sees it."""
+        stored = min(int(self.tensors["added"]), len(self.tensors["answers"]))
+        row = int(torch.randint(stored, (), generator=generator, device=generator.device))
+        names = ("glimpses", "locations", "answers", "rewards")
+        glimpses, locations, answers, rewards = (self.tensors[name][row] for name in names)
+        state, steps = model.initial_state(len(answers)), []
+        for glimpse, location in zip(glimpses, locations, strict=True):
+            output, state = model(glimpse / 255, location, state)
+            unused = torch.zeros_like(rewards)
+            step = {"prediction": answers, "location_log_prob": unused, "reward": rewards}
+            steps.append({**step, "logits": output.logits, "baseline": output.baseline})
+        terms = estimator.terms(Rollout.from_steps(answers, 1.0, steps), weights)
+        return torch.stack(list(terms.label.values())).sum()

@@ -1,0 +1,125 @@
+"""Draw what the reward alone teaches on cluttered MNIST: `python docs/reward_alone.py`.
+
+Left and middle, over the env steps of the comparison's runs (`benchmarks/reward_alone`, means over
+seeds): the validation error, and the share of glimpses on the digit's middle. Right: the belief in
+the true class of the published agents on the validation images, after each glimpse.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+import ram_env
+from agents.evaluation import play_split
+from agents.runs.loading import load_pretrained
+from train.comparison.protocol import read_protocol
+from train.comparison.results import Curve, read_seeds
+from train.comparison.summary import CLASSES
+
+ROOT = Path(__file__).parents[1]
+ENV_ID = "ClutteredMNISTGlimpse-v0"
+COLOURS = {"L": "#0072B2", "R": "#D55E00", "R*": "#009E73"}  # of the classes
+MARKERS = "o^sDvPX*<>"  # of the algorithms of a class
+AGENTS = {"cluttered": "L", "cluttered-paper-rule": "L", "cluttered-reward-only": "R*"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to draw and where to write it."""
+
+    protocol: Path = ROOT / "train" / "reward_alone.toml"
+    """Protocol of the comparison."""
+    results: Path = ROOT / "benchmarks" / "reward_alone"
+    """Results of the comparison."""
+    output: Path = Path(__file__).parent / "reward_alone.png"
+    """Path of the figure."""
+
+
+def main(config: Config) -> None:
+    """Draw and write the figure."""
+    torch.set_num_threads(1)
+    figure, (errors, places, beliefs) = pyplot.subplots(
+        1, 3, figsize=(14, 5), dpi=130, layout="constrained"
+    )
+    draw_runs(config, errors, places)
+    for axes, label in ((errors, "validation error [%]"), (places, "on the digit's middle [%]")):
+        axes.set(xscale="log", xlabel="env steps", ylabel=label)
+    errors.set_yscale("log")
+    errors.set_yticks((2, 3, 5, 10, 20, 30, 50, 90))
+    errors.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    errors.yaxis.set_minor_formatter(NullFormatter())
+    for name, letter in AGENTS.items():
+        belief = mean_belief(name)
+        line = {"color": COLOURS[letter], "linestyle": ":" if "paper" in name else "-"}
+        beliefs.plot(range(1, len(belief) + 1), belief, marker=".", label=name, **line)
+    beliefs.set(xlabel="glimpse", ylabel="mean belief in the true class", ylim=(0, 1))
+    beliefs.legend(fontsize=8, title="published agents", loc="lower right")
+    for axes in (errors, places, beliefs):
+        axes.grid(alpha=0.25)
+    named = [f"{letter}: {meaning}" for letter, meaning in CLASSES.items()]
+    figure.suptitle(
+        f"{ENV_ID}. Dashed: with the canvas curriculum. {'; '.join(named)}", fontsize=10
+    )
+    figure.savefig(config.output)
+    print(config.output)
+
+
+def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
+    """Draw the mean curves of every algorithm on every task with the env id."""
+    protocol, seen = read_protocol(config.protocol), defaultdict[str, list[str]](list)
+    for task in protocol.tasks.values():
+        if task.env_id != ENV_ID:
+            continue
+        curves = defaultdict[str, list[Curve]](list)
+        for seed in read_seeds(config.results, task.name):
+            curves[seed.algorithm].append(seed.curve)
+        for name, group in curves.items():
+            letter = protocol.algorithms[name].feedback
+            known = seen[letter]
+            label = None if name in known else f"{letter}: {name}"
+            known.extend([] if name in known else [name])
+            look = {
+                "color": COLOURS[letter],
+                "marker": MARKERS[known.index(name) % len(MARKERS)],
+                "linestyle": "--" if task.curriculum else "-",
+                "markersize": 4,
+                "linewidth": 1.2,
+            }
+            steps = group[0].env_steps
+            errors.plot(steps, mean([each.error for each in group]), label=label, **look)
+            tag = "eval/centre_coverage"
+            if all(tag in each.behaviour for each in group):
+                places.plot(steps, mean([each.behaviour[tag] for each in group]), **look)
+    errors.legend(fontsize=7, loc="lower left")
+
+
+def mean(columns: list[np.ndarray]) -> np.ndarray:
+    """Return the mean over seeds, up to the mark that all have reached."""
+    marks = min(map(len, columns))
+    return np.mean([column[:marks] for column in columns], 0)
+
+
+def mean_belief(name: str) -> np.ndarray:
+    """Return a published agent's mean probability of the true class after each glimpse, (T,)."""
+    model, _ = load_pretrained(name)
+    env = gymnasium.make_vec(
+        ENV_ID, num_envs=500, split="validation", order="sequential", action_format="dict"
+    )
+    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    beliefs = play_split(model, env, env.num_images)
+    label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
+    return beliefs.log_p.gather(3, label).exp().mean((0, 1, 3)).numpy()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,75 @@
+"""A replayed rollout teaches the classifier what it taught when it was played."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.estimators import ESTIMATORS, Rollout, Weights
+from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.replay import Replay
+
+T, N, K, SHAPE = 3, 5, 4, (2, 3, 3)
+WEIGHTS = Weights(policy_coef=0.5, baseline_coef=0.5, discount=0.5)
+CPU = torch.device("cpu")
+
+
+def make_rollout(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Glimpses of whole 1/255, locations, answers and rewards."""
+    generator = torch.Generator().manual_seed(seed)
+    glimpses = torch.randint(256, (T, N, *SHAPE), generator=generator) / 255
+    locations = 2 * torch.rand(T, N, 2, generator=generator) - 1
+    answers = torch.randint(K, (N,), generator=generator)
+    return glimpses, locations, answers, torch.arange(N) % 2.0
+
+
+def gradients(model: RecurrentAttentionModel, loss: Tensor) -> dict[str, Tensor]:
+    parts = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    return {name: part for (name, _), part in zip(model.named_parameters(), parts, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["outcome", "outcome_completed"])
+def test_the_loss_of_a_replayed_rollout_is_that_of_its_labels_when_it_was_played(name):
+    torch.manual_seed(0)
+    model = RecurrentAttentionModel(RAMConfig(SHAPE, K, num_glimpses=T, core="gru"))
+    glimpses, locations, answers, rewards = make_rollout(0)
+    state, steps = model.initial_state(N), []
+    for t in range(T):
+        output, state = model(glimpses[t], locations[t], state)
+        acted = {"prediction": answers, "reward": rewards, "location_log_prob": torch.randn(N)}
+        steps.append({**acted, "logits": output.logits, "baseline": output.baseline})
+    true = (answers + 1) % K  # another label would change every loss that saw it
+    terms = ESTIMATORS[name].terms(Rollout.from_steps(true, 0.2, steps), WEIGHTS)
+    expected = gradients(model, terms.label["classifier"])
+    replay = Replay(1, (T, N, *SHAPE), CPU)
+    replay.add(glimpses, locations, answers, rewards)
+    loss = replay.loss(model, ESTIMATORS[name], WEIGHTS, torch.Generator())
+    torch.testing.assert_close(loss, terms.label["classifier"])
+    got = gradients(model, loss)
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(got[parameter], gradient)
+    taught = {parameter.split(".")[0] for parameter, each in got.items() if each.count_nonzero()}
+    assert taught == {"glimpse_network", "core", "action_network", "time"}
+
+
+def test_it_draws_from_the_newest_rollouts_alone_and_from_all_of_them():
+    torch.manual_seed(0)
+    model = RecurrentAttentionModel(RAMConfig(SHAPE, K))
+    draws = torch.Generator().manual_seed(0)
+
+    def losses(replay: Replay) -> set[float]:
+        with torch.no_grad():
+            loss = (replay.loss(model, ESTIMATORS["outcome"], WEIGHTS, draws) for _ in range(60))
+            return {round(each.item(), 5) for each in loss}
+
+    alone = []
+    for seed in range(5):
+        replay = Replay(1, (T, N, *SHAPE), CPU)
+        replay.add(*make_rollout(seed))
+        alone.append(losses(replay))
+    assert all(len(each) == 1 for each in alone)
+    replay = Replay(3, (T, N, *SHAPE), CPU)
+    for seed in range(5):
+        replay.add(*make_rollout(seed))
+        assert losses(replay) == set().union(*alone[max(0, seed - 2) : seed + 1])

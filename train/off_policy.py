@@ -2,7 +2,8 @@
 
 They learn from a replay of the last 100,000 env steps, one gradient step per 8 env steps. The
 observation is the episode so far, through the glimpse network of `train/sb3.py`; the action is the
-env's Box, location and class scores, squashed by tanh; all else is the library's default.
+env's Box, location and class scores, squashed by tanh. All else is the library's default, except
+that CrossQ's critics have SAC's 256 units a layer: with its own 1,024 a step costs 2.4 times as much.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main(config: Config) -> None:
             optimize_memory_usage=True,
             replay_buffer_kwargs={"handle_timeout_termination": False},
             policy_kwargs={
+                "net_arch": [256, 256],
                 "features_extractor_class": FlatHistoryFeatures,
                 "features_extractor_kwargs": {"history": history},
             },

@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     )
     draw_runs(config, errors, places)
     for axes, label in ((errors, "validation error [%]"), (places, "on the digit's middle [%]")):
-        axes.set(xscale="log", xlabel="env steps", ylabel=label)
+        axes.set(xscale="log", xlim=(1e5, 2e8), xlabel="env steps", ylabel=label)
     errors.set_yscale("log")
     errors.set_yticks((2, 3, 5, 10, 20, 30, 50, 90))
     errors.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

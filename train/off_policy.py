@@ -2,8 +2,8 @@
 
 They learn from a replay of the last 100,000 env steps, one gradient step per 8 env steps. The
 observation is the episode so far, through the glimpse network of `train/sb3.py`; the action is the
-env's Box, location and class scores, squashed by tanh. All else is the library's default, except
-that CrossQ's critics have SAC's 256 units a layer: with its own 1,024 a step costs 2.4 times as much.
+env's Box, location and class scores, squashed by tanh. All else is the library's default,
+except that CrossQ's critics have SAC's 256 units: with 1,024 a step costs 2.4 times as much.
 """
 
 from __future__ import annotations

@@ -6,13 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agents.runs.files import write_whole
 from train.comparison import tables
 from train.comparison.protocol import Protocol
 from train.comparison.results import to_csv
-from train.comparison.statistics import interquartile_mean, probability_of_improvement
 from train.comparison.summary import Row, TaskResults, read_results
 
 FILES = ("report.md", "table.csv", "curves.png", "errors.png")
@@ -67,37 +64,24 @@ def task_table(results: TaskResults) -> bytes:
 
 
 def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
-    """Return the report across all tasks that have results, Markdown."""
-    by_task = {task: results for task, results in by_task.items() if results.seeds}
-    explanation = [
-        "Scores are normalised per task: 0 is guessing, 1 is no errors. The interquartile mean "
-        "(IQM) is taken over all seeds of all tasks, so a task with more seeds weighs more. "
-        "Intervals are 95 %, from a bootstrap of the seeds within each task. Only algorithms with "
-        "all their seeds take part. Rows are in the protocol's order.",
-        "",
-        *(
-            f"- `{task}`, {results.task.seeds} seeds: guessing is wrong on "
-            f"{results.task.chance_error:.2f} % of the images"
-            for task, results in by_task.items()
-        ),
-    ]
-    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in protocol.algorithms}
-    for task, results in by_task.items():
+    """Return the report across all tasks that have results, Markdown: a column per task."""
+    found = {task: results for task, results in by_task.items() if results.seeds}
+    explanation = (
+        "Error of the last weights [%], mean over the seeds. Tasks aren't averaged, since they "
+        "differ in seeds and in the error of guessing. A row that lacks seeds says how many it has."
+    )
+    rows: dict[str, dict[str, str]] = {name: {} for name in protocol.algorithms}
+    for task, results in found.items():
         for row in results.rows:
-            if row.complete:
-                scores[row.algorithm.name][task] = 1 - row.errors / results.task.chance_error
-    sets = {tuple(each) for each in scores.values() if len(each) > 1}
-    sections = [["# Comparison across tasks"], explanation]
-    for tasks in sorted(sets, key=lambda tasks: (-len(tasks), tasks)):
-        complete = {
-            name: [each[task] for task in tasks]
-            for name, each in scores.items()
-            if each.keys() >= set(tasks)
-        }
-        sections += [[f"## On {', '.join(f'`{task}`' for task in tasks)}"]]
-        sections += _across_tables(protocol, complete)
-    if not sets:
-        sections.append(["No algorithm has all its seeds on two tasks yet."])
+            if row.seeds:
+                rows[row.algorithm.name][task] = tables.short_error(row)
+    lines = [
+        (protocol.algorithms[name], [name, *(cells.get(task, tables.NONE) for task in found)])
+        for name, cells in rows.items()
+        if cells
+    ]
+    header = ("algorithm", *(f"`{task}`" for task in found))
+    sections = [["# Comparison across tasks"], [explanation], *tables.by_role(header, lines)]
     return tables.document(sections)
 
 
@@ -116,7 +100,6 @@ def _record(row: Row) -> dict[str, Any]:
         "seeds_finished": len(row.finished),
         "seeds_diverged": ended - len(row.finished),
         **dict(zip(("error_mean", "error_low", "error_high"), row.mean, strict=True)),
-        "error_iqm": row.iqm,
         "error_sampled": row.sampled,
         "threshold": row.task.threshold,
         "seeds_at_threshold": sum(map(math.isfinite, row.reached)) if ended else math.nan,
@@ -134,21 +117,3 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.10g}"
-
-
-def _across_tables(protocol: Protocol, scores: dict[str, list[np.ndarray]]) -> list[list[str]]:
-    """Return the tables of one set of tasks: its algorithms, and their named comparisons."""
-    means = [
-        (protocol.algorithms[name], [name, tables.estimate(interquartile_mean(each))])
-        for name, each in scores.items()
-    ]
-    improvements = []
-    for first, second in protocol.comparisons:
-        if {first, second} <= scores.keys():
-            better = tables.estimate(probability_of_improvement(scores[first], scores[second]))
-            improvements.append((protocol.algorithms[first], [first, second, better]))
-    header = ("expected better", "than", "P(higher score)")
-    return [
-        *tables.by_role(("algorithm", "IQM"), means),
-        *tables.by_class(header, improvements, "Named comparisons, class {}:"),
-    ]

@@ -1,11 +1,10 @@
-"""Statistics over a handful of seeds: means, aggregates over tasks, tests. Pure functions.
+"""Statistics over a handful of seeds of one task: means, effect sizes, tests. Pure functions.
 
-Values and scores are finite, an array (n,) per task; a higher score is better. Where there are
-too few seeds for an interval, its ends are NaN.
+Values and scores are finite, arrays (n,); a higher score is better. Where there are too few seeds
+for an interval, its ends are NaN.
 
 Dimension key:
-    n, m: seeds of an algorithm (of one task)
-    N: scores of all tasks together
+    n, m: seeds of an algorithm
     R: resamples of a bootstrap
     c: comparisons
 """
@@ -13,13 +12,11 @@ Dimension key:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import mannwhitneyu, permutation_test, rankdata, t, trim_mean
+from scipy.stats import mannwhitneyu, permutation_test, rankdata, t
 
-CUT = 0.25  # share of the scores dropped at each end of an interquartile mean
 LEVEL = 0.95  # of all intervals
 
 
@@ -47,49 +44,31 @@ def mean_interval(values: np.ndarray) -> Estimate:
     return Estimate(float(mean), float(mean - half), float(mean + half))
 
 
-def interquartile_mean(scores: Sequence[np.ndarray], resamples: int = 10_000) -> Estimate:
-    """Return the mean of the middle half of all tasks' scores.
-
-    The scores of all tasks are pooled, and floor(N / 4) are dropped at each end, so a task with
-    more seeds weighs more. The interval is the percentile interval of a bootstrap that resamples
-    the seeds within each task; a task with only one seed leaves it NaN.
-
-    Source:
-        Agarwal et al. (2021), "Deep reinforcement learning at the edge of the statistical
-        precipice", arXiv:2108.13264, section 4.
-    """
-    value = float(trim_mean(np.concatenate(scores), CUT))
-    if min(map(len, scores)) == 1:
-        return Estimate(value)
-    generator = np.random.default_rng(0)
-    drawn = [each[generator.integers(len(each), size=(resamples, len(each)))] for each in scores]
-    pooled = np.concatenate(drawn, axis=1)  # (R, N)
-    return Estimate(value, *_percentiles(trim_mean(pooled, CUT, axis=1)))
-
-
 def probability_of_improvement(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], resamples: int = 10_000
+    first: np.ndarray, second: np.ndarray, resamples: int = 10_000
 ) -> Estimate:
     """Return the probability that a run of the first algorithm scores above one of the second.
 
-        P(X > Y) + P(X = Y) / 2  =  U / (n m),  the mean over tasks
+        P(X > Y) + P(X = Y) / 2  =  U / (n m)
 
     U is Mann and Whitney's. The interval comes from a bootstrap that resamples both algorithms'
-    seeds within each task; a task with only one seed leaves it NaN. If every run of the first is
-    above all of the second it is [1, 1]: a bootstrap sees nothing beyond the seeds that there are.
+    seeds; only one seed leaves it NaN. If every run of the first is above all of the second it is
+    [1, 1]: a bootstrap sees nothing beyond the seeds that there are.
 
     Source:
         Agarwal et al. (2021), arXiv:2108.13264, section 4.3; counting a tie as a half, as U
         does, is the usual completion.
     """
-    pairs = zip(first, second, strict=True)
-    wins = [(np.sign(x[:, None] - y) + 1) / 2 for x, y in pairs]  # (n, m) each
-    value = float(np.mean([each.mean() for each in wins]))
-    if min(min(each.shape) for each in wins) == 1:
-        return Estimate(value)
+    wins = (np.sign(first[:, None] - second) + 1) / 2  # (n, m)
+    n, m = wins.shape
+    if min(n, m) == 1:
+        return Estimate(float(wins.mean()))
     generator = np.random.default_rng(0)
-    drawn = np.mean([_resampled_wins(each, resamples, generator) for each in wins], axis=0)  # (R,)
-    return Estimate(value, *_percentiles(drawn))
+    often = generator.multinomial(n, np.full(n, 1 / n), size=resamples)  # (R, n)
+    other = generator.multinomial(m, np.full(m, 1 / m), size=resamples)  # (R, m)
+    drawn = ((often @ wins) * other).sum(1) / (n * m)  # (R,)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Estimate(float(wins.mean()), low, high)
 
 
 def rank_test(first: np.ndarray, second: np.ndarray) -> float:
@@ -147,16 +126,3 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     adjusted = np.empty_like(p_values)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
     return adjusted
-
-
-def _percentiles(drawn: np.ndarray) -> list[float]:
-    """Return the ends of the middle 95 % of a bootstrap's values (R,)."""
-    return np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-
-
-def _resampled_wins(wins: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Return the mean of ``wins`` over resampled seeds, from how often each is drawn: (R,)."""
-    n, m = wins.shape
-    first = generator.multinomial(n, np.full(n, 1 / n), size=resamples)  # (R, n)
-    second = generator.multinomial(m, np.full(m, 1 / m), size=resamples)  # (R, m)
-    return ((first @ wins) * second).sum(1) / (n * m)

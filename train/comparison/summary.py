@@ -13,11 +13,10 @@ from pathlib import Path
 from statistics import median, median_low
 
 import numpy as np
-from scipy.stats import trim_mean
 
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol
 from train.comparison.results import PHASES, Seed, Trial, read_seeds, read_trials, trials_path
-from train.comparison.statistics import CUT, Estimate, mean_interval
+from train.comparison.statistics import Estimate, mean_interval
 
 FEW = 3
 """Up to this number of seeds there are points, without an order, intervals or tests."""
@@ -74,11 +73,6 @@ class Row:
             return Estimate(math.nan)
         value, *ends = mean_interval(self.errors)
         return Estimate(value, *np.clip(ends if self.task.seeds > FEW else [], 0, 100).tolist())
-
-    @property
-    def iqm(self) -> float:
-        """Interquartile mean of the final errors [%]."""
-        return float(trim_mean(self.errors, CUT)) if self.seeds else math.nan
 
     @property
     def reached(self) -> list[float]:

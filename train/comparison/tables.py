@@ -111,7 +111,6 @@ def introduction(results: TaskResults) -> list[str]:
         f"- **error**: error of the last weights on {' and '.join(splits) or 'the final split'}, "
         "with the policy's mean location and its likeliest label. A seed that diverged counts as "
         f"guessing, {task.chance_error:.2f} %.",
-        "- **IQM**: interquartile mean, the mean of the middle half of the seeds.",
         "- **sampled**: mean validation error of the sampled policy at the last mark.",
         "- **env steps to the threshold**: env steps until the validation error is first at most "
         f"{task.threshold:.2f} %. The median over the seeds, where one that never gets there "
@@ -139,9 +138,10 @@ def _parameters(row: Row) -> str:
     return ", ".join(f"{int(n):,}" if n.isdecimal() else n for n in texts) or NONE
 
 
-def _error(row: Row) -> str:
-    each = f" (each: {', '.join(map(number, row.errors))})"
-    return estimate(row.mean) + each * bool(row.seeds and row.task.seeds <= FEW)
+def short_error(row: Row) -> str:
+    """Return the mean error with its interval, and how many seeds it has if some are missing."""
+    missing = "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
+    return estimate(row.mean) + missing
 
 
 def _seeds(row: Row) -> str:
@@ -161,8 +161,8 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "algorithm": lambda row: row.algorithm.name,
     "memory": lambda row: row.algorithm.memory,
     "parameters": _parameters,
-    "error [%]": _error,
-    "IQM [%]": lambda row: number(row.iqm),
+    "error [%]": lambda row: estimate(row.mean),
+    "each seed [%]": lambda row: ", ".join(map(number, row.errors)) or NONE,
     "sampled, validation [%]": lambda row: number(row.sampled),
     "seeds": _seeds,
     "env steps to the threshold": _steps,
@@ -198,7 +198,7 @@ def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[st
         reason = "not run on this task" if len(pair) < 2 else ", ".join(counts)
         return [f"not tested: {reason}", *[NONE] * 3]
     first, second = pair
-    better = statistics.probability_of_improvement([-first.errors], [-second.errors])
+    better = statistics.probability_of_improvement(-first.errors, -second.errors)
     difference = f"{first.mean.value - second.mean.value:+.2f}"
     return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
 

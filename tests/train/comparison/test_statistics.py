@@ -9,7 +9,6 @@ from scipy.stats import mannwhitneyu
 
 from train.comparison.statistics import (
     holm,
-    interquartile_mean,
     least_p,
     mean_interval,
     probability_of_improvement,
@@ -20,7 +19,7 @@ RESAMPLES = 2_000
 
 
 def draw(*sizes, seed=0):
-    """Return scores in hundredths, so that some are equal: an array per task."""
+    """Return scores in hundredths, so that some are equal: an array per size."""
     generator = np.random.default_rng(seed)
     return [generator.integers(0, 40, size) / 100 for size in sizes]
 
@@ -33,68 +32,40 @@ def test_the_mean_has_students_interval():
     assert mean_interval(np.array([4.2])) == pytest.approx((4.2, math.nan, math.nan), nan_ok=True)
 
 
-def test_the_interquartile_mean_is_that_of_the_middle_half():
-    # pooled and sorted: 0 1 | 2 3 4 5 | 6 100
-    scores = [np.array([100.0, 3, 0, 4]), np.array([5.0, 2, 6, 1])]
-    assert interquartile_mean(scores).value == (2 + 3 + 4 + 5) / 4
-    # 10 / 4 = 2.5: two at each end, as scipy.stats.trim_mean and rliable do
-    assert interquartile_mean([np.arange(10.0) ** 2]).value == np.mean([4, 9, 16, 25, 36, 49])
-
-
-def test_the_bootstrap_of_the_interquartile_mean_is_a_slow_loops():
-    scores = draw(5, 8, 3)
-    generator, expected = np.random.default_rng(9), []
-    for _ in range(RESAMPLES):
-        drawn = sorted(x for task in scores for x in generator.choice(task, len(task)))
-        expected.append(np.mean(drawn[4:-4]))  # of 16
-    _, low, high = interquartile_mean(scores, resamples=RESAMPLES)
-    assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=0.01)
-
-
 def test_rliable_returns_the_same():
-    # rliable 1.2.0 (arch 7.2.0), 20,000 resamples of the first and 3,000 of the second:
-    # 0.6025 (0.5720-0.6315) and 0.5225 (0.3938-0.6550)
+    # rliable 1.2.0 (arch 7.2.0), 3,000 resamples, mean over four tasks: 0.5225
     generator = np.random.default_rng(7)
     x = np.round(generator.normal([0.6, 0.7, 0.5, 0.8], 0.15, (10, 4)), 2)
     y = np.round(generator.normal([0.5, 0.68, 0.35, 0.8], 0.15, (10, 4)), 2)
-    iqm = interquartile_mean(list(x.T), resamples=RESAMPLES)
-    better = probability_of_improvement(list(x.T), list(y.T), resamples=RESAMPLES)
-    assert iqm == pytest.approx((0.6025, 0.5720, 0.6315), abs=0.005)
-    assert better == pytest.approx((0.5225, 0.3938, 0.6550), abs=0.015)
-    assert (iqm.value, better.value) == pytest.approx((0.6025, 0.5225), abs=1e-12)
+    better = [probability_of_improvement(*pair).value for pair in zip(x.T, y.T, strict=True)]
+    assert np.mean(better) == pytest.approx(0.5225, abs=1e-12)
 
 
 def test_the_probability_of_improvement_counts_pairs_and_half_the_ties():
     # 3 beats 1, 1 and ties 3; 2 beats 1, 1: (2 + 1/2 + 2) / 6
     first, second = np.array([3.0, 2]), np.array([1.0, 1, 3])
-    assert probability_of_improvement([first], [second]).value == pytest.approx(4.5 / 6)
+    assert probability_of_improvement(first, second).value == pytest.approx(4.5 / 6)
     (x,), (y,) = draw(9), draw(7, seed=1)
     u = mannwhitneyu(x, y).statistic
-    assert probability_of_improvement([x], [y]).value == pytest.approx(u / (9 * 7))
-    better, worse = np.ones(20), np.zeros(20)  # tasks weigh the same, whatever their seeds
-    assert probability_of_improvement([better, worse[:2]], [worse, better[:2]]).value == 0.5
+    assert probability_of_improvement(x, y).value == pytest.approx(u / (9 * 7))
 
 
 def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
-    first, second = draw(5, 8), draw(6, 4, seed=1)
+    (x,), (y,) = draw(8), draw(6, seed=1)
     generator, expected = np.random.default_rng(9), []
     for _ in range(RESAMPLES):
-        tasks = []
-        for x, y in zip(first, second, strict=True):
-            u, v = generator.choice(x, len(x)), generator.choice(y, len(y))
-            tasks.append(np.mean([(a > b) + 0.5 * (a == b) for a in u for b in v]))
-        expected.append(np.mean(tasks))
-    value, low, high = probability_of_improvement(first, second, resamples=RESAMPLES)
+        u, v = generator.choice(x, len(x)), generator.choice(y, len(y))
+        expected.append(np.mean([(a > b) + 0.5 * (a == b) for a in u for b in v]))
+    value, low, high = probability_of_improvement(x, y, resamples=RESAMPLES)
     assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=0.03)
-    back = probability_of_improvement(second, first, resamples=RESAMPLES)
+    back = probability_of_improvement(y, x, resamples=RESAMPLES)
     assert value + back.value == pytest.approx(1)
     assert (low, high) == pytest.approx((1 - back.high, 1 - back.low), abs=0.03)
 
 
-@pytest.mark.parametrize("scores", [[[1.0], [2.0, 3.0]], [[1.0]]])
-def test_where_a_task_has_one_seed_there_is_no_bootstrap_interval(scores):
-    tasks = [np.array(each) for each in scores]
-    for value, *ends in (interquartile_mean(tasks), probability_of_improvement(tasks, tasks)):
+def test_with_one_seed_there_is_no_bootstrap_interval():
+    for x, y in (draw(1, 5), draw(5, 1)):
+        value, *ends = probability_of_improvement(x, y)
         assert (math.isfinite(value), *map(math.isnan, ends)) == (True, True, True)
 
 

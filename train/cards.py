@@ -70,8 +70,8 @@ import agents
 model, settings = agents.load_pretrained("{name}")
 ```
 
-ram-env's README plays an episode with it. In a checkout, `python train/export.py {name} --onnx FILE`
-writes it as ONNX.
+ram-env's README plays an episode with it. In a checkout,
+`python train/export.py {name} --onnx agent.onnx` writes it as ONNX.
 
 **Limits.** Trained on these images only, with one seed: the interval covers the choice of test
 images, not of seeds.

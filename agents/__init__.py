@@ -1,7 +1,8 @@
 """Agents for glimpse-based classification, for any environment with the same spaces.
 
 Models and published weights need torch and safetensors; training and evaluation also need the
-extra ``train``.
+extra ``train``. The scripts that train, evaluate and export are in the repository's ``train/``,
+not in the wheel.
 """
 
 from agents.ram import RAMConfig, RecurrentAttentionModel

@@ -233,7 +233,7 @@ class RecurrentAttentionModel(nn.Module):
         Raises:
             ValueError: If a shape is wrong.
         """
-        n = len(glimpse)
+        n = glimpse.shape[0]  # unlike len, a symbol where the model is exported
         expected = {"glimpse": (n, *self.config.glimpse_shape), "location": (n, 2)}
         expected["state"] = (n, self._state_size)
         for (name, shape), part in zip(expected.items(), (glimpse, location, state), strict=True):

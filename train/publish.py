@@ -1,7 +1,8 @@
 """Publish a run's best model with the package: `python train/publish.py RUN_DIR NAME`.
 
-Writes what :func:`agents.runs.loading.load_run` reads, the result and the validation errors to
-``agents/pretrained/NAME`` with a manifest of their SHA-256, without the paths of this machine.
+Writes what :func:`agents.runs.loading.load_run` reads, the result, the validation errors and a
+model card to ``agents/pretrained/NAME`` with a manifest of their SHA-256, without the paths of this
+machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from agents.runs.commands import parse_flags, run
 from agents.runs.files import read_csv, read_file, read_json, to_json
 from agents.runs.hashed import MAX_BYTES, write_hashed
 from agents.runs.records import ResultRecord, RunRecord, portable
+from train.cards import model_card
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def main(config: Config) -> None:
         "result.json": to_json(portable(read_json(run_dir / "result.json"), run_dir)),
         "validation.csv": "\n".join(["env_steps,tag,value", *errors, ""]).encode(),
     }
+    files["README.md"] = model_card(config.name, files)
     write_hashed(loading.PRETRAINED / config.name, files)
     print(loading.PRETRAINED / config.name)
 

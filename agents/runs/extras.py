@@ -8,6 +8,7 @@ from types import TracebackType
 EXTRAS = {
     **dict.fromkeys(("imageio", "rich", "scipy", "tyro"), "train"),
     **dict.fromkeys(("matplotlib", "optuna"), "compare"),
+    **dict.fromkeys(("onnx", "onnxscript"), "train,onnx"),
     "sb3_contrib": "train,sb3",
 }
 """Optional packages by import name: the extras of ``pyproject.toml`` that bring them."""

@@ -21,7 +21,8 @@ import ram_env
 from ram_env.data import open_split
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.tasks import SignpostTask
-from tests.vector_env_checker import assert_same, sampler, scenes
+from ram_env.testing import _assert_same as assert_same
+from tests.vector_envs import sampler, scenes
 
 # The first scale shows the whole canvas from its middle, the second from anywhere.
 TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 32, "translate": True, "num_clutter": 2}

@@ -19,15 +19,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import vector as wrappers
 
 from ram_env import GlimpseVectorEnv, SignpostVectorEnv, register_dataset
-from tests.vector_env_checker import (
-    assert_same,
-    check_equal,
-    check_no_reuse,
-    check_vector_env,
-    leaves,
-    lockstep,
-    sampler,
-)
+from ram_env.testing import _assert_same as assert_same
+from ram_env.testing import _leaves as leaves
+from ram_env.testing import check_vector_env
+from tests.vector_envs import OPTIONS, check_equal, check_no_reuse, lockstep, sampler
 
 SIGNPOST = "SignpostGlimpse-v0"
 TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 36, "translate": True, "num_clutter": 2}
@@ -64,7 +59,18 @@ def check(task: str, **keywords: Any):
     check_vector_env(
         lambda num_envs, mode: make_vector(task, num_envs, autoreset_mode=mode, **keywords),
         lambda: make_single(task, **keywords),
+        make_sampler=sampler,
+        options=OPTIONS,
     )
+    env, counts, correct = make_vector(task, 4, **keywords), set(), set()
+    for (out,) in lockstep((env,), 26, 7):  # what such calls show
+        if len(out) == 5 and out[2].any():
+            outcome = out[4].get("final_info", out[4])
+            correct |= {*outcome["correct"][outcome["_correct"]].tolist()}
+            counts.add(int(out[2].sum()))
+    assert correct == {True, False}
+    if env.task.allow_stop and env.task.num_glimpses > 1:
+        assert counts & {1, 2, 3}, "lanes never out of step"
 
 
 def need(device: str):

@@ -16,8 +16,10 @@ import torch
 import agents.runs.loading
 import train.publish
 from agents.evaluation import evaluate
+from agents.runs.hashed import read_hashed
 from agents.runs.loading import load_pretrained, load_run
 from tests.faults.system_calls import Killed, die, handled_by
+from train.cards import model_card
 from train.reinforce import Config, main
 
 COMMIT = "0123456789" * 4  # of a clean tree, whatever the state of this one
@@ -78,7 +80,8 @@ def test_no_path_of_the_machine_is_published(copied, published):
 
 
 @pytest.mark.parametrize(
-    "file", ["best.safetensors", "model.json", "config.json", "result.json", "validation.csv"]
+    "file",
+    ["best.safetensors", "model.json", "config.json", "result.json", "validation.csv", "README.md"],
 )
 def test_a_file_that_is_not_the_published_one_is_named(published, file):
     content = (published / file).read_bytes()
@@ -87,6 +90,16 @@ def test_a_file_that_is_not_the_published_one_is_named(published, file):
         load_pretrained("board")
     with pytest.raises(ValueError, match="one of board, got 'boat'"):
         load_pretrained("boat")
+
+
+@pytest.mark.parametrize("name", agents.runs.loading.published_names())
+def test_a_stored_card_is_what_the_code_writes_and_says_how_the_agent_learned(name):
+    files = read_hashed(agents.runs.loading.pretrained_dir(name))
+    card = files["README.md"].decode()
+    assert card == model_card(name, files).decode(), "run python train/cards.py"
+    assert ("no label" in card) == ("reward-only" in name)
+    error = json.loads(files["result.json"])["error"]
+    assert f"\n      value: {error:.2f}\n" in card.split("---")[1]
 
 
 @pytest.mark.parametrize("name", ["/tmp/elsewhere", ".", "..", "a/b", "", "A"])

@@ -1,0 +1,133 @@
+"""Write the model card of every published agent anew: `python train/cards.py`.
+
+A card is a ``README.md`` in the format of the Hugging Face Hub: facts as YAML, then text. Upload an
+agent's folder as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from agents.estimators import ESTIMATORS
+from agents.runs.files import parse
+from agents.runs.hashed import read_hashed, write_hashed
+from agents.runs.loading import PRETRAINED, pretrained_dir, published_names
+from agents.runs.records import RunRecord
+
+HUB_DATASETS = {"MNIST": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
+
+CARD = """\
+---
+license: mit
+library_name: ram-env
+pipeline_tag: reinforcement-learning
+tags:
+- reinforcement-learning
+- image-classification
+- gymnasium
+- recurrent-attention-model
+- {env_id}
+{datasets}model-index:
+- name: {name}
+  results:
+  - task:
+      type: image-classification
+      name: image classification by glimpses
+    dataset:
+      name: {env_id}
+      type: {dataset}
+      split: test
+    metrics:
+    - type: error_rate
+      name: test error in %, 95 % interval {low:.2f}-{high:.2f}
+      value: {error:.2f}
+      args:
+        interval: [{low:.2f}, {high:.2f}]
+        level: 0.95
+        images: {total}
+---
+
+# {name}
+
+A recurrent attention model ([Mnih et al. 2014](https://arxiv.org/abs/1406.6247)) that classifies an
+image from a few small glimpses and chooses where to look next.
+
+| | |
+|---|---|
+| environment | `{env_id}` of ram-env |
+| test error, mean location | {error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {total} images) |
+| estimator | `{estimator}`: {learns} |
+| trained on | {data} |
+| command | `{command}` |
+| commit | `{commit}` |
+| seed | {seed} |
+
+```python
+import agents
+
+model, settings = agents.load_pretrained("{name}")
+```
+
+ram-env's README plays an episode with it. In a checkout,
+`python train/export.py {name} --onnx agent.onnx` writes it as ONNX.
+
+**Limits.** Trained on these images only, with one seed: the interval covers the choice of test
+images, not of seeds.
+
+**Licence.** MIT.
+"""
+
+
+class _Result(msgspec.Struct):
+    error: float
+    interval: tuple[float, float]
+    total: int
+
+
+def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
+    """Return the card of an agent.
+
+    Args:
+        name: Name for ``load_pretrained``.
+        files: Its ``config.json`` and ``result.json``.
+
+    Raises:
+        ValueError: If a file lacks what a card says.
+    """
+    folder = PRETRAINED / name
+    record = parse(files["config.json"], folder / "config.json", RunRecord)
+    result = parse(files["result.json"], folder / "result.json", _Result)
+    settings, data = record.config, record.data.partition(" ")[0]
+    hub = HUB_DATASETS.get(data)
+    sees_label = ESTIMATORS[settings["estimator"]].sees_label
+    card = CARD.format(
+        name=name,
+        env_id=settings["env_id"],
+        datasets=f"datasets:\n- {hub}\n" if hub else "",
+        dataset=hub or settings["env_id"],
+        error=result.error,
+        low=result.interval[0],
+        high=result.interval[1],
+        total=result.total,
+        estimator=settings["estimator"],
+        learns=f"the loss {'sees the true label' if sees_label else 'sees the reward, no label'}",
+        data=record.data,
+        command=record.command,
+        commit=record.commit,
+        seed=settings["seed"],
+    )
+    return card.encode()
+
+
+def main() -> None:
+    """Write all cards and their digests."""
+    for name in published_names():
+        folder = pretrained_dir(name)
+        files = read_hashed(folder)
+        write_hashed(folder, {**files, "README.md": model_card(name, files)})
+
+
+if __name__ == "__main__":
+    main()

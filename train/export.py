@@ -1,0 +1,107 @@
+"""Export one step of a trained agent as ONNX: `python train/export.py NAME --onnx agent.onnx`.
+
+The graph takes a glimpse and the state and returns what
+:meth:`agents.ram.RecurrentAttentionModel.forward` does, for any number of episodes at once. Start
+each episode with a state of zeros and feed ``next_state`` back. The environment clips
+``location_mean`` to the image.
+"""
+
+from __future__ import annotations
+
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+import tyro
+from torch import Tensor, nn
+
+from agents.ram import RecurrentAttentionModel
+from agents.runs.commands import parse_flags, run
+from agents.runs.files import write_whole
+from agents.runs.loading import load_run, pretrained_dir, published_names
+
+INPUTS = ("glimpse", "location", "state")  # (N, P, G, G), (N, 2), (N, D)
+OUTPUTS = ("location_mean", "logits", "baseline", "next_state")  # (N, 2), (N, K), (N,), (N, D)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to export and where to."""
+
+    agent: tyro.conf.Positional[str]
+    """Name of a published agent, such as cluttered, or a run folder of train/reinforce.py."""
+    onnx: Path
+    """New file to write, which ends in .onnx."""
+    env_id: str | None = None
+    """Environment id to note in the file. By default the run's own."""
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail late."""
+        if self.onnx.suffix != ".onnx":
+            raise ValueError(f"onnx must end in .onnx, got {self.onnx}")
+        if not self.onnx.parent.is_dir():
+            raise ValueError(
+                f"{self.onnx} cannot be written: there is no folder {self.onnx.parent}"
+            )
+        if self.onnx.exists():
+            raise ValueError(f"{self.onnx} exists already: delete it or choose another name")
+
+
+class Step(nn.Module):
+    """The model with its outputs in one flat tuple."""
+
+    def __init__(self, model: RecurrentAttentionModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, glimpse: Tensor, location: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """Process one glimpse: see :data:`INPUTS` and :data:`OUTPUTS`."""
+        output, state = self.model(glimpse, location, state)
+        return (*output, state)
+
+
+def main(config: Config) -> None:
+    """Load the agent, trace one step of it and write the file."""
+    published = config.agent in published_names()
+    run_dir = pretrained_dir(config.agent) if published else Path(config.agent)
+    if not run_dir.is_dir():
+        names = ", ".join(published_names())
+        raise ValueError(f"agent must be a run folder or one of {names}, got {config.agent!r}")
+    model, settings = load_run(run_dir, env_id=config.env_id)
+    write_whole(config.onnx, to_onnx(model, settings.get("env_id")))
+    print(config.onnx)
+
+
+def to_onnx(model: RecurrentAttentionModel, env_id: str | None) -> bytes:
+    """Return one step of a model as the content of an ONNX file, with metadata."""
+    state = model.initial_state(2)
+    example = (torch.zeros(2, *model.config.glimpse_shape), torch.zeros(2, 2), state)
+    rows = {0: torch.export.Dim("N")}
+    names = {"input_names": INPUTS, "output_names": OUTPUTS}
+    with warnings.catch_warnings(action="ignore"):  # the exporter warns of its own code
+        program = torch.onnx.export(
+            Step(model), example, dynamic_shapes=(rows,) * 3, verbose=False, **names
+        )
+    assert program is not None
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces with this machine's paths
+    facts = {
+        "env_id": env_id or "",
+        "glimpse_shape": json.dumps(model.config.glimpse_shape),
+        "num_classes": str(model.config.num_classes),
+        "state_size": str(state.shape[1]),
+        "initial_state": "zeros",
+    }
+    onnx.helper.set_model_props(proto, facts)
+    return proto.SerializeToString()
+
+
+if __name__ == "__main__":
+    run(main, lambda arguments: parse_flags(Config, arguments, (__doc__ or "").splitlines()[0]))

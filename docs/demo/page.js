@@ -88,7 +88,7 @@ function render() {
   $("glimpse").setAttribute("aria-valuetext", `${t + 1} of ${last + 1}`);
   $("back").disabled = t === 0;
   $("step").disabled = t === last;
-  $("number").textContent = `${state.number + 1} of ${view.task.canvases.length}`;
+  $("number").textContent = `Canvas ${state.number + 1} of ${view.task.canvases.length}`;
   const text = state.mode === "play" ? describePlay() : describeGlimpse();
   if ($("status").textContent !== text) $("status").textContent = text;
   if (state.mode === "play") showPlay();
@@ -253,7 +253,7 @@ function showBelief(probabilities, before) {
     row.className = label === best ? "best" : "";
     track.children[0].style.width = `${100 * p}%`;
     track.children[1].style.left = `${100 * (before?.[label] ?? 0)}%`;
-    track.children[1].hidden = !before;
+    track.children[1].hidden = !before || before[label] < 0.01;
     share.textContent = percent(p);
     change.textContent = moved ? `${moved > 0 ? "+" : "−"}${Math.abs(moved)}` : "";
     change.className = `change ${moved > 0 ? "rise" : "fall"}`;
@@ -516,18 +516,6 @@ function startScene() {
       render();
     }
   });
-}
-
-/** Return the mean and the longest time [ms] of n updates, each with all its drawing. */
-function measureFrames(n) {
-  const times = Array.from({ length: n }, (_, k) => {
-    const start = performance.now();
-    state.glimpse = k % view.task.numGlimpses;
-    update();
-    $("scene").getContext("2d").getImageData(0, 0, 1, 1); // wait for the drawing
-    return performance.now() - start;
-  });
-  return { mean: times.reduce((a, b) => a + b) / n, longest: Math.max(...times) };
 }
 
 async function start() {

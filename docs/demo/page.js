@@ -125,8 +125,9 @@ function showPlay() {
   const over = state.answer !== null, ready = view.path.length === view.task.numGlimpses;
   for (const button of $("answers").children) button.disabled = over || !ready;
   for (const id of ["again", "save"]) $(id).disabled = !over;
-  $("score").textContent = `Right so far, of ${state.seen}: you ${state.right[0]}, `
-    + `the agent ${state.right[1]}.`;
+  $("answer-part").hidden = !ready;
+  const [person, agent] = state.right.map((count) => `${count} of ${state.seen}`);
+  $("score").textContent = state.seen ? `You ${person}, the agent ${agent}` : "No canvas played yet";
 }
 
 // Drawing

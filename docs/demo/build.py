@@ -25,6 +25,7 @@ import tyro
 import ram_env
 from agents.runs.files import read_json
 from agents.runs.loading import load_pretrained, pretrained_dir
+from ram_env.tasks import ImageTask
 
 SOURCES = Path(__file__).parent
 AGENTS = {  # of each task: our agent, then those it is compared with
@@ -96,7 +97,7 @@ def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     model, settings = load_pretrained(name)
     shape = (model.config.core, model.config.conv_features, model.config.num_glimpses)
     if shape != ("rnn", 0, 0):
-        raise ValueError(f"{name}: ram.js has the rectifier core only, without convolutions or time")
+        raise ValueError(f"{name}: ram.js knows the rectifier core alone, without its options")
     tensors = {}
     for key, tensor in model.state_dict().items():
         if not key.startswith("baseline_network"):
@@ -117,7 +118,7 @@ def _pack_task(env_id: str) -> tuple[dict[str, Any], np.ndarray, bool]:
     """Return a task's entry, its first validation canvases and whether they are the sample's."""
     env = gymnasium.make_vec(env_id, NUM_CANVASES, split="validation", order="sequential")
     assert isinstance(env, ram_env.GlimpseVectorEnv)
-    assert isinstance(env.task, ram_env.tasks.ImageTask)
+    assert isinstance(env.task, ImageTask)
     obs, infos = env.reset(seed=0)
     canvases, _ = ram_env.frozen_canvases(env_id, "validation")
     episodes = {name: infos[name].tolist() for name in ("index", "label", "position")}

@@ -6,6 +6,7 @@ Dimension key:
     K: classes
 """
 
+import itertools
 import json
 import math
 import os
@@ -125,43 +126,42 @@ def test_rounding_the_weights_costs_at_most_a_tenth_of_a_point(name):
 
 
 def draw_strokes(rng: np.random.Generator) -> np.ndarray:
+    """Draw a polyline, smoothed, cut at the pad's edges or small in a corner."""
     image = Image.new("L", (PAD, PAD))
     points = [tuple(map(int, point)) for point in rng.integers(0, PAD, (5, 2))]
     ImageDraw.Draw(image).line(points, 255, int(rng.integers(1, 30)))
-    side = int(rng.integers(PAD // 2, 2 * PAD))  # smoothed, and cut or small in a corner
+    side, left, top = map(int, rng.integers([PAD // 2, -20, -20], [2 * PAD, 60, 60]))
     drawn = Image.new("L", (PAD, PAD))
-    drawn.paste(image.resize((side, side)), tuple(map(int, rng.integers(-20, 60, 2))))
+    drawn.paste(image.resize((side, side)), (left, top))
     return np.asarray(drawn)
 
 
 def preprocess_slowly(ink: np.ndarray) -> np.ndarray:
-    """Scale into 20x20 by area and put the centre of mass in the middle, one pixel at a time."""
+    """Scale into 20x20 by area and put the centre of mass in the middle."""
     image = np.zeros((28, 28), np.uint8)
     if not ink.any():
         return image
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float)
-    sizes = [max(1, math.floor(20 * side / max(ink.shape) + 0.5)) for side in ink.shape]
-    row_shares, column_shares = (  # (small, large): how much of a large pixel lies in a small one
-        np.array(
-            [
-                [max(0, min(j + 1, (i + 1) * side / size) - max(j, i * side / size)) * size / side
-                 for j in range(side)]
-                for i in range(size)
-            ]
-        )
-        for side, size in zip(ink.shape, sizes, strict=True)
-    )  # fmt: skip
-    small = row_shares @ ink @ column_shares.T
-    centre = [
-        (small.sum(1 - axis) * (np.arange(size) + 0.5)).sum() / small.sum()
-        for axis, size in enumerate(sizes)
-    ]
-    top, left = (
-        min(max(math.floor(14 - c + 0.5), 0), 28 - s) for c, s in zip(centre, sizes, strict=True)
-    )
-    image[top : top + sizes[0], left : left + sizes[1]] = np.floor(small + 0.5)
+    height, width = (max(1, math.floor(20 * side / max(ink.shape) + 0.5)) for side in ink.shape)
+    small = shares(height, ink.shape[0]) @ ink @ shares(width, ink.shape[1]).T
+    y = (small.sum(1) * (np.arange(height) + 0.5)).sum() / small.sum()
+    x = (small.sum(0) * (np.arange(width) + 0.5)).sum() / small.sum()
+    top = min(max(math.floor(14 - y + 0.5), 0), 28 - height)
+    left = min(max(math.floor(14 - x + 0.5), 0), 28 - width)
+    image[top : top + height, left : left + width] = np.floor(small + 0.5)
     return image
+
+
+def shares(small: int, large: int) -> np.ndarray:
+    """Return the share of each large pixel in the mean of each small one, (small, large)."""
+    ends = np.arange(small + 1) * large / small
+    return np.array(
+        [
+            [max(0.0, min(j + 1, end) - max(j, start)) / (end - start) for j in range(large)]
+            for start, end in itertools.pairwise(ends)
+        ]
+    )
 
 
 def test_a_drawing_is_preprocessed_as_mnist_is(run_node):
@@ -311,8 +311,9 @@ def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     text = download.value.path().read_text()
     saved = json.loads(text)
     assert saved["rewards"] == [0] * (last - 1) + [int(rightly)]
-    read = "import sys, ram_env as r; e = r.episode_from_json(sys.stdin.read()); "
-    printed = run_python("-c", read + "print([e.locations.tolist(), e.rewards.tolist()])", text=text)
+    read = "import sys, ram_env as r; e = r.episode_from_json(sys.stdin.read());"
+    code = f"{read} print([e.locations.tolist(), e.rewards.tolist()])"
+    printed = run_python("-c", code, text=text)
     assert json.loads(printed) == [saved["locations"], saved["rewards"]]
     page.click("#again")
     assert status(page).startswith("Glimpse 1 of")

@@ -6,9 +6,9 @@ them. The words of the dimension key are those of ram.js.
 */
 
 const $ = (id) => document.getElementById(id);
-const PEN_WIDTH = 22, PEN_STEP = 8; // of the drawing pad [px]
+const PAD = 280, PEN_WIDTH = 22, PEN_STEP = 8; // side of the drawing pad, its pen [px]
 const PACE = 800; // between glimpses of a running episode [ms]
-const BOX = "255, 159, 28", PATH = "86, 180, 233", GAUSSIAN = "205, 160, 255"; // as ram_env.rendering
+const BOX = "255, 159, 28", PATH = "86, 180, 233", GAUSSIAN = "205, 160, 255"; // red, green, blue
 const TITLES = {
   "ClutteredMNISTGlimpse-v0": "Cluttered, 60×60",
   "LargeClutteredMNISTGlimpse-v0": "Cluttered, 100×100",
@@ -28,39 +28,40 @@ const state = {
 const task = () => data.tasks[$("task").value];
 const episode = () => task().canvases[state.number];
 const percent = (p) => `${Math.round(100 * p)} %`;
-const location_ = (x, y) => [x, y].map((value) => Math.fround(clip(value)));
+const toLocation = (x, y) => [x, y].map((value) => Math.fround(clip(value)));
 
 /** Play the episodes that the state asks for, and show them. */
 function update() {
-  const { agents, side, numGlimpses } = task(), [ours, ...rest] = agents;
-  const { mode } = state, shown = episode();
-  view = { task: task(), pixels: shown.pixels, label: shown.label, std: ours.std, cards: [] };
-  const over = state.answer !== null;
-  if (mode === "draw") {
-    view.pixels = paint(side, [...state.digits, ...state.clutter]);
-    view.label = null;
-    view.path = look(ours, task(), view.pixels, [state.first]);
-  } else if (mode === "watch") {
-    const random = randomNumbers(shown.index);
-    const anywhere = Array.from({ length: numGlimpses - 1 }, () =>
-      location_(2 * random() - 1, 2 * random() - 1));
-    view.path = look(ours, task(), view.pixels, [shown.location]);
-    for (const agent of rest) {
-      const path = look(agent, task(), view.pixels, [shown.location]);
-      view.cards.push({ title: OTHERS[agent.name], path, std: agent.std });
-    }
-    const path = look(ours, task(), view.pixels, [shown.location, ...anywhere]);
-    view.cards.push({ title: "Random locations, our agent’s classifier", path, std: 0 });
-  } else {
-    view.path = look(ours, task(), view.pixels, state.locations, state.locations.length);
-    view.std = 0;
-    if (over) {
-      const path = look(ours, task(), view.pixels, [shown.location]);
-      view.cards.push({ title: "The agent", path, std: 0 });
-    }
-  }
-  state.glimpse = mode === "play" ? view.path.length - 1 : Math.min(state.glimpse, numGlimpses - 1);
+  const { canvases, numGlimpses } = task(), { pixels, label } = canvases[state.number];
+  view = { task: task(), pixels, label, std: 0, cards: [] };
+  ({ watch: updateWatch, draw: updateDraw, play: updatePlay })[state.mode](task().agents[0]);
+  const last = state.mode === "play" ? view.path.length - 1 : numGlimpses - 1;
+  state.glimpse = state.mode === "play" ? last : Math.min(state.glimpse, last);
   render();
+}
+
+const perform = (agent, locations, length) => look(agent, task(), view.pixels, locations, length);
+
+function updateWatch(ours) {
+  const { index, location } = episode(), random = randomNumbers(index);
+  const anywhere = () => toLocation(2 * random() - 1, 2 * random() - 1);
+  const locations = Array.from({ length: task().numGlimpses }, (_, t) => t ? anywhere() : location);
+  Object.assign(view, { path: perform(ours, [location]), std: ours.std });
+  view.cards = task().agents.slice(1).map((agent) =>
+    ({ title: OTHERS[agent.name], path: perform(agent, [location]), std: agent.std }));
+  const title = "Random locations, our agent’s classifier";
+  view.cards.push({ title, path: perform(ours, locations), std: 0 });
+}
+
+function updateDraw(ours) {
+  view.pixels = paint(task().side, [...state.digits, ...state.clutter]);
+  Object.assign(view, { label: null, path: perform(ours, [state.first]), std: ours.std });
+}
+
+function updatePlay(ours) {
+  view.path = perform(ours, state.locations, state.locations.length);
+  if (state.answer === null) return;
+  view.cards = [{ title: "The agent", path: perform(ours, [episode().location]), std: 0 }];
 }
 
 /** Draw the view at the present glimpse. */
@@ -71,15 +72,16 @@ function render() {
   drawRetina(path[t].glimpse);
   if (state.mode !== "play") showBelief(path[t].probabilities, path[t - 1]?.probabilities);
   if ($("cards").children.length !== cards.length) {
-    $("cards").replaceChildren(...cards.map(() => make("article", {}, make("h3"),
-      make("canvas", { role: "img" }), make("p"))));
+    $("cards").replaceChildren(...cards.map(() =>
+      make("article", {}, make("h3"), make("canvas"), make("p"))));
   }
   cards.forEach((card, k) => {
     const [title, canvas, text] = $("cards").children[k].children;
     const { probabilities } = card.path[t], best = argmax(probabilities);
     title.textContent = card.title;
-    text.textContent = `${t < last ? "Believes" : "Answers"} ${best}, ${percent(probabilities[best])}`
-      + (t < last ? "" : verdict(best));
+    const says = `${t < last ? "Believes" : "Answers"} ${best}, ${percent(probabilities[best])}`;
+    text.textContent = says + (t < last ? "" : verdict(best));
+    canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${card.title}: ${text.textContent}`);
     drawScene(canvas, { ...view, ...card, t });
   });
@@ -94,7 +96,8 @@ function render() {
   if (state.mode === "play") showPlay();
 }
 
-const verdict = (label) => view.label === null ? "" : label === view.label ? ": right" : ": wrong";
+const verdict = (label) =>
+  view.label === null ? "" : label === view.label ? ": right" : ": wrong";
 
 /** Say what a glimpse changed, for eyes and screen readers. */
 function describeGlimpse() {
@@ -104,7 +107,8 @@ function describeGlimpse() {
   const moved = change ? `, ${change > 0 ? "up" : "down"} ${Math.abs(change)} points` : "";
   const says = `${t === last ? "Answers" : "Believes"} ${best}, ${percent(p[best])}${moved}`;
   const truth = view.label === null || t < last ? "" : `${verdict(best)}. It is ${view.label}`;
-  return `Glimpse ${t + 1} of ${last + 1} at x ${x.toFixed(2)}, y ${y.toFixed(2)}. ${says}${truth}.`;
+  const where = `x ${x.toFixed(2)}, y ${y.toFixed(2)}`;
+  return `Glimpse ${t + 1} of ${last + 1} at ${where}. ${says}${truth}.`;
 }
 
 function describePlay() {
@@ -127,16 +131,17 @@ function showPlay() {
   for (const id of ["again", "save"]) $(id).disabled = !over;
   $("answer-part").hidden = !ready;
   const [person, agent] = state.right.map((count) => `${count} of ${state.seen}`);
-  $("score").textContent = state.seen ? `You ${person}, the agent ${agent}` : "No canvas played yet";
+  $("score").textContent = state.seen ? `You ${person}, the agent ${agent}` : "Not played yet";
 }
 
 // Drawing
 
 /** Draw a canvas with the path up to glimpse t, its patches and the policy's Gaussian. */
-function drawScene(element, { pixels, task: { side, glimpseSize, numScales }, path, t, std, hidden, cross }) {
+function drawScene(element, { pixels, task, path, t, std, hidden, cross }) {
   const width = Math.round(element.clientWidth * devicePixelRatio) || 300;
   if (element.width !== width) element.width = element.height = width;
-  const pen = element.getContext("2d"), unit = width / side, thin = width / element.clientWidth || 1;
+  const { side, glimpseSize, numScales } = task, pen = element.getContext("2d");
+  const unit = width / side, thin = devicePixelRatio; // a canvas's and the screen's pixel
   const corner = path[t].location.map((value) => toPixel(value, side));
   const boxes = Array.from({ length: numScales }, (_, scale) => {
     const size = glimpseSize * 2 ** scale;
@@ -158,7 +163,9 @@ function drawScene(element, { pixels, task: { side, glimpseSize, numScales }, pa
     pen.restore();
   }
   const toScreen = (location) => location.map((value) => ((value + 1) * width) / 2);
-  if (std && t < path.length - 1) drawGaussian(pen, toScreen([...path[t].mean].map((x) => clip(x))), (std * width) / 2, thin);
+  if (std && t < path.length - 1) {
+    drawGaussian(pen, toScreen(toLocation(...path[t].mean)), (std * width) / 2, thin);
+  }
   boxes.forEach((box, scale) => {
     pen.strokeStyle = `rgba(${BOX}, ${1 - 0.7 * (scale / numScales)})`;
     pen.lineWidth = 2 * thin;
@@ -233,16 +240,20 @@ function drawCross(pen, [x, y], thin) {
 
 /** Draw a glimpse (S, G, G): one small picture for each scale. */
 function drawRetina(glimpse) {
-  const { glimpseSize: size, numScales } = view.task, area = size * size;
-  if ($("retina").children.length !== numScales || $("retina").querySelector("canvas").width !== size) {
-    $("retina").replaceChildren(...Array.from({ length: numScales }, (_, scale) => {
-      const patch = `${size * 2 ** scale} px`, label = `Retina, patch of ${patch}`;
-      const canvas = make("canvas", { width: size, height: size, className: "pixels", role: "img", ariaLabel: label });
-      return make("figure", {}, canvas, make("figcaption", { textContent: patch }));
+  const { glimpseSize: size, numScales } = view.task, area = size * size, retina = $("retina");
+  if (retina.children.length !== numScales || retina.querySelector("canvas").width !== size) {
+    retina.replaceChildren(...Array.from({ length: numScales }, (_, scale) => {
+      const patch = `${size * 2 ** scale} px`, caption = make("figcaption", { textContent: patch });
+      const canvas = make("canvas", { width: size, height: size, className: "pixels" });
+      canvas.setAttribute("aria-label", `Retina, patch of ${patch}`);
+      canvas.setAttribute("role", "img");
+      return make("figure", {}, canvas, caption);
     }));
   }
-  [...$("retina").children].forEach(({ firstChild }, scale) =>
-    putPixels(firstChild, glimpse.subarray(scale * area, (scale + 1) * area), (x) => Math.round(255 * x)));
+  [...retina.children].forEach(({ firstChild }, scale) => {
+    const patch = glimpse.subarray(scale * area, (scale + 1) * area);
+    putPixels(firstChild, patch, (x) => Math.round(255 * x));
+  });
 }
 
 /** Show probabilities (K) as bars, with marks where they were a glimpse before. */
@@ -292,8 +303,8 @@ function chooseTask() {
   stop();
   const { side, canvases, agents } = task();
   $("about").textContent = `Canvases: the first ${canvases.length} of the validation split, none `
-    + `picked. This task: ${task().numGlimpses} glimpses. Test error of the published agent: `
-    + `${agents[0].error}, 95 % interval. Its weights are rounded to float16 here. Nothing leaves this page.`;
+    + `picked. Test error of this task’s published agent: ${agents[0].error}, 95 % interval; its `
+    + "weights are rounded to float16 here. Nothing leaves this page.";
   for (const digit of state.digits) moveDigit(digit, digit.x, digit.y);
   for (const piece of state.clutter) {
     [piece.x, piece.y] = [piece.x, piece.y].map((at) => Math.min(at, side - piece.size));
@@ -362,7 +373,7 @@ function borrowDigit() {
 /** Empty the pad; what it held stays on the canvas. */
 function beginDrawing() {
   state.drawn = null;
-  $("pad").getContext("2d").clearRect(0, 0, 280, 280);
+  $("pad").getContext("2d").clearRect(0, 0, PAD, PAD);
   showPreview(new Uint8Array(DIGIT_SIDE ** 2));
 }
 
@@ -370,8 +381,8 @@ const showPreview = (image) => putPixels($("preview"), image, (grey) => grey);
 
 /** Put what the pad shows on the canvas; the first stroke replaces a lone digit of MNIST. */
 function takeDrawing() {
-  const { data: colours } = $("pad").getContext("2d").getImageData(0, 0, 280, 280);
-  const image = preprocess(Uint8Array.from({ length: 280 * 280 }, (_, k) => colours[4 * k + 3]), 280);
+  const colours = $("pad").getContext("2d").getImageData(0, 0, PAD, PAD).data;
+  const image = preprocess(colours.filter((_, k) => k % 4 === 3), PAD); // what is not transparent
   if (!state.drawn && state.digits.length === 1 && state.digits[0].borrowed) state.digits.pop();
   state.drawn ??= addDigit(image);
   state.drawn.image = image;
@@ -393,8 +404,8 @@ function request() {
 
 function startPad() {
   const pad = $("pad"), pen = pad.getContext("2d", { willReadFrequently: true });
-  Object.assign(pen, { lineWidth: PEN_WIDTH, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
-  let at = [140, 140], down = false;
+  Object.assign(pen, { lineWidth: PEN_WIDTH, lineCap: "round", strokeStyle: "#fff" });
+  let at = [PAD / 2, PAD / 2];
   const stroke = (to) => {
     pen.beginPath();
     pen.moveTo(...at);
@@ -402,12 +413,12 @@ function startPad() {
     pen.stroke();
     takeDrawing();
   };
-  const place = (event) => [event.offsetX, event.offsetY].map((x) => (x * 280) / pad.clientWidth);
+  const place = (event) => [event.offsetX, event.offsetY].map((x) => (x * PAD) / pad.clientWidth);
   follow(pad, (event) => stroke((at = place(event))), (event) => stroke(place(event)));
   pad.addEventListener("keydown", (event) => {
     const arrow = readArrow(event);
     if (!arrow) return;
-    const to = at.map((x, k) => clip(x + PEN_STEP * arrow[k], 15, 265));
+    const to = at.map((x, k) => clip(x + PEN_STEP * arrow[k], 0, PAD));
     if (event.shiftKey) stroke(to);
     else at = to;
   });
@@ -423,7 +434,9 @@ function follow(element, begin, move) {
     begin(event);
   });
   element.addEventListener("pointermove", (event) => event.pointerId === pointer && move(event));
-  for (const end of ["pointerup", "pointercancel"]) element.addEventListener(end, () => (pointer = null));
+  for (const end of ["pointerup", "pointercancel"]) {
+    element.addEventListener(end, () => (pointer = null));
+  }
 }
 
 /** Return the (x, y) of an arrow key, or null; the page does not scroll. */
@@ -438,12 +451,12 @@ function readArrow(event) {
 function startPlay(pages) {
   const { length } = task().canvases;
   state.number = (state.number + pages) % length;
-  Object.assign(state, { locations: [location_(...episode().location)], cross: [0, 0], answer: null });
+  Object.assign(state, { locations: [episode().location], cross: [0, 0], answer: null });
 }
 
 function lookAt(x, y) {
   if (state.locations.length === task().numGlimpses) return;
-  state.cross = location_(x, y);
+  state.cross = toLocation(x, y);
   state.locations.push(state.cross);
   update();
 }
@@ -477,7 +490,8 @@ function toScanpath() {
 
 function save() {
   const blob = new Blob([JSON.stringify(toScanpath(), null, 1)], { type: "application/json" });
-  const link = make("a", { href: URL.createObjectURL(blob), download: `scanpath-${task().envId}-${episode().index}.json` });
+  const download = `scanpath-${task().envId}-${episode().index}.json`;
+  const link = make("a", { href: URL.createObjectURL(blob), download });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
@@ -493,7 +507,8 @@ function startScene() {
     if (state.mode === "play") lookAt(2 * at[0] - 1, 2 * at[1] - 1);
     if (state.mode !== "draw" || !state.digits.length) return;
     const [x, y] = at.map((value) => value * task().side);
-    const covers = (digit) => Math.max(Math.abs(x - digit.x - 14), Math.abs(y - digit.y - 14)) <= 14;
+    const within = (from) => from >= 0 && from <= DIGIT_SIDE;
+    const covers = (digit) => within(x - digit.x) && within(y - digit.y);
     held = state.digits.findLast(covers) ?? state.digits.at(-1);
     grip = [x - held.x, y - held.y];
   }, (event) => {
@@ -513,7 +528,7 @@ function startScene() {
       moveDigit(digit, digit.x + steps * arrow[0], digit.y + steps * arrow[1]);
       update();
     } else if (state.mode === "play") {
-      state.cross = location_(...state.cross.map((x, k) => x + (steps * arrow[k]) / 15));
+      state.cross = toLocation(...state.cross.map((x, k) => x + (steps * arrow[k]) / 15));
       render();
     }
   });
@@ -529,7 +544,7 @@ async function start() {
   for (const envId of Object.keys(data.tasks)) $("task").append(new Option(TITLES[envId], envId));
   for (let label = 0; label < 10; label++) {
     $("answers").append(make("button", { textContent: label, onclick: () => answer(label) }));
-    const track = make("span", { className: "track", ariaHidden: "true" },
+    const track = make("span", { className: "track" },
       make("span", { className: "bar" }), make("span", { className: "was" }));
     const parts = [make("span", { textContent: label }), track,
       make("span", { className: "share" }), make("span", { className: "change" })];
@@ -546,13 +561,17 @@ async function start() {
       update();
     },
     clear: () => { state.digits = []; state.clutter = []; beginDrawing(); update(); },
-    first: () => { state.first = location_(2 * Math.random() - 1, 2 * Math.random() - 1); update(); },
+    first: () => {
+      state.first = toLocation(2 * Math.random() - 1, 2 * Math.random() - 1);
+      update();
+    },
     again: () => { startPlay(1); update(); $("scene").focus(); },
     save,
   };
   for (const [id, act] of Object.entries(clicks)) $(id).onclick = act;
   $("choices").onsubmit = (event) => event.preventDefault();
-  $("choices").onchange = ({ target }) => target.name === "mode" ? chooseMode(target.value) : chooseTask();
+  $("choices").onchange = ({ target }) =>
+    target.name === "mode" ? chooseMode(target.value) : chooseTask();
   $("glimpse").oninput = ({ target }) => { stop(); go(target.value - 1); };
   document.addEventListener("keydown", ({ key, ctrlKey, metaKey, altKey }) => {
     if (/^[0-9]$/.test(key) && !ctrlKey && !metaKey && !altKey) answer(Number(key));

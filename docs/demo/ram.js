@@ -207,7 +207,8 @@ function preprocess(ink, width) {
   for (let i = 0, at = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++, at++) {
       small[at] = averageArea(
-        ink, width, box.left + (j * box.width) / columns, box.left + ((j + 1) * box.width) / columns,
+        ink, width,
+        box.left + (j * box.width) / columns, box.left + ((j + 1) * box.width) / columns,
         box.top + (i * box.height) / rows, box.top + ((i + 1) * box.height) / rows,
       );
       mass += small[at];

@@ -114,9 +114,10 @@ function describeGlimpse() {
 function describePlay() {
   const seen = view.path.length, { numGlimpses } = view.task;
   if (state.answer === null) {
+    const [x, y] = state.cross.map((value) => value.toFixed(2));
     const next = seen < numGlimpses
-      ? "Choose where to look next: click the canvas, or move the cross with the arrow keys and "
-        + "press Enter." : "That was the last glimpse. Which digit is it?";
+      ? "Click where to look next, or move the cross with the arrow keys and press Enter. "
+        + `The cross is at x ${x}, y ${y}.` : "That was the last glimpse. Which digit is it?";
     return `Glimpse ${seen} of ${numGlimpses}. ${next}`;
   }
   const agent = argmax(view.cards[0].path.at(-1).probabilities);
@@ -413,7 +414,7 @@ function startPad() {
     pen.stroke();
     takeDrawing();
   };
-  const place = (event) => [event.offsetX, event.offsetY].map((x) => (x * PAD) / pad.clientWidth);
+  const place = (event) => pointAt(event).map((share) => share * PAD);
   follow(pad, (event) => stroke((at = place(event))), (event) => stroke(place(event)));
   pad.addEventListener("keydown", (event) => {
     const arrow = readArrow(event);
@@ -438,6 +439,10 @@ function follow(element, begin, move) {
     element.addEventListener(end, () => (pointer = null));
   }
 }
+
+/** Return where in its element an event lies, as shares of its width and height. */
+const pointAt = ({ offsetX, offsetY, currentTarget: { clientWidth, clientHeight } }) =>
+  [offsetX / clientWidth, offsetY / clientHeight];
 
 /** Return the (x, y) of an arrow key, or null; the page does not scroll. */
 function readArrow(event) {
@@ -501,22 +506,22 @@ function save() {
 function startScene() {
   const scene = $("scene");
   let held = null, grip = [0, 0];
-  const place = (event) => [event.offsetX, event.offsetY].map((x) => x / scene.clientWidth); // 0..1
   follow(scene, (event) => {
-    const at = place(event);
-    if (state.mode === "play") lookAt(2 * at[0] - 1, 2 * at[1] - 1);
     if (state.mode !== "draw" || !state.digits.length) return;
-    const [x, y] = at.map((value) => value * task().side);
+    const [x, y] = pointAt(event).map((share) => share * task().side);
     const within = (from) => from >= 0 && from <= DIGIT_SIDE;
     const covers = (digit) => within(x - digit.x) && within(y - digit.y);
     held = state.digits.findLast(covers) ?? state.digits.at(-1);
     grip = [x - held.x, y - held.y];
   }, (event) => {
     if (state.mode !== "draw" || !held) return;
-    const [x, y] = place(event).map((value, k) => value * task().side - grip[k]);
+    const [x, y] = pointAt(event).map((share, k) => share * task().side - grip[k]);
     $("status").setAttribute("aria-live", "off");
     moveDigit(held, x, y);
     request();
+  });
+  scene.addEventListener("click", (event) => { // a touch that scrolls is no click
+    if (state.mode === "play") lookAt(...pointAt(event).map((share) => 2 * share - 1));
   });
   scene.addEventListener("pointerup", () => $("status").setAttribute("aria-live", "polite"));
   scene.addEventListener("keydown", (event) => {

@@ -197,6 +197,7 @@ def page(request, browser, html) -> Iterator[Any]:
     """The page, opened from its file; at the end: no error, no request, nothing to scroll to."""
     page, problems, addresses = browser.new_page(), [], []
     page.set_viewport_size({"width": request.param, "height": 800})
+    page.set_default_timeout(180_000)  # of a machine that is busy [ms]
     page.on("console", lambda message: message.type == "error" and problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda sent: addresses.append(sent.url))

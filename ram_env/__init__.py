@@ -11,6 +11,7 @@ from ram_env.env import GlimpseEnv, SignpostEnv
 from ram_env.frozen import frozen_canvases
 from ram_env.registration import find_task, register_envs
 from ram_env.retina import extract_glimpses
+from ram_env.scanpath import Scanpath, episode_from_json
 from ram_env.tasks import TASKS
 from ram_env.vector_env import GlimpseVectorEnv, SignpostVectorEnv
 
@@ -19,9 +20,11 @@ __all__ = [
     "DatasetError",
     "GlimpseEnv",
     "GlimpseVectorEnv",
+    "Scanpath",
     "SignpostEnv",
     "SignpostVectorEnv",
     "draw_canvases",
+    "episode_from_json",
     "extract_glimpses",
     "find_task",
     "frozen_canvases",

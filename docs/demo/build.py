@@ -1,0 +1,137 @@
+"""Write the page to play with, one HTML file: `python docs/demo/build.py`.
+
+The page watches the published agents, draws for them and plays in their place. It holds their
+weights, rounded to float16, and the first canvases of each validation split, and it needs no
+network. `python docs/demo/measure.py` measures how fast it draws.
+
+Dimension key:
+    n: canvases per task
+    H: canvas side [px]
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import tyro
+
+import ram_env
+from agents.runs.files import read_json
+from agents.runs.loading import load_pretrained, pretrained_dir
+from ram_env.tasks import ImageTask
+
+SOURCES = Path(__file__).parent
+AGENTS = {  # of each task: our agent, then those it is compared with
+    "ClutteredMNISTGlimpse-v0": ("cluttered", "cluttered-paper-rule"),
+    "LargeClutteredMNISTGlimpse-v0": ("large-cluttered",),
+    "TranslatedMNISTGlimpse-v0": ("translated",),
+    "MNISTGlimpse-v0": ("mnist",),
+}
+NUM_CANVASES = 36  # per task: the first of the split, none picked
+MAX_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to write the page."""
+
+    output: Path = SOURCES / "index.html"
+    """Path of the page."""
+
+
+def main(config: Config) -> None:
+    """Write the page; ValueError if it is too large."""
+    header, content = pack()
+    page = (SOURCES / "template.html").read_text(encoding="utf-8")
+    parts = {name: (SOURCES / name).read_text() for name in ("style.css", "ram.js", "page.js")}
+    parts["header"] = json.dumps(header)
+    parts["content"] = base64.b64encode(zlib.compress(content, 9)).decode()
+    for name, part in parts.items():
+        page = page.replace(f"{{{{{name}}}}}", part)
+    size = len(page.encode())
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"the page has {size} bytes, more than {MAX_BYTES}: lower NUM_CANVASES or leave out "
+            "an agent of AGENTS"
+        )
+    config.output.write_text(page, encoding="utf-8")
+    print(f"{config.output}: {size / 1e6:.2f} MB")
+
+
+def pack() -> tuple[dict[str, Any], bytes]:
+    """Return what the page knows: a header and the bytes that it points into.
+
+    The bytes are the low bytes of all weights, their high bytes (apart, they compress better), then
+    the canvases of each task, (n, H, H). The header has an entry per agent, whose tensors begin
+    at a number of weights, and one per task, whose canvases begin at a byte.
+    """
+    weights: list[np.ndarray] = []
+    agents = {name: _pack_agent(name, weights) for names in AGENTS.values() for name in names}
+    planes = np.concatenate(weights).view(np.uint8).reshape(-1, 2)  # (weights, low and high byte)
+    content, tasks, sample = planes.T.tobytes(), {}, False
+    for env_id, names in AGENTS.items():
+        tasks[env_id], canvases, is_sample = _pack_task(env_id)
+        tasks[env_id] |= {"start": len(content), "agents": names}
+        content += canvases.tobytes()
+        sample |= is_sample
+    return {"numWeights": len(planes), "agents": agents, "tasks": tasks, "sample": sample}, content
+
+
+def round_weights(weights: Any) -> np.ndarray:
+    """Return a tensor as the page holds it, little-endian float16; ValueError if it overflows."""
+    rounded = weights.numpy().astype("<f2")
+    if not np.isfinite(rounded).all():
+        raise ValueError("a weight is too large for float16: the page cannot hold this agent")
+    return rounded
+
+
+def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
+    """Add an agent's weights, without those of its baseline, and return its entry."""
+    model, settings = load_pretrained(name)
+    shape = (model.config.core, model.config.conv_features, model.config.num_glimpses)
+    if shape != ("rnn", 0, 0):
+        raise ValueError(f"{name}: ram.js knows the rectifier core alone, without its options")
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        if not key.startswith("baseline_network"):
+            tensors[key] = {"start": sum(map(len, weights)), "shape": list(tensor.shape)}
+            weights.append(round_weights(tensor).ravel())
+    result = read_json(pretrained_dir(name) / "result.json")
+    low, high = result["interval"]
+    return {
+        "offset": model.config.location == "offset",
+        "cap": model.config.state_cap,
+        "std": settings["final_std"],
+        "error": f"{result['error']:.2f} % ({low:.2f}-{high:.2f})",
+        "tensors": tensors,
+    }
+
+
+def _pack_task(env_id: str) -> tuple[dict[str, Any], np.ndarray, bool]:
+    """Return a task's entry, its first validation canvases and whether they are the sample's."""
+    env = gymnasium.make_vec(env_id, NUM_CANVASES, split="validation", order="sequential")
+    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    assert isinstance(env.task, ImageTask)
+    obs, infos = env.reset(seed=0)
+    canvases, _ = ram_env.frozen_canvases(env_id, "validation")
+    episodes = {name: infos[name].tolist() for name in ("index", "label", "position")}
+    sizes = {
+        "side": env.task.side,
+        "glimpseSize": env.task.glimpse_size,
+        "numScales": env.task.num_scales,
+        "numGlimpses": env.task.num_glimpses,
+        "clutterSize": env.task.clutter_size,
+    }
+    entry = {"episodes": episodes | {"location": obs["location"].tolist()}, "sizes": sizes}
+    return entry, canvases[:NUM_CANVASES], env.data_is_sample
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

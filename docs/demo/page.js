@@ -1,0 +1,592 @@
+"use strict";
+/* What the page shows and what a person does. ram.js computes.
+
+`state` is what the person chose. `update` plays the episodes that follow from it, `render` draws
+them. The words of the dimension key are those of ram.js.
+*/
+
+const $ = (id) => document.getElementById(id);
+const PAD = 280, PEN_WIDTH = 22, PEN_STEP = 8; // side of the drawing pad, its pen [px]
+const PACE = 800; // between glimpses of a running episode [ms]
+const BOX = "255, 159, 28", PATH = "86, 180, 233", GAUSSIAN = "205, 160, 255"; // red, green, blue
+const TITLES = {
+  "ClutteredMNISTGlimpse-v0": "Cluttered, 60×60",
+  "LargeClutteredMNISTGlimpse-v0": "Cluttered, 100×100",
+  "TranslatedMNISTGlimpse-v0": "Translated, 60×60",
+  "MNISTGlimpse-v0": "MNIST, 28×28",
+};
+const OTHERS = { "cluttered-paper-rule": "The paper’s rule" };
+
+let data; // {agents, tasks, sample}
+let view; // what is on the page: {task, pixels, label, path, cards}
+const state = {
+  mode: "watch", number: 0, glimpse: 0, timer: 0,
+  digits: [], clutter: [], first: [0, 0], drawn: null, // Draw; `drawn` is what the pad edits
+  locations: [], cross: [0, 0], answer: null, seen: 0, right: [0, 0], // Play; right: person, agent
+};
+
+const task = () => data.tasks[$("task").value];
+const episode = () => task().canvases[state.number];
+const percent = (p) => `${Math.round(100 * p)} %`;
+const toLocation = (x, y) => [x, y].map((value) => Math.fround(clip(value)));
+
+/** Play the episodes that the state asks for, and show them. */
+function update() {
+  const { canvases, numGlimpses } = task(), { pixels, label } = canvases[state.number];
+  view = { task: task(), pixels, label, std: 0, cards: [] };
+  ({ watch: updateWatch, draw: updateDraw, play: updatePlay })[state.mode](task().agents[0]);
+  const last = state.mode === "play" ? view.path.length - 1 : numGlimpses - 1;
+  state.glimpse = state.mode === "play" ? last : Math.min(state.glimpse, last);
+  render();
+}
+
+const perform = (agent, locations, length) => look(agent, task(), view.pixels, locations, length);
+
+function updateWatch(ours) {
+  const { index, location } = episode(), random = randomNumbers(index);
+  const anywhere = () => toLocation(2 * random() - 1, 2 * random() - 1);
+  const locations = Array.from({ length: task().numGlimpses }, (_, t) => t ? anywhere() : location);
+  Object.assign(view, { path: perform(ours, [location]), std: ours.std });
+  view.cards = task().agents.slice(1).map((agent) =>
+    ({ title: OTHERS[agent.name], path: perform(agent, [location]), std: agent.std }));
+  const title = "Random locations, our agent’s classifier";
+  view.cards.push({ title, path: perform(ours, locations), std: 0 });
+}
+
+function updateDraw(ours) {
+  view.pixels = paint(task().side, [...state.digits, ...state.clutter]);
+  Object.assign(view, { label: null, path: perform(ours, [state.first]), std: ours.std });
+}
+
+function updatePlay(ours) {
+  view.path = perform(ours, state.locations, state.locations.length);
+  if (state.answer === null) return;
+  view.cards = [{ title: "The agent", path: perform(ours, [episode().location]), std: 0 }];
+}
+
+/** Draw the view at the present glimpse. */
+function render() {
+  const { path, cards } = view, t = state.glimpse, last = view.task.numGlimpses - 1;
+  const hidden = state.mode === "play" && state.answer === null;
+  drawScene($("scene"), { ...view, path, t, hidden, cross: hidden && t < last });
+  drawRetina(path[t].glimpse);
+  if (state.mode !== "play") showBelief(path[t].probabilities, path[t - 1]?.probabilities);
+  if ($("cards").children.length !== cards.length) {
+    $("cards").replaceChildren(...cards.map(() =>
+      make("article", {}, make("h3"), make("canvas"), make("p"))));
+  }
+  cards.forEach((card, k) => {
+    const [title, canvas, text] = $("cards").children[k].children;
+    const { probabilities } = card.path[t], best = argmax(probabilities);
+    title.textContent = card.title;
+    const says = `${t < last ? "Believes" : "Answers"} ${best}, ${percent(probabilities[best])}`;
+    text.textContent = says + (t < last ? "" : verdict(best));
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `${card.title}: ${text.textContent}`);
+    drawScene(canvas, { ...view, ...card, t });
+  });
+  $("glimpse").max = last + 1;
+  $("glimpse").value = t + 1;
+  $("glimpse").setAttribute("aria-valuetext", `${t + 1} of ${last + 1}`);
+  $("back").disabled = t === 0;
+  $("step").disabled = t === last;
+  $("number").textContent = `Canvas ${state.number + 1} of ${view.task.canvases.length}`;
+  const text = state.mode === "play" ? describePlay() : describeGlimpse();
+  if ($("status").textContent !== text) $("status").textContent = text;
+  if (state.mode === "play") showPlay();
+}
+
+const verdict = (label) =>
+  view.label === null ? "" : label === view.label ? ": right" : ": wrong";
+
+/** Say what a glimpse changed, for eyes and screen readers. */
+function describeGlimpse() {
+  const { path } = view, t = state.glimpse, last = path.length - 1;
+  const p = path[t].probabilities, best = argmax(p), [x, y] = path[t].location;
+  const change = t ? Math.round(100 * (p[best] - path[t - 1].probabilities[best])) : 0;
+  const moved = change ? `, ${change > 0 ? "up" : "down"} ${Math.abs(change)} points` : "";
+  const says = `${t === last ? "Answers" : "Believes"} ${best}, ${percent(p[best])}${moved}`;
+  const truth = view.label === null || t < last ? "" : `${verdict(best)}. It is ${view.label}`;
+  const where = `x ${x.toFixed(2)}, y ${y.toFixed(2)}`;
+  return `Glimpse ${t + 1} of ${last + 1} at ${where}. ${says}${truth}.`;
+}
+
+function describePlay() {
+  const seen = view.path.length, { numGlimpses } = view.task;
+  if (state.answer === null) {
+    const [x, y] = state.cross.map((value) => value.toFixed(2));
+    const next = seen < numGlimpses
+      ? "Click where to look next, or move the cross with the arrow keys and press Enter. "
+        + `The cross is at x ${x}, y ${y}.` : "That was the last glimpse. Which digit is it?";
+    return `Glimpse ${seen} of ${numGlimpses}. ${next}`;
+  }
+  const agent = argmax(view.cards[0].path.at(-1).probabilities);
+  const classifier = argmax(view.path.at(-1).probabilities);
+  return `It is ${view.label}. You say ${state.answer}${verdict(state.answer)}. The agent says `
+    + `${agent}${verdict(agent)}. From your glimpses, its classifier says ${classifier}.`;
+}
+
+function showPlay() {
+  const over = state.answer !== null, ready = view.path.length === view.task.numGlimpses;
+  for (const button of $("answers").children) button.disabled = over || !ready;
+  for (const id of ["again", "save"]) $(id).disabled = !over;
+  $("answer-part").hidden = !ready;
+  const [person, agent] = state.right.map((count) => `${count} of ${state.seen}`);
+  $("score").textContent = state.seen ? `You ${person}, the agent ${agent}` : "Not played yet";
+}
+
+// Drawing
+
+/** Draw a canvas with the path up to glimpse t, its patches and the policy's Gaussian. */
+function drawScene(element, { pixels, task, path, t, std, hidden, cross }) {
+  const width = Math.round(element.clientWidth * devicePixelRatio) || 300;
+  if (element.width !== width) element.width = element.height = width;
+  const { side, glimpseSize, numScales } = task, pen = element.getContext("2d");
+  const unit = width / side, thin = devicePixelRatio; // a canvas's and the screen's pixel
+  const corner = path[t].location.map((value) => toPixel(value, side));
+  const boxes = Array.from({ length: numScales }, (_, scale) => {
+    const size = glimpseSize * 2 ** scale;
+    return [...corner.map((value) => (value - size / 2) * unit), size * unit, size * unit];
+  });
+  pen.fillStyle = "#0c0e12";
+  pen.fillRect(0, 0, width, width);
+  if (!hidden) {
+    const image = toImage(pixels, side);
+    pen.imageSmoothingEnabled = false;
+    pen.globalAlpha = 0.5;
+    pen.drawImage(image, 0, 0, width, width);
+    pen.globalAlpha = 1;
+    pen.save();
+    pen.beginPath();
+    pen.rect(...boxes.at(-1));
+    pen.clip();
+    pen.drawImage(image, 0, 0, width, width);
+    pen.restore();
+  }
+  const toScreen = (location) => location.map((value) => ((value + 1) * width) / 2);
+  if (std && t < path.length - 1) {
+    drawGaussian(pen, toScreen(toLocation(...path[t].mean)), (std * width) / 2, thin);
+  }
+  boxes.forEach((box, scale) => {
+    pen.strokeStyle = `rgba(${BOX}, ${1 - 0.7 * (scale / numScales)})`;
+    pen.lineWidth = 2 * thin;
+    pen.strokeRect(...box);
+  });
+  drawPath(pen, path.slice(0, t + 1).map(({ location }) => toScreen(location)), thin);
+  if (cross) drawCross(pen, toScreen(state.cross), thin);
+}
+
+const scratch = document.createElement("canvas");
+
+/** Return pixels (H, H) as an image, valid until the next call. */
+function toImage(pixels, side) {
+  scratch.width = scratch.height = side;
+  putPixels(scratch, pixels, (grey) => grey);
+  return scratch;
+}
+
+function putPixels(canvas, values, toGrey) {
+  const image = new ImageData(canvas.width, canvas.height);
+  const words = new Uint32Array(image.data.buffer); // alpha, blue, green, red
+  for (let i = 0; i < words.length; i++) words[i] = 0xff000000 | (toGrey(values[i]) * 0x010101);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+function drawGaussian(pen, [x, y], deviation, thin) {
+  const cloud = pen.createRadialGradient(x, y, 0, x, y, 2 * deviation);
+  cloud.addColorStop(0, `rgba(${GAUSSIAN}, .55)`);
+  cloud.addColorStop(1, `rgba(${GAUSSIAN}, .1)`);
+  pen.fillStyle = cloud;
+  pen.strokeStyle = `rgb(${GAUSSIAN})`;
+  pen.lineWidth = thin;
+  for (const radius of [2 * deviation, deviation]) {
+    pen.beginPath();
+    pen.arc(x, y, radius, 0, 2 * Math.PI);
+    if (radius > deviation) pen.fill();
+    pen.stroke();
+  }
+}
+
+/** Draw the centres of glimpses, the first and the last numbered. */
+function drawPath(pen, centres, thin) {
+  pen.strokeStyle = `rgb(${PATH})`;
+  pen.lineWidth = 2 * thin;
+  pen.beginPath();
+  for (const centre of centres) pen.lineTo(...centre);
+  pen.stroke();
+  pen.font = `600 ${12 * thin}px system-ui, sans-serif`;
+  centres.forEach(([x, y], k) => {
+    const last = k === centres.length - 1;
+    pen.fillStyle = `rgb(${last ? BOX : PATH})`;
+    pen.beginPath();
+    pen.arc(x, y, (last ? 5 : 3.5) * thin, 0, 2 * Math.PI);
+    pen.fill();
+    if (k && !last) return;
+    pen.lineWidth = 3 * thin;
+    pen.strokeStyle = "#0c0e12";
+    for (const draw of ["strokeText", "fillText"]) pen[draw](k + 1, x + 7 * thin, y - 6 * thin);
+  });
+}
+
+function drawCross(pen, [x, y], thin) {
+  pen.strokeStyle = "#fff";
+  pen.lineWidth = 1.5 * thin;
+  pen.beginPath();
+  for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    pen.moveTo(x + 3 * dx * thin, y + 3 * dy * thin);
+    pen.lineTo(x + 11 * dx * thin, y + 11 * dy * thin);
+  }
+  pen.stroke();
+}
+
+/** Draw a glimpse (S, G, G): one small picture for each scale. */
+function drawRetina(glimpse) {
+  const { glimpseSize: size, numScales } = view.task, area = size * size, retina = $("retina");
+  if (retina.children.length !== numScales || retina.querySelector("canvas").width !== size) {
+    retina.replaceChildren(...Array.from({ length: numScales }, (_, scale) => {
+      const patch = `${size * 2 ** scale} px`, caption = make("figcaption", { textContent: patch });
+      const canvas = make("canvas", { width: size, height: size, className: "pixels" });
+      canvas.setAttribute("aria-label", `Retina, patch of ${patch}`);
+      canvas.setAttribute("role", "img");
+      return make("figure", {}, canvas, caption);
+    }));
+  }
+  [...retina.children].forEach(({ firstChild }, scale) => {
+    const patch = glimpse.subarray(scale * area, (scale + 1) * area);
+    putPixels(firstChild, patch, (x) => Math.round(255 * x));
+  });
+}
+
+/** Show probabilities (K) as bars, with marks where they were a glimpse before. */
+function showBelief(probabilities, before) {
+  const best = argmax(probabilities);
+  probabilities.forEach((p, label) => {
+    const row = $("belief").children[label], [, track, share, change] = row.children;
+    const moved = before ? Math.round(100 * (p - before[label])) : 0;
+    row.className = label === best ? "best" : "";
+    track.children[0].style.width = `${100 * p}%`;
+    track.children[1].style.left = `${100 * (before?.[label] ?? 0)}%`;
+    track.children[1].hidden = !before || before[label] < 0.01;
+    share.textContent = percent(p);
+    change.textContent = moved ? `${moved > 0 ? "+" : "−"}${Math.abs(moved)}` : "";
+    change.className = `change ${moved > 0 ? "rise" : "fall"}`;
+  });
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+// What a person does
+
+function chooseMode(mode) {
+  stop();
+  document.body.dataset.mode = state.mode = mode;
+  for (const part of document.querySelectorAll("[data-modes]")) {
+    part.hidden = !part.dataset.modes.split(" ").includes(mode);
+  }
+  $("belief-part").hidden = mode === "play";
+  $("others-title").textContent = mode === "play" ? "You and the agent" : "On the same canvas";
+  const scene = $("scene"), labels = {
+    watch: "The canvas with the agent’s glimpses and its path",
+    draw: "The canvas. Drag the digit, or move it with the arrow keys.",
+    play: "The canvas, hidden. Arrow keys move the cross, Enter looks there.",
+  };
+  scene.setAttribute("aria-label", labels[mode]);
+  scene.setAttribute("role", mode === "watch" ? "img" : "application");
+  scene.tabIndex = mode === "watch" ? -1 : 0;
+  chooseTask();
+}
+
+function chooseTask() {
+  stop();
+  const { side, canvases, agents } = task();
+  $("about").textContent = `Canvases: the first ${canvases.length} of the validation split, none `
+    + `picked. Test error of this task’s published agent: ${agents[0].error}, 95 % interval; its `
+    + "weights are rounded to float16 here. Nothing leaves this page.";
+  for (const digit of state.digits) moveDigit(digit, digit.x, digit.y);
+  for (const piece of state.clutter) {
+    [piece.x, piece.y] = [piece.x, piece.y].map((at) => Math.min(at, side - piece.size));
+  }
+  state.glimpse = state.mode === "draw" ? task().numGlimpses - 1 : 0;
+  if (state.mode === "draw" && !state.digits.length) borrowDigit();
+  if (state.mode === "play") startPlay(1);
+  update();
+}
+
+// Watch
+
+function turn(pages) {
+  stop();
+  const { length } = task().canvases;
+  state.number = (state.number + pages + length) % length;
+  state.glimpse = 0;
+  update();
+}
+
+function go(glimpse) {
+  state.glimpse = clip(glimpse, 0, view.path.length - 1);
+  render();
+}
+
+function run() {
+  if (state.timer) return stop();
+  $("run").textContent = "Pause";
+  if (state.glimpse === view.path.length - 1) go(0);
+  state.timer = setInterval(() => {
+    go(state.glimpse + 1);
+    if (state.glimpse === view.path.length - 1) stop();
+  }, PACE);
+}
+
+function stop() {
+  clearInterval(state.timer);
+  state.timer = 0;
+  $("run").textContent = "Run";
+}
+
+// Draw
+
+const mnist = () => data.tasks["MNISTGlimpse-v0"].canvases;
+
+/** Add a digit in the middle of the canvas; it is the one that the keys move. */
+function addDigit(image) {
+  const middle = (task().side - DIGIT_SIDE) / 2;
+  const digit = { image, cut: [0, 0], size: DIGIT_SIDE, x: middle, y: middle };
+  state.digits.push(digit);
+  return digit;
+}
+
+function moveDigit(digit, x, y) {
+  const room = task().side - DIGIT_SIDE;
+  [digit.x, digit.y] = [x, y].map((at) => clip(Math.round(at), 0, room));
+}
+
+function borrowDigit() {
+  const { pixels } = mnist()[Math.floor(Math.random() * mnist().length)];
+  beginDrawing();
+  addDigit(pixels).borrowed = true;
+  showPreview(pixels);
+}
+
+/** Empty the pad; what it held stays on the canvas. */
+function beginDrawing() {
+  state.drawn = null;
+  $("pad").getContext("2d").clearRect(0, 0, PAD, PAD);
+  showPreview(new Uint8Array(DIGIT_SIDE ** 2));
+}
+
+const showPreview = (image) => putPixels($("preview"), image, (grey) => grey);
+
+/** Put what the pad shows on the canvas; the first stroke replaces a lone digit of MNIST. */
+function takeDrawing() {
+  const colours = $("pad").getContext("2d").getImageData(0, 0, PAD, PAD).data;
+  const image = preprocess(colours.filter((_, k) => k % 4 === 3), PAD); // what is not transparent
+  if (!state.drawn && state.digits.length === 1 && state.digits[0].borrowed) state.digits.pop();
+  state.drawn ??= addDigit(image);
+  state.drawn.image = image;
+  showPreview(image);
+  request();
+}
+
+let requested = false;
+
+/** Update before the next frame, however many events ask for it. */
+function request() {
+  if (requested) return;
+  requested = true;
+  requestAnimationFrame(() => {
+    requested = false;
+    update();
+  });
+}
+
+function startPad() {
+  const pad = $("pad"), pen = pad.getContext("2d", { willReadFrequently: true });
+  Object.assign(pen, { lineWidth: PEN_WIDTH, lineCap: "round", strokeStyle: "#fff" });
+  let at = [PAD / 2, PAD / 2];
+  const stroke = (to) => {
+    pen.beginPath();
+    pen.moveTo(...at);
+    pen.lineTo(...(at = to));
+    pen.stroke();
+    takeDrawing();
+  };
+  const place = (event) => pointAt(event).map((share) => share * PAD);
+  follow(pad, (event) => stroke((at = place(event))), (event) => stroke(place(event)));
+  pad.addEventListener("keydown", (event) => {
+    const arrow = readArrow(event);
+    if (!arrow) return;
+    const to = at.map((x, k) => clip(x + PEN_STEP * arrow[k], 0, PAD));
+    if (event.shiftKey) stroke(to);
+    else at = to;
+  });
+}
+
+/** Call `begin` where a pointer goes down on an element and `move` as it is dragged. */
+function follow(element, begin, move) {
+  let pointer = null;
+  element.addEventListener("pointerdown", (event) => {
+    if (!event.isPrimary || event.button) return;
+    pointer = event.pointerId;
+    element.setPointerCapture(pointer);
+    begin(event);
+  });
+  element.addEventListener("pointermove", (event) => event.pointerId === pointer && move(event));
+  for (const end of ["pointerup", "pointercancel"]) {
+    element.addEventListener(end, () => (pointer = null));
+  }
+}
+
+/** Return where in its element an event lies, as shares of its width and height. */
+const pointAt = ({ offsetX, offsetY, currentTarget: { clientWidth, clientHeight } }) =>
+  [offsetX / clientWidth, offsetY / clientHeight];
+
+/** Return the (x, y) of an arrow key, or null; the page does not scroll. */
+function readArrow(event) {
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (event.key in arrows) event.preventDefault();
+  return arrows[event.key] ?? null;
+}
+
+// Play
+
+function startPlay(pages) {
+  const { length } = task().canvases;
+  state.number = (state.number + pages) % length;
+  Object.assign(state, { locations: [episode().location], cross: [0, 0], answer: null });
+}
+
+function lookAt(x, y) {
+  if (state.locations.length === task().numGlimpses) return;
+  state.cross = toLocation(x, y);
+  state.locations.push(state.cross);
+  update();
+}
+
+function answer(label) {
+  if (state.mode !== "play" || $("answers").children[label].disabled) return;
+  state.answer = label;
+  update();
+  const answers = [label, argmax(view.cards[0].path.at(-1).probabilities)];
+  state.seen += 1;
+  state.right = state.right.map((count, k) => count + (answers[k] === view.label));
+  showPlay();
+  $("again").focus();
+}
+
+/** Return the episode in the format of ram_env.episode_from_json. */
+function toScanpath() {
+  const { envId, numGlimpses } = task(), before = Array(numGlimpses - 1);
+  return {
+    format: "ram-env-scanpath",
+    version: 1,
+    env_id: envId,
+    split: "validation",
+    index: episode().index,
+    data_is_sample: data.sample,
+    locations: state.locations,
+    labels: [...before.fill(null), state.answer],
+    rewards: [...before.fill(0), Number(state.answer === episode().label)],
+  };
+}
+
+function save() {
+  const blob = new Blob([JSON.stringify(toScanpath(), null, 1)], { type: "application/json" });
+  const download = `scanpath-${task().envId}-${episode().index}.json`;
+  const link = make("a", { href: URL.createObjectURL(blob), download });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+// The canvas in Draw and Play
+
+function startScene() {
+  const scene = $("scene");
+  let held = null, grip = [0, 0];
+  follow(scene, (event) => {
+    if (state.mode !== "draw" || !state.digits.length) return;
+    const [x, y] = pointAt(event).map((share) => share * task().side);
+    const within = (from) => from >= 0 && from <= DIGIT_SIDE;
+    const covers = (digit) => within(x - digit.x) && within(y - digit.y);
+    held = state.digits.findLast(covers) ?? state.digits.at(-1);
+    grip = [x - held.x, y - held.y];
+  }, (event) => {
+    if (state.mode !== "draw" || !held) return;
+    const [x, y] = pointAt(event).map((share, k) => share * task().side - grip[k]);
+    $("status").setAttribute("aria-live", "off");
+    moveDigit(held, x, y);
+    request();
+  });
+  scene.addEventListener("click", (event) => { // a touch that scrolls is no click
+    if (state.mode === "play") lookAt(...pointAt(event).map((share) => 2 * share - 1));
+  });
+  scene.addEventListener("pointerup", () => $("status").setAttribute("aria-live", "polite"));
+  scene.addEventListener("keydown", (event) => {
+    const arrow = state.mode === "watch" ? null : readArrow(event), digit = state.digits.at(-1);
+    const steps = event.shiftKey ? 5 : 1;
+    if (state.mode === "play" && event.key === "Enter" && !event.repeat) lookAt(...state.cross);
+    if (!arrow) return;
+    if (state.mode === "draw" && digit) {
+      moveDigit(digit, digit.x + steps * arrow[0], digit.y + steps * arrow[1]);
+      update();
+    } else if (state.mode === "play") {
+      state.cross = toLocation(...state.cross.map((x, k) => x + (steps * arrow[k]) / 15));
+      render();
+    }
+  });
+}
+
+async function start() {
+  if (typeof DecompressionStream === "undefined") {
+    $("status").textContent = "This browser is too old: it lacks DecompressionStream.";
+    return;
+  }
+  data = read(JSON.parse($("header").textContent), await unpack($("content").textContent));
+  $("sample").hidden = !data.sample;
+  for (const envId of Object.keys(data.tasks)) $("task").append(new Option(TITLES[envId], envId));
+  for (let label = 0; label < 10; label++) {
+    $("answers").append(make("button", { textContent: label, onclick: () => answer(label) }));
+    const track = make("span", { className: "track" },
+      make("span", { className: "bar" }), make("span", { className: "was" }));
+    const parts = [make("span", { textContent: label }), track,
+      make("span", { className: "share" }), make("span", { className: "change" })];
+    $("belief").append(make("li", {}, ...parts));
+  }
+  const clicks = {
+    back: () => go(state.glimpse - 1), step: () => go(state.glimpse + 1), run,
+    previous: () => turn(-1), next: () => turn(1),
+    another: beginDrawing,
+    borrow: () => { borrowDigit(); update(); },
+    clutter: () => {
+      const { side, clutterSize } = task(), digits = mnist().map(({ pixels }) => pixels);
+      for (let k = 0; k < 4; k++) state.clutter.push(drawClutter(digits, side, clutterSize));
+      update();
+    },
+    clear: () => { state.digits = []; state.clutter = []; beginDrawing(); update(); },
+    first: () => {
+      state.first = toLocation(2 * Math.random() - 1, 2 * Math.random() - 1);
+      update();
+    },
+    again: () => { startPlay(1); update(); $("scene").focus(); },
+    save,
+  };
+  for (const [id, act] of Object.entries(clicks)) $(id).onclick = act;
+  $("choices").onsubmit = (event) => event.preventDefault();
+  $("choices").onchange = ({ target }) =>
+    target.name === "mode" ? chooseMode(target.value) : chooseTask();
+  $("glimpse").oninput = ({ target }) => { stop(); go(target.value - 1); };
+  document.addEventListener("keydown", ({ key, ctrlKey, metaKey, altKey }) => {
+    if (/^[0-9]$/.test(key) && !ctrlKey && !metaKey && !altKey) answer(Number(key));
+  });
+  addEventListener("resize", () => view && render());
+  startPad();
+  startScene();
+  $("choices").elements.mode.value = "watch"; // some browsers restore another choice
+  chooseMode("watch");
+  document.body.dataset.ready = "yes";
+}
+
+start();

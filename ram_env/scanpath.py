@@ -1,0 +1,150 @@
+"""Scanpaths: where somebody looked on a frozen canvas, as JSON, replayed in the environment.
+
+Dimension key:
+    T: glimpses per episode
+    K: classes
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import gymnasium
+import msgspec
+import numpy as np
+from gymnasium.error import Error
+
+from ram_env.registration import find_task
+from ram_env.tasks import Task
+
+_Coordinate = Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Scanpath:
+    """An episode on a frozen canvas, as :func:`episode_from_json` replayed it.
+
+    Attributes:
+        env_id: Id of the environment.
+        split: "validation" or "test".
+        index: Number of the image in its split.
+        locations: (x, y) of every glimpse, the first included. Shape (T, 2), float32.
+        labels: Class answered after each glimpse, -1 for none. Shape (T,), int64.
+        rewards: What the environment paid for each action. Shape (T,), float64.
+    """
+
+    env_id: str
+    split: str
+    index: int
+    locations: np.ndarray
+    labels: np.ndarray
+    rewards: np.ndarray
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON object; :func:`episode_from_json` describes its fields."""
+
+    format: Literal["ram-env-scanpath"]
+    version: Literal[1]
+    env_id: str
+    split: Literal["validation", "test"]
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    data_is_sample: bool
+    locations: list[tuple[_Coordinate, _Coordinate]]
+    labels: list[int | None]
+    rewards: list[float]
+
+
+def episode_from_json(text: str | bytes) -> Scanpath:
+    """Read a scanpath, replay it in its environment and check the rewards that it claims.
+
+    The page of ``docs/demo`` saves such files. One is a JSON object with exactly these fields:
+
+    | field | value |
+    |---|---|
+    | ``format``, ``version`` | ``"ram-env-scanpath"``, ``1`` |
+    | ``env_id`` | a registered id, without a module |
+    | ``split``, ``index`` | ``"validation"`` or ``"test"``; number of the image in it |
+    | ``data_is_sample`` | whether the canvas is drawn from the sample of 5,000 digits |
+    | ``locations`` | T pairs ``[x, y]`` in [-1, 1], one per glimpse, the first included |
+    | ``labels`` | T classes, 0 to K - 1, or ``null`` before the last: the answer at each glimpse |
+    | ``rewards`` | T numbers, what each action earned with ``reward="final"`` |
+
+    Args:
+        text: The file's content.
+
+    Returns:
+        The episode, with the environment's rewards.
+
+    Raises:
+        ValueError: If the text is not such an object, a value does not fit the environment, or
+            the claimed rewards are not those of the replay.
+        DatasetError: If the data are damaged.
+        FileNotFoundError: If the data can be neither found nor downloaded.
+    """
+    try:
+        file = msgspec.json.decode(text, type=_File)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"not a scanpath: {error}; see help(ram_env.episode_from_json)") from error
+    task = _find_task(file.env_id)
+    for name in ("locations", "labels", "rewards"):
+        if len(getattr(file, name)) != task.num_glimpses:
+            raise ValueError(
+                f"{name} must have one entry per glimpse of {file.env_id}, {task.num_glimpses}, "
+                f"got {len(getattr(file, name))}: save the whole episode"
+            )
+    keywords: dict[str, Any] = {"action_format": "dict", "reward": "final", "allow_stop": False}
+    env: Any = gymnasium.make(file.env_id, split=file.split, **keywords).unwrapped
+    _check_fits(file, env)
+    locations = np.array(file.locations, np.float32)  # (T, 2)
+    rewards = _replay(env, file.index, locations, file.labels)  # (T,)
+    if rewards.tolist() != file.rewards:
+        raise ValueError(
+            f"rewards {file.rewards} are not those of the replay, {rewards.tolist()}: the file was "
+            f"changed, or its canvas is not image {file.index} of {file.env_id}, {file.split}"
+        )
+    labels = np.array([-1 if label is None else label for label in file.labels], np.int64)
+    return Scanpath(file.env_id, file.split, file.index, locations, labels, rewards)
+
+
+def _find_task(env_id: str) -> Task:
+    """Return the task of a registered id; a file cannot make us import a module."""
+    if ":" in env_id:
+        raise ValueError(
+            f"env_id must be a registered id without a module, got {env_id!r}: import the module "
+            "that registers it, and leave its name out of the file"
+        )
+    try:
+        return find_task(env_id)
+    except Error as error:
+        raise ValueError(f"env_id {env_id!r} is not registered: {error}") from error
+
+
+def _check_fits(file: _File, env: Any) -> None:
+    """Raise ValueError unless data, index and labels are the environment's."""
+    if file.data_is_sample != env.data_is_sample:
+        drawn = {True: "the sample of 5,000 digits", False: "the full dataset"}
+        raise ValueError(
+            f"the scanpath's canvas is drawn from {drawn[file.data_is_sample]}, this environment's "
+            f"from {drawn[env.data_is_sample]}: replay it with the same data (see RAM_ENV_DATA)"
+        )
+    if file.index >= env.num_images:
+        allowed = f"0..{env.num_images - 1}, the images of {file.split}"
+        raise ValueError(f"index must be in {allowed}, got {file.index}")
+    allowed = range(env.num_classes)
+    early = all(label is None or label in allowed for label in file.labels[:-1])
+    if not early or file.labels[-1] not in allowed:
+        raise ValueError(
+            f"labels must be in 0..{env.num_classes - 1}, or null before the last, "
+            f"got {file.labels}"
+        )
+
+
+def _replay(env: Any, index: int, locations: np.ndarray, labels: list[int | None]) -> np.ndarray:
+    """Play the episode and return its rewards, (T,), float64; only the last label counts."""
+    env.reset(options={"index": index, "location": locations[0]})
+    rewards, terminated = [], False
+    for location, label in zip([*locations[1:], locations[-1]], labels, strict=True):
+        _, reward, terminated, _, _ = env.step({"location": location, "label": label or 0})
+        rewards.append(reward)
+    assert terminated
+    return np.array(rewards)

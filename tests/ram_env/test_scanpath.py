@@ -1,0 +1,79 @@
+"""Scanpaths: what a file may say, and that the environment replays it."""
+
+import json
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from ram_env import episode_from_json
+
+ENV_ID = "Toy-scanpath-v0"
+
+
+@pytest.fixture
+def saved(toy_dataset) -> dict[str, Any]:
+    """A scanpath of image 5, of class 1, answered rightly after the last of 3 glimpses."""
+    if ENV_ID not in gym.registry:
+        maker = {"entry_point": "ram_env.env:GlimpseEnv"}
+        maker["vector_entry_point"] = "ram_env.vector_env:GlimpseVectorEnv"
+        sizes = {"dataset": toy_dataset, "num_glimpses": 3, "reward": "dense"}
+        gym.register(ENV_ID, **maker, kwargs=sizes)  # pyright: ignore[reportArgumentType]
+    return {
+        "format": "ram-env-scanpath",
+        "version": 1,
+        "env_id": ENV_ID,
+        "split": "validation",
+        "index": 5,
+        "data_is_sample": False,
+        "locations": [[0.1, -0.2], [1, 1], [-0.5, 0.25]],
+        "labels": [None, 3, 1],
+        "rewards": [0, 0, 1],
+    }
+
+
+def test_a_scanpath_is_replayed_to_the_rewards_that_it_claims(saved):
+    episode = episode_from_json(json.dumps(saved))
+    assert (episode.env_id, episode.split, episode.index) == (ENV_ID, "validation", 5)
+    np.testing.assert_array_equal(episode.locations, np.float32(saved["locations"]))
+    assert episode.locations.dtype == np.float32
+    assert episode.labels.tolist() == [-1, 3, 1]
+    assert episode.rewards.tolist() == [0, 0, 1]
+    wrong = saved | {"labels": [1, 1, 2], "rewards": [0, 0, 0]}
+    assert episode_from_json(json.dumps(wrong)).rewards.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rewards": [0, 0, 0]}, r"not those of the replay, \[0.0, 0.0, 1.0\]"),
+        ({"labels": [1, 1, 2]}, r"not those of the replay, \[0.0, 0.0, 0.0\]"),
+        ({"labels": [1, 1, None]}, r"labels must be in 0\.\.3, or null before the last"),
+        ({"labels": [4, 1, 1]}, r"labels must be in 0\.\.3"),
+        ({"labels": [1, 1, 1.5]}, "Expected `int . null`"),
+        ({"locations": [[0, 0]] * 2}, "locations must have one entry per glimpse .* 3, got 2"),
+        ({"locations": [[0, 0], [0, 1.01], [0, 0]]}, "Expected `float` <= 1.0"),
+        ({"locations": [[0, 0], [0], [0, 0]]}, "Expected `array` of length 2"),
+        ({"index": 40}, r"index must be in 0\.\.39, the images of validation, got 40"),
+        ({"index": True}, "Expected `int`, got `bool`"),
+        ({"index": 10**30}, "not a scanpath|index must be"),
+        ({"split": "train"}, "Invalid enum value 'train'"),
+        ({"version": 2}, "Invalid enum value 2"),
+        ({"format": "other"}, "Invalid enum value 'other'"),
+        ({"data_is_sample": True}, "from the sample of 5,000 digits, this environment's from the"),
+        ({"env_id": "antigravity:Toy-v0"}, "must be a registered id without a module"),
+        ({"env_id": "Nothing-v0"}, "'Nothing-v0' is not registered"),
+        ({"env_id": "CartPole-v1"}, "must name a glimpse environment"),
+        ({"seed": 0}, "unknown field `seed`"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_with_a_reason(saved, change, message):
+    with pytest.raises(ValueError, match=message):
+        episode_from_json(json.dumps(saved | change))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 10**5, b"\xff", '{"index": NaN}'])
+def test_a_text_that_is_no_scanpath_is_refused(text):
+    with pytest.raises(ValueError, match=r"not a scanpath: .*episode_from_json"):
+        episode_from_json(text)

@@ -35,7 +35,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Draw and write the figure."""
-    figure, panels = pyplot.subplots(1, 3, figsize=(10, 4), dpi=160, layout="constrained")
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), dpi=130, layout="constrained")
     for axes, task in zip(panels, TASKS, strict=True):
         curves = defaultdict[str, list[Curve]](list)
         for seed in read_seeds(RESULTS, task):
@@ -68,7 +68,7 @@ def dress(axes: Axes, title: str) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, title="dashed: no label in the loss", title_fontsize=7)
+    axes.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     """Play the test split with every published agent, draw and write the figure."""
     torch.set_num_threads(1)
     figure, (errors, gains) = pyplot.subplots(
-        1, 2, figsize=(10, 4.2), dpi=160, layout="constrained"
+        1, 2, figsize=(11, 4.4), dpi=130, layout="constrained"
     )
     for name in published_names():
         error, gained = look(name)

@@ -11,6 +11,7 @@ import gymnasium as gym
 import pytest
 
 import ram_env
+from agents.estimators import ESTIMATORS
 from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
 from train.comparison.protocol import read_protocol
@@ -18,19 +19,32 @@ from train.comparison.report import write_reports
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RESULTS.md", "SECURITY.md", "CHANGELOG.md"]
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 
 
 def read(name: str) -> str:
     return (ROOT / name).read_text()
 
 
+def run_python_of(document: str) -> dict[str, Any]:
+    """Run a document's Python from top to bottom; return what it defines."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", read(document), re.DOTALL):
+        exec(re.sub(r"learn\([\d_]+\)", "learn(64)", block), names)
+    return names
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_and_named_files_lead_somewhere(document):
-    links = re.findall(r"\]\((?!http)([^)#]+)", read(document))
-    folders = "agents|benchmarks|docs|ram_env|tests|train"
-    named = re.findall(rf"\b(?:{folders})/[\w./-]*\w", read(document))
-    for target in links + [name for name in named if "NAME" not in name]:
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", read(document)):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS + PAGES)
+def test_named_files_exist(document):
+    folders = "agents|benchmarks|docs|ram_env|tests|train"
+    for name in re.findall(rf"\b(?:{folders})/[\w./-]*\w", read(document)):
+        assert "NAME" in name or "_build" in name or (ROOT / name).exists(), name
 
 
 def test_links_within_a_document_lead_to_a_heading():
@@ -50,8 +64,14 @@ def test_the_results_list_the_digests_that_the_code_pins():
     assert listed == pinned
 
 
-def test_the_readme_lists_every_id():
-    assert set(re.findall(r"`(\w+Glimpse-v\d+)`", read("README.md"))) == set(ram_env.TASKS)
+@pytest.mark.parametrize("document", ["README.md", "docs/environments.md"])
+def test_the_table_of_ids_is_complete(document):
+    assert set(re.findall(r"`(\w+Glimpse-v\d+)`", read(document))) == set(ram_env.TASKS)
+
+
+def test_the_site_has_every_estimator():
+    headings = re.findall(r"^## ([a-z_]+)$", read("docs/estimators.md"), re.MULTILINE)
+    assert headings == list(ESTIMATORS)
 
 
 def test_ci_runs_the_readmes_test_command():
@@ -66,6 +86,16 @@ def test_the_readmes_errors_are_those_of_the_published_runs():
     published = {tuple(f"{x:.2f}" for x in (r["error"], *r["interval"])) for r in results}
     assert len(listed) == 4
     assert set(listed) <= published
+
+
+def test_the_sites_errors_are_those_of_the_published_runs():
+    row = r"^\| `([\w-]+)` \| `\w+-v0` \| \w+ \| (\d\.\d\d) \((\d\.\d\d)-(\d\.\d\d)\) \|"
+    listed = re.findall(row, read("docs/agents.md"), re.MULTILINE)
+    published = {path.parent.name for path in PRETRAINED.glob("*/result.json")}
+    assert {name for name, *_ in listed} == published
+    for name, *errors in listed:
+        result = json.loads((PRETRAINED / name / "result.json").read_text())
+        assert errors == [f"{x:.2f}" for x in (result["error"], *result["interval"])]
 
 
 def test_the_errors_of_the_comparison_are_those_of_its_reports():
@@ -95,14 +125,16 @@ def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path, protoc
 
 @pytest.mark.usefixtures("full_mnist")
 def test_the_python_of_the_readme_runs_from_top_to_bottom():
-    blocks = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
-    assert len(blocks) > 4
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(re.sub(r"learn\([\d_]+\)", "learn(64)", block), names)
+    names = run_python_of("README.md")
     assert 0 < names["correct"] < names["episodes"] == 640  # guesses
     assert names["terminated"]
     mine = ram_env.find_task("Mine-v0")
     cluttered = ram_env.find_task("ClutteredMNISTGlimpse-v0")
     assert replace(mine, dataset="MNIST") == cluttered
     assert gym.make("Mine-v0").reset(seed=0)[1]["label"] in {0, 1, 2}
+
+
+@pytest.mark.usefixtures("full_mnist")
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in read(page)])
+def test_the_python_of_the_site_runs_from_top_to_bottom(page):
+    assert run_python_of(page)

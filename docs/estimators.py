@@ -1,0 +1,75 @@
+"""Draw how the estimators learn: `python docs/estimators.py`.
+
+One panel per task of the comparison (`benchmarks/results`), one line per estimator: the validation
+error over the env steps, mean over the seeds, with every seed in the background.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from agents.estimators import ESTIMATORS
+from train.comparison.results import Curve, read_seeds
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+TASKS = ("SignpostGlimpse-v0", "MNISTGlimpse-v0", "ClutteredMNISTGlimpse-v0")
+FLOOR = 0.1  # of an error [%], on a logarithmic axis
+COLOURS = dict(zip(ESTIMATORS, pyplot.colormaps["tab10"].colors, strict=False))  # pyright: ignore
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to write the figure."""
+
+    output: Path = Path(__file__).parent / "estimators.png"
+    """Path of the figure."""
+
+
+def main(config: Config) -> None:
+    """Draw and write the figure."""
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), dpi=130, layout="constrained")
+    for axes, task in zip(panels, TASKS, strict=True):
+        curves = defaultdict[str, list[Curve]](list)
+        for seed in read_seeds(RESULTS, task):
+            if seed.algorithm in ESTIMATORS:
+                curves[seed.algorithm].append(seed.curve)
+        for name in sorted(curves, key=list(ESTIMATORS).index):
+            draw(axes, name, curves[name])
+        dress(axes, task)
+    figure.savefig(config.output)
+    print(config.output)
+
+
+def draw(axes: Axes, name: str, curves: list[Curve]) -> None:
+    """Draw an estimator's mean error, dashed if it doesn't see the label, and its seeds."""
+    style = "-" if ESTIMATORS[name].sees_label else "--"
+    errors = np.maximum([curve.error for curve in curves], FLOOR)  # (seeds, marks)
+    steps = curves[0].env_steps
+    axes.plot(steps, errors.T, color=COLOURS[name], linestyle=style, linewidth=0.5, alpha=0.35)
+    label = f"{name}, {len(curves)} seeds"
+    axes.plot(steps, errors.mean(0), color=COLOURS[name], linestyle=style, label=label)
+
+
+def dress(axes: Axes, title: str) -> None:
+    """Give a panel its scales, labels, grid and legend."""
+    axes.set(yscale="log", title=title, xlabel="env steps", ylabel="validation error [%]")
+    low = axes.get_ylim()[0]
+    axes.set_yticks([0.1, 0.5, 1, 2, 5, 10, 20, 50, 90])
+    axes.set_ylim(low, 100)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

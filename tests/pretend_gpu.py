@@ -26,27 +26,11 @@ GPUS = [pytest.param("cuda", marks=pytest.mark.cuda), NAME]
 _ROOT = Path(__file__).parents[1]
 _PROJECT = tuple(f"{_ROOT / folder}/" for folder in ("ram_env", "agents", "train"))
 _aten = torch.ops.aten
-_WAITS = {  # operations whose result the host needs, whatever their arguments
-    _aten._local_scalar_dense.default,  # item(), bool(), float(), an index that is a scalar
-    _aten.equal.default,
-    _aten.masked_select.default,
-    _aten.nonzero.default,
-    _aten.repeat_interleave.Tensor,
-    _aten._unique2.default,
-}
-_INDEXED = {_aten.index.Tensor, _aten.index_put_.default, _aten._index_put_impl_.default}
-_NO_KERNEL = {
-    _aten._local_scalar_dense.default,
-    _aten._unsafe_view.default,
-    _aten.alias.default,
-    _aten.detach.default,
-    _aten.empty.memory_format,
-    _aten.empty_like.default,
-    _aten.empty_strided.default,
-    _aten.lift_fresh.default,
-    _aten.new_empty.default,
-    _aten.new_empty_strided.default,
-}
+# Operations whose result the host needs (the first is item() or bool()), and those without a kernel
+_WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "repeat_interleave"}
+_NO_KERNEL = {"_local_scalar_dense", "_unsafe_view", "empty", "empty_like", "empty_strided"}
+_NO_KERNEL |= {"new_empty", "new_empty_strided"}
+_INDEXED = {"index", "index_put_", "_index_put_impl_"}
 
 
 class HostWaitError(RuntimeError):
@@ -80,7 +64,10 @@ class PretendGPU(TorchDispatchMode):
         _register()
         with ExitStack() as stack:
             stack.enter_context(patch("torch.Generator", _Generator))
-            stack.enter_context(patch("torch.nn.utils.clip_grad._has_foreach_support", _always))
+            foreach = (
+                "torch.nn.utils.clip_grad._has_foreach_support"  # which knows types of tensors
+            )
+            stack.enter_context(patch(foreach, lambda *_: True))
             stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
             torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(device=) comes here
             # A device's backward pass has a thread of its own, which doesn't know this mode
@@ -108,17 +95,17 @@ class PretendGPU(TorchDispatchMode):
         generator = kwargs.get("generator")
         if generator is not None and generator._cdata not in _Generator.on_gpu:
             raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
-        if func in _INDEXED:
+        if func._opname in _INDEXED:
             self._check_index(*args[:3])
         elif any(x.dim() for x in host):
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but got {NAME}:0 and cpu in {func}"
             )
-        if func in _WAITS:
+        if func._opname in _WAITS:
             self._wait()
         aliases = [part.alias_info for part in func._schema.returns]
         is_view = any(alias is not None and not alias.is_write for alias in aliases)
-        if not is_view and func not in _NO_KERNEL:
+        if not is_view and func._opname not in _NO_KERNEL:
             self.kernels[_line()] += 1
         if func is _aten.multinomial.default and not args[0].elem.isfinite().all():
             self._context_is_lost = True  # a check on the device, reported by the next wait
@@ -179,7 +166,7 @@ class OnGPU(torch.Tensor):
 
     @staticmethod
     def __new__(cls, elem: torch.Tensor) -> OnGPU:
-        self = torch.Tensor._make_wrapper_subclass(
+        self: Any = torch.Tensor._make_wrapper_subclass(
             cls,
             elem.shape,
             strides=elem.stride(),
@@ -218,7 +205,7 @@ class _Generator(torch.Generator):
         return self
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._where
 
 
@@ -247,10 +234,6 @@ def _register() -> tuple[torch.library.Library, ...]:
     others.fallback(torch.library.fallthrough_kernel, name)
     aten.impl("linear", linear, name)
     return others, aten
-
-
-def _always(*_: Any) -> bool:
-    return True
 
 
 def _elem(x: Any) -> Any:

@@ -56,9 +56,7 @@ class PretendGPU(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.forbid_waits, self._context_is_lost = False, False
-        self.kernels: Counter[str] = Counter()
-        self.waits: Counter[str] = Counter()
-        self.uploads: Counter[str] = Counter()
+        self.kernels, self.waits, self.uploads = (Counter[str]() for _ in range(3))
 
     def __enter__(self) -> PretendGPU:
         _register()

@@ -93,7 +93,7 @@ class Rollout:
             answer_log_prob=of_answer,
             other_log_prob=rest.logsumexp(2),
             rest_log_prob=(q * log_p).sum(2),
-            location_entropy=losses.gaussian_entropy(std).to(logits.device).expand_as(of_label),
+            location_entropy=torch.zeros_like(of_label) + losses.gaussian_entropy(std),
             label_entropy=losses.categorical_entropy(logits),
             **recorded,
         )

@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from agents.controls import Control
+from agents.labels import sample_label
 from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
 
@@ -110,6 +111,7 @@ def play_split(
     if mode is not AutoresetMode.SAME_STEP:
         raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
     device, num_visits = next(model.parameters()).device, num_passes * num_images
+    samples = bool(torch.as_tensor(std > 0).any())
     batches: list[list[Tensor]] = []
     obs, infos = env.reset(seed=0)
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
@@ -126,12 +128,12 @@ def play_split(
         while not terminated[0]:
             glimpse, location = to_tensors(obs, device)
             output, state = model(glimpse, location, state)
-            if not all(part.isfinite().all() for part in output):
+            if not torch.stack([part.isfinite().all() for part in output]).all():
                 raise FloatingPointError(
                     "the model's outputs are not finite; the learning rate may have been too high"
                 )
             next_location = output.location_mean
-            if torch.as_tensor(std > 0).any():
+            if samples:
                 next_location, _ = sample_location(next_location, std, generator)
             if control is not None:
                 next_location = control(len(log_p), next_location, position)
@@ -159,7 +161,7 @@ def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
 def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:
     """Score labels that are sampled from the beliefs after the last glimpse of the first pass."""
     p = beliefs.log_p[0, :, -1].exp().to(generator.device)  # (n, K)
-    labels = p.multinomial(1, generator=generator)[:, 0].cpu()
+    labels = sample_label(p, generator).cpu()
     return Score(int((labels != beliefs.labels).sum()), len(labels))
 
 

@@ -97,7 +97,8 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     """
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
-    return -(weights.to(label_log_prob.device)[:, None] * label_log_prob).sum(0).mean()
+    weights = weights.to(label_log_prob.device, non_blocking=True)
+    return -(weights[:, None] * label_log_prob).sum(0).mean()
 
 
 def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
@@ -149,7 +150,8 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     """
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
-    log_p, weights = label_log_prob.detach(), weights.to(label_log_prob.device)
+    log_p = label_log_prob.detach()
+    weights = weights.to(log_p.device, non_blocking=True)
     later = reward_to_go(weights[:, None] * log_p)[1:]  # (T - 1, N), sum_{k>t} w_k log p_k
     later_weights = weights.flip(0).cumsum(0).flip(0)[1:, None]  # (T - 1, 1)
     return later - later_weights * log_p[:-1]

@@ -59,9 +59,10 @@ class Replay:
     ) -> Tensor:
         """Return the loss of the labels alone for a random rollout, as the model now sees it."""
         stored = min(int(self.tensors["added"]), len(self.tensors["answers"]))
-        row = int(torch.randint(stored, (), generator=generator, device=generator.device))
+        row = torch.randint(stored, (1,), generator=generator, device=generator.device)
         names = ("glimpses", "locations", "answers", "rewards")
-        glimpses, locations, answers, rewards = (self.tensors[name][row] for name in names)
+        drawn = (self.tensors[name].index_select(0, row)[0] for name in names)  # waits for no GPU
+        glimpses, locations, answers, rewards = drawn
         state, steps = model.initial_state(len(answers)), []
         for glimpse, location in zip(glimpses, locations, strict=True):
             output, state = model(glimpse / 255, location, state)

@@ -22,9 +22,14 @@ from agents.runs.checkpoints import (
     unpack_generators,
     unpack_optimizer,
 )
+from agents.runs.files import first_line
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ADVICE = "the learning rate may be too high"
+_CUDA_WHEEL = (
+    "Install the wheel that has it, on Linux PyPI's: pip install --force-reinstall torch "
+    "torchvision --index-url https://pypi.org/simple; elsewhere see https://pytorch.org/get-started"
+)
 
 
 class Training(Generic[ModelT]):
@@ -142,17 +147,15 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
                 raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
-def check_finite(update: int, values: Mapping[str, Tensor]) -> Tensor:
-    """Return the norm of all tensors; raise FloatingPointError if one is NaN or infinite.
+def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
+    """Raise FloatingPointError if a tensor is NaN or infinite.
 
     The message names the update and the tensors that are not finite.
     """
-    norm = nn.utils.get_total_norm(values.values())
-    if not norm.isfinite():  # quick, and nearly always finite
+    if not nn.utils.get_total_norm(values.values()).isfinite():  # quick, and nearly always finite
         broken = [name for name, value in values.items() if not value.isfinite().all()]
         if broken:
             raise FloatingPointError(f"update {update}: {', '.join(broken)} not finite; {_ADVICE}")
-    return norm
 
 
 @contextmanager
@@ -178,11 +181,24 @@ def check_validation_images(wanted: int | None, num_images: int) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU if there is one, "cuda" needs one."""
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" != best:
-        raise ValueError("device must be cpu or auto here, got cuda: torch sees no GPU")
-    return torch.device(best if name == "auto" else name)
+    """Return the device that ``--device`` names, a GPU with its number; "auto" prefers a GPU.
+
+    Raises ValueError if there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name.startswith("cuda") and not torch.cuda.is_available():
+        reason = "torch sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+        if torch.version.cuda is None:
+            reason = f"torch {torch.__version__} is built without CUDA. {_CUDA_WHEEL}"
+        raise ValueError(f"device must be cpu or auto here, got {name}: {reason}")
+    try:
+        probe = torch.zeros(1, device=name)
+        probe.item()  # which the device "meta" can't do
+    except (RuntimeError, AssertionError) as error:
+        allowed = "auto, cpu, cuda or, with the number of a GPU that is here, such as cuda:1"
+        raise ValueError(f"device must be {allowed}, got {name}: {first_line(error)}") from error
+    return probe.device
 
 
 def spread_seed(
@@ -226,14 +242,20 @@ def warmed_up_decay(decay: float, update: int) -> float:
     return min(decay, (update + 1) / (update + 10))
 
 
-def clip_gradients(model: nn.Module, max_norm: float, update: int) -> Tensor:
+def clip_gradients(
+    model: nn.Module, max_norm: float, update: int, values: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """Scale the gradient down to ``max_norm`` if it is longer; return its norm before.
 
-    Raises FloatingPointError if it is not finite, as :func:`check_finite` does.
+    Raises FloatingPointError if it, or one of the ``values`` that it came from, is not finite, as
+    :func:`check_finite` does. All are checked at once, since the host waits for a GPU's answer.
     """
+    values = values or {}
     parameters = model.named_parameters()
     grads = {f"gradient of {name}": p.grad for name, p in parameters if p.grad is not None}
-    norm = check_finite(update, grads)
-    check_finite(update, {"norm of the gradient": norm})
+    norm = nn.utils.get_total_norm(grads.values())
+    if not nn.utils.get_total_norm([*values.values(), norm]).isfinite():
+        for named in (values, grads, {"norm of the gradient": norm}):
+            check_finite(update, named)
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm

@@ -13,6 +13,7 @@ Dimension key:
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,18 @@ def to_device(array: np.ndarray, device: str | None) -> Array:
 
     with warnings.catch_warnings():  # read-only arrays: we never write to the tensor either
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.as_tensor(array, device=device)
+        tensor = torch.as_tensor(array)
+    # Not waiting is safe: CUDA has taken a copy of unpinned memory when the call returns
+    return tensor.to(device, non_blocking=True)
+
+
+def to_device_together(arrays: Sequence[np.ndarray], device: str | None) -> list[Array]:
+    """Return int64 arrays on ``device`` (None: themselves), with one transfer."""
+    if device is None:
+        return [*arrays]
+    parts = to_device(np.concatenate([array.ravel() for array in arrays]), device)
+    parts = parts.split([array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def to_array(name: str, value: Any, device: str | None = None) -> tuple[Array, str]:

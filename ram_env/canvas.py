@@ -79,14 +79,14 @@ def paint(
     """
     device = xp.device_of(canvases)
     objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
-    at, sources, cuts, onto = (
-        xp.to_device(array, device) for array in (objects + margin, sources, cuts, drops + margin)
-    )
-    here = xp.to_device(lanes, device)
-    canvases[here] = 0
+    on_host = lanes, indices, objects + margin, sources, cuts, drops + margin
+    here, chosen, at, sources, cuts, onto = xp.to_device_together(on_host, device)
+    if len(lanes) == len(canvases):
+        canvases[:] = 0
+    else:
+        canvases[here] = 0  # on a GPU the host waits until the number has been copied
     # Saturating sums don't depend on their order. The object comes first: it needs no sum.
-    images = planes[xp.to_device(indices, device)]
-    xp.write_patches(canvases, here, at[:, 1], at[:, 0], images)
+    xp.write_patches(canvases, here, at[:, 1], at[:, 0], planes[chosen])
     side = style.clutter_size
     for j in range(style.num_clutter):
         rows, columns = onto[:, j, 1], onto[:, j, 0]

@@ -145,7 +145,7 @@ class Episodes:
         if lanes is None:
             index, location, seen = self._lanes, xp.copy(self._location), self.seen
         else:
-            index = xp.to_device(lanes, self.device)
+            index = self.on_device(lanes)
             location, seen = self._location[index], self.seen[lanes]
         task = self.task
         glimpse = sense(
@@ -160,8 +160,12 @@ class Episodes:
         hidden = {"label": self._label, "index": self._index, "position": self._position}
         if lanes is None:
             return {name: xp.copy(array) for name, array in hidden.items()}
-        index = xp.to_device(lanes, self.device)
+        index = self.on_device(lanes)
         return {name: array[index] for name, array in hidden.items()}
+
+    def on_device(self, lanes: np.ndarray) -> Array:
+        """Return ascending numbers of lanes (n,) on the device: all N without a transfer."""
+        return self._lanes if len(lanes) == self.num_lanes else xp.to_device(lanes, self.device)
 
     def canvas(self, lane: int) -> np.ndarray:
         """Return a copy of a lane's canvas, uint8, (side, side) or (side, side, 3)."""
@@ -235,15 +239,18 @@ class Episodes:
     def _place_scenes(self, lanes: np.ndarray, index: np.ndarray, words: np.ndarray) -> Drawn:
         """Paint the scenes on the lanes' canvases and keep what the agent doesn't see."""
         drawn = self.scenes.draw(self._canvases, self._margin, lanes, index, words)
-        here = xp.to_device(lanes, self.device)
-        self._index[here] = xp.to_device(index, self.device)
-        self._label[here] = xp.to_device(drawn.labels, self.device)
-        self._position[here] = xp.to_device(drawn.positions, self.device)
+        here, hidden = self.on_device(lanes), (index, drawn.labels, drawn.positions)
+        for kept, values in zip(
+            (self._index, self._label, self._position),
+            xp.to_device_together(hidden, self.device),
+            strict=True,
+        ):
+            kept[here] = values
         return drawn
 
     def _set_locations(self, lanes: np.ndarray, locations: np.ndarray) -> None:
         """Move some lanes to locations, (n, 2), on the host, and begin their paths there."""
-        self._location[xp.to_device(lanes, self.device)] = xp.to_device(locations, self.device)
+        self._location[self.on_device(lanes)] = xp.to_device(locations, self.device)
         if self.path is not None:
             self.path[lanes, 0] = locations
 

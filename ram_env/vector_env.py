@@ -226,7 +226,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         """Put rows (n, ...) at their lanes, (N, ...), zeros elsewhere."""
         full = xp.new_empty(values, (self.num_envs, *values.shape[1:]), xp.dtype_name(values))
         full[:] = 0
-        full[xp.to_device(lanes, self.device)] = values
+        full[self._episodes.on_device(lanes)] = values
         return full
 
     def _mask(self, lanes: Any) -> Array:
@@ -271,8 +271,7 @@ def _read_device(device: Any) -> str | None:
     import torch
 
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        chosen = torch.empty(0, device=torch.device(device)).device  # "cuda" with its number
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(
             f"device must be None or a torch device that works here, got {device!r}: {error}"

@@ -14,6 +14,7 @@ import torch
 
 from ram_env import data, dataset_files, register_dataset
 from tests.dataset_makers import COUNTS, NUM_VALIDATION, compress
+from tests.pretend_gpu import NAME, PretendGPU
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +50,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _one_thread() -> None:
     """Let torch use one thread: the tests' tensors are too small for more."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pretend_gpu() -> Iterator[PretendGPU]:
+    """The device "pretend", for as long as the test runs; skipped where there is a real GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("torch allows no second kind of GPU in one process")
+    with PretendGPU() as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> str | None:
+    """The device of a test that is parametrised with ``indirect``; skipped where there is none."""
+    if request.param == NAME:
+        request.getfixturevalue("pretend_gpu")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return request.param
 
 
 @pytest.fixture

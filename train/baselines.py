@@ -29,6 +29,7 @@ from agents.baselines import BASELINES, count_parameters, make_baseline, multipl
 from agents.evaluation import Score
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
+from agents.runs.machine import describe_device
 from agents.training import (
     Training,
     check_finite,
@@ -104,7 +105,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     model = make_baseline(config.model, channels, side, env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     training = Training(model, optimizer, env)
-    log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
+    log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
+    log.note_facts({"device": describe_device(device)})
     log.note_facts({"parameters": count_parameters(model)})
     validations = validation_updates(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
@@ -139,12 +141,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             logits = model(canvases)  # (N, K)
         loss = functional.cross_entropy(logits.float(), labels)
-        check_finite(update, {"loss": loss})
 
         # Update
         optimizer.zero_grad()
         loss.backward()
-        clip_gradients(model, math.inf, update)  # checks that it is finite and clips nothing
+        clip_gradients(model, math.inf, update, {"loss": loss})  # only checks that all is finite
         optimizer.step()
         check_finite(update, dict(model.named_parameters()))
         training.move_mean(warmed_up_decay(config.ema, update))

@@ -37,7 +37,7 @@ from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import RunConfig, parse_flags, run
 from agents.runs.files import read_json
 from agents.runs.loading import load_run, pretrained_dir
-from agents.runs.machine import commit, describe_machine
+from agents.runs.machine import commit, describe_device, describe_machine
 from agents.training import check_settings, choose_device
 from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
 
@@ -62,8 +62,8 @@ class Config:
     """Number of passes for the protocol "mean of M first glimpses"."""
     std: float | None = None
     """Standard deviation of sampled locations. By default the run's final or learned one."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device for the networks and the environment; auto takes a GPU if there is one."""
+    device: str = "auto"
+    """Device for networks and environment: cpu, cuda, cuda:N, or auto, a GPU if there is one."""
     threads: int = RunConfig.threads
     """CPU threads for the networks. By default OMP_NUM_THREADS, else one per core."""
     gif: Path | None = None
@@ -161,6 +161,7 @@ def main(config: Config) -> None:
     if config.json:
         report = {
             **describe_machine(commit()),
+            "device": describe_device(device),
             "run": name,
             "env_id": env_id,
             "split": config.split,

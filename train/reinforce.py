@@ -38,12 +38,14 @@ from agents.evaluation import (
     to_env,
     to_tensors,
 )
+from agents.labels import sample_label
 from agents.locations import sample_location
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
 from agents.runs.files import read_toml
 from agents.runs.folder import RunLog, run_in_folder
+from agents.runs.machine import describe_device
 from agents.training import (
     Training,
     check_finite,
@@ -254,7 +256,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     training = Training(model, optimizer, env, {"locations": generator}, stored)
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
-    log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
+    log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
+    log.note_facts({"device": describe_device(device)})
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
@@ -321,12 +324,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         terms = estimator.terms(rollout, weights).by_name(location=config.locations == "learned")
         loss = torch.stack(list(terms.values())).sum()
         values = {"reward": rollout.reward, **{f"{k} loss": v for k, v in terms.items()}}
-        check_finite(update, values)
 
         # Update
         optimizer.zero_grad()
         loss.backward()
-        grad_norm = clip_gradients(model, config.max_grad_norm, update)
+        grad_norm = clip_gradients(model, config.max_grad_norm, update, values)
         optimizer.step()
         if replay is not None:
             glimpses, locations = map(torch.stack, zip(*seen, strict=True))
@@ -412,7 +414,7 @@ def choose_label(logits: Tensor, *, sample: bool, temperature: float = 1.0) -> T
     """Return the likeliest label of ``logits`` (N, K), or one sampled at a temperature. (N,)."""
     if not sample:
         return logits.argmax(1)
-    return torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
+    return sample_label((logits / temperature).softmax(1))
 
 
 def draw_shift(config: Config, env: TaskEnv, device: torch.device) -> Tensor | float:

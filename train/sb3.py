@@ -32,6 +32,7 @@ from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import Score, score_by_glimpse
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
+from agents.runs.machine import describe_device
 from agents.sb3 import (
     EpisodeBuffer,
     GlimpseVecEnv,
@@ -73,6 +74,8 @@ class Config(RunConfig):
     """Env steps (glimpses) to train for, all lanes together; rounded up to whole updates."""
     num_envs: int = 128
     """Lanes: episodes played in parallel."""
+    device: str = "auto"
+    """Device for the networks: cpu, cuda or cuda:N; auto is cpu, which is faster for small ones."""
     reward: Literal["final", "dense", "log_score"] = "final"
     """Reward of the environment; dense and log_score reward every label, not only the last."""
     rollout_episodes: int | None = None
@@ -165,7 +168,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and evaluate the best model once on the final split."""
     # Setup
     torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
+    device = choose_device("cpu" if config.device == "auto" else config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     make = partial(make_env, config.env_id, reward=config.reward)
     stages = () if config.curriculum is None else read_curriculum(config.curriculum, config.env_id)
@@ -193,7 +196,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     weights = weights_of(policy)
     training = Training(weights, policy.optimizer, env)
     num_parameters = count_parameters(weights)
-    log.note_facts({"data": env.data_source, "sample": env.data_is_sample, "device": str(device)})
+    log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
+    log.note_facts({"device": describe_device(device)})
     log.note_facts({name: version(name) for name in ("stable-baselines3", "sb3-contrib")})
     log.note_facts({"parameters": num_parameters})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def pack_generators(
     states = {name: generator.get_state() for name, generator in generators.items()}
     states["torch"] = torch.get_rng_state()
     if device is not None and device.type == "cuda":
-        states["torch_cuda"] = torch.cuda.get_rng_state()
+        states["torch_cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
@@ -147,7 +148,9 @@ def unpack_generators(
     """Restore what :func:`pack_generators` returned; CheckpointError if it is of another run."""
     check_like("generators", states, pack_generators(generators, device))
     restore = {name: generator.set_state for name, generator in generators.items()}
-    restore |= {"torch": torch.set_rng_state, "torch_cuda": torch.cuda.set_rng_state}
+    restore |= {"torch": torch.set_rng_state}
+    if device is not None:
+        restore["torch_cuda"] = partial(torch.cuda.set_rng_state, device=device)
     for name, state in states.items():
         try:
             restore[name](state)

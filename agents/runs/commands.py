@@ -43,8 +43,8 @@ class RunConfig:
     """Registered environment to train on; my_module:Mine-v0 for one that your module registers."""
     seed: int = 0
     """Random seed for weights, exploration, images and locations."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device for the networks; auto takes a GPU if there is one."""
+    device: str = "auto"
+    """Device for the networks: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one."""
     threads: int = default_threads()
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
     run_dir: Path | None = None

@@ -20,8 +20,6 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
     cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = next((line.split(": ")[1] for line in lines if "model name" in line), processor)
-    if torch.cuda.is_available():
-        processor += f" and {torch.cuda.get_device_name()}"
     return {
         "command": command_line(),
         "commit": commit,
@@ -30,6 +28,13 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
         "versions": versions(),
         "machine": f"{processor}, {os.cpu_count()} cores, {platform.system()}",
     }
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device with its model, if it is a GPU; other GPUs are not asked or woken."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def command_line() -> str:

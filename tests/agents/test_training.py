@@ -17,6 +17,7 @@ from agents.training import (
     spread_seed,
     validation_updates,
 )
+from tests.pretend_gpu import GPUS
 
 
 def test_rollouts_of_one_image_share_a_seed_and_adjacent_runs_share_none():
@@ -34,6 +35,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named():
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert torch.nn.utils.get_total_norm(grads) <= 0.1 + 1e-6
     assert last.bias.grad is not None
+    with pytest.raises(FloatingPointError, match=r"update 3: loss not finite"):
+        clip_gradients(model, 0.1, 3, {"loss": torch.tensor(torch.nan)})
     last.bias.grad[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"update 3: gradient of 1\.bias not finite"):
         clip_gradients(model, 0.1, update=3)
@@ -153,12 +156,23 @@ def test_a_state_that_makes_no_sense_is_refused(entry, value, said):
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="got cuda: torch sees no GPU"):
-        choose_device("cuda")
+    for built, advice in ((None, "pip install"), ("13.0", "nvidia-smi")):
+        monkeypatch.setattr(torch.version, "cuda", built)
+        for name in ("cuda", "cuda:1"):
+            with pytest.raises(ValueError, match=f"got {name}: .*{advice}"):
+                choose_device(name)
+    for name in ("gpu", "meta", "cuda1"):
+        with pytest.raises(ValueError, match=f"device must be .*, got {name}"):
+            choose_device(name)
+
+
+@pytest.mark.parametrize("device", GPUS, indirect=True)
+def test_a_gpu_goes_by_its_number(device):
+    assert str(choose_device(device)) == str(choose_device(f"{device}:0")) == f"{device}:0"
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_value_that_is_not_finite_stops_the_run_and_is_named(value):
-    assert check_finite(8, {"reward": torch.ones(4), "loss": torch.zeros(())}) == 2
+    check_finite(8, {"reward": torch.ones(4), "loss": torch.zeros(())})
     with pytest.raises(FloatingPointError, match="update 8: loss not finite"):
         check_finite(8, {"reward": torch.ones(3), "loss": torch.tensor(value)})

@@ -22,6 +22,7 @@ from ram_env import GlimpseVectorEnv, SignpostVectorEnv, register_dataset
 from ram_env.testing import _assert_same as assert_same
 from ram_env.testing import _leaves as leaves
 from ram_env.testing import check_vector_env
+from tests.pretend_gpu import GPUS, PretendGPU
 from tests.vector_envs import OPTIONS, check_equal, check_no_reuse, lockstep, sampler
 
 SIGNPOST = "SignpostGlimpse-v0"
@@ -38,7 +39,7 @@ RULES = [
 ]
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: str([*rule.values()]))
 MODES = list(AutoresetMode)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+DEVICES = ["cpu", *GPUS]
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 
@@ -71,11 +72,6 @@ def check(task: str, **keywords: Any):
     assert correct == {True, False}
     if env.task.allow_stop and env.task.num_glimpses > 1:
         assert counts & {1, 2, 3}, "lanes never out of step"
-
-
-def need(device: str):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
 
 
 # The API, and equality with the single environment
@@ -287,10 +283,9 @@ def test_a_masked_reset_needs_a_full_one_before_and_disabled_autoreset_one_of_ev
     env.step(action)
 
 
-@pytest.mark.parametrize("device", [None, *DEVICES])
+@pytest.mark.parametrize("device", [None, *DEVICES], indirect=True)
 @pytest.mark.parametrize("action_format", ["box", "dict", "multidiscrete"])
 def test_next_step_ignores_the_actions_of_resting_lanes_alone(action_format, device):
-    need(str(device))
     keywords = {"autoreset_mode": "NextStep", "action_format": action_format, "allow_stop": True}
     env, twin = (make_vector(device=device, glimpse_cost=0.1, **keywords) for _ in range(2))
     legal = {
@@ -375,9 +370,8 @@ def test_record_video_writes_a_file(vector, tmp_path):
     assert video.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("device", [None, *DEVICES])
+@pytest.mark.parametrize("device", [None, *DEVICES], indirect=True)
 def test_render_returns_one_frame_per_lane(device):
-    need(str(device))
     env = make_vector("toy", 3, render_mode="rgb_array", device=device)
     env.reset(seed=0)
     env.step(np.zeros((3, 6), np.float32))
@@ -442,9 +436,8 @@ def test_a_frame_knows_no_verdict_after_a_state_was_set():
     assert env._frames()[0].shape == right.shape
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_reset_options_may_be_tensors_of_the_device(device):
-    need(device)
     env = make_vector(device=device)
     location = torch.full((3, 2), 0.5, device=device, requires_grad=True)
     index = torch.tensor([5, 6, 7], device=device)
@@ -499,11 +492,10 @@ def as_on_device(out: tuple[Any, ...], device: str) -> tuple[Any, ...]:
     return tuple(tensors(part, device) for part in (obs, *middle, infos))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 @each_rule
 @pytest.mark.parametrize("task", TASKS)
 def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device):
-    need(device)
     for mode in MODES:
         host = make_vector(task, 4, autoreset_mode=mode, **rule)
         other = make_vector(task, 4, autoreset_mode=mode, device=device, **rule)
@@ -521,9 +513,8 @@ def test_a_device_env_reuses_nothing_that_it_returned():
         check_no_reuse((make_vector(**keywords), make_vector(**keywords)), 15, 0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
-    need(device)
     env, twin = (make_vector(device=device) for _ in range(2))
     env.reset(seed=0)
     twin.reset(seed=0)
@@ -532,3 +523,31 @@ def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
     assert not obs["location"].requires_grad
     assert not reward.requires_grad
     assert_same(out, twin.step(action.detach().cpu().numpy()))
+
+
+@pytest.mark.parametrize("device", GPUS, indirect=True)
+def test_a_gpu_has_its_number_so_that_its_two_names_share_the_images(device):
+    envs = [make_vector("toy", device=name) for name in (device, f"{device}:0")]
+    assert [env.device for env in envs] == [f"{device}:0"] * 2
+
+
+def act(env: Any, pretend_gpu: PretendGPU, steps: int) -> PretendGPU:
+    """Count what the last of some steps does on the GPU."""
+    action = {"location": torch.zeros(4, 2, device="pretend")}
+    action["label"] = torch.zeros(4, dtype=torch.int64, device="pretend")
+    env.reset(seed=0)
+    for _ in range(steps - 1):
+        env.step(action)
+    for counted in (pretend_gpu.waits, pretend_gpu.uploads):
+        counted.clear()
+    env.step(action)
+    return pretend_gpu
+
+
+def test_on_a_gpu_a_step_waits_once_and_the_draws_of_new_episodes_are_uploaded_together(
+    pretend_gpu,
+):
+    env = make_vector("toy", 4, device="pretend", action_format="dict")
+    for steps, uploads in ((3, 0), (4, 3)):  # painting, what is hidden, first locations
+        seen = act(env, pretend_gpu, steps)
+        assert (seen.waits.total(), seen.uploads.total()) == (1, uploads)

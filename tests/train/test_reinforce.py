@@ -23,6 +23,7 @@ from agents.runs.loading import PRETRAINED, load_run
 from agents.runs.progress import TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
+from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE
 from train import reinforce
 from train.reinforce import (
@@ -150,10 +151,14 @@ def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
     assert [float(share) for share in accuracy] == pytest.approx(paid)
 
 
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
 @pytest.mark.parametrize("estimator", ["dense", "reward_only"])
 @pytest.mark.parametrize("validate", [False, True])
-def test_outputs_that_are_not_finite_count_as_divergence(tmp_path, capsys, estimator, validate):
+def test_outputs_that_are_not_finite_count_as_divergence(
+    tmp_path, capsys, estimator, validate, device
+):
     flags = {"total_episodes": 128} if validate else {"final_split": "none"}
+    flags |= {"device": device}
     with pytest.raises(FloatingPointError, match="outputs are not finite; the learning rate may"):
         train(tmp_path / "run", capsys, estimator=estimator, learning_rate=1e30, ema=0.0, **flags)
 
@@ -330,6 +335,10 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
     assert (seen == hidden) != ESTIMATORS[estimator].sees_label
 
 
+def test_a_gpu_may_be_chosen_by_its_number():
+    assert parse(["--device", "cuda:1"]).device == "cuda:1"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_flags_come_before_them(preset):
     config = parse(["--preset", preset])
@@ -437,7 +446,11 @@ def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
     assert "sample" in json.loads((tmp_path / "run" / "result.json").read_text())["data"]
 
 
-@pytest.mark.cuda
+SMALL = {"num_envs": 8, "total_episodes": 24, "hidden_size": 16, "location_hidden": 8}
+SMALL |= {"num_validations": 1, "validation_images": 500, "log_every": 1, "final_split": "none"}
+
+
+@pytest.mark.parametrize("device", GPUS, indirect=True)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -445,14 +458,40 @@ def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
         {"bf16": True},
         {"learned_std": True},
         {"shift": 2},
+        {"see_time": True, "state_cap": 20.0},
         *({"estimator": name, "num_rollouts": 4, "entropy_coef": 0.1} for name in ESTIMATORS),
+        {"estimator": "outcome", "replay_steps": 1},
         *({"locations": name} for name in CONTROLS),
     ],
     ids=str,
 )
-def test_it_trains_on_a_gpu(tmp_path, capsys, changes):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    lines = train(tmp_path / "run", capsys, device="cuda", validate_sampled=True, **changes)
-    assert lines[0].startswith("device cuda")
-    assert LAST_LINE.fullmatch(lines[-1])
+def test_it_trains_on_a_gpu_with_the_cpus_metrics_where_the_arithmetic_is_the_same(
+    tmp_path, capsys, device, changes
+):
+    flags = {**SMALL, "validate_sampled": True, **changes}
+    lines = train(tmp_path / "gpu", capsys, **{**flags, "device": device})
+    assert lines[0].startswith(f"device {device}:0")
+    if device == NAME and "bf16" not in changes:
+        train(tmp_path / "cpu", capsys, **flags)
+        gpu, cpu = ((tmp_path / name / "metrics.csv").read_text() for name in ("gpu", "cpu"))
+        assert gpu == cpu
+
+
+def test_in_an_update_a_gpu_is_waited_for_once_a_glimpse_and_twice_besides(
+    tmp_path, capsys, monkeypatch, pretend_gpu
+):
+    updates, move = [], Training.move_mean
+
+    def note(*words: Any) -> None:
+        move(*words)
+        updates.append((pretend_gpu.waits.copy(), pretend_gpu.uploads.copy()))
+
+    monkeypatch.setattr(Training, "move_mean", note)
+    train(tmp_path / "run", capsys, **{**SMALL, "log_every": 100, "device": "pretend"})
+    (before, uploaded), (after, uploaded_after) = updates[:2]
+    waits = Counter(line.partition(":")[0] for line in (after - before).elements())
+    # The environment refuses a bad action before it acts on it; loss and gradient are checked
+    # together before the weights move, the weights before a checkpoint can hold them
+    assert waits == {"ram_env/actions.py": 4, "agents/training.py": 2}
+    # Boards and their lanes, what is hidden, first locations, the loss's weights of glimpses
+    assert (uploaded_after - uploaded).total() <= 5

@@ -11,6 +11,7 @@ import pytest
 from agents.runs.checkpoints import CheckpointError
 from agents.runs.folder import RunLog
 from agents.training import Training
+from tests.pretend_gpu import GPUS
 from train.reinforce import Config, main, parse
 
 UPDATES = 8
@@ -117,8 +118,9 @@ def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
     assert results(run) == results(whole)
 
 
-def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path):
-    replay = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3}
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path, device):
+    replay = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "device": device}
     train(tmp_path / "whole", **replay)
     for failed_at in (3, 7):
         run = tmp_path / f"run_{failed_at}"

@@ -306,3 +306,17 @@ def test_flags_reach_the_algorithm(algorithm):
         assert model.policy.lstm_actor.hidden_size == 24
     if algorithm.endswith("_history"):
         assert model.policy.features_dim == 24
+
+
+def test_auto_is_the_cpu_even_where_there_is_a_gpu(tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def choose(name: str) -> torch.device:
+        asked.append(name)
+        raise ValueError("not here")
+
+    monkeypatch.setattr(sb3, "choose_device", choose)
+    for device in ("auto", "cuda:1"):
+        with pytest.raises(ValueError, match="not here"):
+            main(Config(run_dir=tmp_path / device, **{**SHORT, "device": device}))
+    assert asked == ["cpu", "cuda:1"]

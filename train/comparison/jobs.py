@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from agents.runs.files import make_folder
@@ -81,10 +82,12 @@ def run_jobs(
         poll_seconds: Time between two polls [s].
     """
     running: list[_Process] = []
+    gpus = visible_gpus()
     try:
         while True:
             while len(running) < processes and (job := next_job()) is not None:
-                running.append(_Process(job))
+                slot = min({*range(processes)} - {process.slot for process in running})
+                running.append(_Process(job, slot, gpus))
             if not running:
                 return
             for process in tuple(running):
@@ -96,6 +99,13 @@ def run_jobs(
             time.sleep(poll_seconds)
     finally:
         _stop(running)
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process sees, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    count = torch.cuda.device_count()  # doesn't wake them
+    return names[:count] if len(names) >= count > 0 and names[0] else [*map(str, range(count))]
 
 
 @contextmanager
@@ -132,10 +142,18 @@ def exit_on_signals() -> None:
 
 
 class _Process:
-    """A job's process, started; ``ended`` says how it ended, once it has."""
+    """A job's process, started; ``ended`` says how it ended, once it has.
 
-    def __init__(self, job: Job):
-        self.job = job
+    Args:
+        job: The job.
+        slot: Its place among those that run side by side, from 0. It shares one of the GPUs with
+            every ``len(gpus)``-th slot.
+        gpus: From :func:`visible_gpus`.
+    """
+
+    def __init__(self, job: Job, slot: int = 0, gpus: Sequence[str] = ()):
+        self.job, self.slot = job, slot
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
         self.ended: Ended | None = None
         make_folder(job.folder.parent)
         shutil.rmtree(job.folder, ignore_errors=True)
@@ -147,7 +165,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **_ONE_THREAD},
+                env={**os.environ, **_ONE_THREAD, **gpu},
                 start_new_session=True,  # Ctrl-C is for this process, which stops the others
             )
 

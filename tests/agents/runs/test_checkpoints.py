@@ -193,3 +193,11 @@ def test_generators_continue_as_if_nothing_had_happened():
 def test_a_run_on_the_cpu_keeps_no_state_of_a_gpu_that_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # as after naming the machine
     assert pack_generators({}, torch.device("cpu")).keys() == {"torch"}
+
+
+def test_a_run_on_the_second_gpu_keeps_the_state_of_that_one(monkeypatch):
+    gpu, asked, state = torch.device("cuda", 1), [], torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: asked.append(device))
+    unpack_generators({}, pack_generators({}, gpu), gpu)
+    assert set(asked) == {gpu}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.evaluation import Score
@@ -36,6 +37,14 @@ def test_facts_join_settings_command_versions_and_machine_and_a_change_is_report
     assert (stored["config"], stored["data"], stored["sample"]) == ({"seed": 3}, "here", False)
     assert {"command", "commit", "python", "versions", "machine"} <= set(stored)
     assert "'here' and is 'there'" in capsys.readouterr().out
+
+
+def test_only_a_gpu_that_was_used_is_asked_for_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"card {device}")
+    assert "card" not in str(machine.describe_machine(None))
+    names = [machine.describe_device(torch.device(name)) for name in ("cpu", "cuda:1")]
+    assert names == ["cpu", "cuda:1 (card cuda:1)"]
 
 
 def test_a_line_is_printed_and_kept_with_its_control_characters_escaped(log, capsys):

@@ -1,0 +1,249 @@
+"""A pretended GPU: the torch device "pretend", which computes on the CPU and behaves like CUDA.
+
+Numbers are the CPU's. What only a GPU shows is checked and counted: tensors of two devices in one
+operation, NumPy views of its memory, and lines that launch kernels, copy to it or wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+NAME = "pretend"
+GPUS = [pytest.param("cuda", marks=pytest.mark.cuda), NAME]
+"""Values of the fixture ``device``: a real GPU, which skips the test if missing, and this one."""
+
+_ROOT = Path(__file__).parents[1]
+_PROJECT = tuple(f"{_ROOT / folder}/" for folder in ("ram_env", "agents", "train"))
+_aten = torch.ops.aten
+# Operations whose result the host needs (the first is item() or bool()), and those without a kernel
+_WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "repeat_interleave"}
+_NO_KERNEL = {"_local_scalar_dense", "_unsafe_view", "empty", "empty_like", "empty_strided"}
+_NO_KERNEL |= {"new_empty", "new_empty_strided"}
+_INDEXED = {"index", "index_put_", "_index_put_impl_"}
+
+
+class HostWaitError(RuntimeError):
+    """The host waited for the device where that is forbidden."""
+
+
+class PretendGPU(TorchDispatchMode):
+    """Makes the device work while it is entered.
+
+    Attributes:
+        kernels: Operations that launch a kernel, by line of the project.
+        waits: Times that the host waits for the device to catch up, by line.
+        uploads: Copies to the device for which the host doesn't wait (``non_blocking``), by line.
+        forbid_waits: Whether a wait raises :class:`HostWaitError`. A CUDA graph allows none.
+    """
+
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE  # below modes that a test may use, as counters
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports dynamo, which takes seconds
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forbid_waits, self._context_is_lost = False, False
+        self.kernels, self.waits, self.uploads = (Counter[str]() for _ in range(3))
+
+    def __enter__(self) -> PretendGPU:
+        _register()
+        with ExitStack() as stack:
+            stack.enter_context(patch("torch.Generator", _Generator))
+            foreach = (
+                "torch.nn.utils.clip_grad._has_foreach_support"  # which knows types of tensors
+            )
+            stack.enter_context(patch(foreach, lambda *_: True))
+            stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+            torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(device=) comes here
+            # A device's backward pass has a thread of its own, which doesn't know this mode
+            stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+            super().__enter__()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._stack.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        host = [x for x in tensors if not isinstance(x, OnGPU)]
+        asked = kwargs.get("device")
+        to_gpu = asked is not None and torch.device(asked).type == NAME
+        if len(host) == len(tensors) and not to_gpu:
+            return func(*args, **kwargs)
+        if func in (_aten._to_copy.default, _aten.copy_.default):
+            return self._copy(func, args, kwargs, to_gpu)
+        if to_gpu:
+            kwargs["device"] = torch.device("cpu")
+        generator = kwargs.get("generator")
+        if generator is not None and generator._cdata not in _Generator.on_gpu:
+            raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
+        if func._opname in _INDEXED:
+            self._check_index(*args[:3])
+        elif any(x.dim() for x in host):
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but got {NAME}:0 and cpu in {func}"
+            )
+        if func._opname in _WAITS:
+            self._wait()
+        aliases = [part.alias_info for part in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        if not is_view and func._opname not in _NO_KERNEL:
+            self.kernels[_line()] += 1
+        if func is _aten.multinomial.default and not args[0].elem.isfinite().all():
+            self._context_is_lost = True  # a check on the device, reported by the next wait
+            args = (torch.ones_like(args[0].elem), *args[1:])
+        out = func(*tree_map(_elem, args), **tree_map(_elem, kwargs))
+        given = {id(x.elem): x for x in tensors if isinstance(x, OnGPU)}  # written in place
+
+        def wrap(x: Any) -> Any:
+            if not isinstance(x, torch.Tensor):
+                return x
+            return given[id(x)] if id(x) in given else OnGPU(x)
+
+        return tree_map(wrap, out)
+
+    def _copy(self, func: Any, args: Any, kwargs: dict[str, Any], to_gpu: bool) -> Any:
+        """Copy or convert, within the device or from or to the host."""
+        in_place = func is _aten.copy_.default
+        target, source = args[:2] if in_place else (None, args[0])
+        lands = isinstance(target, OnGPU) if in_place else to_gpu or "device" not in kwargs
+        if lands and isinstance(source, OnGPU):
+            self.kernels[_line()] += 1
+        elif lands and (kwargs.get("non_blocking") or (in_place and True in args[2:])):
+            self.uploads[_line()] += 1
+        else:
+            self._wait()
+        if in_place:
+            _elem(target).copy_(_elem(source))
+            return target
+        kwargs.pop("device", None)
+        out = func(_elem(source), **kwargs)
+        return OnGPU(out) if lands else out
+
+    def _check_index(self, array: Any, index: Any, value: Any = None) -> None:
+        """Count what CUDA does for ``array[index]``, or for ``array[index] = value``."""
+        index = [part for part in index if part is not None]
+        if not isinstance(array, OnGPU):
+            raise RuntimeError("indices should be either on cpu or on the same device")
+        scalar = value is not None and value.dim() == 0
+        if any(part.dtype == torch.bool for part in index):
+            if not scalar:  # else it's a masked fill
+                self._wait()
+        elif scalar or not all(isinstance(part, OnGPU) for part in index):
+            self._wait()  # until the number or the index has been copied
+
+    def _wait(self) -> None:
+        if self._context_is_lost:
+            raise RuntimeError("CUDA error: device-side assert triggered (pretended)")
+        self.waits[line := _line()] += 1
+        if self.forbid_waits:
+            raise HostWaitError(line)
+
+
+class OnGPU(torch.Tensor):
+    """A tensor on the device, around one on the CPU, ``elem``."""
+
+    elem: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+
+    @staticmethod
+    def __new__(cls, elem: torch.Tensor) -> OnGPU:
+        self: Any = torch.Tensor._make_wrapper_subclass(
+            cls,
+            elem.shape,
+            strides=elem.stride(),
+            storage_offset=elem.storage_offset(),
+            dtype=elem.dtype,
+            layout=elem.layout,
+            device=torch.device(NAME, 0),
+        )
+        self.elem = elem
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, *_: Any) -> Any:
+        raise RuntimeError(f"{func} on the pretended GPU after its test")
+
+    def __repr__(self, **_: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return f"OnGPU({self.elem!r})"
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.elem.untyped_storage()  # by which safetensors knows tensors apart
+
+
+class _Generator(torch.Generator):
+    """A CPU's generator that says it is on the device for which it was made."""
+
+    on_gpu: set[int] = set()  # noqa: RUF012 - of all instances
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        self: Any = super().__new__(cls)
+        self._where = torch.device(device)
+        if self._where.type == NAME:
+            cls.on_gpu.add(self._cdata)
+        return self
+
+    @property
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return vars(self)["_where"]
+
+
+@cache
+def _register() -> tuple[torch.library.Library, ...]:
+    """Register the device, once a process, and what autocast does; it lasts as long as the result.
+
+    Of the operations that autocast casts, the models here have one.
+    """
+    from torch.utils import backend_registration
+
+    class Module(backend_registration._DummyBackendModule):
+        def get_amp_supported_dtype(self) -> list[torch.dtype]:
+            return [torch.bfloat16]
+
+    backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
+    name = "AutocastPrivateUse1"
+    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+
+    def linear(*parts: torch.Tensor | None) -> torch.Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            dtype = torch.get_autocast_dtype(NAME)
+            return _aten.linear(*(None if part is None else part.to(dtype) for part in parts))
+
+    others, aten = (torch.library.Library(space, "IMPL") for space in ("_", "aten"))
+    others.fallback(torch.library.fallthrough_kernel, name)
+    aten.impl("linear", linear, name)
+    return others, aten
+
+
+def _elem(x: Any) -> Any:
+    return x.elem if isinstance(x, OnGPU) else x
+
+
+def _line() -> str:
+    """Return the innermost line of the project that is running, as ``agents/ram.py:7``."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_PROJECT) and not name.endswith("ram_env/arrays.py"):
+            return f"{Path(name).relative_to(_ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"

@@ -193,7 +193,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(params=[360, 1280])
-def page(request, browser, html) -> Iterator[Any]:
+def page(request, html, browser) -> Iterator[Any]:
     """The page, opened from its file; at the end: no error, no request, nothing to scroll to."""
     page, problems, addresses = browser.new_page(), [], []
     page.set_viewport_size({"width": request.param, "height": 800})

@@ -160,7 +160,7 @@ class OnGPU(torch.Tensor):
     """A tensor on the device, around one on the CPU, ``elem``."""
 
     elem: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, elem: torch.Tensor) -> OnGPU:
@@ -194,6 +194,8 @@ class _Generator(torch.Generator):
     """A CPU's generator that says it is on the device for which it was made."""
 
     on_gpu: set[int] = set()  # noqa: RUF012 - of all instances
+    _cdata: int
+    _where: torch.device
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
         self = super().__new__(cls)

@@ -160,7 +160,7 @@ class OnGPU(torch.Tensor):
     """A tensor on the device, around one on the CPU, ``elem``."""
 
     elem: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, elem: torch.Tensor) -> OnGPU:
@@ -194,9 +194,11 @@ class _Generator(torch.Generator):
     """A CPU's generator that says it is on the device for which it was made."""
 
     on_gpu: set[int] = set()  # noqa: RUF012 - of all instances
+    _cdata: int
+    _where: torch.device
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
-        self: Any = super().__new__(cls)
+        self = super().__new__(cls)
         self._where = torch.device(device)
         if self._where.type == NAME:
             cls.on_gpu.add(self._cdata)
@@ -204,7 +206,7 @@ class _Generator(torch.Generator):
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return vars(self)["_where"]
+        return self._where
 
 
 @cache

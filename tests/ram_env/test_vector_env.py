@@ -197,7 +197,9 @@ BAD_RESETS = [
 ]
 
 
-@pytest.mark.parametrize(("argument", "keywords"), BAD_RESETS, ids=str)
+@pytest.mark.parametrize(
+    ("argument", "keywords"), BAD_RESETS, ids=lambda value: re.sub(r" at 0x\w+", "", str(value))
+)
 @pytest.mark.parametrize("kind", ["single", "vector"])
 def test_a_bad_seed_or_reset_option_is_refused_by_name(kind, argument, keywords):
     refuse("reset", argument, envs=pair(kind, "toy"), **keywords)

@@ -10,7 +10,6 @@ Dimension key:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from matplotlib import pyplot
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import ram_env
+from agents.diagnostics import bits_gained
 from agents.evaluation import play_split, score_by_glimpse
 from agents.runs.loading import load_pretrained, published_names
 
@@ -67,10 +67,7 @@ def look(name: str) -> tuple[list[float], list[float]]:
     )
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     beliefs = play_split(model, env, env.num_images)  # one pass over n images
-    label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
-    log_p = beliefs.log_p.gather(3, label)[0, :, :, 0].double().mean(0) / math.log(2)  # (T,)
-    error = [score.error for score in score_by_glimpse(beliefs)]
-    return error, (log_p[1:] - log_p[:-1]).tolist()
+    return [score.error for score in score_by_glimpse(beliefs)], bits_gained(beliefs).tolist()
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 import ram_env
 from agents.evaluation import play_split
 from agents.runs.loading import load_pretrained
+from train.comparison.figures import MARKERS, mean_curve
 from train.comparison.protocol import read_protocol
-from train.comparison.results import Curve, read_seeds
-from train.comparison.summary import CLASSES
+from train.comparison.summary import CLASSES, read_results
 
 ROOT = Path(__file__).parents[1]
 ENV_ID = "ClutteredMNISTGlimpse-v0"
 COLOURS = {"L": "#0072B2", "R": "#D55E00", "R*": "#009E73"}  # of the classes
-MARKERS = "o^sDvPX*<>"  # of the algorithms of a class
 AGENTS = {"cluttered": "L", "cluttered-paper-rule": "L", "cluttered-reward-only": "R*"}
 
 
@@ -77,36 +76,28 @@ def main(config: Config) -> None:
 def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
     """Draw the mean curves of every algorithm on every task with the env id."""
     protocol, seen = read_protocol(config.protocol), defaultdict[str, list[str]](list)
-    for task in protocol.tasks.values():
-        if task.env_id != ENV_ID:
-            continue
-        curves = defaultdict[str, list[Curve]](list)
-        for seed in read_seeds(config.results, task.name):
-            curves[seed.algorithm].append(seed.curve)
-        for name, group in curves.items():
-            letter = protocol.algorithms[name].feedback
+    for results in read_results(protocol, config.results).values():
+        for row in results.rows:
+            if results.task.env_id != ENV_ID or not row.seeds:
+                continue
+            name, letter = row.algorithm.name, row.algorithm.feedback
             known = seen[letter]
             label = None if name in known else f"{letter}: {name}"
             known.extend([] if name in known else [name])
             look = {
                 "color": COLOURS[letter],
                 "marker": MARKERS[known.index(name) % len(MARKERS)],
-                "linestyle": "--" if task.curriculum else "-",
+                "linestyle": "--" if results.task.curriculum else "-",
                 "markersize": 4,
                 "linewidth": 1.2,
             }
-            steps = group[0].env_steps
-            errors.plot(steps, mean([each.error for each in group]), label=label, **look)
-            tag = "eval/centre_coverage"
-            if all(tag in each.behaviour for each in group):
-                places.plot(steps, mean([each.behaviour[tag] for each in group]), **look)
+            curve, tag = mean_curve(row), "eval/centre_coverage"
+            errors.plot(curve.env_steps, curve.error, label=label, **look)
+            whole = [s.curve for s in row.finished if tag in s.curve.behaviour]
+            if whole:
+                covered = np.mean([each.behaviour[tag] for each in whole], 0)
+                places.plot(whole[0].env_steps, covered, **look)
     errors.legend(fontsize=7, loc="lower left")
-
-
-def mean(columns: list[np.ndarray]) -> np.ndarray:
-    """Return the mean over seeds, up to the mark that all have reached."""
-    marks = min(map(len, columns))
-    return np.mean([column[:marks] for column in columns], 0)
 
 
 def mean_belief(name: str) -> np.ndarray:

@@ -380,6 +380,7 @@ def test_a_result_that_contradicts_itself_is_refused_by_file(tmp_path):
         ("result.json", json.dumps({**result, "status": "lost"})),
         ("metrics.csv", ""),
         ("metrics.csv", marks.replace("60.0", "nan")),
+        ("metrics.csv", marks.replace("eval/most_named", "eval/most_liked")),
         ("metrics.csv", marks + marks.splitlines()[1]),
         ("config.json", '{"parameters": "many"}'),
     ):

@@ -221,7 +221,10 @@ def read_seed(folder: Path) -> Seed:
     marks = [structs.astuple(mark) for mark in read_csv(folder / "metrics.csv", _Mark)]
     columns = np.array(marks, dtype=float).reshape(-1, len(_Mark.__struct_fields__)).T
     rows = read_csv(folder / "metrics.csv")
-    tags = [tag for tag in BEHAVIOUR if rows and tag in rows[0]]
+    header = list(rows[0]) if rows else []
+    if unknown := set(header) - {*_Mark.__struct_fields__, *BEHAVIOUR}:
+        raise ValueError(f"{folder / 'metrics.csv'} has unknown columns {sorted(unknown)}")
+    tags = [tag for tag in BEHAVIOUR if tag in header]
     curve = Curve(
         *columns, behaviour={tag: np.array([float(row[tag]) for row in rows]) for tag in tags}
     )

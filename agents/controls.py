@@ -27,7 +27,6 @@ class Control:
             :func:`raster_locations`, the same walk in every episode. ``"oracle"``: the centre of
             the object.
         env: A ``ram_env.GlimpseVectorEnv``, for its T and its sizes.
-        generator: Source of the random locations, on their device; None uses torch's own.
 
     Raises:
         ValueError: If the name is unknown.
@@ -37,22 +36,23 @@ class Control:
         are ours.
     """
 
-    def __init__(self, name: str, env: Any, generator: torch.Generator | None = None):
+    def __init__(self, name: str, env: Any):
         if name not in CONTROLS:
             raise ValueError(f"name must be one of {', '.join(CONTROLS)}, got {name!r}")
-        self._name, self._generator = name, generator
+        self._name = name
         self._object_size, self._canvas_side = env.object_size, env.task.side
         # step T - 1 moves nothing and repeats the last location
         walk = raster_locations(max(env.task.num_glimpses - 1, 1))
         self._raster = torch.cat([walk, walk[-1:]])[: env.task.num_glimpses]
 
-    def __call__(self, step: int, learned: Tensor, position: Tensor) -> Tensor:
+    def __call__(self, step: int, learned: Tensor, position: Tensor, uniform: Tensor) -> Tensor:
         """Return the locations (x, y) to look at next, (N, 2).
 
         Args:
             step: t from 0 to T - 1, after t + 1 glimpses. The location of step T - 1 is unused.
             learned: The policy's locations. Shape (N, 2).
             position: The environment's ``info["position"]``, for the oracle. Shape (N, 2).
+            uniform: Noise, uniform in [-1, 1], for random locations. Shape (N, 2).
 
         Raises:
             ValueError: If the step is out of range or the position's shape is wrong.
@@ -60,8 +60,7 @@ class Control:
         if not 0 <= step < len(self._raster):
             raise ValueError(f"step must be in 0..{len(self._raster) - 1}, got {step}")
         if self._name == "random":
-            noise = torch.rand(learned.shape, generator=self._generator, device=learned.device)
-            return 2 * noise - 1
+            return uniform
         if self._name == "centre":
             return torch.zeros_like(learned)
         if self._name == "raster":
@@ -74,13 +73,13 @@ class Control:
 def raster_locations(num_locations: int) -> Tensor:
     """Divide the image into equal rows of nearly equal cells, and walk over their centres.
 
-        The walk goes down row by row, alternately to the right and to the left. There are about as
-        many rows as cells per row; where the cells don't divide evenly, the middle rows have one
-        more. Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and
-    20x20, and the coarsest of the task's patches, 48 px, covers its whole cell.
+    The walk goes down row by row, alternately to the right and to the left. There are about as
+    many rows as cells per row; where the cells don't divide evenly, the middle rows have one more.
+    Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and 20x20, and
+    the coarsest of the task's patches, 48 px, covers its whole cell.
 
     Returns:
-            (x, y) in [-1, 1], in the order of the walk. Shape (num_locations, 2), float32.
+        (x, y) in [-1, 1], in the order of the walk. Shape (num_locations, 2), float32.
     """
     if num_locations < 1:
         raise ValueError(f"num_locations must be at least 1, got {num_locations}")

@@ -94,8 +94,8 @@ def play_split(
         num_images: n, images in the split; visits after the last pass are dropped.
         num_passes: M.
         std: Standard deviation of the location policy; 0 executes its mean.
-        generator: Source of the noise, on the model's device; None uses torch's own.
-        control: Chooses the locations in the policy's place.
+        generator: Source of the noise of locations, on the model's device; None uses torch's own.
+        control: Chooses the locations in the policy's place. Its noise is always the same.
         on_batch: Called after every batch of episodes; may raise to stop early.
 
     Raises:
@@ -112,6 +112,7 @@ def play_split(
         raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
     device, num_visits = next(model.parameters()).device, num_passes * num_images
     samples = bool(torch.as_tensor(std > 0).any())
+    own = torch.Generator(device).manual_seed(0)  # the control's
     batches: list[list[Tensor]] = []
     obs, infos = env.reset(seed=0)
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
@@ -134,9 +135,11 @@ def play_split(
                 )
             next_location = output.location_mean
             if samples:
-                next_location, _ = sample_location(next_location, std, generator)
+                noise = torch.randn(next_location.shape, generator=generator, device=device)
+                next_location, _ = sample_location(next_location, std, noise)
             if control is not None:
-                next_location = control(len(log_p), next_location, position)
+                uniform = 2 * torch.rand(location.shape, generator=own, device=device) - 1
+                next_location = control(len(log_p), next_location, position, uniform)
             log_p.append(output.logits.log_softmax(1))
             locations.append(location)
             action = {"location": next_location, "label": output.logits.argmax(1)}
@@ -161,7 +164,8 @@ def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
 def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:
     """Score labels that are sampled from the beliefs after the last glimpse of the first pass."""
     p = beliefs.log_p[0, :, -1].exp().to(generator.device)  # (n, K)
-    labels = sample_label(p, generator).cpu()
+    clocks = torch.empty_like(p).exponential_(generator=generator)
+    labels = sample_label(p, clocks).cpu()
     return Score(int((labels != beliefs.labels).sum()), len(labels))
 
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 
-def sample_location(
-    mean: Tensor, std: float | Tensor, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def sample_location(mean: Tensor, std: float | Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Draw l_t ~ N(mean, std^2 I) and return it with its log-probability.
 
     The sample is a constant: no gradient flows through it, only through its log-probability. It
@@ -23,18 +20,20 @@ def sample_location(
     Args:
         mean: Shape (N, 2).
         std: Standard deviation, > 0: a scalar, or one each for x and y, shape (2,).
-        generator: Source of the noise; None uses torch's own.
+        noise: Standard normal. Shape (N, 2).
 
     Returns:
         The location, detached, shape (N, 2), and log pi(l_t | h_t), summed over x and y,
         shape (N,).
 
     Raises:
-        ValueError: If ``std`` is not positive.
+        ValueError: If ``std`` is not positive, or the noise has another shape than the mean.
     """
     if not isinstance(std, Tensor) and not std > 0:
         raise ValueError(f"std must be positive, got {std}")
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    if noise.shape != mean.shape:
+        wanted, got = tuple(mean.shape), tuple(noise.shape)
+        raise ValueError(f"noise must have mean's shape, {wanted}, got {got}")
     location = (mean + std * noise).detach()  # (N, 2)
     return location, gaussian_log_prob(location, mean, std)
 

@@ -38,28 +38,31 @@ class Replay:
             "locations": zeros(steps, episodes, 2, dtype=torch.float32),
             "answers": zeros(episodes, dtype=torch.int64),
             "rewards": zeros(episodes, dtype=torch.float32),
-            "added": torch.zeros((), dtype=torch.int64),
+            "added": torch.zeros((), dtype=torch.int64, device=device),
         }
 
     def add(self, glimpses: Tensor, locations: Tensor, answers: Tensor, rewards: Tensor) -> None:
         """Store a rollout: (T, N, P, G, G) in [0, 1], (T, N, 2), (N,) and (N,)."""
-        added = self.tensors["added"]
-        row = int(added) % len(self.tensors["answers"])
-        self.tensors["glimpses"][row] = (glimpses * 255).round().to(torch.uint8)
-        self.tensors["locations"][row] = locations
-        self.tensors["answers"][row], self.tensors["rewards"][row] = answers, rewards
-        added += 1
+        row = (self.tensors["added"] % len(self.tensors["answers"]))[None]
+        pixels = (glimpses * 255).round().to(torch.uint8)
+        parts = {"glimpses": pixels, "locations": locations, "answers": answers, "rewards": rewards}
+        for name, part in parts.items():
+            self.tensors[name].index_copy_(0, row, part[None])  # waits for no GPU
+        self.tensors["added"] += 1
 
     def loss(
         self,
         model: RecurrentAttentionModel,
         estimator: Estimator,
         weights: Weights,
-        generator: torch.Generator,
+        uniform: Tensor,
     ) -> Tensor:
-        """Return the loss of the labels alone for a random rollout, as the model now sees it."""
-        stored = min(int(self.tensors["added"]), len(self.tensors["answers"]))
-        row = torch.randint(stored, (1,), generator=generator, device=generator.device)
+        """Return the loss of the labels alone for a random rollout, as the model now sees it.
+
+        ``uniform``, a scalar in (0, 1), chooses the rollout.
+        """
+        stored = self.tensors["added"].clamp(max=len(self.tensors["answers"]))
+        row = (uniform.double() * stored).long()[None]  # in float32 it could round up to 1
         names = ("glimpses", "locations", "answers", "rewards")
         drawn = (self.tensors[name].index_select(0, row)[0] for name in names)  # waits for no GPU
         glimpses, locations, answers, rewards = drawn

@@ -35,8 +35,8 @@ _CUDA_WHEEL = (
 class Training(Generic[ModelT]):
     """Everything that the rest of a run depends on, except the number of updates done.
 
-    ``env`` has ``get_state`` and ``set_state``; ``generators`` are those besides torch's own, and
-    ``stored`` holds groups of tensors that are changed in place.
+    ``env`` has ``get_state`` and ``set_state``; ``stored`` holds groups of tensors that are changed
+    in place.
 
     Attributes:
         mean_model: The running mean of the model's weights, which is evaluated and published.
@@ -49,11 +49,10 @@ class Training(Generic[ModelT]):
         model: ModelT,
         optimizer: torch.optim.Optimizer,
         env: Any,
-        generators: Mapping[str, torch.Generator] | None = None,
         stored: Mapping[str, Tensors] | None = None,
     ):
         self.model, self.optimizer, self.env = model, optimizer, env
-        self.generators, self.stored = generators or {}, stored or {}
+        self.stored = stored or {}
         self.mean_model = copy.deepcopy(model).requires_grad_(False).eval()
         self.best: Tensors = copy.deepcopy(self.mean_model.state_dict())
         self.best_error = math.inf
@@ -92,7 +91,7 @@ class Training(Generic[ModelT]):
             "mean_model": self.mean_model.state_dict(),
             "best_model": self.best,
             "optimizer": pack_optimizer(self.optimizer),
-            "generators": pack_generators(self.generators, self._device),
+            "generators": pack_generators(self._device),
             **self.stored,
         }
         best_error = self.best_error if math.isfinite(self.best_error) else None
@@ -116,7 +115,7 @@ class Training(Generic[ModelT]):
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"the environment cannot resume from it: {error}") from error
         unpack_optimizer(self.optimizer, tensors["optimizer"])
-        unpack_generators(self.generators, tensors["generators"], self._device)
+        unpack_generators(tensors["generators"], self._device)
         for group, parts in self.stored.items():
             for name, part in parts.items():
                 part.copy_(tensors[group][name])
@@ -209,17 +208,10 @@ def spread_seed(
     Each ``num_rollouts`` neighbours, which divide ``num_envs``, share a seed and so the images.
     Stages of a curriculum share none.
     """
-    key = (0, stage) if stage else ()  # (0,) is :func:`spawn_generator`'s
+    key = (0, stage) if stage else ()  # (0,) is that of :class:`agents.noise.Noise`
     words = np.random.SeedSequence(seed, spawn_key=key).generate_state(num_envs + 1, np.uint64)
     env_seeds = [int(word) for word in words[1 : num_envs // num_rollouts + 1]]
     return [seed for seed in env_seeds for _ in range(num_rollouts)], int(words[0] >> np.uint64(1))
-
-
-def spawn_generator(seed: int, device: torch.device) -> torch.Generator:
-    """Return a generator whose seed, derived from the run's, differs from :func:`spread_seed`'s."""
-    (child,) = np.random.SeedSequence(seed).spawn(1)
-    word = child.generate_state(1, np.uint64)[0] >> np.uint64(1)
-    return torch.Generator(device).manual_seed(int(word))
 
 
 def validation_updates(num_updates: int, times: int) -> set[int]:

@@ -57,6 +57,7 @@ from agents.baselines import count_parameters
 from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
 from agents.evaluation import to_env, to_tensors
 from agents.locations import sample_location
+from agents.noise import Noise
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import parse_flags, run
 from agents.runs.loading import load_run
@@ -157,17 +158,18 @@ class Learner:
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
         env = gymnasium.make_vec(env_id, num_envs=n, action_format="dict", split="train")
         assert isinstance(env, ram_env.GlimpseVectorEnv)
-        env_seeds, torch_seed = spread_seed(seed, n, rollouts)
-        torch.manual_seed(torch_seed)
-        obs, infos = env.reset(seed=env_seeds)
-        while True:
+        obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])
+        steps = range(env.task.num_glimpses)
+        noise = Noise(seed, range(n), num_glimpses=len(steps), num_classes=env.num_classes)
+        for episode in itertools.count():
             std = self._config.std if model.location_std is None else model.location_std
-            label = torch.as_tensor(infos["label"])  # (N,)
+            label, drawn = torch.as_tensor(infos["label"]), noise.draw(episode)  # (N,)
             state, steps, states = model.initial_state(n), [], []
-            for _ in range(env.task.num_glimpses):
+            for normal, clocks in zip(drawn.normal, drawn.clocks, strict=True):
                 output, state = model(*to_tensors(obs, label.device), state)
-                location, log_prob = sample_location(output.location_mean, std)
-                prediction = choose_label(output.logits, sample=self._estimator.samples_label)
+                location, log_prob = sample_location(output.location_mean, std, normal)
+                sampled = clocks if self._estimator.samples_label else None
+                prediction = choose_label(output.logits, sampled)
                 action = to_env({"location": location, "label": prediction}, obs)
                 obs, reward, _, _, infos = env.step(action)
                 reward = torch.as_tensor(reward, dtype=torch.float32)

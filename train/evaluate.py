@@ -212,8 +212,8 @@ def play(
 ) -> Beliefs:
     """Play the split with the run's control, as the trainer validates it."""
     device = next(model.parameters()).device
-    noise, control_noise = (torch.Generator(device).manual_seed(0) for _ in range(2))
-    control = Control(locations, env, control_noise)
+    noise = torch.Generator(device).manual_seed(0)
+    control = Control(locations, env)
     return play_split(model, env, env.num_images, generator=noise, control=control, **more)
 
 
@@ -270,7 +270,7 @@ def animate(
     settings = {"split": "validation", "autoreset_mode": "Disabled", "render_mode": "rgb_array"}
     settings |= {"action_format": "box"}  # its class scores are drawn as bars
     env = make_env(env_id, device, num_episodes, **settings)
-    control = Control(locations, env, torch.Generator(device).manual_seed(0))
+    control, noise = Control(locations, env), torch.Generator(device).manual_seed(0)
     obs, infos = env.reset(seed=0)
     position = torch.as_tensor(infos["position"], device=device)
     state = model.initial_state(num_episodes)
@@ -278,7 +278,8 @@ def animate(
     for step in range(env.task.num_glimpses):
         frames.append(env.render())
         output, state = model(*to_tensors(obs, device), state)
-        location = control(step, output.location_mean, position)
+        uniform = 2 * torch.rand(position.shape, generator=noise, device=device) - 1
+        location = control(step, output.location_mean, position, uniform)
         obs, *_ = env.step(torch.cat([location, output.logits], 1).cpu().numpy())
     frames[-1] = env.render()  # with the last belief and whether it is right
     by_episode = np.array(frames).swapaxes(0, 1)  # (episodes, T, H, W, 3)

@@ -40,6 +40,7 @@ from agents.evaluation import (
 )
 from agents.labels import sample_label
 from agents.locations import sample_location
+from agents.noise import Noise
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
@@ -55,7 +56,6 @@ from agents.training import (
     clip_gradients,
     cosine_rate,
     report_nonfinite_outputs,
-    spawn_generator,
     spread_seed,
     validation_updates,
     warmed_up_decay,
@@ -248,12 +248,19 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     weights = Weights(**{field.name: getattr(config, field.name) for field in fields(Weights)})
     model = make_model(config, env).to(device)
     optimizer = make_optimizer(config, model)
-    generator = spawn_generator(config.seed, device)
-    control = Control(config.locations, env, generator)
+    noise_source = Noise(
+        config.seed,
+        range(config.num_envs),
+        num_glimpses=num_glimpses,
+        num_classes=env.num_classes,
+        num_shared=config.replay_steps,
+        device=device,
+    )
+    control = Control(config.locations, env)
     seen_shape = (num_glimpses, config.num_envs, *env.glimpse_shape)
     replay = Replay(config.replay_size, seen_shape, device) if config.replay_steps else None
     stored = {} if replay is None else {"replay": replay.tensors}
-    training = Training(model, optimizer, env, {"locations": generator}, stored)
+    training = Training(model, optimizer, env, stored)
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
@@ -289,13 +296,14 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             group["lr"] = learning_rate * group["multiple"]
         if (begun := env.advance(update / config.num_updates)) is not None:
             obs, infos = begun
-            control = Control(config.locations, env, generator)
+            control = Control(config.locations, env)
             log.say(f"{update * config.num_envs} episodes: {env}")
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
         position = torch.as_tensor(infos["position"], device=device)  # (N, 2)
-        shift = draw_shift(config, env, device)
+        noise = noise_source.draw(update)
+        shift = to_shift(noise.shift, config.shift, env.task.side)
         state = model.initial_state(config.num_envs)
         seen: list[tuple[Tensor, Tensor]] = []
         outputs: list[Output] = []
@@ -309,10 +317,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 seen.append((glimpse, location + shift))
                 output, state = model(*seen[-1], state)
                 outputs.append(output)
-                sampled, log_prob = sample_location(output.location_mean, std)
-                next_location = control(step, sampled, position) - shift
-                sample, temperature = estimator.samples_label, config.label_temperature
-                prediction = choose_label(output.logits, sample=sample, temperature=temperature)
+                sampled, log_prob = sample_location(output.location_mean, std, noise.normal[step])
+                next_location = control(step, sampled, position, noise.uniform[step]) - shift
+                clocks = noise.clocks[step] if estimator.samples_label else None
+                prediction = choose_label(output.logits, clocks, config.label_temperature)
                 action = {"location": next_location, "label": prediction}
                 obs, reward, _, _, infos = env.step(to_env(action, obs))
                 reward = torch.as_tensor(reward, dtype=torch.float32)
@@ -333,10 +341,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if replay is not None:
             glimpses, locations = map(torch.stack, zip(*seen, strict=True))
             replay.add(glimpses, locations, steps[-1]["prediction"], steps[-1]["reward"])
-            for _ in range(config.replay_steps):
+            for uniform in noise.shared:
                 optimizer.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                    old_loss = replay.loss(model, estimator, weights, generator)
+                    old_loss = replay.loss(model, estimator, weights, uniform)
                 old_loss.backward()
                 clip_gradients(model, config.max_grad_norm, update)
                 optimizer.step()
@@ -405,29 +413,27 @@ def play(
 ) -> tuple[Beliefs, torch.Generator]:
     """Play n images with the run's control; return beliefs, and the noise, the same each time."""
     noise = torch.Generator(next(model.parameters()).device).manual_seed(0)
-    control = Control(config.locations, env, noise)
+    control = Control(config.locations, env)
     beliefs = play_split(model, env, n, generator=noise, control=control, **more)
     return beliefs, noise
 
 
-def choose_label(logits: Tensor, *, sample: bool, temperature: float = 1.0) -> Tensor:
-    """Return the likeliest label of ``logits`` (N, K), or one sampled at a temperature. (N,)."""
-    if not sample:
+def choose_label(logits: Tensor, clocks: Tensor | None, temperature: float = 1.0) -> Tensor:
+    """Return the likeliest label of ``logits`` (N, K), or one sampled with noise (N, K). (N,)."""
+    if clocks is None:
         return logits.argmax(1)
-    return sample_label((logits / temperature).softmax(1))
+    return sample_label((logits / temperature).softmax(1), clocks)
 
 
-def draw_shift(config: Config, env: TaskEnv, device: torch.device) -> Tensor | float:
-    """Draw how far each image is shifted in this episode, in units of location. Shape (N, 2).
+def to_shift(uniform: Tensor, largest: int, side: int) -> Tensor:
+    """Turn noise in (0, 1) into whole pixels up to ``largest``, in units of location. (N, 2).
 
     In an image that is shifted by d, location l shows what location l - d shows in the original.
     So the image can stay as it is: the agent's locations are shifted on their way to the
     environment and back.
     """
-    if not config.shift:
-        return 0.0
-    pixels = torch.randint(-config.shift, config.shift + 1, (config.num_envs, 2), device=device)
-    return pixels * (2 / env.task.side)
+    pixels = (uniform.double() * (2 * largest + 1)).floor() - largest
+    return (pixels * (2 / side)).float()
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:

@@ -131,26 +131,19 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def pack_generators(
-    generators: Mapping[str, torch.Generator], device: torch.device | None = None
-) -> Tensors:
-    """Return the states of random number generators: these, torch's and, on a GPU, CUDA's."""
-    states = {name: generator.get_state() for name, generator in generators.items()}
-    states["torch"] = torch.get_rng_state()
-    if device is not None and device.type == "cuda":
+def pack_generators(device: torch.device) -> Tensors:
+    """Return the states of torch's random number generator and, on a GPU, of CUDA's."""
+    states = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
         states["torch_cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def unpack_generators(
-    generators: Mapping[str, torch.Generator], states: Tensors, device: torch.device | None = None
-) -> None:
+def unpack_generators(states: Tensors, device: torch.device) -> None:
     """Restore what :func:`pack_generators` returned; CheckpointError if it is of another run."""
-    check_like("generators", states, pack_generators(generators, device))
-    restore = {name: generator.set_state for name, generator in generators.items()}
-    restore |= {"torch": torch.set_rng_state}
-    if device is not None:
-        restore["torch_cuda"] = partial(torch.cuda.set_rng_state, device=device)
+    check_like("generators", states, pack_generators(device))
+    on_gpu = partial(torch.cuda.set_rng_state, device=device)
+    restore = {"torch": torch.set_rng_state, "torch_cuda": on_gpu}
     for name, state in states.items():
         try:
             restore[name](state)

@@ -10,7 +10,8 @@ from tests.pretend_gpu import GPUS
 def test_labels_have_the_frequencies_of_their_probabilities():
     p = torch.tensor([0.6, 0.3, 0.0999, 1e-4, 0.0])
     n = 100_000
-    counts = sample_label(p.expand(n, 5), torch.Generator().manual_seed(0)).bincount(minlength=5)
+    clocks = torch.empty(n, 5).exponential_(generator=torch.Generator().manual_seed(0))
+    counts = sample_label(p.expand(n, 5), clocks).bincount(minlength=5)
     assert counts[4] == 0
     chi_square = ((counts - n * p)[:4].square() / (n * p[:4])).sum()
     assert chi_square < 16.3  # 3 degrees of freedom: above it with probability 0.001
@@ -19,10 +20,12 @@ def test_labels_have_the_frequencies_of_their_probabilities():
 def test_labels_are_those_of_multinomial_with_the_same_generator():
     p = torch.randn(500, 10, generator=torch.Generator().manual_seed(0)).softmax(1)
     mine, torchs = (torch.Generator().manual_seed(1) for _ in range(2))
-    assert torch.equal(sample_label(p, mine), p.multinomial(1, generator=torchs)[:, 0])
+    clocks = torch.empty_like(p).exponential_(generator=mine)
+    assert torch.equal(sample_label(p, clocks), p.multinomial(1, generator=torchs)[:, 0])
 
 
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
 def test_labels_from_nan_are_labels(device):
-    label = sample_label(torch.full((4, 3), torch.nan, device=device))
+    nan = torch.full((4, 3), torch.nan, device=device)
+    label = sample_label(nan, torch.ones_like(nan))
     assert ((label >= 0) & (label < 3)).all()

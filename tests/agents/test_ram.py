@@ -27,7 +27,7 @@ def reached_by(output: str, **changes) -> set[str]:
     """
     model, glimpses = make_model(**changes), two_glimpses()[0]
     first, state = model(glimpses[0], torch.zeros(3, 2), model.initial_state(3))
-    location, log_prob = sample_location(first.location_mean, 0.1)
+    location, log_prob = sample_location(first.location_mean, 0.1, torch.randn(3, 2))
     second, _ = model(glimpses[1], location, state)
     {**second._asdict(), "log_prob": log_prob}[output].sum().backward()
     return {name for name, network in model.named_children() if gradient_of(network) > 0}
@@ -148,8 +148,9 @@ def test_a_sampled_location_is_a_constant_that_teaches_by_its_log_prob_alone(lea
     assert log_std is not None
     torch.testing.assert_close(std, torch.tensor([0.5, 0.5]))
     mean = torch.zeros(100, 2, requires_grad=True)
-    generator = torch.Generator().manual_seed(0)
-    location, log_prob = sample_location(mean, std if learned else 0.5, generator)
+    noise = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    location, log_prob = sample_location(mean, std if learned else 0.5, noise)
+    torch.testing.assert_close(location, noise / 2)
     assert not location.requires_grad
     expected = torch.distributions.Normal(mean, 0.5).log_prob(location).sum(1)
     torch.testing.assert_close(log_prob, expected)
@@ -186,7 +187,9 @@ def test_a_wrong_shape_or_std_is_refused():
     with pytest.raises(ValueError, match="state"):
         model(torch.rand(2, 3, 4, 4), torch.zeros(2, 2), model.initial_state(1))
     with pytest.raises(ValueError, match="std must be positive"):
-        sample_location(torch.zeros(1, 2), 0.0)
+        sample_location(torch.zeros(1, 2), 0.0, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"noise must have mean's shape, \(3, 2\), got \(3,\)"):
+        sample_location(torch.zeros(3, 2), 0.1, torch.zeros(3))
 
 
 def test_a_capped_state_goes_no_further_and_learns_nothing_there():

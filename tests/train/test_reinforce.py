@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.controls import CONTROLS, Control, oracle_location, raster_locations
+from agents.controls import CONTROLS, oracle_location, raster_locations
 from agents.estimators import ESTIMATORS, Terms
 from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
@@ -31,10 +31,10 @@ from train.reinforce import (
     PRESETS,
     Config,
     choose_label,
-    draw_shift,
     main,
     parse,
     read_preset,
+    to_shift,
 )
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
@@ -127,15 +127,6 @@ def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they
     assert learned == [is_learned, True, is_learned or estimator == "reward_only"]
     tags = re.findall(r"train/my_(\w+)_loss", (tmp_path / "long" / "metrics.csv").read_text())
     assert set(tags) == others | (of_location if is_learned else set())
-
-
-def test_random_locations_have_a_seed_of_their_own(tmp_path, capsys, monkeypatch):
-    generators: list[torch.Generator] = []
-    monkeypatch.setattr(
-        reinforce, "Control", lambda *words: generators.append(words[2]) or Control(*words)
-    )
-    train(tmp_path / "run", capsys, locations="random", final_split="none")
-    assert generators[0].initial_seed() != torch.initial_seed()
 
 
 def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
@@ -236,20 +227,17 @@ def test_the_location_networks_rate_is_a_multiple_that_moves_nothing_at_zero(tmp
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 3 / 4), (0.5, 9 / 10)])
 def test_labels_are_sampled_at_their_temperature(temperature, share):
     logits = torch.tensor([3.0, 1.0]).log().repeat(100_000, 1)  # p^2 is 9 to 1
-    torch.manual_seed(0)
-    label = choose_label(logits, sample=True, temperature=temperature)
+    clocks = torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(0))
+    label = choose_label(logits, clocks, temperature)
     assert float((label == 0).float().mean()) == pytest.approx(share, abs=0.005)
 
 
 def test_shifting_locations_shifts_the_image(toy_dataset):
-    config = Config(env_id="MNISTGlimpse-v0", shift=2, num_envs=200)
-    env = gymnasium.make_vec(config.env_id, num_envs=1, dataset=toy_dataset)
-    assert isinstance(env, GlimpseVectorEnv)
-    shift = draw_shift(config, env, torch.device("cpu"))
-    pixels = torch.as_tensor(shift) * 14  # of 28 px, locations in -1..1
+    shift = to_shift(torch.rand(200, 2), largest=2, side=28)
+    pixels = shift * 14  # of 28 px, locations in -1..1
     assert torch.equal(pixels.unique(), torch.arange(-2.0, 3.0))
     images, seen = load_digits(toy_dataset, "train")[0][:1], torch.tensor([[0.1, -0.2]])
-    for (x, y), each in zip(pixels[:20].int().tolist(), torch.as_tensor(shift), strict=False):
+    for (x, y), each in zip(pixels[:20].int().tolist(), shift, strict=False):
         moved = np.roll(images, (y, x), (1, 2))  # a glimpse in the middle sees no border
         expected = extract_glimpses(moved, seen.numpy(), size=8)
         np.testing.assert_array_equal(
@@ -273,7 +261,7 @@ def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, c
 
         monkeypatch.setattr(owner, name, call)
 
-    monkeypatch.setattr(reinforce, "draw_shift", lambda *_: shift)
+    monkeypatch.setattr(reinforce, "to_shift", lambda *_: shift)
     spy(reinforce, "to_tensors", "shown", lambda _, result: result[1])
     spy(RecurrentAttentionModel, "forward", "given", lambda words, _: words[2])
     spy(reinforce, "sample_location", "sampled", lambda _, result: result[0])

@@ -92,7 +92,7 @@ def play_split(
             autoreset mode ``SAME_STEP``, whose episodes all have the same length.
             Observations may be arrays or tensors.
         num_images: n, images in the split; visits after the last pass are dropped.
-        num_passes: M.
+        num_passes: M, passes through the split.
         std: Standard deviation of the location policy; 0 executes its mean.
         generator: Source of the noise of locations, on the model's device; None uses torch's own.
         control: Chooses the locations in the policy's place. Its noise is always the same.

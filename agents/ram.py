@@ -28,10 +28,10 @@ class RAMConfig:
 
     Attributes:
         glimpse_shape: (P, G, G), shape of the environment's ``glimpse`` box.
-        num_classes: K.
+        num_classes: K, number of classes.
         what_size: Features of the glimpse's pixels.
         where_size: Features of its location.
-        hidden_size: D.
+        hidden_size: D, units of the core.
         core: ``"rnn"`` (the paper's rectifier), ``"lstm"`` or ``"gru"``.
         identity_core: Initialise the recurrent weights as the identity (Le et al. 2015), so that
             at first a rectifier core's state is a sum over glimpses. Ours.

@@ -32,7 +32,7 @@ copyright = f"{author}, MIT licence"  # noqa: A001
 version = release = ram_env.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "demo"]
+exclude_patterns = ["_build", "demo", "listings.md"]
 suppress_warnings: list[str] = []  # none: the build turns every warning into an error
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -64,9 +64,7 @@ html_copy_source = False
 html_math_renderer = "mathml"
 html_static_path = ["_static", str(files("ziamath.fonts") / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
-html_sidebars = {  # a sidebar only where a page has neighbours
-    name: [] for name in ("index", "task", "own", "clients", "results", "migration", "api")
-}
+html_sidebars = {"[!e]*": [], "estimators": []}  # only the environments have neighbours to show
 html_theme_options = {
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],

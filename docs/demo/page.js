@@ -71,20 +71,14 @@ function render() {
   drawScene($("scene"), { ...view, path, t, hidden, cross: hidden && t < last });
   drawRetina(path[t].glimpse);
   if (state.mode !== "play") showBelief(path[t].probabilities, path[t - 1]?.probabilities);
-  if ($("cards").children.length !== cards.length) {
-    $("cards").replaceChildren(...cards.map(() =>
-      make("article", {}, make("h3"), make("canvas"), make("p"))));
-  }
-  cards.forEach((card, k) => {
-    const [title, canvas, text] = $("cards").children[k].children;
-    const { probabilities } = card.path[t], best = argmax(probabilities);
-    title.textContent = card.title;
-    const says = `${t < last ? "Believes" : "Answers"} ${best}, ${percent(probabilities[best])}`;
-    text.textContent = says + (t < last ? "" : verdict(best));
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `${card.title}: ${text.textContent}`);
+  $("cards").replaceChildren();
+  for (const card of cards) {
+    const says = describeBelief(card.path[t], t === last);
+    const title = make("h3", { textContent: card.title }), text = make("p", { textContent: says });
+    const canvas = makePicture({}, `${card.title}: ${says}`);
+    $("cards").append(make("article", {}, title, canvas, text));
     drawScene(canvas, { ...view, ...card, t });
-  });
+  }
   $("glimpse").max = last + 1;
   $("glimpse").value = t + 1;
   $("glimpse").setAttribute("aria-valuetext", `${t + 1} of ${last + 1}`);
@@ -98,26 +92,36 @@ function render() {
 
 const verdict = (label) =>
   view.label === null ? "" : label === view.label ? ": right" : ": wrong";
+const describePlace = (location) => {
+  const [x, y] = location.map((value) => value.toFixed(2));
+  return `x ${x}, y ${y}`;
+};
+
+/** Say what an agent thinks of a glimpse and, where one came before, how that changed. */
+function describeBelief({ probabilities }, isLast, before) {
+  const best = argmax(probabilities), share = probabilities[best];
+  const change = before ? Math.round(100 * (share - before.probabilities[best])) : 0;
+  const moved = change ? `, ${change > 0 ? "up" : "down"} ${Math.abs(change)} points` : "";
+  const says = `${isLast ? "Answers" : "Believes"} ${best}, ${percent(share)}${moved}`;
+  return says + (isLast ? verdict(best) : "");
+}
 
 /** Say what a glimpse changed, for eyes and screen readers. */
 function describeGlimpse() {
-  const { path } = view, t = state.glimpse, last = path.length - 1;
-  const p = path[t].probabilities, best = argmax(p), [x, y] = path[t].location;
-  const change = t ? Math.round(100 * (p[best] - path[t - 1].probabilities[best])) : 0;
-  const moved = change ? `, ${change > 0 ? "up" : "down"} ${Math.abs(change)} points` : "";
-  const says = `${t === last ? "Answers" : "Believes"} ${best}, ${percent(p[best])}${moved}`;
-  const truth = view.label === null || t < last ? "" : `${verdict(best)}. It is ${view.label}`;
-  const where = `x ${x.toFixed(2)}, y ${y.toFixed(2)}`;
-  return `Glimpse ${t + 1} of ${last + 1} at ${where}. ${says}${truth}.`;
+  const { path, label } = view, t = state.glimpse, last = path.length - 1;
+  const where = describePlace(path[t].location);
+  const says = describeBelief(path[t], t === last, path[t - 1]);
+  const truth = label === null || t < last ? "" : ` It is ${label}.`;
+  return `Glimpse ${t + 1} of ${last + 1} at ${where}. ${says}.${truth}`;
 }
 
 function describePlay() {
   const seen = view.path.length, { numGlimpses } = view.task;
   if (state.answer === null) {
-    const [x, y] = state.cross.map((value) => value.toFixed(2));
     const next = seen < numGlimpses
       ? "Click where to look next, or move the cross with the arrow keys and press Enter. "
-        + `The cross is at x ${x}, y ${y}.` : "That was the last glimpse. Which digit is it?";
+        + `The cross is at ${describePlace(state.cross)}.`
+      : "That was the last glimpse. Which digit is it?";
     return `Glimpse ${seen} of ${numGlimpses}. ${next}`;
   }
   const agent = argmax(view.cards[0].path.at(-1).probabilities);
@@ -215,6 +219,7 @@ function drawPath(pen, centres, thin) {
   for (const centre of centres) pen.lineTo(...centre);
   pen.stroke();
   pen.font = `600 ${12 * thin}px system-ui, sans-serif`;
+  const edge = pen.canvas.width - 9 * thin; // a number stays on the canvas
   centres.forEach(([x, y], k) => {
     const last = k === centres.length - 1;
     pen.fillStyle = `rgb(${last ? BOX : PATH})`;
@@ -224,7 +229,8 @@ function drawPath(pen, centres, thin) {
     if (k && !last) return;
     pen.lineWidth = 3 * thin;
     pen.strokeStyle = "#0c0e12";
-    for (const draw of ["strokeText", "fillText"]) pen[draw](k + 1, x + 7 * thin, y - 6 * thin);
+    const at = [Math.min(x + 7 * thin, edge), Math.max(y - 6 * thin, 12 * thin)];
+    for (const draw of ["strokeText", "fillText"]) pen[draw](k + 1, ...at);
   });
 }
 
@@ -241,20 +247,14 @@ function drawCross(pen, [x, y], thin) {
 
 /** Draw a glimpse (S, G, G): one small picture for each scale. */
 function drawRetina(glimpse) {
-  const { glimpseSize: size, numScales } = view.task, area = size * size, retina = $("retina");
-  if (retina.children.length !== numScales || retina.querySelector("canvas").width !== size) {
-    retina.replaceChildren(...Array.from({ length: numScales }, (_, scale) => {
-      const patch = `${size * 2 ** scale} px`, caption = make("figcaption", { textContent: patch });
-      const canvas = make("canvas", { width: size, height: size, className: "pixels" });
-      canvas.setAttribute("aria-label", `Retina, patch of ${patch}`);
-      canvas.setAttribute("role", "img");
-      return make("figure", {}, canvas, caption);
-    }));
-  }
-  [...retina.children].forEach(({ firstChild }, scale) => {
+  const { glimpseSize: size, numScales } = view.task, area = size * size;
+  $("retina").replaceChildren(...Array.from({ length: numScales }, (_, scale) => {
+    const text = `${size * 2 ** scale} px`, shape = { width: size, height: size };
+    const canvas = makePicture({ ...shape, className: "pixels" }, `Retina, patch of ${text}`);
     const patch = glimpse.subarray(scale * area, (scale + 1) * area);
-    putPixels(firstChild, patch, (x) => Math.round(255 * x));
-  });
+    putPixels(canvas, patch, (x) => Math.round(255 * x));
+    return make("figure", {}, canvas, make("figcaption", { textContent: text }));
+  }));
 }
 
 /** Show probabilities (K) as bars, with marks where they were a glimpse before. */
@@ -279,6 +279,9 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+const makePicture = (properties, ariaLabel) =>
+  make("canvas", { ...properties, role: "img", ariaLabel });
+
 // What a person does
 
 function chooseMode(mode) {
@@ -287,7 +290,6 @@ function chooseMode(mode) {
   for (const part of document.querySelectorAll("[data-modes]")) {
     part.hidden = !part.dataset.modes.split(" ").includes(mode);
   }
-  $("belief-part").hidden = mode === "play";
   $("others-title").textContent = mode === "play" ? "You and the agent" : "On the same canvas";
   const scene = $("scene"), labels = {
     watch: "The canvas with the agent’s glimpses and its path",
@@ -312,19 +314,17 @@ function chooseTask() {
   }
   state.glimpse = state.mode === "draw" ? task().numGlimpses - 1 : 0;
   if (state.mode === "draw" && !state.digits.length) borrowDigit();
-  if (state.mode === "play") startPlay(1);
+  if (state.mode === "play") startPlay();
   update();
 }
 
-// Watch
-
 function turn(pages) {
-  stop();
   const { length } = task().canvases;
   state.number = (state.number + pages + length) % length;
   state.glimpse = 0;
-  update();
 }
+
+// Watch
 
 function go(glimpse) {
   state.glimpse = clip(glimpse, 0, view.path.length - 1);
@@ -388,19 +388,7 @@ function takeDrawing() {
   state.drawn ??= addDigit(image);
   state.drawn.image = image;
   showPreview(image);
-  request();
-}
-
-let requested = false;
-
-/** Update before the next frame, however many events ask for it. */
-function request() {
-  if (requested) return;
-  requested = true;
-  requestAnimationFrame(() => {
-    requested = false;
-    update();
-  });
+  update();
 }
 
 function startPad() {
@@ -425,7 +413,7 @@ function startPad() {
   });
 }
 
-/** Call `begin` where a pointer goes down on an element and `move` as it is dragged. */
+/** Call `begin` where a pointer goes down on an element and `move` as it is dragged, per frame. */
 function follow(element, begin, move) {
   let pointer = null;
   element.addEventListener("pointerdown", (event) => {
@@ -453,9 +441,8 @@ function readArrow(event) {
 
 // Play
 
-function startPlay(pages) {
-  const { length } = task().canvases;
-  state.number = (state.number + pages) % length;
+function startPlay() {
+  turn(1);
   Object.assign(state, { locations: [episode().location], cross: [0, 0], answer: null });
 }
 
@@ -518,7 +505,7 @@ function startScene() {
     const [x, y] = pointAt(event).map((share, k) => share * task().side - grip[k]);
     $("status").setAttribute("aria-live", "off");
     moveDigit(held, x, y);
-    request();
+    update();
   });
   scene.addEventListener("click", (event) => { // a touch that scrolls is no click
     if (state.mode === "play") lookAt(...pointAt(event).map((share) => 2 * share - 1));
@@ -557,7 +544,8 @@ async function start() {
   }
   const clicks = {
     back: () => go(state.glimpse - 1), step: () => go(state.glimpse + 1), run,
-    previous: () => turn(-1), next: () => turn(1),
+    previous: () => { stop(); turn(-1); update(); },
+    next: () => { stop(); turn(1); update(); },
     another: beginDrawing,
     borrow: () => { borrowDigit(); update(); },
     clutter: () => {
@@ -570,7 +558,7 @@ async function start() {
       state.first = toLocation(2 * Math.random() - 1, 2 * Math.random() - 1);
       update();
     },
-    again: () => { startPlay(1); update(); $("scene").focus(); },
+    again: () => { startPlay(); update(); $("scene").focus(); },
     save,
   };
   for (const [id, act] of Object.entries(clicks)) $(id).onclick = act;

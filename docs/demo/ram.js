@@ -185,8 +185,8 @@ function paint(side, pieces) {
 }
 
 /** Cut a random piece of a random digit and drop it anywhere on the canvas. */
-function drawClutter(digits, side, size, random = Math.random) {
-  const below = (bound) => Math.floor(random() * bound);
+function drawClutter(digits, side, size) {
+  const below = (bound) => Math.floor(Math.random() * bound);
   const image = digits[below(digits.length)], room = DIGIT_SIDE - size + 1;
   const [x, y] = [below(side - size + 1), below(side - size + 1)];
   return { image, cut: [below(room), below(room)], size, x, y };
@@ -252,5 +252,5 @@ function averageArea(ink, width, left, right, top, bottom) {
 }
 
 if (typeof module !== "undefined") {
-  module.exports = { unpack, read, look, preprocess, paint, drawClutter, randomNumbers };
+  module.exports = { unpack, read, look, preprocess };
 }

@@ -103,7 +103,7 @@ class Place:
 
     def config(self, **changes: Any) -> Config:
         folders = {"results": self.folder / "results", "work_dir": self.folder / "work"}
-        settings = {"task": "MNISTGlimpse-v0", "processes": 2, "stages": ("tune", "run")}
+        settings = {"task": "MNISTGlimpse-v0", "parallel": 2, "stages": ("tune", "run")}
         protocol = self.folder / "protocol.toml"
         return Config(protocol=protocol, **folders, **{**settings, **changes})
 
@@ -248,8 +248,8 @@ def test_seeds_wait_for_the_whole_tuning_and_the_hint_keeps_all_flags(
     tmp_path, capsys, monkeypatch
 ):
     place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
-    config = place.config(stages=("run",), seeds=1, processes=3)
-    words = place.words("--seeds", "1", "--stages", "run", "--processes", "3")
+    config = place.config(stages=("run",), seeds=1, parallel=3)
+    words = place.words("--seeds", "1", "--stages", "run", "--parallel", "3")
     monkeypatch.setattr(sys, "argv", ["train/compare.py", *words])
     assert parse(sys.argv[1:]) == config
     with pytest.raises(SystemExit) as ended:
@@ -295,7 +295,7 @@ def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path, how):
     place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
-    words = [sys.executable, str(SCRIPT), *place.words("--processes", "1")]
+    words = [sys.executable, str(SCRIPT), *place.words("--parallel", "1")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         wait_for((tmp_path / "work/MNISTGlimpse-v0/slow/seed_0/asleep").exists)
         process.send_signal(how)
@@ -318,7 +318,7 @@ def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_p
         ({"task": "Nothing-v0"}, "task must be among .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
         ({"algorithms": ("nobody",)}, r"algorithms must be among .*tuned.* got \['nobody'\]"),
         ({"seeds": 0}, "seeds must be at least 1"),
-        ({"processes": 0}, "processes must be at least 1"),
+        ({"parallel": 0}, "parallel must be at least 1"),
         ({}, "another comparison uses .*results"),
     ],
 )

@@ -81,7 +81,7 @@ class Place:
             "env_id": ENV_ID,
             "trials": 3,
             "num_validations": 4,
-            "processes": 1,
+            "parallel": 1,
             "work_dir": self.folder / "work",
             "results": self.folder / "results" / "out.csv",
             "program": shlex.join([sys.executable, str(self.folder / "program.py")]),
@@ -119,7 +119,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_a_study_continues_until_its_total_and_the_defaults_come_first(place, capsys):
-    place.run(trials=2, processes=2)
+    place.run(trials=2, parallel=2)
     assert sorted(place.calls()) == ["0/1000", "1/1000"]  # side by side, in either order
     place.run(trials=3)
     place.run(trials=3)
@@ -193,7 +193,7 @@ def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
 def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
     place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
     killed = how == signal.SIGKILL
-    with place.start(processes=2) as process:
+    with place.start(parallel=2) as process:
         wait_for(lambda: len(place.calls()) == 2)
         process.send_signal(how)
     assert process.returncode == (-how if killed else 128 + how)
@@ -272,7 +272,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"processes": 0}, "processes must be at least 1"),
+        ({"parallel": 0}, "parallel must be at least 1"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
         ({"env_id": "Nothing-v0"}, "Nothing"),
         ({"env_id": "CartPole-v1"}, "env_id must name a glimpse environment"),
@@ -354,7 +354,7 @@ def test_every_value_of_the_space_is_one_that_trainings_take(end):
 
 
 def test_it_searches_over_real_trainings(place):
-    place.run(trials=2, processes=2, program=None, total_episodes=1000, num_validations=2)
+    place.run(trials=2, parallel=2, program=None, total_episodes=1000, num_validations=2)
     for row in place.rows():
         assert row["state"] == "finished"
         assert float(row["value"]) == float(row["mark_2"])

@@ -113,7 +113,7 @@ class Local(_Cluster):
     def __init__(self, config: JobConfig):
         super().__init__(config)
         minutes = config.timeout_min or _YEAR
-        self._executor = submitit.LocalExecutor(self._folder)
+        self._executor = submitit.LocalExecutor(self._folder, max_num_timeout=sys.maxsize)
         self._executor.update_parameters(
             timeout_min=minutes, signal_delay_s=_signal_delay(minutes), stderr_to_stdout=True
         )

@@ -24,8 +24,9 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 for step in range(step, 8 if "late" in does else 3):
-    if "dies" in does and step == 1 and not (here / "lives").exists():
-        os.kill(os.getpid(), signal.SIGKILL)
+    if step == 1 and not (here / "lives").exists():
+        for number in [os.getppid()] * ("is lost" in does) + [os.getpid()] * ("dies" in does):
+            os.kill(number, signal.SIGKILL)
     (folder / "waits").touch()
     if "late" in does:
         os.kill(os.getppid(), signal.SIGUSR2)  # as submitit does before a time limit

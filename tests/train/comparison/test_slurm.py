@@ -129,9 +129,14 @@ def run(place: Place, *jobs: Job, partition: str = "low") -> Iterator[Ended]:
 
 def test_a_job_that_slurm_gives_a_time_of_grace_asks_to_be_requeued(tmp_path):
     place = Place(tmp_path)
-    threading.Thread(
-        target=lambda: (wait_for(lambda: place.waits("a")), preempt(), place.go())
-    ).start()
+
+    def disturb() -> None:
+        wait_for(lambda: place.waits("a"))
+        preempt()
+        wait_for(lambda: len((tmp_path / "calls.txt").read_text().splitlines()) == 2)
+        place.go()
+
+    threading.Thread(target=disturb).start()
     (ended,) = run(place, place.job("a", "waits"), partition="grace")
     assert (ended.status, place.calls()) == (0, ["a from step 0", "a from step 1"])
 
@@ -139,25 +144,24 @@ def test_a_job_that_slurm_gives_a_time_of_grace_asks_to_be_requeued(tmp_path):
 def test_cancelled_and_lost_jobs_are_named_and_run_again_on_request(tmp_path, monkeypatch):
     monkeypatch.setattr(clusters, "LOOK_SECONDS", 0.5)
     place = Place(tmp_path)
-    jobs = [place.job(name, "waits") for name in "abc"]  # of which two have a core
+    jobs = [place.job("a", "waits"), place.job("b", "waits"), place.job("c")]
 
     def cancel() -> None:
-        wait_for(lambda: place.waits("a", "b"))
-        numbers = [(job.beside("job")).read_text().split()[1] for job in jobs]
-        ask("scancel", "--signal=KILL", "--full", numbers[1])
-        ask("scancel", numbers[0], numbers[2])
+        wait_for(lambda: place.waits("a", "b"))  # c waits for a core
+        numbers = [job.beside("job").read_text().split()[1] for job in jobs]
+        ask("scancel", *numbers)
 
     threading.Thread(target=cancel).start()
     ended = sorted(run(place, *jobs), key=lambda each: each.job.name)
-    assert [each.how for each in ended] == ["was cancelled", "was lost", "did not start"]
+    assert [each.how for each in ended] == ["was cancelled", "was cancelled", "did not start"]
+    (ended,) = run(place, place.job("d", "'is lost' dies"))
+    assert ended.how == "was lost"
     place.go()
-    assert [each.status for each in run(place, *jobs)] == [0, 0, 0]
-    assert place.calls() == [
-        "a from step 0",
-        "a from step 1",
-        *["b from step 0"] * 2,
-        "c from step 0",
-    ]
+    (tmp_path / "lives").touch()
+    jobs.append(place.job("d", "'is lost' dies"))
+    assert [each.status for each in run(place, *jobs)] == [0] * 4
+    starts = [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0), ("d", 0), ("d", 1)]
+    assert place.calls() == [f"{name} from step {step}" for name, step in starts]
 
 
 @pytest.mark.parametrize(

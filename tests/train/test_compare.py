@@ -351,6 +351,8 @@ def test_what_is_not_in_the_protocol_and_a_second_comparison_are_refused(tmp_pat
         ("seeds = 2", "seeds = 2\nlanes = 3", "tasks.MNISTGlimpse-v0: .* unknown field `lanes`"),
         ("{seed}", "0", r"programs\.ours must use .*seed"),
         ("{split}", "{spilt}", r"programs\.ours: braces may only hold a placeholder"),
+        ("ours =", "ours.resume = 'x'\nours.start =", r"programs\.ours\.resume must use {run_dir}"),
+        ("ours =", "ours.rerun = 'x'\nours.start =", r"unknown field `rerun` - at `\$\.programs"),
         ("{split}", "'{split}", r"programs\.ours: No closing quotation"),
         ("space =", "flags = '--x {}'\nspace =", r"algorithms\.tuned\.flags: braces"),
         ("space =", "spaces =", r"algorithms\.tuned: .* unknown field `spaces`"),
@@ -489,10 +491,13 @@ def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(prot
     task = protocol.tasks[name]
     parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
     parse |= {"train/stock_ppo.py": stock_ppo.parse, "train/off_policy.py": off_policy.parse}
-    configs, stock, comparison = [], [], Comparison(Config(name), protocol)
+    configs, stock, comparison = [], [], Comparison(Config(task=name), protocol)
     for algorithm in protocol.on(task):
         for settings in draw_trials(algorithm, 12) or [{}]:
-            words = comparison.plan(task, algorithm, 3, settings).job.command
+            job = comparison.plan(task, algorithm, 3, settings).job
+            words, same = job.command, ("--resume", str(job.folder), "--env-id", task.env_id)
+            resumes = words[1] in ("train/reinforce.py", "train/sb3.py")
+            assert job.resume == ((*words[:2], *same) if resumes else ())
             config = parse[words[1]](words[2:])
             (stock if isinstance(config, stock_ppo.StockConfig) else configs).append(config)
     assert {config.env_id for config in [*configs, *stock]} == {task.env_id}

@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "sweep.py"
 DEFAULTS = {name: getattr(reinforce.Config(), name) for name in SPACE}
 
 PROGRAM = """
-import json, signal, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
 def value(flag):
@@ -58,6 +58,9 @@ with (folder / "metrics.csv").open("w") as metrics:
     metrics.write("env_steps,tag,value\\n")
     for mark, error in enumerate(errors):
         metrics.write(f"{mark},train/loss,1.0\\n{mark},eval/error,{error}\\n")
+if does.get("kills"):
+    (here / "plan.json").write_text("{}")
+    os.kill(os.getppid(), signal.SIGKILL)  # what waits for it
 while does.get("sleeps") and not (here / "wake up").exists():
     time.sleep(0.02)
 sys.exit(does.get("status", 0))
@@ -187,6 +190,20 @@ def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
     assert str(log) in place.rows()[0]["note"]
     place.run()  # they count
     assert len(place.calls()) == 3
+
+
+def test_a_run_that_is_lost_does_not_count_and_its_trial_is_tried_again(place, capsys):
+    place.plan({"0": {"kills": True}})
+    with pytest.raises(SystemExit) as ended:
+        place.run(trials=2)
+    assert ended.value.code == 1
+    log = place.folder / "work" / ENV_ID / "trial_0000" / "seed_1000.txt"
+    line = f"trial 0 failed: seed 1000 was lost, see {log}; the same command resumes it"
+    assert line in capsys.readouterr().out
+    assert place.states() == ["interrupted", "finished", "waiting"]
+    place.run(trials=2)
+    assert place.states() == ["interrupted", "finished", "finished"]
+    assert sorted(place.calls()) == ["0/1000", "0/1000", "1/1000"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,9 +102,10 @@ class _Cluster:
                 if status is not None:
                     each.job.reopen()
                 new.append(each)
-        for each, each.handle in zip(new, self._submit(new), strict=True):
-            each.id = each.handle.job_id
-            each.job.beside("job").write_text(f"{self.name} {each.id}")
+        with _signals_held_back():
+            for each, each.handle in zip(new, self._submit(new), strict=True):
+                each.id = each.handle.job_id
+                each.job.beside("job").write_text(f"{self.name} {each.id}")
 
 
 class Local(_Cluster):
@@ -123,12 +124,7 @@ class Local(_Cluster):
         return each.job.is_running()
 
     def _submit(self, jobs: Sequence[Submitted]) -> list[Any]:
-        # The terminal's Ctrl-C and hangup are for this process, so the others inherit a block
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
-        try:
-            return [self._executor.submit(each.job, self._environment(each)) for each in jobs]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return [self._executor.submit(each.job, self._environment(each)) for each in jobs]
 
     def _environment(self, each: Submitted) -> dict[str, str]:
         """Return the GPU of a slot, shared with every n-th one of n GPUs; submitit hides them."""
@@ -208,8 +204,27 @@ class Slurm(_Cluster):
     def close(self, under_way: Sequence[Submitted]) -> None:
         """Say which jobs are under way when this process ends."""
         if under_way:
-            ids = " ".join(each.id for each in under_way)
+            ids = " ".join(each.id for each in under_way if each.id)
             print(f"they are in Slurm's queue; to cancel them: scancel {ids}", file=sys.stderr)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let no signal end this process before it has noted the jobs that it submits.
+
+    The processes that it starts inherit the block of the terminal's signals, which are for this
+    process, and don't inherit that of SIGTERM, which is for them, too.
+    """
+    held: list[int] = []
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if held:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def visible_gpus() -> list[str]:

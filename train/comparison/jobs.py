@@ -64,8 +64,8 @@ def run_jobs(
             while len(under_way) + len(new) < config.parallel and (job := next_job()) is not None:
                 taken = {each.slot for each in under_way + new}
                 new.append(Submitted(job, min({*range(config.parallel)} - taken)))
-            cluster.begin(new)
             under_way += new
+            cluster.begin(new)
             if not under_way:
                 return
             for each in tuple(under_way):

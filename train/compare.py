@@ -3,8 +3,9 @@
 The protocol (train/comparison.toml) sets the algorithms, their budget of env steps, the seeds and
 what is tuned. Every algorithm is tuned first, then run once per seed, each run a process with one
 thread. A finished seed leaves a small folder in the results, from which the report is made.
-Results that are there are not run again, so the same command resumes an interrupted comparison;
-a run that was killed is run again from its start.
+Results that are there are not run again, so the same command resumes an interrupted comparison. A
+run that was stopped, lost or killed continues from its checkpoint if its program can, and ends in
+the same bytes. With --cluster slurm, runs are jobs of Slurm: docs/clusters.md.
 
 A protocol names the programs that are run: use one only if you trust it as you would a script.
 
@@ -23,7 +24,9 @@ validate, evenly spaced, the end included) and {split} (the final split) are fil
 - result.json: split, and wrong out of total images of the whole split with the last weights.
 
 It must end with exit status 0, or 3 if a loss or weight became non-finite: it then counts as
-guessing. train/stock_ppo.py is an example.
+guessing. train/stock_ppo.py is an example. If it saves on SIGTERM, and can resume from the newest
+entry of the folder checkpoints in its run folder, the protocol may say how: name.start and
+name.resume in place of name, where resume may use {run_dir} and all the others.
 
 The exit status is 0 if all runs finished, 3 if one diverged, 1 if one failed.
 """
@@ -34,7 +37,6 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -49,7 +51,9 @@ from agents.runs.commands import DIVERGED, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
 from train.comparison import results, search
-from train.comparison.jobs import Job, exit_on_signals, hold, run_jobs
+from train.comparison.clusters import JobConfig
+from train.comparison.job import Job
+from train.comparison.jobs import exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
 
@@ -61,7 +65,7 @@ STAGES = ("tune", "run", "report")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(JobConfig):
     """What to compare."""
 
     task: str = "SignpostGlimpse-v0"
@@ -78,15 +82,13 @@ class Config:
     """Folder where finished seeds are kept."""
     work_dir: Path = Path("runs/compare")
     """Folder for the runs; it can be deleted afterwards."""
-    processes: int = os.cpu_count() or 1
-    """Programs that run side by side, with one thread each."""
     final_split: Literal["test", "validation"] = "test"
     """Split to evaluate the last weights on, once."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "processes"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__post_init__()
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
 
 class Planned(NamedTuple):
@@ -110,7 +112,7 @@ class Tuning(NamedTuple):
 
 def main(config: Config) -> None:
     """Tune, run and report what is missing."""
-    exit_on_signals()
+    exit_on_signals(config.cluster)
     comparison = Comparison(config, read_protocol(config.protocol))
     statuses = []
     make_folder(config.work_dir)
@@ -196,7 +198,7 @@ class Comparison:
     def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, results.Seed | None]]:
         """Run programs, print a line as each ends, and yield what it left: None if it failed."""
         by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
-        with closing(run_jobs(lambda: next(jobs, None), self.config.processes)) as all_ended:
+        with closing(run_jobs(lambda: next(jobs, None), self.config)) as all_ended:
             for count, ended in enumerate(all_ended, 1):
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}"
                 print(f"{count} of {len(planned)}: {line}", flush=True)
@@ -207,6 +209,8 @@ class Comparison:
                 except ValueError as error:
                     print(f"error: {ended.job.name}: {error}", file=sys.stderr)
                 yield each, seed
+                if ended.status in (0, DIVERGED):  # it is kept, or of no use
+                    ended.job.forget()
 
     def plan(
         self,
@@ -224,20 +228,22 @@ class Comparison:
         split = "validation" if phase else self.config.final_split
         trial_seed = search.TRIAL_SEED + (phase == "finals")
         curriculum = f"--curriculum {task.curriculum}" if task.curriculum else ""
-        words = fill(
-            f"{self.protocol.programs[algorithm.program]} {algorithm.flags} {curriculum}",
-            env_id=task.env_id,
-            seed=trial_seed if phase else number,
-            run_dir=self.config.work_dir / place,
-            env_steps=env_steps,
-            episodes=math.ceil(env_steps / task.num_glimpses),
-            marks=1 if phase else MARKS,
-            split=split,
-        )
+        values = {
+            "env_id": task.env_id,
+            "seed": trial_seed if phase else number,
+            "run_dir": self.config.work_dir / place,
+            "env_steps": env_steps,
+            "episodes": math.ceil(env_steps / task.num_glimpses),
+            "marks": 1 if phase else MARKS,
+            "split": split,
+        }
+        program = self.protocol.programs[algorithm.program]
+        words = fill(f"{program.start} {algorithm.flags} {curriculum}", **values)
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
         title = f"{algorithm.name}, {name.replace('_', ' ')}"
-        job = Job(title, tuple(words), self.config.work_dir / place)
+        resume = tuple(fill(program.resume, **values))
+        job = Job(title, tuple(words), self.config.work_dir / place, resume)
         kept = self.config.results / place
         return Planned(job, algorithm, number, settings, split, kept, phase)
 

@@ -1,14 +1,15 @@
 """Search for good settings of train/reinforce.py with Optuna.
 
 `python train/sweep.py --trials 50` trains one run per seed in each trial, each run a process with
-one thread. A trial's value is the mean of its seeds' final validation errors; the test split is
-never used. The first trial has the project's defaults. Flags after `--` go to every training, and
-change the defaults with it: `python train/sweep.py --study lstm -- --core lstm --bf16`.
+one thread; with --cluster slurm, a job of Slurm (docs/clusters.md). A trial's value is the mean of
+its seeds' final validation errors; the test split is never used. The first trial has the project's
+defaults. Flags after `--` go to every training, and change the defaults with it:
+`python train/sweep.py --study lstm -- --core lstm --bf16`.
 
 The study is kept in a journal file. Calling the sweep again continues it until it has its total of
-trials. One sweep at a time uses a journal: a second one is refused, so give --processes to run
+trials. One sweep at a time uses a journal: a second one is refused, so give --parallel to run
 trials side by side. A trial that was interrupted, by a signal or a crash, doesn't count, and its
-settings are tried again.
+settings are tried again, as a trial that goes on with the first one's runs.
 
 Pruning: all trials begin with the same seed, and that first run is validated at the same marks in
 each. A trial is given up when its best error so far is above the median, over all finished trials,
@@ -27,7 +28,6 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
-import os
 import re
 import shlex
 import sys
@@ -49,7 +49,9 @@ from agents.runs.commands import DIVERGED, run
 from agents.runs.machine import commit, describe_machine
 from train import reinforce
 from train.comparison import search
-from train.comparison.jobs import Ended, Job, exit_on_signals, run_jobs
+from train.comparison.clusters import JobConfig
+from train.comparison.job import Job
+from train.comparison.jobs import Ended, exit_on_signals, run_jobs
 
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),
@@ -71,7 +73,7 @@ OWN = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(JobConfig):
     """What to search, and how long."""
 
     study: str | None = None
@@ -92,8 +94,6 @@ class Config:
     """First mark at which a trial is pruned; more than there are turns pruning off."""
     sampler_seed: int = 0
     """Random seed of the settings that are tried."""
-    processes: int = os.cpu_count() or 1
-    """Trials that run side by side, each a training with one thread."""
     journal: Path | None = None
     """File that holds the study; by default ENV.journal in the work_dir."""
     work_dir: Path = Path("runs/sweep")
@@ -103,14 +103,15 @@ class Config:
     report: bool = False
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
-    """Program to train with instead of train/reinforce.py; it takes the same flags."""
+    """Program to train with instead of train/reinforce.py; it takes its flags, --resume too."""
     poll_seconds: float = 1.0
     """Time between two looks at the running trials [s]."""
     flags: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Further flags of every training."""
 
     def __post_init__(self) -> None:
-        positive = ("trials", "total_episodes", "seeds", "num_validations", "processes")
+        super().__post_init__()
+        positive = ("trials", "total_episodes", "seeds", "num_validations")
         for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
             if (value := getattr(self, name)) < (least := int(name in positive)):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -166,12 +167,14 @@ class Sweep:
         else:
             return None
         seed = self._seeds[len(running.errors)]
-        folder = self._config.folder / f"trial_{running.trial.number:04}" / f"seed_{seed}"
-        words = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
-        words += make_flags(self._settings, running.trial.params)
+        number = running.trial.user_attrs.get("continues", running.trial.number)
+        folder = self._config.folder / f"trial_{number:04}" / f"seed_{seed}"
+        program = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
+        resume = (*program, "--resume", str(folder), "--env-id", self._settings["env_id"])
+        words = program + make_flags(self._settings, running.trial.params)
         words += ["--seed", str(seed), "--run-dir", str(folder), "--threads", "1"]
         words += ["--final-split", "none", "--num-validations", str(self._marks)]
-        job = Job(f"seed {seed}", tuple(words), folder)
+        job = Job(f"seed {seed}", tuple(words), folder, resume)
         self._running[job] = running
         return job
 
@@ -189,8 +192,10 @@ class Sweep:
         if running.pruned or self._report_marks(running, errors, may_prune=may_prune):
             how = f"pruned at mark {running.marks}, {errors[running.marks - 1]:.2f} %"
             return self._tell(running, TrialState.PRUNED, how)
+        failure = f"{ended.job.name} {ended.how}, see {ended.job.output}"
+        if ended.status is None:  # the trial stays open: it is interrupted
+            return f"trial {running.trial.number} failed: {failure}; the same command resumes it"
         if not diverged and (ended.status or not errors):
-            failure = f"{ended.job.name} ended with status {ended.status}, see {ended.job.output}"
             running.trial.set_user_attr("failure", failure)
             return self._tell(running, TrialState.FAIL, f"failed: {failure}")
         if diverged:
@@ -248,7 +253,7 @@ def main(config: Config) -> None:
 
 def search_settings(config: Config, journal: Path) -> int:
     """Run trials until the study has its total; return how many failed."""
-    exit_on_signals()
+    exit_on_signals(config.cluster)
     pruner = optuna.pruners.MedianPruner(config.startup_trials, config.warmup_marks)
     settings, defaults = choose_settings(config), choose_defaults(config)
     study = (journal, config.name, SPACE, settings, defaults, pruner, config.sampler_seed)
@@ -261,7 +266,7 @@ def search_settings(config: Config, journal: Path) -> int:
         held.study.set_user_attr("sessions", [*sessions, session])
         sweep = Sweep(config, held, settings)
         looks = {"give_up": sweep.falls_behind, "poll_seconds": config.poll_seconds}
-        with closing(run_jobs(sweep.next_job, config.processes, **looks)) as jobs:
+        with closing(run_jobs(sweep.next_job, config, **looks)) as jobs:
             for line in filter(None, map(sweep.end, jobs)):
                 print(f"{held.count(*ENDED)} of {config.trials}: {line}", flush=True)
                 failures += " failed: " in line

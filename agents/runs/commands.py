@@ -121,7 +121,8 @@ class Stop:
     """Lets SIGINT (Ctrl-C) and SIGTERM end a run where the run asks for it.
 
     As a context manager it handles both signals: the first one is :attr:`requested` until
-    :meth:`check`, and a second one ends the process at once.
+    :meth:`check`. A Ctrl-C after that ends the process at once; a SIGTERM doesn't, as Slurm sends
+    several.
     """
 
     requested: signal.Signals | None = None
@@ -140,10 +141,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        for each in _STOPPING:
-            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.requested = signal.Signals(number)
-        line = f"{self.requested.name}: stopping when this update is saved; again to stop at once\n"
+        name = self.requested.name
+        line = f"{name}: stopping when this update is saved; Ctrl-C to stop at once\n"
         with suppress(OSError):  # stderr may be a pipe whose reader has ended
             os.write(2, line.encode())  # print() may not be called from a signal's handler
 

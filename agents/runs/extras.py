@@ -7,7 +7,7 @@ from types import TracebackType
 
 EXTRAS = {
     **dict.fromkeys(("imageio", "rich", "scipy", "tyro"), "train"),
-    **dict.fromkeys(("matplotlib", "optuna"), "compare"),
+    **dict.fromkeys(("matplotlib", "optuna", "submitit"), "compare"),
     **dict.fromkeys(("onnx", "onnxscript"), "train,onnx"),
     "sb3_contrib": "train,sb3",
 }

@@ -142,8 +142,8 @@ def send_twice(first: Any, second: Any, original: Callable[..., Any], *args: Any
     return send(first, original, *args)
 
 
-def test_a_second_signal_ends_it_at_once(agent: Round):
-    first, second = (SIGNALS[agent.draw(2) - 1] for _ in range(2))
+def test_a_ctrl_c_after_a_signal_ends_it_at_once(agent: Round):
+    first, second = SIGNALS[agent.draw(2) - 1], signal.SIGINT
     step, then = agent.draw(TRAINING), partial(system_calls.send, agent.draw(9), second, False)
     act = partial(send_twice, first, then)
     outcome = agent.start(partial(at_call, GlimpseVectorEnv, "step", step, act))

@@ -32,6 +32,7 @@ RUNNERS = {
         "pickle",
         "dill",
         "cloudpickle",
+        "submitit",
         "shelve",
         "marshal",
         "joblib",
@@ -62,6 +63,7 @@ ALLOWED = {
     ("agents/runs", "subprocess"): "asks git for the commit, with fixed arguments",
     ("agents/sb3", "importlib.import_module"): "its own modules by fixed names, on first use",
     ("agents/sb3", ".load"): "Stable-Baselines3's zips, after comparing them with their manifest",
+    ("train/comparison", "submitit"): "pickles jobs into a new folder, for their processes",
     ("train", "subprocess"): "the programs of a comparison's protocol, which is code",
 }
 """What may be used below which folder, and what for."""

@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "sweep.py"
 DEFAULTS = {name: getattr(reinforce.Config(), name) for name in SPACE}
 
 PROGRAM = """
-import json, signal, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
 def value(flag):
@@ -58,8 +58,11 @@ with (folder / "metrics.csv").open("w") as metrics:
     metrics.write("env_steps,tag,value\\n")
     for mark, error in enumerate(errors):
         metrics.write(f"{mark},train/loss,1.0\\n{mark},eval/error,{error}\\n")
-if does.get("sleeps"):
-    time.sleep(60)
+if does.get("kills"):
+    (here / "plan.json").write_text("{}")
+    os.kill(os.getppid(), signal.SIGKILL)  # what waits for it
+while does.get("sleeps") and not (here / "wake up").exists():
+    time.sleep(0.02)
 sys.exit(does.get("status", 0))
 """
 
@@ -81,7 +84,7 @@ class Place:
             "env_id": ENV_ID,
             "trials": 3,
             "num_validations": 4,
-            "processes": 1,
+            "parallel": 1,
             "work_dir": self.folder / "work",
             "results": self.folder / "results" / "out.csv",
             "program": shlex.join([sys.executable, str(self.folder / "program.py")]),
@@ -119,7 +122,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_a_study_continues_until_its_total_and_the_defaults_come_first(place, capsys):
-    place.run(trials=2, processes=2)
+    place.run(trials=2, parallel=2)
     assert sorted(place.calls()) == ["0/1000", "1/1000"]  # side by side, in either order
     place.run(trials=3)
     place.run(trials=3)
@@ -189,19 +192,36 @@ def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):
     assert len(place.calls()) == 3
 
 
+def test_a_run_that_is_lost_does_not_count_and_its_trial_is_tried_again(place, capsys):
+    place.plan({"0": {"kills": True}})
+    with pytest.raises(SystemExit) as ended:
+        place.run(trials=2)
+    assert ended.value.code == 1
+    log = place.folder / "work" / ENV_ID / "trial_0000" / "seed_1000.txt"
+    line = f"trial 0 failed: seed 1000 was lost, see {log}; the same command resumes it"
+    assert line in capsys.readouterr().out
+    assert place.states() == ["interrupted", "finished", "waiting"]
+    place.run(trials=2)
+    assert place.states() == ["interrupted", "finished", "finished"]
+    assert sorted(place.calls()) == ["0/1000", "0/1000", "1/1000"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
     place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
     killed = how == signal.SIGKILL
-    with place.start(processes=2) as process:
+    with place.start(parallel=2) as process:
         wait_for(lambda: len(place.calls()) == 2)
         process.send_signal(how)
     assert process.returncode == (-how if killed else 128 + how)
-    if not killed or sys.platform == "linux":
-        wait_for(lambda: sorted(place.calls("stopped")) == ["0/1000", "1/1000"])
+    assert sorted(place.calls("stopped")) == ([] if killed else ["0/1000", "1/1000"])
     assert place.states() == (["running"] * 2 if killed else ["interrupted"] * 2 + ["waiting"] * 2)
+    (place.folder / "wake up").touch()
     place.run()
     assert place.states() == ["interrupted"] * 2 + ["finished"] * 3
+    # A program that a killed sweep has left goes on: it isn't started again
+    again = [] if killed else ["0/1000", "1/1000"]
+    assert sorted(place.calls()) == sorted(["0/1000", "1/1000", "4/1000", *again])
     rows = place.rows()
     for first, second in ((0, 2), (1, 3)):
         assert [rows[first][name] for name in SPACE] == [rows[second][name] for name in SPACE]
@@ -272,7 +292,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"processes": 0}, "processes must be at least 1"),
+        ({"parallel": 0}, "parallel must be at least 1"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
         ({"env_id": "Nothing-v0"}, "Nothing"),
         ({"env_id": "CartPole-v1"}, "env_id must name a glimpse environment"),
@@ -354,7 +374,7 @@ def test_every_value_of_the_space_is_one_that_trainings_take(end):
 
 
 def test_it_searches_over_real_trainings(place):
-    place.run(trials=2, processes=2, program=None, total_episodes=1000, num_validations=2)
+    place.run(trials=2, parallel=2, program=None, total_episodes=1000, num_validations=2)
     for row in place.rows():
         assert row["state"] == "finished"
         assert float(row["value"]) == float(row["mark_2"])

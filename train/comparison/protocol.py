@@ -78,6 +78,19 @@ Span = tuple[float, float]
 """A setting's lowest and highest value; values between are drawn uniformly in the logarithm."""
 
 
+class Program(Struct, frozen=True, forbid_unknown_fields=True):
+    """A program of the protocol; one that can't resume may be given as its command alone.
+
+    Attributes:
+        start: Command of a run, with placeholders.
+        resume: Command that resumes a run from the newest entry of ``checkpoints`` in its run
+            folder, and ends in the same bytes; without it, an interrupted run starts over.
+    """
+
+    start: str
+    resume: str = ""
+
+
 class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
     """A row of the comparison.
 
@@ -123,21 +136,23 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that is fixed before the first run.
 
     Attributes:
-        programs: Commands with placeholders, by name.
+        programs: By name.
         tasks: By name.
         algorithms: By name.
         comparisons: Pairs of algorithms of one class, the first expected to be better. Only
             these are tested.
     """
 
-    programs: dict[str, str]
+    programs: dict[str, Program]
     tasks: dict[str, ComparedTask]
     algorithms: dict[str, Algorithm]
     comparisons: Annotated[tuple[tuple[str, str], ...], Meta(max_length=6)] = ()
 
     def __post_init__(self) -> None:
-        for name, command in self.programs.items():
-            _check_command(f"programs.{name}", command, {"env_id", "seed", "run_dir"})
+        for name, program in self.programs.items():
+            _check_command(f"programs.{name}", program.start, {"env_id", "seed", "run_dir"})
+            if program.resume:
+                _check_command(f"programs.{name}.resume", program.resume, {"run_dir"})
         tuned = [name for name, each in self.algorithms.items() if not each.tuned_as]
         for name, each in self.algorithms.items():
             _check_command(f"algorithms.{name}.flags", each.flags, set())
@@ -177,6 +192,11 @@ def read_protocol(path: Path) -> Protocol:
                 entry = f"{kind}.{name}: "
                 default = {"env_id": name} if kind == "tasks" else {}
                 tables[kind][name] = convert({**default, **table, "name": name}, schema)
+        entry = "programs: "
+        tables["programs"] = {
+            name: {"start": each} if isinstance(each, str) else each
+            for name, each in convert(tables.get("programs"), dict[str, Any]).items()
+        }
         entry = ""
         return convert(tables, Protocol)
     except ValueError as error:
@@ -197,7 +217,8 @@ def _check_command(entry: str, command: str, required: set[str]) -> None:
     except ValueError as error:
         raise ValueError(f"{entry}: {error}") from error
     if missing := sorted(required - set(_PLACEHOLDER.findall(command))):
-        raise ValueError(f"{entry} must use {{env_id}}, {{seed}} and {{run_dir}}, lacks {missing}")
+        words = ", ".join(f"{{{name}}}" for name in sorted(required))
+        raise ValueError(f"{entry} must use {words}, lacks {missing}")
     if set("{}") & set(_PLACEHOLDER.sub("", command)):
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise ValueError(f"{entry}: braces may only hold a placeholder ({known}), got {command!r}")

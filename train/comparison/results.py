@@ -182,7 +182,7 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
             split, or the data was the sample of digits; the message names the file.
     """
     if ended.status not in (0, DIVERGED):
-        raise ValueError(f"ended with status {ended.status}: see {ended.job.output}")
+        raise ValueError(f"{ended.how}: see {ended.job.output}")
     folder = ended.job.folder
     config = {**portable(_read_config(folder), folder), "called_as": ended.job.called_as}
     curve, last = _read_run(folder)

@@ -5,7 +5,7 @@ outcomes in ``trials.csv``. ``train/sweep.py`` keeps a :class:`Search` in Optuna
 
 - The process that searches holds the journal's lock. A trial that is RUNNING in a journal that
   nobody holds was interrupted: it is marked FAIL, doesn't count, and its settings wait to be
-  tried again, as a trial with a new number.
+  tried again, as a trial with a new number, whose user attribute ``continues`` is the first one's.
 - A trial whose program failed has the user attribute ``failure`` and counts.
 """
 
@@ -96,8 +96,8 @@ class Search:
             self.study.tell(trial.number, state=TrialState.FAIL)
             params = trial.system_attrs.get("fixed_params", trial.params)
             if params.keys() == self._space.keys():  # else it was killed while being drawn
-                role = {k: v for k, v in trial.user_attrs.items() if k == "defaults"}
-                self.study.enqueue_trial(params, user_attrs=role)
+                kept = {k: v for k, v in trial.user_attrs.items() if k in ("defaults", "continues")}
+                self.study.enqueue_trial(params, user_attrs={"continues": trial.number, **kept})
 
 
 @contextmanager

@@ -1,16 +1,167 @@
-"""Jobs: programs side by side."""
+"""Jobs: stopped, killed or left alone, a job goes on from its checkpoint and counts once."""
 
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 
-from train.comparison.jobs import Job, run_jobs, visible_gpus
+from tests.script_helpers import wait_for
+from tests.train.comparison.job_programs import Place, one_by_one
+from train.comparison import clusters
+from train.comparison.clusters import JobConfig, visible_gpus
+from train.comparison.job import TOO_SLOW, Job
+from train.comparison.jobs import Ended, run_jobs
+
+if sys.platform == "win32":
+    pytest.skip("jobs need POSIX", allow_module_level=True)
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.train.comparison.job_programs import Place, one_by_one
+from train.comparison.clusters import JobConfig
+from train.comparison.jobs import run_jobs
+
+place = Place(Path(sys.argv[1]))
+jobs = [place.job(name, "waits") for name in "ab"]
+list(run_jobs(one_by_one(jobs), JobConfig(work_dir=place.folder, parallel=1)))
+"""
 
 
-def test_programs_that_run_side_by_side_take_the_gpus_in_turn(tmp_path, monkeypatch):
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def run(place: Place, *jobs: Job, parallel: int = 2) -> list[Ended]:
+    config = JobConfig(work_dir=place.folder, parallel=parallel)
+    return sorted(run_jobs(one_by_one([*jobs]), config), key=lambda ended: ended.job.name)
+
+
+def stop_waiting(place: Place, job: Job) -> list[Ended]:
+    config = JobConfig(work_dir=place.folder)
+    return list(run_jobs(one_by_one([job]), config, give_up=lambda job: place.waits(job.name)))
+
+
+def test_jobs_side_by_side_take_the_gpus_in_turn(place, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-2a")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    say = ("python", "-S", "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
-    jobs = [Job(name, say, tmp_path / name) for name in "abc"]
-    ended = run_jobs(lambda: jobs.pop(0) if jobs else None, processes=3)
-    assert {end.job.name: end.last_line for end in ended} == {"a": "5", "b": "GPU-2a", "c": "5"}
+    ended = run(place, *map(place.job, "abc"), parallel=3)
+    assert [each.last_line for each in ended] == ["5", "GPU-2a", "5"]
+    assert not list(place.folder.glob("submitit-*"))  # nothing pickled stays
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_gpus() == ["0", "1"]
+
+
+def test_a_job_that_was_stopped_resumes_if_it_can_and_counts_all_its_time(place):
+    jobs = [place.job("a", "waits"), place.job("b", "waits", resumes=False)]
+    for job in jobs:
+        (ended,) = stop_waiting(place, job)
+        assert (ended.status, ended.how) == (None, "was cancelled")
+    before = [job.record.cpu_seconds for job in jobs]
+    assert min(before) > 0
+    assert place.calls() == ["a from step 0", "b from step 0"]
+    place.go()
+    ended = run(place, *jobs)
+    assert [each.status for each in ended] == [0, 0]
+    assert place.calls() == ["a from step 1", "b from step 0"]
+    assert ended[0].cpu_seconds > before[0]
+
+
+def test_a_job_that_failed_goes_on_only_from_a_checkpoint_that_it_made(place):
+    (ended,) = run(place, place.job("a", "dies"))
+    assert (ended.status, ended.how) == (-9, "ended with status -9")
+    run(place, place.job("a", "dies"))
+    run(place, place.job("a", "dies"))
+    (place.folder / "lives").touch()
+    (ended,) = run(place, place.job("a", "dies"))
+    assert ended.status == 0
+    steps = [int(line.split()[-1]) for line in place.calls()]
+    assert steps == sorted([0, 1, 0, 1])  # it got no further from step 1, so it started over
+
+
+def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):
+    words = [sys.executable, "-c", DRIVER, str(place.folder)]
+    with subprocess.Popen(words) as driver:
+        wait_for(lambda: place.waits("a"))
+        driver.kill()
+    jobs = [place.job(name, "waits") for name in "ab"]
+    assert [job.is_running() for job in jobs] == [True, False]
+    config = JobConfig(work_dir=place.folder, parallel=1)
+
+    def let_go(job: Job) -> bool:  # called once the job is found
+        place.go()
+        return False
+
+    ended = run_jobs(one_by_one(jobs), config, give_up=let_go)
+    assert [each.status for each in ended] == [0, 0]
+    assert place.calls() == ["a from step 0", "b from step 0"]
+    assert [each.status for each in run(place, *jobs)] == [0, 0]  # they had ended
+    assert place.calls() == []
+    jobs[0].forget()
+    run(place, *jobs)
+    assert place.calls() == ["a from step 0"]
+
+
+def test_a_driver_stops_the_jobs_that_it_found(place):
+    words = [sys.executable, "-c", DRIVER, str(place.folder)]
+    with subprocess.Popen(words) as driver:
+        wait_for(lambda: place.waits("a"))
+        driver.kill()
+    (ended,) = stop_waiting(place, place.job("a", "waits"))
+    assert ended.how == "was cancelled"
+    assert place.calls() == ["a from step 0"]
+
+
+def test_another_command_in_the_same_folder_starts_over(place):
+    stop_waiting(place, place.job("a", "waits"))
+    place.go()
+    run(place, place.job("a", "waits more"))
+    assert place.calls() == ["a from step 0"] * 2
+
+
+def test_a_job_is_submitted_again_after_its_time_limit_unless_it_makes_no_checkpoint(place):
+    ended = run(place, place.job("a", "late"), place.job("b", "late forgets"))
+    assert [each.status for each in ended] == [0, TOO_SLOW]
+    assert place.calls() == [*(f"a from step {step}" for step in range(9)), "b from step 0"]
+    advice = "error: no new checkpoint within the time limit: raise --timeout-min, or lower "
+    assert ended[1].last_line == advice + "--checkpoint-every"
+
+
+def test_a_command_that_is_not_there_is_a_job_that_failed(place):
+    (ended,) = run(place, Job("a", ("no-such-program",), place.folder / "runs" / "a"))
+    assert ended.status == 127
+    assert "No such file or directory: 'no-such-program'" in ended.last_line
+
+
+def test_the_process_of_a_job_imports_nothing_slow():
+    slow = "{'torch', 'numpy', 'gymnasium', 'agents'}"
+    code = f"import sys, train.comparison.job; assert not {slow} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"parallel": 0}, "parallel must be at least 1, got 0"),
+        ({"timeout_min": 0}, "timeout_min must be at least 1, got 0"),
+        ({"partition": "long"}, "partition 'long' needs --cluster slurm"),
+        ({"cluster": "slurm"}, "there is no sbatch here: .* or choose --cluster local"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(monkeypatch, settings, named):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=named):
+        JobConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", float("inf")), ("30:00", 30), ("1:00:00", 60), ("2-03:04:00", 3064)],
+)
+def test_a_partitions_limit_is_read_as_sinfo_prints_it(limit, minutes):
+    assert clusters._minutes(limit) == minutes

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from train.comparison import figures, report
-from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
+from train.comparison.protocol import Algorithm, Choices, ComparedTask, Program, Protocol
 from train.comparison.results import Curve, Result, Seed, Trial, write_seed, write_trials
 from train.comparison.summary import Row, in_order, read_results
 
@@ -44,7 +44,7 @@ CONFIG = {
 def make_protocol(*tasks):
     tables = {task.name: task for task in tasks or (TASK,)}
     comparisons = (("dense", "sparse"), ("ppo", "a2c"))
-    programs = {"ours": "{env_id} {seed} {run_dir}", "sb3": "{env_id} {seed} {run_dir}"}
+    programs = {name: Program("{env_id} {seed} {run_dir}") for name in ("ours", "sb3")}
     return Protocol(programs, tables, {a.name: a for a in ALGORITHMS}, comparisons)
 
 

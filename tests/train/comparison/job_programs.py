@@ -1,0 +1,70 @@
+"""A program that a test's jobs run: it makes a checkpoint a step, and can be stopped."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from train.comparison.job import Job
+
+_PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+
+folder, does = Path(sys.argv[1]), sys.argv[2:]
+here, checkpoints = Path(__file__).parent, folder / "checkpoints"
+checkpoints.mkdir(parents=True, exist_ok=True)
+step = len(list(checkpoints.iterdir()))
+with (here / "calls.txt").open("a") as calls:
+    calls.write(f"{folder.name} from step {step}\\n")
+
+def stop(number, frame):
+    if "forgets" not in does:
+        (checkpoints / f"step_{step + 1}").touch()
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+for step in range(step, 8 if "late" in does else 3):
+    if step == 1 and not (here / "lives").exists():
+        for number in [os.getppid()] * ("is lost" in does) + [os.getpid()] * ("dies" in does):
+            os.kill(number, signal.SIGKILL)
+    (folder / "waits").touch()
+    if "late" in does:
+        os.kill(os.getppid(), signal.SIGUSR2)  # as submitit does before a time limit
+        time.sleep(60)
+    while "waits" in does and not (here / "go").exists():
+        time.sleep(0.01)
+    (checkpoints / f"step_{step + 1}").touch()
+print(os.environ.get("CUDA_VISIBLE_DEVICES"))
+"""
+
+
+class Place:
+    """A folder with the program, its calls, and its jobs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "program.py").write_text(_PROGRAM)
+
+    def job(self, name: str, does: str = "", *, resumes: bool = True) -> Job:
+        words = ("python", "-S", str(self.folder / "program.py"), str(self.folder / "runs" / name))
+        words += tuple(shlex.split(does))
+        return Job(name, words, self.folder / "runs" / name, words if resumes else ())
+
+    def waits(self, *names: str) -> bool:
+        """Say whether jobs wait for :meth:`go`."""
+        return all((self.folder / "runs" / name / "waits").exists() for name in names)
+
+    def go(self) -> None:
+        (self.folder / "go").touch()
+
+    def calls(self) -> list[str]:
+        """Return how the program was called since the last time."""
+        path = self.folder / "calls.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return sorted(lines)
+
+
+def one_by_one(jobs: list[Job]) -> Any:
+    """Return what gives jobs to ``run_jobs``."""
+    return lambda left=list(jobs): left.pop(0) if left else None

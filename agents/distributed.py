@@ -78,8 +78,8 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
         _reports = store.compare_set("reports", "", str(me)) == str(me).encode()
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
             raise ConnectionError(
-                f"rank {me} waited for a process that has ended; below, torchrun names the rank that "
-                "failed first and its exit code: look for its reason, then resume the run"
+                f"rank {me} waited for a process that has ended: torchrun's lines below name the "
+                "rank that failed first and its exit code; find out why, then resume the run"
             ) from error
         raise
     finally:

@@ -21,6 +21,7 @@ from agents import distributed
 from agents.runs.commands import run
 from agents.training import Training
 from ram_env import GlimpseVectorEnv
+from tests.script_helpers import wait_for
 from train import reinforce
 from train.reinforce import Config, main
 
@@ -101,6 +102,12 @@ def signalled() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def stopped() -> None:
+    """Signal torchrun, and wait until it has passed that on."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    wait_for(lambda: signal.getsignal(signal.SIGTERM) == signal.SIG_IGN)
+
+
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,16 +117,16 @@ def diverged() -> None:
 
 
 EVENTS: dict[str, Callable[[], None]] = {
-    event.__name__: event for event in (signalled, killed, diverged)
+    event.__name__: event for event in (signalled, stopped, killed, diverged)
 }
 
 
 def let_happen(event: Callable[[], None]) -> None:
-    """Let something happen to rank 1 in the third update."""
+    """Let something happen to the last rank in the third update."""
     move, updates = Training.move_mean, itertools.count(1)
 
     def wrapped(self: Training[Any], decay: float) -> None:
-        if next(updates) == 3 and distributed.rank() == 1:
+        if next(updates) == 3 and distributed.rank() == distributed.num_ranks() - 1:
             event()
         move(self, decay)
 

@@ -32,7 +32,6 @@ from agents.distributed import (
     averaging_gradients,
     largest,
     mean_over_ranks,
-    num_ranks,
     on_first,
     own_lanes,
     rank,
@@ -104,7 +103,7 @@ class Config(RunConfig):
     total_episodes: int = 2_750_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 128
-    """Number of episodes played in parallel, which is the batch of one update."""
+    """Number of episodes played in parallel, by all processes, which is the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
@@ -283,11 +282,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
-    log.note_facts({"device": describe_device(device)})
+    log.note_facts({"device": (where := describe_device(device))})
     log.note_facts({"parameters": count_parameters(model)})
-    log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
-    if num_ranks() > 1:
-        log.say(f"{num_ranks()} processes, {len(lanes)} lanes each")
+    log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(
         f"estimator {config.estimator}, {config.locations} locations, {count_parameters(model)} "

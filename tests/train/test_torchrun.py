@@ -1,5 +1,6 @@
 """Runs of several processes: they equal those of one, stop together and resume as any number."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def test_two_processes_play_the_same_episodes_and_learn_the_same(one, two, name)
         # matrix products of other sizes round differently
         np.testing.assert_allclose(shared, whole, rtol=0, atol=1e-6 if entry == "chosen" else 0)
     assert_same_run(one / name, two / name)
+    facts = json.loads((two / name / "config.json").read_text())
+    assert facts["device"] == "cpu in each of 2 processes"
 
 
 def test_a_stop_that_reaches_one_process_ends_all_in_the_same_update_and_any_number_resumes(

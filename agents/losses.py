@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from agents.distributed import all_lanes
+
 
 def reward_to_go(reward: Tensor) -> Tensor:
     """Return the undiscounted return from each step on: R_t = sum_{k>=t} r_k, (T, N).
@@ -158,11 +160,12 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
 
 def normalise(advantage: Tensor) -> Tensor:
-    """Return (A - mean A) / std A, (T, N), with both taken over all steps and episodes.
+    """Return (A - mean A) / std A, (T, N), with both taken over all steps, episodes and ranks.
 
     This rescales each step, so the result is not the gradient of one objective.
     """
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    everywhere = all_lanes(advantage, axis=1)
+    return (advantage - everywhere.mean()) / (everywhere.std() + 1e-8)
 
 
 def gaussian_entropy(std: float | Tensor) -> Tensor:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from agents.distributed import all_lanes, own_lanes
 from agents.estimators import Estimator, Rollout, Weights
 from agents.ram import RecurrentAttentionModel
+
+_AXES = {"glimpses": 2, "locations": 2, "answers": 1, "rewards": 1}  # of lanes
 
 
 class Replay:
     """The newest rollouts: what was seen, the last answer and what it was paid.
 
     Attributes:
-        tensors: Everything that is stored, for a checkpoint; changed in place.
+        tensors: Everything that is stored; changed in place.
 
     Args:
         num_rollouts: R; a newer one replaces the oldest.
@@ -49,6 +52,20 @@ class Replay:
         for name, part in parts.items():
             self.tensors[name].index_copy_(0, row, part[None])  # waits for no GPU
         self.tensors["added"] += 1
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the tensors of all ranks' lanes, for a checkpoint."""
+        whole = {name: all_lanes(self.tensors[name], axis) for name, axis in _AXES.items()}
+        return {**self.tensors, **whole}
+
+    def unpack(self, tensors: dict[str, Tensor]) -> None:
+        """Restore this rank's lanes of what :meth:`pack` returned."""
+        for name, part in self.tensors.items():
+            axis, whole = _AXES.get(name), tensors[name]
+            if axis is not None:
+                lanes = own_lanes(whole.shape[axis])
+                whole = whole.narrow(axis, lanes.start, len(lanes))
+            part.copy_(whole)
 
     def loss(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.distributed import own_gpu
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -35,8 +36,8 @@ _CUDA_WHEEL = (
 class Training(Generic[ModelT]):
     """Everything that the rest of a run depends on, except the number of updates done.
 
-    ``env`` has ``get_state`` and ``set_state``; ``stored`` holds groups of tensors that are changed
-    in place.
+    ``env`` has ``get_state`` and ``set_state``; ``stored`` holds parts by name, which have ``pack``
+    and ``unpack``.
 
     Attributes:
         mean_model: The running mean of the model's weights, which is evaluated and published.
@@ -49,7 +50,7 @@ class Training(Generic[ModelT]):
         model: ModelT,
         optimizer: torch.optim.Optimizer,
         env: Any,
-        stored: Mapping[str, Tensors] | None = None,
+        stored: Mapping[str, Any] | None = None,
     ):
         self.model, self.optimizer, self.env = model, optimizer, env
         self.stored = stored or {}
@@ -92,7 +93,7 @@ class Training(Generic[ModelT]):
             "best_model": self.best,
             "optimizer": pack_optimizer(self.optimizer),
             "generators": pack_generators(self._device),
-            **self.stored,
+            **{name: part.pack() for name, part in self.stored.items()},
         }
         best_error = self.best_error if math.isfinite(self.best_error) else None
         return tensors, {"best_error": best_error, "env": self.env.get_state()}
@@ -116,9 +117,8 @@ class Training(Generic[ModelT]):
             raise CheckpointError(f"the environment cannot resume from it: {error}") from error
         unpack_optimizer(self.optimizer, tensors["optimizer"])
         unpack_generators(tensors["generators"], self._device)
-        for group, parts in self.stored.items():
-            for name, part in parts.items():
-                part.copy_(tensors[group][name])
+        for name, part in self.stored.items():
+            part.unpack(tensors[name])
         self.model.load_state_dict(tensors["model"])
         self.mean_model.load_state_dict(tensors["mean_model"])
         self.best = {name: part.to(self._device) for name, part in tensors["best_model"].items()}
@@ -182,6 +182,8 @@ def check_validation_images(wanted: int | None, num_images: int) -> None:
 def choose_device(name: str) -> torch.device:
     """Return the device that ``--device`` names, a GPU with its number; "auto" prefers a GPU.
 
+    Under torchrun, "cuda" is this rank's GPU.
+
     Raises ValueError if there is no such device here.
     """
     if name == "auto":
@@ -191,6 +193,7 @@ def choose_device(name: str) -> torch.device:
         if torch.version.cuda is None:
             reason = f"torch {torch.__version__} is built without CUDA. {_CUDA_WHEEL}"
         raise ValueError(f"device must be cpu or auto here, got {name}: {reason}")
+    name = own_gpu(name)
     try:
         probe = torch.zeros(1, device=name)
         probe.item()  # which the device "meta" can't do

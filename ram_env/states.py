@@ -6,6 +6,7 @@ Dimension key:
 """
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from ram_env.scenes import Scenes
 from ram_env.tasks import Task
 
 _VERSION = 2
+_PER_LANE = ("keyed", "key", "episode", "index", "seen", "running", "location", "path")
 
 
 def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
@@ -69,6 +71,28 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
     if (read["running"] & ~begun).any():
         raise ValueError("state['running'] must be false in lanes that have seen nothing")
     return read
+
+
+def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of one vector environment that has the lanes of several, in their order."""
+
+    def lanes(name: str) -> list[Any]:
+        return [lane for state in states for lane in state[name]]
+
+    return {k: lanes(k) if k in _PER_LANE else value for k, value in states[0].items()}
+
+
+def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, Any]:
+    """Return the state of one of the environments that :func:`join_states` joined, all of a size.
+
+    A malformed state stays malformed: ``set_state`` refuses it.
+    """
+
+    def lanes(values: Any) -> Any:
+        size, rest = divmod(len(values), num_parts) if isinstance(values, list) else (0, 1)
+        return values if rest else values[part * size : (part + 1) * size]
+
+    return {k: lanes(value) if k in _PER_LANE else value for k, value in state.items()}
 
 
 def _check_same(name: str, got: Any, expected: Any) -> None:

@@ -27,8 +27,10 @@ import msgspec
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+from agents.distributed import all_lanes, gathered, num_ranks, rank
 from agents.runs.files import convert, read_toml
 from ram_env import find_task
+from ram_env.states import join_states, split_state
 from ram_env.tasks import Task
 
 FOLDER = Path(__file__).parent / "curricula"
@@ -91,12 +93,13 @@ class CurriculumEnv(VectorWrapper):
     """A vector environment that passes through stages and ends with the task.
 
     Without stages it is the task. ``get_state`` holds the stage and its success rate, so that a
-    resumed run goes on as if it had never stopped.
+    resumed run goes on as if it had never stopped. Under torchrun the lanes are this rank's, and
+    the state and the success rate are those of all ranks.
 
     Args:
         make: Makes the task's vector environment; takes keywords that differ.
         stages: From :func:`read_curriculum`.
-        seeds: Seeds of all lanes by number of the stage, from 0.
+        seeds: Seeds of its lanes by number of the stage, from 0.
 
     Raises:
         ValueError: If a stage has other spaces or classes than the task.
@@ -143,6 +146,7 @@ class CurriculumEnv(VectorWrapper):
         obs, reward, terminated, truncated, infos = self.env.step(actions)
         if self._target is not None and (ended := terminated | truncated).any():
             right = torch.as_tensor(reward > 0)[torch.as_tensor(ended)].float()
+            right = all_lanes(right, axis=0)  # of ranks that end as many episodes at once
             self._success += (right.mean().item() - self._success) * min(1, len(right) / WINDOW)
         return obs, reward, terminated, truncated, infos
 
@@ -170,7 +174,7 @@ class CurriculumEnv(VectorWrapper):
         stages = msgspec.to_builtins(self._stages)
         env: Any = self.env
         state = {"stages": stages, "stage": self.stage, "success": float(self._success)}
-        return {**state, "env": env.get_state()}
+        return {**state, "env": join_states(gathered(env.get_state()))}
 
     def set_state(self, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Restore what :meth:`get_state` returned; return the observations and infos there.
@@ -185,7 +189,8 @@ class CurriculumEnv(VectorWrapper):
                 f"its curriculum is {state['stages']}, and the run's is now {got}: restore the "
                 "file, or start a new run"
             )
-        current = self._envs[saved.stage].set_state(saved.env)
+        own = split_state(saved.env, rank(), num_ranks())
+        current = self._envs[saved.stage].set_state(own)
         self.stage, self._success = saved.stage, saved.success
         self.env = self._envs[saved.stage]
         return current

@@ -28,6 +28,14 @@ from torch import Tensor
 from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control
 from agents.diagnostics import behaviour, sizes_of
+from agents.distributed import (
+    averaging_gradients,
+    largest,
+    mean_over_ranks,
+    on_first,
+    own_lanes,
+    rank,
+)
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import (
     Beliefs,
@@ -43,7 +51,15 @@ from agents.locations import sample_location
 from agents.noise import Noise
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 from agents.replay import Replay
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
+from agents.runs.commands import (
+    LOGGING_FLAGS,
+    RUN_FLAGS,
+    RunConfig,
+    Stop,
+    Stopped,
+    parse_flags,
+    run,
+)
 from agents.runs.files import read_toml
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
@@ -87,7 +103,7 @@ class Config(RunConfig):
     total_episodes: int = 2_750_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 128
-    """Number of episodes played in parallel, which is the batch of one update."""
+    """Number of episodes played in parallel, by all processes, which is the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
@@ -240,7 +256,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     torch.manual_seed(spread_seed(config.seed, config.num_envs)[1])
-    env = make_training_env(config, device)
+    lanes = own_lanes(config.num_envs, config.num_rollouts)  # all of them, but under torchrun
+    env = make_training_env(config, device, lanes)
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
@@ -250,23 +267,24 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     optimizer = make_optimizer(config, model)
     noise_source = Noise(
         config.seed,
-        range(config.num_envs),
+        lanes,
         num_glimpses=num_glimpses,
         num_classes=env.num_classes,
         num_shared=config.replay_steps,
         device=device,
     )
     control = Control(config.locations, env)
-    seen_shape = (num_glimpses, config.num_envs, *env.glimpse_shape)
+    seen_shape = (num_glimpses, len(lanes), *env.glimpse_shape)
     replay = Replay(config.replay_size, seen_shape, device) if config.replay_steps else None
-    stored = {} if replay is None else {"replay": replay.tensors}
+    stored = {} if replay is None else {"replay": replay}
     training = Training(model, optimizer, env, stored)
+    averaged = averaging_gradients(model)
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
-    log.note_facts({"device": describe_device(device)})
+    log.note_facts({"device": (where := describe_device(device))})
     log.note_facts({"parameters": count_parameters(model)})
-    log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
+    log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(
         f"estimator {config.estimator}, {config.locations} locations, {count_parameters(model)} "
@@ -276,7 +294,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     def validate(updates_done: int) -> None:
         with log.judging():
             std, mean = config.scheduled_std(updates_done - 1), training.mean_model
-            score, metrics = validation_metrics(config, mean, validation_env, stop, std)
+            judge = partial(validation_metrics, config, mean, validation_env, stop, std)
+            score, metrics = on_first(judge)
         log.scalars(updates_done * config.num_envs * num_glimpses, metrics)
         log.say(f"{updates_done * config.num_envs} episodes: validation {score}, {log.time_left}")
         if training.is_best(score.error, always=config.keep == "last"):
@@ -304,7 +323,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         position = torch.as_tensor(infos["position"], device=device)  # (N, 2)
         noise = noise_source.draw(update)
         shift = to_shift(noise.shift, config.shift, env.task.side)
-        state = model.initial_state(config.num_envs)
+        state = model.initial_state(len(lanes))
         seen: list[tuple[Tensor, Tensor]] = []
         outputs: list[Output] = []
         steps: list[dict[str, Tensor]] = []
@@ -331,11 +350,13 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         rollout = Rollout.from_steps(label, std, steps)
         terms = estimator.terms(rollout, weights).by_name(location=config.locations == "learned")
         loss = torch.stack(list(terms.values())).sum()
-        values = {"reward": rollout.reward, **{f"{k} loss": v for k, v in terms.items()}}
+        accuracy = (steps[-1]["prediction"] == label).float().mean()
+        values = {"accuracy": accuracy, "reward": rollout.reward.sum(0).mean()}
+        values = mean_over_ranks({**values, **{f"{k} loss": v for k, v in terms.items()}})
 
         # Update
         optimizer.zero_grad()
-        loss.backward()
+        averaged(loss).backward()
         grad_norm = clip_gradients(model, config.max_grad_norm, update, values)
         optimizer.step()
         if replay is not None:
@@ -345,7 +366,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 optimizer.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                     old_loss = replay.loss(model, estimator, weights, uniform)
-                old_loss.backward()
+                averaged(old_loss).backward()
                 clip_gradients(model, config.max_grad_norm, update)
                 optimizer.step()
         check_finite(update, dict(model.named_parameters()))
@@ -354,13 +375,12 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Log
         updates_done = update + 1
         env_steps = updates_done * config.num_envs * num_glimpses
-        accuracy = (steps[-1]["prediction"] == label).float().mean()
-        log.status(updates_done * config.num_envs, accuracy)
+        log.status(updates_done * config.num_envs, values["accuracy"])
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
             metrics = {
-                "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
+                "rollout/ep_rew_mean": values["reward"].item(),
                 "rollout/ep_len_mean": num_glimpses,
-                **{f"train/{name}_loss": term.item() for name, term in terms.items()},
+                **{f"train/{name}_loss": values[f"{name} loss"].item() for name in terms},
                 "train/grad_norm": grad_norm.item(),
                 "train/std": torch.as_tensor(std).mean().item(),
                 "train/learning_rate": learning_rate,
@@ -368,13 +388,17 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             log.scalars(env_steps, metrics)
             log.speed(env_steps)
         save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
-        if save_now or stop.requested:
+        stopping = largest(stop.requested or 0)  # by a signal to any process
+        if save_now or stopping:
             log.save_checkpoint(updates_done, env_steps, *training.pack())
-        stop.check()
+        if stopping:
+            raise Stopped(128 + stopping)
         if updates_done in validations:
             validate(updates_done)
 
     # Result
+    if rank() > 0:
+        return
     score, data = None, env.data_source
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
@@ -445,13 +469,13 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     return env
 
 
-def make_training_env(config: Config, device: torch.device) -> CurriculumEnv:
-    """Make the environment that the agent trains on, stage by stage if there is a curriculum."""
+def make_training_env(config: Config, device: torch.device, lanes: range) -> CurriculumEnv:
+    """Make some lanes of the environment that the agent trains on, stage by stage if there are."""
     name, shape = config.curriculum, (config.num_envs, config.num_rollouts)
     return CurriculumEnv(
-        partial(make_env, config, device, config.num_envs, split="train"),
+        partial(make_env, config, device, len(lanes), split="train"),
         () if name is None else read_curriculum(name, config.env_id),
-        lambda stage: spread_seed(config.seed, *shape, stage=stage)[0],
+        lambda stage: spread_seed(config.seed, *shape, stage=stage)[0][lanes.start : lanes.stop],
     )
 
 
@@ -517,4 +541,4 @@ def parse(arguments: Sequence[str]) -> Config:
 
 
 if __name__ == "__main__":
-    run(main, parse)
+    run(main, parse, torchrun=True)

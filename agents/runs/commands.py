@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import gymnasium
 
+from agents import distributed
 from agents.runs.files import convert
 from agents.runs.records import printable, read_settings
 from agents.training import check_settings
@@ -122,7 +123,8 @@ class Stop:
 
     As a context manager it handles both signals: the first one is :attr:`requested` until
     :meth:`check`. A Ctrl-C after that ends the process at once; a SIGTERM doesn't, as Slurm sends
-    several.
+    several. Under torchrun, which passes signals on and ends processes itself after 30 s, neither
+    does.
     """
 
     requested: signal.Signals | None = None
@@ -141,13 +143,15 @@ class Stop:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        again = "" if distributed.launched() else "; Ctrl-C to stop at once"
+        signal.signal(signal.SIGINT, signal.SIG_DFL if again else signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.requested = signal.Signals(number)
-        name = self.requested.name
-        line = f"{name}: stopping when this update is saved; Ctrl-C to stop at once\n"
+        line = f"{self.requested.name}: stopping when this update is saved{again}
+"
         with suppress(OSError):  # stderr may be a pipe whose reader has ended
-            os.write(2, line.encode())  # print() may not be called from a signal's handler
+            if distributed.rank() == 0:
+                os.write(2, line.encode())  # print() may not be called from a signal's handler
 
 
 def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT | None:
@@ -191,16 +195,26 @@ def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None
         raise ValueError(f"{path} names the module {module!r}, and importing runs it: {advice}")
 
 
-def run(main: Callable[[ConfigT], None], read: Callable[[Sequence[str]], ConfigT]) -> None:
-    """Read the command line and run; report a user's mistake in one line, with status 1."""
+def run(
+    main: Callable[[ConfigT], None],
+    read: Callable[[Sequence[str]], ConfigT],
+    *,
+    torchrun: bool = False,
+) -> None:
+    """Read the command line and run; report a user's mistake in one line, with status 1.
+
+    ``torchrun`` says whether the script may be one of several processes of a run.
+    """
     threading.excepthook = _report_thread
     try:
-        main(read(sys.argv[1:]))
+        with distributed.joined(allowed=torchrun):
+            main(distributed.on_first(lambda: read(sys.argv[1:])))
     except FloatingPointError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        if distributed.reports():
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(DIVERGED)
     except (ValueError, OSError, gymnasium.error.Error) as error:
-        sys.exit(f"error: {printable(str(error))}")
+        sys.exit(f"error: {printable(str(error))}" if distributed.reports() else 1)
 
 
 def _report_thread(error: threading.ExceptHookArgs) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.distributed import on_first, rank
 from agents.evaluation import Score
 from agents.runs import checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
@@ -237,16 +238,42 @@ class RunLog:
 def run_in_folder(config: Any, name: str, train: Callable[[Any, RunLog, Stop], None]) -> None:
     """Call a script's ``train`` with a run folder; resuming a finished run only prints its result.
 
-    A new folder below ``runs/`` is called after ``name``, the seed and the time.
+    A new folder below ``runs/`` is called after ``name``, the seed and the time. Under torchrun it
+    is rank 0's alone.
     """
     if config.resume is not None and (result := config.resume / "result.json").exists():
-        print(printable(read_json(result, ResultRecord).line))
+        if rank() == 0:
+            print(printable(read_json(result, ResultRecord).line))
         return
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     new = f"{name.replace(':', '_')}_seed{config.seed}_{now}_{os.getpid()}"
     folder = config.resume or config.run_dir or Path("runs") / new
-    with Stop() as stop, RunLog(folder, config, resume=config.resume is not None) as log:
+    logs: list[RunLog] = []
+    with Stop() as stop, ExitStack() as opened:
+
+        def begin() -> Checkpoint | None:
+            log = RunLog(folder, config, resume=config.resume is not None)
+            logs.append(opened.enter_context(log))
+            return log.checkpoint
+
+        checkpoint = on_first(begin)
+        log: Any = logs[0] if logs else _NoLog(checkpoint)
         train(config, log, stop)
+
+
+class _NoLog:
+    """What ranks other than 0 have for a :class:`RunLog`: it writes and prints nothing."""
+
+    judging = nullcontext
+
+    def __init__(self, checkpoint: Checkpoint | None):
+        self.checkpoint = checkpoint
+
+    def progress(self, num_updates: int) -> range:
+        return range(getattr(self.checkpoint, "step", 0), num_updates)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *values, **named: None
 
 
 def _claim(folder: Path, resume: bool) -> FileLock:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from agents.distributed import num_ranks
+
 
 def describe_machine(commit: str | None) -> dict[str, Any]:
     """Return these facts and the time, ready for JSON; ``commit`` is from :func:`commit`."""
@@ -31,10 +33,13 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return a device with its model, if it is a GPU; other GPUs are not asked or woken."""
-    if device.type != "cuda":
-        return str(device)
-    return f"{device} ({torch.cuda.get_device_name(device)})"
+    """Return a device with its model, if it is a GPU; other GPUs are not asked or woken.
+
+    Under torchrun the number of processes, which have one each, belongs to it.
+    """
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    ranks = f" in each of {num_ranks()} processes" if num_ranks() > 1 else ""
+    return f"{device}{name}{ranks}"
 
 
 def command_line() -> str:

@@ -20,6 +20,7 @@ import pytest
 import ram_env
 from ram_env.data import open_split
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
+from ram_env.states import join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import _assert_same as assert_same
 from tests.vector_envs import sampler, scenes
@@ -247,6 +248,22 @@ def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():
     assert env.set_state(fresh.get_state()) is None
     with pytest.raises(gym.error.ResetNeeded):
         env.step(env.action_space.sample())
+
+
+def test_the_lanes_states_can_be_split_and_joined():
+    def play(seeds: list[int]) -> Any:
+        env: Any = gym.make_vec("SignpostGlimpse-v0", num_envs=len(seeds))
+        env.reset(seed=seeds)
+        for _ in range(6):
+            env.step(np.zeros((len(seeds), 6), np.float32))
+        return env
+
+    whole, *parts = map(play, ([5, 6, 7, 8], [5, 6], [7, 8]))
+    states = [part.get_state() for part in parts]
+    assert join_states(states) == whole.get_state()
+    assert [split_state(whole.get_state(), part, 2) for part in range(2)] == states
+    with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(4,\)"):
+        parts[0].set_state(split_state(whole.get_state(), 0, 3))  # 4 lanes in 3 parts
 
 
 def test_a_state_saved_without_rendering_shows_nothing_of_another_path():

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import gymnasium
 import pytest
 
+from agents import distributed
 from agents.runs import commands
 from agents.runs.commands import DIVERGED, Stop, Stopped, parse_flags, read_resumed, run
 
@@ -205,6 +206,21 @@ def test_a_users_mistake_ends_in_one_line_and_a_bug_in_a_traceback(error, status
         assert ended.value.code == status
     diverged = "error: update 3: loss not finite\n"
     assert capsys.readouterr().err == (diverged if status == DIVERGED == 3 else "")
+
+
+@pytest.mark.usefixtures("_own_excepthook")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_script_that_cannot_share_a_run_refuses_torchrun_and_the_first_process_says_so(
+    monkeypatch, rank
+):
+    monkeypatch.setattr(distributed, "_reports", True)
+    monkeypatch.setattr(sys, "argv", ["train/sb3.py"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", str(rank))
+    with pytest.raises(SystemExit) as ended:
+        run(pytest.fail, list)
+    reason = "error: train/sb3.py doesn't run under torchrun: start it with python"
+    assert ended.value.code == (1 if rank else reason)
 
 
 @pytest.mark.usefixtures("_own_excepthook")

@@ -1,0 +1,215 @@
+"""Training in several processes (ranks), which torchrun starts: each plays a share of the lanes.
+
+Every rank holds the whole model. Means over lanes are taken over all ranks, so that a run doesn't
+depend on their number but for rounding. A process that torchrun did not start is the only rank.
+
+Dimension key:
+    N: lanes (parallel episodes) of all ranks
+    W: ranks
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=6)
+"""How long ranks wait for each other: a validation is rank 0's alone."""
+
+_reports = True
+
+
+def launched() -> bool:
+    """Return whether torchrun started this process."""
+    return dist.is_torchelastic_launched()
+
+
+def rank() -> int:
+    """Return the number of this rank; rank 0 prints, writes and validates."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_ranks() -> int:
+    """Return W."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def reports() -> bool:
+    """Return whether an error is this rank's to report: that of the first that failed."""
+    return _reports
+
+
+@contextmanager
+def joined(*, allowed: bool = True) -> Iterator[None]:
+    """Join the ranks that torchrun started; a process of its own joins nothing.
+
+    An error in one rank ends all: those that wait for its messages raise ConnectionError.
+
+    Raises:
+        ValueError: If ranks have different flags, or torchrun is not ``allowed``.
+    """
+    global _reports
+    if not launched():
+        yield
+        return
+    if not allowed:
+        _reports = os.environ["RANK"] == "0"
+        raise ValueError(f"{sys.argv[0]} doesn't run under torchrun: start it with python")
+    store, me, size = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=me, world_size=size, timeout=_PATIENCE)
+    try:
+        _check_same_flags()
+        yield
+    except BaseException as error:
+        # Before this rank's connections close, so that what the others then meet isn't the first
+        _reports = store.compare_set("reports", "", str(me)) == str(me).encode()
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+            raise ConnectionError(
+                f"rank {me} waited for a process that has ended: torchrun's lines below name the "
+                "rank that failed first and its exit code; find out why, then resume the run"
+            ) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _check_same_flags() -> None:
+    flags = gathered(sys.argv[1:])
+    for number, each in enumerate(flags):
+        if each != flags[0]:
+            raise ValueError(
+                f"all processes of a run must have the same flags: rank 0 has {flags[0]}, "
+                f"rank {number} has {each}"
+            )
+
+
+def on_first(call: Callable[[], T]) -> T:
+    """Call in rank 0; return the result, or raise the error, in every rank."""
+    if num_ranks() == 1:
+        return call()
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = call()
+        except (Exception, SystemExit) as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def gathered(value: T) -> list[T]:
+    """Return the values of all ranks, in their order."""
+    values: list[Any] = [value] * num_ranks()
+    if num_ranks() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def largest(number: int) -> int:
+    """Return the largest of the ranks' numbers."""
+    if num_ranks() == 1:
+        return number
+    tensor = torch.tensor(number)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def own_lanes(num_lanes: int, group: int = 1) -> range:
+    """Return this rank's share of N lanes, N / W neighbours.
+
+    Raises:
+        ValueError: If ranks can't have equal shares of whole groups of ``group`` lanes.
+    """
+    if num_lanes % (num_ranks() * group):
+        groups = f", each in groups of {group}" if group > 1 else ""
+        raise ValueError(
+            f"num_envs must be a multiple of {num_ranks() * group}, since {num_ranks()} processes "
+            f"share the lanes equally{groups}; got {num_lanes}"
+        )
+    share = num_lanes // num_ranks()
+    return range(rank() * share, (rank() + 1) * share)
+
+
+def all_lanes(part: Tensor, axis: int) -> Tensor:
+    """Join the parts of all ranks along the axis of lanes, in the order of lanes: N / W to N."""
+    if num_ranks() == 1:
+        return part
+    parts = [
+        torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(num_ranks())
+    ]
+    dist.all_gather(parts, part.contiguous())
+    return torch.cat(parts, axis)
+
+
+def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means over ranks of scalars, by name; over several ranks without gradient."""
+    if num_ranks() == 1:
+        return dict(values)
+    mean = torch.stack([value.detach() for value in values.values()]) / num_ranks()
+    dist.all_reduce(mean)
+    return dict(zip(values, mean.unbind(), strict=True))
+
+
+def averaging_gradients(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a function to pass each loss of a model through, before ``backward``.
+
+    The gradients are then the same in all ranks: the means of the ranks' own.
+    """
+    if num_ranks() == 1:
+        return lambda loss: loss
+    return DistributedDataParallel(_Loss(model), find_unused_parameters=True)
+
+
+class _Loss(nn.Module):
+    """Returns a loss unchanged.
+
+    DistributedDataParallel takes each parameter that its module's output depends on for one that
+    gets a gradient. A glimpse's outputs depend on parameters that a control, an estimator or a
+    replay leaves alone, and not on a learned std. Only the loss tells.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        device = next(model.parameters()).device
+        self.unused = nn.Parameter(
+            torch.zeros((), device=device)
+        )  # or torch warns if there is none
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss
+
+
+def own_gpu(name: str) -> str:
+    """Return the GPU of this rank, for the device "cuda"; other devices are returned as they are.
+
+    Raises:
+        ValueError: If a GPU is named that all ranks would share, or there are fewer than ranks.
+    """
+    if not dist.is_initialized() or not name.startswith("cuda"):
+        return name
+    if name != "cuda":
+        raise ValueError(f"device must be cpu, cuda or auto under torchrun, got {name}")
+    here, wanted = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    if here < wanted:
+        raise ValueError(
+            f"device cuda needs a GPU per process, found {here} for {wanted} processes: lower "
+            "--nproc-per-node, or choose --device cpu"
+        )
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return f"cuda:{os.environ['LOCAL_RANK']}"

@@ -1,0 +1,43 @@
+"""Several processes agree, and one process is not disturbed."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from agents import distributed
+from agents.distributed import own_gpu
+from tests.torchrun import ROOT, torchrun
+
+
+def test_ranks_split_lanes_share_means_and_agree():
+    ended = torchrun(ROOT / "tests/agents/ranks.py")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_process_of_its_own_is_the_only_rank():
+    x = torch.randn(3, 4, requires_grad=True)
+    with distributed.joined(allowed=False):
+        assert (distributed.rank(), distributed.num_ranks()) == (0, 1)
+    assert distributed.own_lanes(4) == range(4)
+    assert distributed.all_lanes(x, axis=1) is x
+    assert distributed.averaging_gradients(torch.nn.Linear(1, 1))(x) is x
+    assert distributed.mean_over_ranks({"loss": x})["loss"] is x
+    assert distributed.largest(15) == 15
+    assert distributed.gathered(x) == [x]
+    assert own_gpu("cuda:1") == "cuda:1"
+
+
+def test_every_rank_has_a_gpu_of_its_own_or_is_refused(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (own_gpu("cuda"), chosen) == ("cuda:1", [1])
+    assert own_gpu("cpu") == "cpu"
+    with pytest.raises(ValueError, match="must be cpu, cuda or auto under torchrun, got cuda:0"):
+        own_gpu("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="found 1 for 2 processes: lower --nproc-per-node, or"):
+        own_gpu("cuda")

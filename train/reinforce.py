@@ -17,7 +17,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +37,7 @@ from agents.evaluation import (
     to_env,
     to_tensors,
 )
+from agents.graph import Graph
 from agents.labels import sample_label
 from agents.locations import sample_location
 from agents.noise import Noise
@@ -49,6 +49,7 @@ from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.training import (
     Training,
+    Watch,
     check_finite,
     check_settings,
     check_validation_images,
@@ -61,6 +62,7 @@ from agents.training import (
     warmed_up_decay,
 )
 from ram_env import GlimpseVectorEnv, find_task
+from ram_env.lockstep import LockstepEnv
 from train.curriculum import CurriculumEnv, read_curriculum
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
@@ -142,6 +144,8 @@ class Config(RunConfig):
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
     """Compute the networks in bfloat16 during training, which is faster on hardware that has it."""
+    graph: bool = False
+    """Run each update as one CUDA graph, which is faster on a GPU; on the CPU, without a graph."""
     validation_images: int | None = None
     """Number of validation images, the first of the split. By default all of them."""
     validate_sampled: bool = False
@@ -216,7 +220,7 @@ GROUPS = {
     "task": ("env_id", "curriculum", "locations", "shift"),
     "model": (
         *("core", "hidden_size", "see_time", "state_cap", "location", "location_hidden"),
-        *("std", "final_std", "learned_std", "bf16"),
+        *("std", "final_std", "learned_std", "bf16", "graph"),
     ),
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "learning_rate"),
@@ -261,6 +265,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     replay = Replay(config.replay_size, seen_shape, device) if config.replay_steps else None
     stored = {} if replay is None else {"replay": replay.tensors}
     training = Training(model, optimizer, env, stored)
+    watch = Watch(device) if config.graph else None
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
@@ -268,6 +273,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
+    if config.graph and device.type == "cpu":
+        log.say("graph: the CPU has none, so each update runs as written; a GPU would replay it")
     log.say(
         f"estimator {config.estimator}, {config.locations} locations, {count_parameters(model)} "
         f"parameters: {config.total_episodes} episodes, {config.num_envs} per update"
@@ -282,22 +289,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if training.is_best(score.error, always=config.keep == "last"):
             log.save_weights(training.best)
 
-    if log.checkpoint is None:
-        obs, infos = env.begin()
-    else:
-        obs, infos = training.unpack(log.checkpoint)
-        if log.checkpoint.step in validations:
-            validate(log.checkpoint.step)
-
-    for update in log.progress(config.num_updates):
-        std = config.scheduled_std(update) if model.location_std is None else model.location_std
-        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * group["multiple"]
-        if (begun := env.advance(update / config.num_updates)) is not None:
-            obs, infos = begun
-            control = Control(config.locations, env)
-            log.say(f"{update * config.num_envs} episodes: {env}")
+    def learn(now: tuple[Any, Any], update: Any, learning_rate: Any, std: Any, decay: Any) -> Any:
+        """Play and learn from one episode per lane; return where they are now, and what to log."""
+        (obs, infos), std = now, std if model.location_std is None else model.location_std
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
@@ -310,7 +304,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         steps: list[dict[str, Tensor]] = []
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-            report_nonfinite_outputs(update, outputs),
+            report_nonfinite_outputs(update, outputs if watch is None else ()),
         ):
             for step in range(num_glimpses):
                 glimpse, location = to_tensors(obs, device)
@@ -326,6 +320,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 reward = torch.as_tensor(reward, dtype=torch.float32)
                 acted = {"prediction": prediction, "location_log_prob": log_prob, "reward": reward}
                 steps.append({**acted, "logits": output.logits, "baseline": output.baseline})
+        if watch is not None:
+            watch.note(update, env.valid)
 
         # Loss: every tensor of the rollout has shape (T, N)
         rollout = Rollout.from_steps(label, std, steps)
@@ -334,9 +330,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         values = {"reward": rollout.reward, **{f"{k} loss": v for k, v in terms.items()}}
 
         # Update
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group["multiple"]
         optimizer.zero_grad()
         loss.backward()
-        grad_norm = clip_gradients(model, config.max_grad_norm, update, values)
+        grad_norm = clip_gradients(model, config.max_grad_norm, update, values, watch)
         optimizer.step()
         if replay is not None:
             glimpses, locations = map(torch.stack, zip(*seen, strict=True))
@@ -346,29 +344,55 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                     old_loss = replay.loss(model, estimator, weights, uniform)
                 old_loss.backward()
-                clip_gradients(model, config.max_grad_norm, update)
+                clip_gradients(model, config.max_grad_norm, update, watch=watch)
                 optimizer.step()
-        check_finite(update, dict(model.named_parameters()))
-        training.move_mean(warmed_up_decay(config.ema, update))
+        check_finite(update, dict(model.named_parameters()), watch)
+        training.move_mean(decay)
+        results = {
+            "accuracy": (steps[-1]["prediction"] == label).float().mean(),
+            "rollout/ep_rew_mean": rollout.reward.sum(0).mean(),
+            **{f"train/{name}_loss": term for name, term in terms.items()},
+            "train/grad_norm": grad_norm,
+            "train/std": torch.as_tensor(std).mean(),
+        }
+        return (obs, infos), results
+
+    call: Any = Graph(learn, device) if config.graph else learn
+    if log.checkpoint is None:
+        now = env.begin()
+    else:
+        now = training.unpack(log.checkpoint)
+        if log.checkpoint.step in validations:
+            validate(log.checkpoint.step)
+
+    for update in log.progress(config.num_updates):
+        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
+        if (begun := env.advance(update / config.num_updates)) is not None:
+            now, control = begun, Control(config.locations, env)
+            log.say(f"{update * config.num_envs} episodes: {env}")
+        now, results = call(
+            now,
+            update=update,
+            learning_rate=learning_rate,
+            std=config.scheduled_std(update),
+            decay=warmed_up_decay(config.ema, update),
+        )
 
         # Log
         updates_done = update + 1
         env_steps = updates_done * config.num_envs * num_glimpses
-        accuracy = (steps[-1]["prediction"] == label).float().mean()
-        log.status(updates_done * config.num_envs, accuracy)
+        log.status(updates_done * config.num_envs, results.pop("accuracy"))
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
-            metrics = {
-                "rollout/ep_rew_mean": rollout.reward.sum(0).mean().item(),
-                "rollout/ep_len_mean": num_glimpses,
-                **{f"train/{name}_loss": term.item() for name, term in terms.items()},
-                "train/grad_norm": grad_norm.item(),
-                "train/std": torch.as_tensor(std).mean().item(),
-                "train/learning_rate": learning_rate,
-            }
+            if watch is not None:
+                watch.check()
+            metrics = {name: value.item() for name, value in results.items()}
+            metrics |= {"rollout/ep_len_mean": num_glimpses, "train/learning_rate": learning_rate}
             log.scalars(env_steps, metrics)
             log.speed(env_steps)
         save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
         if save_now or stop.requested:
+            if watch is not None:
+                watch.check()
             log.save_checkpoint(updates_done, env_steps, *training.pack())
         stop.check()
         if updates_done in validations:
@@ -437,8 +461,8 @@ def to_shift(uniform: Tensor, largest: int, side: int) -> Tensor:
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
-    """Make the environment: on the model's GPU, or in NumPy if the model is on the CPU."""
-    where = None if device.type == "cpu" else str(device)
+    """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
+    where = None if device.type == "cpu" and not config.graph else str(device)
     more |= {"action_format": "dict", "device": where}
     env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **more)
     assert isinstance(env, GlimpseVectorEnv)
@@ -448,8 +472,13 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
 def make_training_env(config: Config, device: torch.device) -> CurriculumEnv:
     """Make the environment that the agent trains on, stage by stage if there is a curriculum."""
     name, shape = config.curriculum, (config.num_envs, config.num_rollouts)
+
+    def make(**stage: Any) -> GlimpseVectorEnv | LockstepEnv:
+        env = make_env(config, device, config.num_envs, split="train", **stage)
+        return LockstepEnv(env) if config.graph else env
+
     return CurriculumEnv(
-        partial(make_env, config, device, config.num_envs, split="train"),
+        make,
         () if name is None else read_curriculum(name, config.env_id),
         lambda stage: spread_seed(config.seed, *shape, stage=stage)[0],
     )
@@ -491,6 +520,7 @@ def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.opti
         betas=(0.9, config.beta2),
         weight_decay=config.weight_decay,
         fused=True,
+        capturable=config.graph,
     )
 
 

@@ -67,9 +67,8 @@ class Graph:
         elif self._calls <= WARM_UP:
             self._carry, outputs = self._warm_up(carry)
         else:
-            if self._graph is None:
-                self._capture(carry)
-            self._graph.replay()
+            graph = self._graph or self._capture(carry)
+            graph.replay()
             outputs = self._outputs
         return self._carry, {name: part.detach() for name, part in outputs.items()}
 
@@ -102,7 +101,7 @@ class Graph:
         current.wait_stream(self._stream)
         return result
 
-    def _capture(self, carry: Carry) -> None:
+    def _capture(self, carry: Carry) -> Any:
         """Record the function, which computes nothing yet; the graph reads and writes the carry."""
         self._carry = tuple({k: part.clone() for k, part in group.items()} for group in carry)
         self._graph = torch.cuda.CUDAGraph()
@@ -111,3 +110,4 @@ class Graph:
             for kept, new in zip(self._carry, result, strict=True):
                 for name, part in kept.items():
                     part.copy_(new[name])
+        return self._graph

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -90,9 +91,8 @@ class Graph:
         except RuntimeError as error:
             if "synchronizing CUDA operation" not in str(error):
                 raise
-            line = traceback.extract_tb(error.__traceback__)[-1]
             raise ValueError(
-                f"a CUDA graph can't hold this update: {line.filename}:{line.lineno} makes the "
+                f"a CUDA graph can't hold this update: {_line_of(error)} makes the "
                 "host wait for the GPU. Write that line without .item(), masks as an index or "
                 "copies from the host, or leave out --graph"
             ) from error
@@ -111,3 +111,11 @@ class Graph:
                 for name, part in kept.items():
                     part.copy_(new[name])
         return self._graph
+
+
+def _line_of(error: BaseException) -> str:
+    """Return the innermost line, as ``file:number``, that isn't torch's own or of a torch mode."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = takewhile(lambda frame: frame.name != "__torch_dispatch__", frames)
+    own = [frame for frame in outside if not frame.filename.startswith(torch.__path__[0])]
+    return f"{own[-1].filename}:{own[-1].lineno}"

@@ -154,7 +154,7 @@ class PretendGPU(TorchDispatchMode):
         """Return what replaces functions of ``torch.cuda``."""
 
         @contextmanager
-        def capture(graph: Graph, stream: Any) -> Iterator[None]:
+        def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
             self._capturing = graph
             try:
                 yield

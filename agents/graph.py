@@ -28,7 +28,8 @@ class Graph:
     A replay repeats kernels and runs no line of Python. So the function must consist of operations
     on tensors whose shapes never change, draw no random numbers of torch's, copy nothing from the
     host and never wait for the GPU; what it changes, it must change in place. The inputs are
-    numbers, which it gets as scalars on the device, float64 or int64.
+    numbers, which it gets as scalars on the device, float64 or int64; the outputs, which the next
+    call may overwrite, carry no gradient.
 
     The calls before the capture do what every call does, so a warm-up leaves nothing to undo. A
     carry other than the one returned last begins again with a warm-up: a stage of a curriculum has
@@ -50,7 +51,7 @@ class Graph:
         self._calls = 0
 
     def __call__(self, carry: Carry, **inputs: float) -> tuple[Carry, dict[str, Tensor]]:
-        """Call the function; the next call may overwrite the results.
+        """Call the function.
 
         Raises:
             ValueError: If a line of the function makes the host wait for the GPU.
@@ -61,6 +62,8 @@ class Graph:
                 self._inputs[name] = torch.zeros((), dtype=dtype, device=self._device)
             self._inputs[name].fill_(value)
         if carry is not self._carry:
+            if self._graph is not None:
+                torch.cuda.synchronize(self._device)  # it may still be running
             self._calls, self._graph = 0, None
         self._calls += 1
         if self._device.type == "cpu":
@@ -71,7 +74,7 @@ class Graph:
             graph = self._graph or self._capture(carry)
             graph.replay()
             outputs = self._outputs
-        return self._carry, {name: part.detach() for name, part in outputs.items()}
+        return self._carry, outputs
 
     def _warm_up(self, carry: Carry) -> tuple[Carry, dict[str, Tensor]]:
         """Call the function on a stream of its own, as torch asks for before a capture.
@@ -83,10 +86,11 @@ class Graph:
         self._stream = self._stream or torch.cuda.Stream(self._device)
         self._stream.wait_stream(current)
         try:
-            if self._calls == WARM_UP:
-                torch.cuda.set_sync_debug_mode("error")
             with torch.cuda.stream(self._stream), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*constructed with capturable=True")
+                for expected in ("capturable=True", "Synchronization debug mode is a prototype"):
+                    warnings.filterwarnings("ignore", f".*{expected}")
+                if self._calls == WARM_UP:
+                    torch.cuda.set_sync_debug_mode("error")
                 result = self._function(carry, **self._inputs)
         except RuntimeError as error:
             if "synchronizing CUDA operation" not in str(error):

@@ -1,6 +1,7 @@
 """Train the recurrent attention model with REINFORCE: `python train/reinforce.py`.
 
-The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log.
+The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log. `learn`
+holds the middle three, which a CUDA graph can hold, too.
 
 Dimension key:
     N: sub-environments, each of which plays one episode per update
@@ -290,7 +291,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             log.save_weights(training.best)
 
     def learn(now: tuple[Any, Any], update: Any, learning_rate: Any, std: Any, decay: Any) -> Any:
-        """Play and learn from one episode per lane; return where they are now, and what to log."""
+        """Play one episode per lane and learn from them; return where lanes are, and what to log.
+
+        The numbers are Python's or, for a CUDA graph, tensors. No line here may then wait for it.
+        """
         (obs, infos), std = now, std if model.location_std is None else model.location_std
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
@@ -331,7 +335,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
         # Update
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * group["multiple"]
+            rate = learning_rate * group["multiple"]
+            group["lr"] = rate.float() if isinstance(rate, Tensor) else rate
         optimizer.zero_grad()
         loss.backward()
         grad_norm = clip_gradients(model, config.max_grad_norm, update, values, watch)
@@ -355,7 +360,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             "train/grad_norm": grad_norm,
             "train/std": torch.as_tensor(std).mean(),
         }
-        return (obs, infos), results
+        return (obs, infos), {name: value.detach() for name, value in results.items()}
 
     call: Any = Graph(learn, device) if config.graph else learn
     if log.checkpoint is None:
@@ -381,11 +386,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Log
         updates_done = update + 1
         env_steps = updates_done * config.num_envs * num_glimpses
-        log.status(updates_done * config.num_envs, results.pop("accuracy"))
+        log.status(updates_done * config.num_envs, results["accuracy"])
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
             if watch is not None:
                 watch.check()
-            metrics = {name: value.item() for name, value in results.items()}
+            metrics = {name: value.item() for name, value in results.items() if "/" in name}
             metrics |= {"rollout/ep_len_mean": num_glimpses, "train/learning_rate": learning_rate}
             log.scalars(env_steps, metrics)
             log.speed(env_steps)

@@ -64,7 +64,8 @@ class Control:
         if self._name == "centre":
             return torch.zeros_like(learned)
         if self._name == "raster":
-            return self._raster[step].to(learned).expand_as(learned)
+            self._raster = self._raster.to(learned)  # copied once: a CUDA graph can't
+            return self._raster[step].expand_as(learned)
         if self._name == "oracle":
             return oracle_location(position, self._object_size, self._canvas_side).to(learned)
         return learned
@@ -103,14 +104,16 @@ def oracle_location(position: Tensor, object_size: tuple[int, int], canvas_side:
         canvas_side: Side of the canvas [px].
 
     Raises:
-        ValueError: If the shape is wrong or an object reaches beyond the canvas.
+        ValueError: If the shape is wrong or, on the CPU, an object reaches beyond the canvas.
     """
     if position.shape != (len(position), 2):
         raise ValueError(f"position must have shape (N, 2), got {tuple(position.shape)}")
-    size = torch.tensor(object_size, device=position.device)  # (2,)
-    if ((position < 0) | (position + size > canvas_side)).any():
+    sizes = zip(position.unbind(1), object_size, strict=True)
+    doubled = torch.stack([2 * least + size for least, size in sizes], 1)  # (N, 2), of centres
+    on_host = position.device.type == "cpu"  # where the check waits for no GPU
+    if on_host and ((position < 0) | (doubled - position > canvas_side)).any():
         raise ValueError(
             f"an object of {object_size} px lies outside the canvas of {canvas_side} px: "
             f"positions range from {position.min().item()} to {position.max().item()}"
         )
-    return (2 * position + size).to(torch.float32) / canvas_side - 1
+    return doubled.to(torch.float32) / canvas_side - 1

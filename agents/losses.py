@@ -13,6 +13,7 @@ Dimension key:
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     """
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
-    weights = weights.to(label_log_prob.device, non_blocking=True)
+    weights = _on(label_log_prob.device, weights)
     return -(weights[:, None] * label_log_prob).sum(0).mean()
 
 
@@ -153,7 +154,7 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
     log_p = label_log_prob.detach()
-    weights = weights.to(log_p.device, non_blocking=True)
+    weights = _on(log_p.device, weights)
     later = reward_to_go(weights[:, None] * log_p)[1:]  # (T - 1, N), sum_{k>t} w_k log p_k
     later_weights = weights.flip(0).cumsum(0).flip(0)[1:, None]  # (T - 1, 1)
     return later - later_weights * log_p[:-1]
@@ -180,6 +181,16 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     """Return the entropy of softmax(logits) over the last axis, (..., K) to (...) [nat]."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
+
+
+def _on(device: torch.device, weights: Tensor) -> Tensor:
+    """Return constants on a device, where they are copied once: a CUDA graph can't copy them."""
+    return _constant(tuple(weights.tolist()), weights.dtype, device)
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _check_time_first(**tensors: Tensor) -> None:

@@ -27,6 +27,7 @@ from agents.runs.files import first_line
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ADVICE = "the learning rate may be too high"
+_NEVER = 2**62  # number of no update
 _CUDA_WHEEL = (
     "Install the wheel that has it, on Linux PyPI's: pip install --force-reinstall torch "
     "torchvision --index-url https://pypi.org/simple; elsewhere see https://pytorch.org/get-started"
@@ -63,15 +64,16 @@ class Training(Generic[ModelT]):
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def move_mean(self, decay: float) -> None:
+    def move_mean(self, decay: float | Tensor) -> None:
         """Move the running mean of the weights: mean = decay * mean + (1 - decay) * weights.
 
         The means and variances of batch normalisation move along; its counters are copied.
         """
-        weights = self.model.state_dict()
+        weights, step = self.model.state_dict(), 1 - decay
+        step = step.float() if isinstance(step, Tensor) else step
         for name, mean in self.mean_model.state_dict().items():
             if mean.is_floating_point():
-                mean.lerp_(weights[name], 1 - decay)
+                mean.lerp_(weights[name], step)
             else:
                 mean.copy_(weights[name])
 
@@ -146,15 +148,39 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
                 raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
-def check_finite(update: int, values: Mapping[str, Tensor]) -> None:
-    """Raise FloatingPointError if a tensor is NaN or infinite.
+class Watch:
+    """Remembers on a device the first update in which something was not finite.
+
+    The host waits for the device only when it asks.
+    """
+
+    def __init__(self, device: torch.device):
+        self._first = torch.full((), _NEVER, device=device)
+
+    def note(self, update: int | Tensor, finite: Tensor) -> None:
+        """Note whether all is ``finite``, shape (), bool, in an update."""
+        self._first.copy_(torch.where(finite, self._first, self._first.clamp(max=update)))
+
+    def check(self) -> None:
+        """Raise FloatingPointError, with the number of the update, if something was not finite."""
+        if (update := int(self._first)) < _NEVER:
+            what = "an output, loss, gradient or weight is not finite"
+            raise FloatingPointError(f"update {update}: {what}; {_ADVICE}")
+
+
+def check_finite(
+    update: int | Tensor, values: Mapping[str, Tensor], watch: Watch | None = None
+) -> None:
+    """Raise FloatingPointError if a tensor is NaN or infinite, or tell ``watch``.
 
     The message names the update and the tensors that are not finite.
     """
-    if not nn.utils.get_total_norm(values.values()).isfinite():  # quick, and nearly always finite
+    finite = nn.utils.get_total_norm(values.values(), math.inf).isfinite()  # all at once
+    if watch is not None:
+        watch.note(update, finite)
+    elif not finite:
         broken = [name for name, value in values.items() if not value.isfinite().all()]
-        if broken:
-            raise FloatingPointError(f"update {update}: {', '.join(broken)} not finite; {_ADVICE}")
+        raise FloatingPointError(f"update {update}: {', '.join(broken)} not finite; {_ADVICE}")
 
 
 @contextmanager
@@ -238,19 +264,26 @@ def warmed_up_decay(decay: float, update: int) -> float:
 
 
 def clip_gradients(
-    model: nn.Module, max_norm: float, update: int, values: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    max_norm: float,
+    update: int | Tensor,
+    values: Mapping[str, Tensor] | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Scale the gradient down to ``max_norm`` if it is longer; return its norm before.
 
-    Raises FloatingPointError if it, or one of the ``values`` that it came from, is not finite, as
-    :func:`check_finite` does. All are checked at once, since the host waits for a GPU's answer.
+    Raises FloatingPointError if it, or one of the ``values`` that it came from, is not finite, or
+    tells ``watch``, as :func:`check_finite` does. All are checked at once, since the host waits
+    for a GPU's answer.
     """
     values = values or {}
     parameters = model.named_parameters()
     grads = {f"gradient of {name}": p.grad for name, p in parameters if p.grad is not None}
     norm = nn.utils.get_total_norm(grads.values())
-    if not nn.utils.get_total_norm([*values.values(), norm]).isfinite():
-        for named in (values, grads, {"norm of the gradient": norm}):
-            check_finite(update, named)
+    try:
+        check_finite(update, {**values, "norm of the gradient": norm}, watch)
+    except FloatingPointError:
+        check_finite(update, {**values, **grads})  # which names the weights
+        raise
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm

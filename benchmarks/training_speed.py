@@ -4,7 +4,11 @@
 
 runs the script itself on a few episodes with clocks around its parts, then the model's bare
 matrix products (forward and backward, same shapes and dtype) for the same number of updates, in
-the same process.
+the same process. On a GPU, whose kernels run after the call that launches them,
+
+    python -m benchmarks.training_speed --device cuda --lanes 128 512 2048
+
+times whole updates instead, with and without a CUDA graph and bfloat16.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ from __future__ import annotations
 import tempfile
 import time
 import timeit
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,9 +29,11 @@ import tyro
 from torch import nn
 
 import ram_env
+from agents.graph import WARM_UP
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import RunConfig
-from agents.training import Training
+from agents.runs.progress import TrainingProgress
+from agents.training import Training, choose_device
 from train import reinforce
 
 PARTS = {
@@ -40,6 +47,15 @@ PARTS = {
     "mark": [(reinforce.RunLog, "progress"), (reinforce, "validation_metrics")],
 }
 """Functions to time, as owner and name, by part; a mark is where the training starts or ends."""
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "--graph": {"graph": True},
+    "--bf16": {"bf16": True},
+    "--graph --bf16": {"graph": True, "bf16": True},
+}
+"""Settings to time whole updates with, by the flags that set them."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +72,71 @@ class Config:
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
     bf16: bool = False
     """Compute the networks in bfloat16."""
+    device: str = "cpu"
+    """Device to train on. Parts are timed on the CPU alone."""
+    lanes: tuple[int, ...] = ()
+    """Numbers of lanes to time whole updates with, in place of parts."""
+    updates: int = 200
+    """Number of updates to time per entry of that table."""
+
+    def __post_init__(self) -> None:
+        """Check what would fail late."""
+        if self.device != "cpu" and not self.lanes:
+            raise ValueError(
+                f"device must be cpu to time parts, got {self.device}: a GPU's kernels run after "
+                "the call. Time whole updates with --lanes 128 512"
+            )
+        if min((self.updates, *self.lanes)) < 1:
+            got = f"{self.updates} and {self.lanes}"
+            raise ValueError(f"updates and lanes must be at least 1, got {got}")
 
 
 def main(config: Config) -> None:
     """Measure and print a Markdown table."""
+    if config.lanes:
+        print_updates(config)
+    else:
+        print_parts(config)
+
+
+def print_updates(config: Config) -> None:
+    """Print images per second, a row per number of lanes and a column per variant."""
+    print(f"\nimages/s: {config}\n")
+    print(f"| lanes | {' | '.join(VARIANTS)} |\n|---:|{'---:|' * len(VARIANTS)}")
+    for lanes in config.lanes:
+        rates = [lanes / time_update(config, lanes, flags) for flags in VARIANTS.values()]
+        print(f"| {lanes} | {' | '.join(f'{rate:,.0f}' for rate in rates)} |", flush=True)
+
+
+def time_update(config: Config, lanes: int, flags: dict[str, Any]) -> float:
+    """Train; return the seconds per update, after a warm-up, when the device has done them all."""
+    device, skipped, marks = choose_device(config.device), 2 * WARM_UP, []
+
+    def mark(_: TrainingProgress, episodes: int, accuracy: torch.Tensor) -> None:
+        if episodes in (skipped * lanes, (skipped + config.updates) * lanes):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            marks.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
+        patches.enter_context(patch.object(TrainingProgress, "report", mark))
+        patches.enter_context(redirect_stdout(StringIO()))
+        settings: Any = {"num_validations": 1, "validation_images": 1, "log_every": 10**9}
+        settings |= {"env_id": config.env_id, "num_envs": lanes, "threads": config.threads}
+        settings |= {"total_episodes": (skipped + config.updates) * lanes, "device": config.device}
+        run_dir = Path(folder) / "run"
+        reinforce.main(reinforce.Config(**settings, **flags, run_dir=run_dir, final_split="none"))
+    begun, ended = marks
+    return (ended - begun) / config.updates
+
+
+def print_parts(config: Config) -> None:
+    """Print where the time goes."""
     with tempfile.TemporaryDirectory() as folder:
-        flags: Any = {"device": "cpu", "num_validations": 1, "final_split": "none"}
-        settings = reinforce.Config(**vars(config), run_dir=Path(folder) / "run", **flags)
+        names = ("env_id", "total_episodes", "num_envs", "threads", "bf16", "device")
+        flags: Any = {name: getattr(config, name) for name in names}
+        flags |= {"num_validations": 1, "final_split": "none"}
+        settings = reinforce.Config(**flags, run_dir=Path(folder) / "run")
         seconds, spent = time_training(settings)
     spent["everything else"] = seconds - sum(spent.values())
     products = time_products(config, settings.num_updates)

@@ -47,6 +47,7 @@ class ActionFormat(ABC):
         batch: tuple[int, ...] = (),
         active: np.ndarray | None = None,
         device: str | None = None,
+        all_valid: Array | None = None,
     ) -> Decision:
         """Check an action and read the decision in it, with N = 1 for a single environment.
 
@@ -56,6 +57,8 @@ class ActionFormat(ABC):
             active: Lanes whose action counts; the others may hold anything. None: all.
                 Shape (N,), bool, on the host.
             device: Where the decision's arrays go; None for NumPy.
+            all_valid: A flag there, cleared where a lane's numbers are not allowed: the host then
+                waits for nothing, and that lane decides as if they were 0. Shape (), bool.
 
         Raises:
             ValueError: If a shape or dtype kind is wrong, a number is NaN or infinite, or a
@@ -75,7 +78,12 @@ class ActionFormat(ABC):
         stop = self._read_stop(parts)
         if stop is not None:  # one transfer for both
             valid, stop = xp.to_host(xp.library(valid).stack((valid, stop)))
-        if not valid.all():
+        if all_valid is not None:
+            all_valid &= valid.all()
+            for name, part in parts.items():
+                rows = valid[:, None] if part.ndim == 2 else valid
+                parts[name] = xp.library(part).where(rows, part, 0)
+        elif not valid.all():
             self._refuse(parts, int(xp.to_host(valid).argmin()))
         return Decision(*self._decide(parts), stop)
 

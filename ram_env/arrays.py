@@ -13,7 +13,6 @@ Dimension key:
 
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,15 +44,6 @@ def to_device(array: np.ndarray, device: str | None) -> Array:
         tensor = torch.as_tensor(array)
     # Not waiting is safe: CUDA has taken a copy of unpinned memory when the call returns
     return tensor.to(device, non_blocking=True)
-
-
-def to_device_together(arrays: Sequence[np.ndarray], device: str | None) -> list[Array]:
-    """Return int64 arrays on ``device`` (None: themselves), with one transfer."""
-    if device is None:
-        return [*arrays]
-    parts = to_device(np.concatenate([array.ravel() for array in arrays]), device)
-    parts = parts.split([array.size for array in arrays])
-    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def to_array(name: str, value: Any, device: str | None = None) -> tuple[Array, str]:
@@ -103,6 +93,11 @@ def new_empty(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
     """Return uninitialised memory of the library and on the device of ``array``."""
     xp = library(array)
     return xp.empty(shape, dtype=getattr(xp, dtype), device=array.device)
+
+
+def arange(array: Array, start: int, stop: int) -> Array:
+    """Return the integers from ``start`` to before ``stop``, with ``array``'s dtype and device."""
+    return library(array).arange(start, stop, dtype=array.dtype, device=array.device)
 
 
 def cast(array: Array, dtype: str) -> Array:

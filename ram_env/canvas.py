@@ -10,8 +10,9 @@ Dimension key:
     J: clutter pieces on each canvas
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,56 +69,63 @@ def paint(
     planes: Array,
     canvases: Array,
     margin: int,
-    lanes: np.ndarray,
-    indices: np.ndarray,
-    words: np.ndarray,
-) -> np.ndarray:
+    lanes: Array,
+    indices: Array,
+    words: Array,
+) -> Array:
     """Paint objects and clutter on black canvases, in place; sums above 255 are clipped.
 
     See :meth:`ram_env.scenes.Scenes.draw`. ``planes`` are the split's images, uint8, (M, C, h, w),
     where the canvases are. Returns (x, y) of each object's top left pixel, (n, 2), int64.
     """
-    device = xp.device_of(canvases)
     objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
-    on_host = lanes, indices, objects + margin, sources, cuts, drops + margin
-    here, chosen, at, sources, cuts, onto = xp.to_device_together(on_host, device)
+    at, onto = objects + margin, drops + margin
     if len(lanes) == len(canvases):
         canvases[:] = 0
     else:
-        canvases[here] = 0  # on a GPU the host waits until the number has been copied
+        canvases[lanes] = 0  # on a GPU the host waits until the number has been copied
     # Saturating sums don't depend on their order. The object comes first: it needs no sum.
-    xp.write_patches(canvases, here, at[:, 1], at[:, 0], planes[chosen])
+    xp.write_patches(canvases, lanes, at[:, 1], at[:, 0], planes[indices])
     side = style.clutter_size
     for j in range(style.num_clutter):
         rows, columns = onto[:, j, 1], onto[:, j, 0]
         pieces = xp.read_patches(planes, sources[:, j], cuts[:, j, 1], cuts[:, j, 0], side, side)
-        behind = xp.read_patches(canvases, here, rows, columns, side, side)  # (n, C, side, side)
+        behind = xp.read_patches(canvases, lanes, rows, columns, side, side)  # (n, C, side, side)
         summed = behind + xp.library(behind).minimum(pieces, 255 - behind)
-        xp.write_patches(canvases, here, rows, columns, summed)
+        xp.write_patches(canvases, lanes, rows, columns, summed)
     return objects
 
 
 def _draw_places(
-    style: CanvasStyle, shape: tuple[int, ...], indices: np.ndarray, words: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    style: CanvasStyle, shape: tuple[int, ...], indices: Array, words: Array
+) -> tuple[Array, Array, Array, Array]:
     """Draw (x, y) of top left pixels, each uniform and wholly inside, bounds inclusive.
 
     They are the objects', (n, 2), and the pieces' in their images and on the canvases, (n, J, 2);
     the second entry is the images that pieces are cut from, (n, J).
     """
     num_images, _, height, width = shape
-    extent, side = np.array([width, height]), style.clutter_size if style.num_clutter else 0
-    room = style.canvas_size - extent
+    size, side = style.canvas_size, style.clutter_size if style.num_clutter else 0
+    rooms = size - width, size - height
     if style.translate:
-        objects = below(words[:, :2], room + 1)  # (n, 2)
+        objects = _below_each(words[:, :2], [room + 1 for room in rooms])  # (n, 2)
     else:
-        objects = np.tile(room // 2, (len(words), 1))  # (n, 2)
+        objects = _below_each(words[:, :2], [1, 1], [room // 2 for room in rooms])  # (n, 2)
     pieces = words[:, 2:].reshape(len(words), style.num_clutter, 5)  # (n, J, 5)
     sources = below(pieces[..., 0], max(num_images - 1, 1))  # (n, J)
     sources += sources >= indices[:, None]  # any image but the canvas's own
-    cuts = below(pieces[..., 1:3], extent - side + 1)  # (n, J, 2)
-    drops = below(pieces[..., 3:5], style.canvas_size - side + 1)  # (n, J, 2)
+    cuts = _below_each(pieces[..., 1:3], [width - side + 1, height - side + 1])  # (n, J, 2)
+    drops = below(pieces[..., 3:5], size - side + 1)  # (n, J, 2)
     return objects, sources, cuts, drops
+
+
+def _below_each(words: Array, bounds: Sequence[int], least: Sequence[int] = (0, 0)) -> Array:
+    """Map words of x and of y, (..., 2), to integers in least .. least + bound - 1."""
+    pairs = [*zip(bounds, least, strict=True)]
+    if pairs[0] == pairs[1]:
+        return below(words, bounds[0]) + least[0]
+    parts = [below(words[..., k], bound) + low for k, (bound, low) in enumerate(pairs)]
+    return xp.library(words).stack(parts, -1)
 
 
 def draw_canvases(
@@ -213,16 +221,14 @@ class ImageScenes:
         self.num_classes, self.source = split.num_classes, split.source
         self.is_sample = split.is_sample
 
-    def draw(
-        self, canvases: Array, margin: int, lanes: np.ndarray, index: np.ndarray, words: np.ndarray
-    ) -> Drawn:
+    def draw(self, canvases: Array, margin: int, lanes: Array, index: Array, words: Array) -> Drawn:
         """Paint canvases (see :meth:`ram_env.scenes.Scenes.draw`)."""
-        planes = _planes_on(self._split, self._device)
+        planes, labels = _split_on(self._split, self._device)
         positions = paint(self._style, planes, canvases, margin, lanes, index, words)
-        return Drawn(self._split.labels[index], positions)
+        return Drawn(labels[index], positions)
 
 
-@lru_cache(maxsize=8)
-def _planes_on(split: LabelledImages, device: str | None) -> Array:
-    """Hold a split's images on a device once per process, (M, C, h, w)."""
-    return xp.to_device(split.planes, device)
+@cache  # for ever: a GPU's graph may still read them
+def _split_on(split: LabelledImages, device: str | None) -> tuple[Array, Array]:
+    """Hold a split's images, (M, C, h, w), and labels, (M,), on a device once per process."""
+    return xp.to_device(split.planes, device), xp.to_device(split.labels, device)

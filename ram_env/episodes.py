@@ -16,9 +16,8 @@ from gymnasium import spaces
 from ram_env import arrays as xp
 from ram_env.actions import FORMATS, Decision
 from ram_env.arrays import Array
-from ram_env.draws import below, draw_words, named_key, uniform_locations
+from ram_env.draws import below, draw_words, named_key, to_keys, to_words, uniform_locations
 from ram_env.retina import margin_of, sense
-from ram_env.scenes import Drawn
 from ram_env.states import describe_origin, read_state
 from ram_env.tasks import Task
 
@@ -31,8 +30,9 @@ _LOG_SCORE_FLOOR = -7.0
 class Episodes:
     """N episodes of a task side by side: what they show, and what a decision does to them.
 
-    What determines when an episode begins and ends is on the host, one NumPy entry per lane;
-    observations and rewards are on ``device``.
+    What determines when an episode begins and ends is on the host, one NumPy entry per lane; all
+    else is on ``device``. While all lanes are in step, :meth:`begin`, :meth:`step` and
+    :meth:`observe` neither wait for a GPU nor copy to it, so a CUDA graph can hold them.
 
     Args:
         task: The task.
@@ -67,14 +67,14 @@ class Episodes:
         self.keyed = np.zeros(num_lanes, bool)
         self.seen = np.zeros(num_lanes, np.int64)
         self.running = np.zeros(num_lanes, bool)
-        self._keys = np.zeros(num_lanes, np.uint64)
-        self._episodes = np.full(num_lanes, -1)  # number of the present episode since the seed
         self._times = (np.arange(task.num_glimpses + 1) / task.num_glimpses).astype(np.float32)
         self._margin = margin_of(size, task.num_scales)
         side = self.scenes.side + 2 * self._margin
         canvases = np.zeros((num_lanes, channels, side, side), np.uint8)
         self._canvases = xp.to_device(canvases, device)
         self._lanes = xp.to_device(np.arange(num_lanes), device)
+        self._keys = to_words(np.zeros(num_lanes, np.uint64), device)
+        self._episodes = xp.to_device(np.full(num_lanes, -1), device)  # the present one's number
         self._location = xp.to_device(np.zeros((num_lanes, 2), np.float32), device)
         self._label = xp.to_device(np.zeros(num_lanes, np.int64), device)
         self._index = xp.to_device(np.zeros(num_lanes, np.int64), device)
@@ -85,8 +85,9 @@ class Episodes:
 
     def seed(self, lanes: np.ndarray, keys: np.ndarray) -> None:
         """Give lanes (n,) their keys, (n,), uint64; each lane's next episode is its first."""
-        self._keys[lanes] = keys
-        self._episodes[lanes] = -1
+        here = self.on_device(lanes)
+        self._keys[here] = to_words(keys, self.device)
+        self._episodes[here] = -1
         self.keyed[lanes] = True
 
     def begin(
@@ -96,12 +97,13 @@ class Episodes:
 
         Given scenes, (n,), int64, and first locations, (n, 2), float32, replace the drawn ones.
         """
-        self._episodes[lanes] += 1
+        self._episodes[self.on_device(lanes)] += 1
         first = self._show(lanes, index)
         self.seen[lanes] = 1
         self.running[lanes] = True
         self.prediction[lanes] = -1
-        self._set_locations(lanes, first if location is None else location)
+        given = None if location is None else xp.to_device(location, self.device)
+        self._set_locations(lanes, first if given is None else given)
 
     def step(
         self, decision: Decision, active: np.ndarray | None = None
@@ -178,8 +180,8 @@ class Episodes:
         state = {
             **describe_origin(self.task, self.scenes),
             "keyed": self.keyed.tolist(),
-            "key": self._keys.tolist(),
-            "episode": self._episodes.tolist(),
+            "key": to_keys(self._keys).tolist(),
+            "episode": xp.to_host(self._episodes).tolist(),
             "index": xp.to_host(self._index).tolist(),
             "seen": self.seen.tolist(),
             "running": self.running.tolist(),
@@ -190,25 +192,29 @@ class Episodes:
     def set_state(self, state: Any) -> None:
         """Continue where :meth:`get_state` was called; see :func:`ram_env.states.read_state`."""
         read = read_state(state, self.task, self.scenes, self.num_lanes)
-        self.keyed, self._keys, self._episodes = read["keyed"], read["key"], read["episode"]
-        self.seen, self.running = read["seen"], read["running"]
+        self.keyed, self.seen, self.running = read["keyed"], read["seen"], read["running"]
+        self._keys = to_words(read["key"], self.device)
+        self._episodes = xp.to_device(read["episode"], self.device)
         self.prediction[:] = -1
-        begun = np.flatnonzero(self._episodes >= 0)
+        begun = np.flatnonzero(read["episode"] >= 0)
         if len(begun):
             self._show(begun, read["index"][begun])
-        self._set_locations(np.arange(self.num_lanes), read["location"])
+        locations = xp.to_device(read["location"], self.device)
+        self._set_locations(np.arange(self.num_lanes), locations)
         if self.path is not None:  # unrecorded glimpses are shown where the lane is now
             self.path[:] = read.get("path", read["location"][:, None])
 
-    def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> np.ndarray:
+    def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> Array:
         """Show the present episode of some lanes; return their first locations, (n, 2)."""
-        index, location_words, scene_words = self._draw_words(lanes, index)
-        drawn = self._place_scenes(lanes, index, scene_words)
+        here = self.on_device(lanes)
+        given = None if index is None else xp.to_device(index, self.device)
+        shown, location_words, scene_words = self._draw_words(here, given)
+        drawn = self.scenes.draw(self._canvases, self._margin, here, shown, scene_words)
+        self._index[here], self._label[here] = shown, drawn.labels
+        self._position[here] = drawn.positions
         return uniform_locations(location_words) if drawn.locations is None else drawn.locations
 
-    def _draw_words(
-        self, lanes: np.ndarray, index: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_words(self, lanes: Array, index: Array | None) -> tuple[Array, Array, Array]:
         """Draw the random words of the lanes' present episodes.
 
         A given ``index`` replaces the drawn scene and moves no other draw.
@@ -217,42 +223,30 @@ class Episodes:
             The scenes' numbers, (n,), and the words of their first locations, (n, 2), and places.
         """
         num_scenes, num_words = self.scenes.num_scenes, 3 + self.scenes.num_words
-        pinned = np.full(len(lanes), named_key(self.task.split), np.uint64)
         keys, counters, passes = self._keys[lanes], self._episodes[lanes], 0
+        pinned = xp.library(keys).full_like(keys, named_key(self.task.split))
         if self.task.order == "sequential":
             # The visit's number stands in for seed and episode, so that N lanes pass through
             # the split together and every evaluation sees the same scenes.
             keys, counters = pinned, counters * self.num_lanes + lanes
-            passes, drawn_index = np.divmod(counters, num_scenes)
+            passes, drawn_index = counters // num_scenes, counters % num_scenes
         else:
             drawn_index = below(draw_words(keys, counters, 1)[:, 0], num_scenes)
-        index = drawn_index if index is None else index
+        shown = drawn_index if index is None else index
         if self.scenes.frozen:
             # Scene and first location belong to the scene's number, whoever plays it.
-            keys, counters = pinned, passes * num_scenes + index
+            keys, counters = pinned, passes * num_scenes + shown
         words = location_words = draw_words(keys, counters, num_words)
-        if self.scenes.frozen and np.any(passes):
+        if self.scenes.frozen and self.task.order == "sequential":
             # A later pass has its own first locations, but shows the scenes of the first pass.
-            words = draw_words(pinned, index, num_words)
-        return index, location_words[:, LOCATION_WORDS], words[:, SCENE_WORDS]
+            words = draw_words(pinned, shown, num_words)
+        return shown, location_words[:, LOCATION_WORDS], words[:, SCENE_WORDS]
 
-    def _place_scenes(self, lanes: np.ndarray, index: np.ndarray, words: np.ndarray) -> Drawn:
-        """Paint the scenes on the lanes' canvases and keep what the agent doesn't see."""
-        drawn = self.scenes.draw(self._canvases, self._margin, lanes, index, words)
-        here, hidden = self.on_device(lanes), (index, drawn.labels, drawn.positions)
-        for kept, values in zip(
-            (self._index, self._label, self._position),
-            xp.to_device_together(hidden, self.device),
-            strict=True,
-        ):
-            kept[here] = values
-        return drawn
-
-    def _set_locations(self, lanes: np.ndarray, locations: np.ndarray) -> None:
-        """Move some lanes to locations, (n, 2), on the host, and begin their paths there."""
-        self._location[self.on_device(lanes)] = xp.to_device(locations, self.device)
+    def _set_locations(self, lanes: np.ndarray, locations: Array) -> None:
+        """Move some lanes to locations, (n, 2), and begin their paths there."""
+        self._location[self.on_device(lanes)] = locations
         if self.path is not None:
-            self.path[lanes, 0] = locations
+            self.path[lanes, 0] = xp.to_host(locations)
 
     def _score(self, decision: Decision, correct: Array, ends: np.ndarray) -> Array:
         """Return rewards, (N,)."""

@@ -133,7 +133,11 @@ def _add_blocks(sums: Array, scale: int) -> Array:
     NumPy adds neighbours of a row slowly, so up to scale 2 the numbers stay packed in
     words of 64 bits and each is added to its neighbour inside the word, which also makes
     room for the result: 8 bytes become 4 pairs of 16 bits, then 2 of 32, then 1 of 64.
+    In torch each operation would be a kernel, so it is one sum.
     """
+    if xp.is_tensor(sums):
+        blocks = sums.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (n, C, k/2, 2, k/2, 2)
+        return blocks.sum((3, 5), dtype=xp.library(sums).int32)
     if scale < len(_PAIR_MASKS):
         word = "int64" if sums.shape[3] % (8 >> scale) == 0 else "int32"
         mask = _PAIR_MASKS[scale] & (-1 if word == "int64" else 0x7FFFFFFF)

@@ -2,19 +2,17 @@
 
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from ram_env.arrays import Array
 
 
 class Drawn(NamedTuple):
-    """What was drawn for n lanes, on the host."""
+    """What was drawn for n lanes, where their canvases are."""
 
-    labels: np.ndarray
+    labels: Array
     """Shape (n,), int64."""
-    positions: np.ndarray
+    positions: Array
     """(x, y) of the object's top left pixel. Shape (n, 2), int64."""
-    locations: np.ndarray | None = None
+    locations: Array | None = None
     """First locations, (n, 2), float32, in [-1, 1]; None where they are to be uniform."""
 
 
@@ -40,16 +38,17 @@ class Scenes(Protocol):
     is_sample: bool
     """Whether the images are the sample that no published result may use."""
 
-    def draw(
-        self, canvases: Array, margin: int, lanes: np.ndarray, index: np.ndarray, words: np.ndarray
-    ) -> Drawn:
+    def draw(self, canvases: Array, margin: int, lanes: Array, index: Array, words: Array) -> Drawn:
         """Paint scenes into ``canvases`` in place.
+
+        All are NumPy arrays, or all are tensors on one device. The result may depend on nothing
+        but the arguments, and on a GPU no line may make the host wait.
 
         Args:
             canvases: uint8, each with a border. Shape (N, C, side + 2 margin, side + 2 margin).
             margin: Width of the border, which stays black [px].
             lanes: Which canvases to paint. Shape (n,), int64.
             index: Number of each scene in the list. Shape (n,), int64.
-            words: Shape (n, num_words), uint64.
+            words: See :mod:`ram_env.draws`. Shape (n, num_words).
         """
         ...

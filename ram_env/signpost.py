@@ -7,9 +7,8 @@ Dimension key:
     P: cells with a mark
 """
 
-import numpy as np
-
-from ram_env.arrays import Array, device_of, to_device
+from ram_env import arrays as xp
+from ram_env.arrays import Array
 from ram_env.draws import below
 from ram_env.scenes import Drawn
 
@@ -38,36 +37,34 @@ class SignpostScenes:
         self.num_words = chain + 1 + board_size**2 + parts
         self.source = f"signpost boards, {split}: procedural, no data needed"
 
-    def draw(
-        self, canvases: Array, margin: int, lanes: np.ndarray, index: np.ndarray, words: np.ndarray
-    ) -> Drawn:
+    def draw(self, canvases: Array, margin: int, lanes: Array, index: Array, words: Array) -> Drawn:
         """Paint boards (see :meth:`ram_env.scenes.Scenes.draw`); ``index`` is in the words."""
         m, chain, parts, num_marks = self._dials
         path = _draw_path(words[:, : chain + 1], m * m)  # (n, L)
         targets = below(words[:, chain + 1 : -parts], m * m)  # (n, m * m)
-        n = np.arange(len(words))[:, None]
+        lib, n = xp.library(targets), xp.arange(targets, 0, len(words))[:, None]
         targets[n, path[:, :-1]] = path[:, 1:]
         marks = below(words[:, -parts:], num_marks)  # (n, P), last cell first
-        colours = np.zeros((len(words), 3, m * m), np.uint8)
-        colours[:, 0] = 255 * (targets % m) // (m - 1)
-        colours[:, 1] = 255 * (targets // m) // (m - 1)
-        ends = path[:, : -parts - 1 : -1]  # (n, P), last cell first
-        colours[n, 2, ends] = 255 * (marks + 1) // num_marks
-        board = colours.reshape(-1, 3, m, m).repeat(CELL, 2).repeat(CELL, 3)
-        device, inside = device_of(canvases), slice(margin, margin + self.side)
-        canvases[to_device(lanes, device), :, inside, inside] = to_device(board, device)
-        labels = (marks * num_marks ** np.arange(parts)).sum(1)
-        end, start = path[:, -1], path[:, 0]
-        positions = np.stack([end % m, end // m], 1) * CELL
-        centres = (2 * np.stack([start % m, start // m], 1) + 1) / m - 1
-        return Drawn(labels, positions, centres.astype(np.float32))
+        blue = lib.zeros_like(targets)
+        blue[n, lib.flip(path, (1,))[:, :parts]] = 255 * (marks + 1) // num_marks
+        red, green = (255 * part // (m - 1) for part in (targets % m, targets // m))
+        colours = xp.cast(lib.stack([red, green, blue], 1), "uint8")  # (n, 3, m * m)
+        board = xp.new_empty(colours, (len(words), 3, m, CELL, m, CELL), "uint8")
+        board[:] = colours.reshape(-1, 3, m, 1, m, 1)
+        inside = slice(margin, margin + self.side)
+        canvases[lanes, :, inside, inside] = board.reshape(-1, 3, self.side, self.side)
+        labels = (marks * num_marks ** xp.arange(marks, 0, parts)).sum(1)
+        end, start = (lib.stack([cell % m, cell // m], 1) for cell in (path[:, -1], path[:, 0]))
+        centres = (2 * xp.cast(start, "float64") + 1) / m - 1
+        return Drawn(labels, end * CELL, xp.cast(centres, "float32"))
 
 
-def _draw_path(words: np.ndarray, num_cells: int) -> np.ndarray:
+def _draw_path(words: Array, num_cells: int) -> Array:
     """Draw L different cells, (n, L), all orders equally likely: a partial Fisher-Yates shuffle."""
-    cells = np.tile(np.arange(num_cells), (len(words), 1))  # (n, num_cells)
-    n = np.arange(len(words))
+    n = xp.cast(xp.arange(words, 0, len(words)), "int64")
+    cells = 0 * n[:, None] + xp.arange(n, 0, num_cells)  # (n, num_cells)
     for step in range(words.shape[1]):
         other = step + below(words[:, step], num_cells - step)
-        cells[n, step], cells[n, other] = cells[n, other], cells[n, step]
+        here = xp.copy(cells[:, step])
+        cells[:, step], cells[n, other] = cells[n, other], here
     return cells[:, : words.shape[1]]

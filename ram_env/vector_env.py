@@ -70,8 +70,8 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
     - ``device``: None for NumPy, or a torch device such as ``"cuda"``. Observations, rewards,
       flags and infos are then tensors there, bit-identical to NumPy's (``"log_score"`` rewards
       up to rounding), and ``final_obs`` is one batched dict. While the lanes are in step with
-      each other and actions come as ``"box"`` or ``"dict"`` tensors, only the draws of new
-      episodes cross the bus, plus one flag per step that says whether the actions are valid.
+      each other and actions come as ``"box"`` or ``"dict"`` tensors, only one flag per step
+      crosses the bus, which says whether the actions are valid. New episodes are drawn there.
 
     With ``order="sequential"`` lane i of N makes visits i, i + N, i + 2 N, ..., whatever the
     seed, so that N lanes pass through a split together. What a lane plays then depends on N;

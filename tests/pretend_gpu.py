@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
@@ -38,13 +39,14 @@ class HostWaitError(RuntimeError):
 
 
 class PretendGPU(TorchDispatchMode):
-    """Makes the device work while it is entered.
+    """Makes the device work while it is entered; ``torch.cuda`` then captures its graphs.
 
     Attributes:
         kernels: Operations that launch a kernel, by line of the project.
         waits: Times that the host waits for the device to catch up, by line.
         uploads: Copies to the device for which the host doesn't wait (``non_blocking``), by line.
         forbid_waits: Whether a wait raises :class:`HostWaitError`. A CUDA graph allows none.
+        graphs: The CUDA graphs that were captured, with their replays.
     """
 
     _mode_key = torch._C._TorchDispatchModeKey.FAKE  # below modes that a test may use, as counters
@@ -57,6 +59,8 @@ class PretendGPU(TorchDispatchMode):
         super().__init__()
         self.forbid_waits, self._context_is_lost = False, False
         self.kernels, self.waits, self.uploads = (Counter[str]() for _ in range(3))
+        self.graphs: list[Graph] = []
+        self._capturing: Graph | None = None
 
     def __enter__(self) -> PretendGPU:
         _register()
@@ -66,6 +70,8 @@ class PretendGPU(TorchDispatchMode):
                 "torch.nn.utils.clip_grad._has_foreach_support"  # which knows types of tensors
             )
             stack.enter_context(patch(foreach, lambda *_: True))
+            for name, value in self._cuda().items():
+                stack.enter_context(patch(f"torch.cuda.{name}", value))
             stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
             torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(device=) comes here
             # A device's backward pass has a thread of its own, which doesn't know this mode
@@ -105,10 +111,12 @@ class PretendGPU(TorchDispatchMode):
         is_view = any(alias is not None and not alias.is_write for alias in aliases)
         if not is_view and func._opname not in _NO_KERNEL:
             self.kernels[_line()] += 1
+        if "fused_adam" in func._opname and getattr(rate := kwargs["lr"], "dtype", None):
+            assert rate.dtype == torch.float32, "expected scalar type Float"  # as CUDA reads it
         if func is _aten.multinomial.default and not args[0].elem.isfinite().all():
             self._context_is_lost = True  # a check on the device, reported by the next wait
             args = (torch.ones_like(args[0].elem), *args[1:])
-        out = func(*tree_map(_elem, args), **tree_map(_elem, kwargs))
+        out = self._run(func, tree_map(_elem, args), tree_map(_elem, kwargs))
         given = {id(x.elem): x for x in tensors if isinstance(x, OnGPU)}  # written in place
 
         def wrap(x: Any) -> Any:
@@ -127,14 +135,52 @@ class PretendGPU(TorchDispatchMode):
             self.kernels[_line()] += 1
         elif lands and (kwargs.get("non_blocking") or (in_place and True in args[2:])):
             self.uploads[_line()] += 1
+            if self._capturing is not None:
+                raise RuntimeError(f"Cannot copy from unpinned memory in a capture, at {_line()}")
         else:
             self._wait()
         if in_place:
-            _elem(target).copy_(_elem(source))
+            self._run(func, (_elem(target), _elem(source)), {})
             return target
         kwargs.pop("device", None)
-        out = func(_elem(source), **kwargs)
+        out = self._run(func, (_elem(source),), kwargs)
         return OnGPU(out) if lands else out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute, and in a capture record."""
+        if self._capturing is None:
+            return func(*args, **kwargs)
+        return self._capturing.record(func, args, kwargs)
+
+    def _cuda(self) -> dict[str, Any]:
+        """Return what replaces functions of ``torch.cuda``."""
+
+        @contextmanager
+        def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
+            self._capturing = graph
+            try:
+                yield
+            finally:
+                self._capturing = None
+                graph.forget_values()
+
+        def graph() -> Graph:
+            self.graphs.append(Graph())
+            return self.graphs[-1]
+
+        def set_mode(mode: Any) -> None:
+            self.forbid_waits = mode == "error"
+
+        return {
+            "CUDAGraph": graph,
+            "graph": capture,
+            "Stream": MagicMock(),
+            "synchronize": lambda device: None,
+            "stream": lambda stream: nullcontext(),
+            "current_stream": MagicMock(),
+            "set_sync_debug_mode": set_mode,
+            "get_sync_debug_mode": lambda: "error" if self.forbid_waits else "default",
+        }
 
     def _check_index(self, array: Any, index: Any, value: Any = None) -> None:
         """Count what CUDA does for ``array[index]``, or for ``array[index] = value``."""
@@ -152,8 +198,53 @@ class PretendGPU(TorchDispatchMode):
         if self._context_is_lost:
             raise RuntimeError("CUDA error: device-side assert triggered (pretended)")
         self.waits[line := _line()] += 1
-        if self.forbid_waits:
-            raise HostWaitError(line)
+        if self.forbid_waits or self._capturing is not None:
+            raise HostWaitError(f"called a synchronizing CUDA operation, at {line}")
+
+
+class Graph:
+    """Operations to repeat on the same memory, as a ``torch.cuda.CUDAGraph`` has them.
+
+    Attributes:
+        replays: How often they were repeated.
+    """
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self._operations: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
+        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def record(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute, since shapes may depend on it; a capture computes nothing."""
+        names = [part.name for part in func._schema.arguments]
+        written = {part.name for part in func._schema.arguments if _is_written(part)}
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        for part in tree_leaves([given.get(name) for name in written]):
+            if isinstance(part, torch.Tensor):
+                storage = torch.tensor([], dtype=torch.uint8).set_(part.untyped_storage())
+                self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        out = func(*args, **kwargs)
+        if not any(part.alias_info and not _is_written(part) for part in func._schema.returns):
+            new = [] if written else [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+            self._operations.append((func, args, kwargs, new))
+        return out
+
+    def forget_values(self) -> None:
+        """Undo what computing has changed."""
+        for memory, before in self._before.values():
+            memory.copy_(before)
+
+    def replay(self) -> None:
+        """Repeat the operations, without a line of the Python that they came from."""
+        self.replays += 1
+        for func, args, kwargs, outs in self._operations:
+            result = [x for x in tree_leaves(func(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+            for out, new in zip(outs, result, strict=False):
+                out.copy_(new)
+
+
+def _is_written(part: Any) -> bool:
+    return part.alias_info is not None and part.alias_info.is_write
 
 
 class OnGPU(torch.Tensor):

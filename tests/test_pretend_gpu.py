@@ -57,3 +57,20 @@ def test_after_a_failed_assert_on_the_device_whatever_waits_fails():
     label = broken.multinomial(1)
     with pytest.raises(RuntimeError, match="device-side assert"):
         label.item()
+
+
+def test_the_pretended_gpu_captures_without_computing_and_replays_without_python(pretend_gpu):
+    number, total = torch.ones((), device="pretend"), torch.zeros(2, device="pretend")
+    graph, factor = torch.cuda.CUDAGraph(), 2.0
+    with torch.cuda.graph(graph):
+        total += factor * number
+    assert total.tolist() == [0, 0]
+    factor = 5.0  # a number of Python's is what it was at the capture
+    number.fill_(10)
+    for _ in range(2):
+        graph.replay()
+    assert total.tolist() == [40, 40]
+    with pytest.raises(RuntimeError, match="synchronizing"), torch.cuda.graph(graph):
+        total.tolist()
+    with pytest.raises(RuntimeError, match="unpinned"), torch.cuda.graph(graph):
+        total.copy_(torch.zeros(2), non_blocking=True)

@@ -122,7 +122,8 @@ class CurriculumEnv(VectorWrapper):
                         f"stage {number} of the curriculum must have the task's {name}, "
                         f"{wanted}, got {got}"
                     )
-        self.stage = self._success = 0
+        self.stage, where = 0, getattr(task, "device", None)
+        self._success = torch.zeros((), dtype=torch.float64, device=where)
         super().__init__(self._envs[0])
 
     def __getattr__(self, name: str) -> Any:
@@ -145,9 +146,10 @@ class CurriculumEnv(VectorWrapper):
         """Step all lanes, and follow the success rate if the stage has to."""
         obs, reward, terminated, truncated, infos = self.env.step(actions)
         if self._target is not None and (ended := terminated | truncated).any():
-            right = torch.as_tensor(reward > 0)[torch.as_tensor(ended)].float()
+            right = torch.as_tensor(reward > 0).float()
+            right = right if ended.all() else right[torch.as_tensor(ended)]
             right = all_lanes(right, axis=0)  # of ranks that end as many episodes at once
-            self._success += (right.mean().item() - self._success) * min(1, len(right) / WINDOW)
+            self._success += (right.mean() - self._success) * min(1, len(right) / WINDOW)
         return obs, reward, terminated, truncated, infos
 
     def advance(self, share: float) -> tuple[Any, dict[str, Any]] | None:
@@ -161,7 +163,8 @@ class CurriculumEnv(VectorWrapper):
             share >= self._stages[self.stage].until
             or (self._target is not None and self._success >= self._target)
         ):
-            self.stage, self._success = self.stage + 1, 0
+            self.stage += 1
+            self._success.zero_()
         self.env = self._envs[self.stage]
         return self.begin() if self.stage > before else None
 
@@ -191,7 +194,8 @@ class CurriculumEnv(VectorWrapper):
             )
         own = split_state(saved.env, rank(), num_ranks())
         current = self._envs[saved.stage].set_state(own)
-        self.stage, self._success = saved.stage, saved.success
+        self.stage = saved.stage
+        self._success.fill_(saved.success)
         self.env = self._envs[saved.stage]
         return current
 

@@ -1,6 +1,7 @@
 """Train the recurrent attention model with REINFORCE: `python train/reinforce.py`.
 
-The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log.
+The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log. `learn`
+holds the middle three, which a CUDA graph can hold, too.
 
 Dimension key:
     N: sub-environments, each of which plays one episode per update
@@ -32,6 +33,7 @@ from agents.distributed import (
     averaging_gradients,
     largest,
     mean_over_ranks,
+    num_ranks,
     on_first,
     own_lanes,
     rank,
@@ -46,6 +48,7 @@ from agents.evaluation import (
     to_env,
     to_tensors,
 )
+from agents.graph import Graph
 from agents.labels import sample_label
 from agents.locations import sample_location
 from agents.noise import Noise
@@ -65,6 +68,7 @@ from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.training import (
     Training,
+    Watch,
     check_finite,
     check_settings,
     check_validation_images,
@@ -77,6 +81,7 @@ from agents.training import (
     warmed_up_decay,
 )
 from ram_env import GlimpseVectorEnv, find_task
+from ram_env.lockstep import LockstepEnv
 from train.curriculum import CurriculumEnv, read_curriculum
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
@@ -158,6 +163,8 @@ class Config(RunConfig):
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
     """Compute the networks in bfloat16 during training, which is faster on hardware that has it."""
+    graph: bool = False
+    """Run each update as one CUDA graph, which is faster on a GPU; on the CPU, without a graph."""
     validation_images: int | None = None
     """Number of validation images, the first of the split. By default all of them."""
     validate_sampled: bool = False
@@ -194,6 +201,11 @@ class Config(RunConfig):
         binary = task.reward == "final" and not task.glimpse_cost
         for bad, message in (
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
+            (
+                self.graph and num_ranks() > 1,
+                f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
+                "several GPUs' messages is untested",
+            ),
             (self.final_std > self.std, f"final_std must be at most std={self.std}"),
             (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
             (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
@@ -232,7 +244,7 @@ GROUPS = {
     "task": ("env_id", "curriculum", "locations", "shift"),
     "model": (
         *("core", "hidden_size", "see_time", "state_cap", "location", "location_hidden"),
-        *("std", "final_std", "learned_std", "bf16"),
+        *("std", "final_std", "learned_std", "bf16", "graph"),
     ),
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "learning_rate"),
@@ -279,6 +291,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     stored = {} if replay is None else {"replay": replay}
     training = Training(model, optimizer, env, stored)
     averaged = averaging_gradients(model)
+    watch = Watch(device) if config.graph else None
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
     log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
@@ -286,6 +299,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
+    if config.graph and device.type == "cpu":
+        log.say("graph: the CPU has none, so each update runs as written; a GPU would replay it")
     log.say(
         f"estimator {config.estimator}, {config.locations} locations, {count_parameters(model)} "
         f"parameters: {config.total_episodes} episodes, {config.num_envs} per update"
@@ -301,22 +316,12 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if training.is_best(score.error, always=config.keep == "last"):
             log.save_weights(training.best)
 
-    if log.checkpoint is None:
-        obs, infos = env.begin()
-    else:
-        obs, infos = training.unpack(log.checkpoint)
-        if log.checkpoint.step in validations:
-            validate(log.checkpoint.step)
+    def learn(now: tuple[Any, Any], update: Any, learning_rate: Any, std: Any, decay: Any) -> Any:
+        """Play one episode per lane and learn from them; return where lanes are, and what to log.
 
-    for update in log.progress(config.num_updates):
-        std = config.scheduled_std(update) if model.location_std is None else model.location_std
-        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * group["multiple"]
-        if (begun := env.advance(update / config.num_updates)) is not None:
-            obs, infos = begun
-            control = Control(config.locations, env)
-            log.say(f"{update * config.num_envs} episodes: {env}")
+        The numbers are Python's or, for a CUDA graph, tensors. No line here may then wait for it.
+        """
+        (obs, infos), std = now, std if model.location_std is None else model.location_std
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
@@ -329,7 +334,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         steps: list[dict[str, Tensor]] = []
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-            report_nonfinite_outputs(update, outputs),
+            report_nonfinite_outputs(update, outputs if watch is None else ()),
         ):
             for step in range(num_glimpses):
                 glimpse, location = to_tensors(obs, device)
@@ -345,6 +350,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 reward = torch.as_tensor(reward, dtype=torch.float32)
                 acted = {"prediction": prediction, "location_log_prob": log_prob, "reward": reward}
                 steps.append({**acted, "logits": output.logits, "baseline": output.baseline})
+        if watch is not None:
+            watch.note(update, env.valid)
 
         # Loss: every tensor of the rollout has shape (T, N)
         rollout = Rollout.from_steps(label, std, steps)
@@ -355,9 +362,12 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         values = mean_over_ranks({**values, **{f"{k} loss": v for k, v in terms.items()}})
 
         # Update
+        for group in optimizer.param_groups:
+            rate = learning_rate * group["multiple"]
+            group["lr"] = rate.float() if isinstance(rate, Tensor) else rate
         optimizer.zero_grad()
         averaged(loss).backward()
-        grad_norm = clip_gradients(model, config.max_grad_norm, update, values)
+        grad_norm = clip_gradients(model, config.max_grad_norm, update, values, watch)
         optimizer.step()
         if replay is not None:
             glimpses, locations = map(torch.stack, zip(*seen, strict=True))
@@ -367,29 +377,56 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                     old_loss = replay.loss(model, estimator, weights, uniform)
                 averaged(old_loss).backward()
-                clip_gradients(model, config.max_grad_norm, update)
+                clip_gradients(model, config.max_grad_norm, update, watch=watch)
                 optimizer.step()
-        check_finite(update, dict(model.named_parameters()))
-        training.move_mean(warmed_up_decay(config.ema, update))
+        check_finite(update, dict(model.named_parameters()), watch)
+        training.move_mean(decay)
+        results = {
+            "accuracy": values["accuracy"],
+            "rollout/ep_rew_mean": values["reward"],
+            **{f"train/{name}_loss": values[f"{name} loss"] for name in terms},
+            "train/grad_norm": grad_norm,
+            "train/std": torch.as_tensor(std).mean(),
+        }
+        return (obs, infos), {name: value.detach() for name, value in results.items()}
+
+    call: Any = Graph(learn, device) if config.graph else learn
+    if log.checkpoint is None:
+        now = env.begin()
+    else:
+        now = training.unpack(log.checkpoint)
+        if log.checkpoint.step in validations:
+            validate(log.checkpoint.step)
+
+    for update in log.progress(config.num_updates):
+        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
+        if (begun := env.advance(update / config.num_updates)) is not None:
+            now, control = begun, Control(config.locations, env)
+            log.say(f"{update * config.num_envs} episodes: {env}")
+        now, results = call(
+            now,
+            update=update,
+            learning_rate=learning_rate,
+            std=config.scheduled_std(update),
+            decay=warmed_up_decay(config.ema, update),
+        )
 
         # Log
         updates_done = update + 1
         env_steps = updates_done * config.num_envs * num_glimpses
-        log.status(updates_done * config.num_envs, values["accuracy"])
+        log.status(updates_done * config.num_envs, results["accuracy"])
         if updates_done % config.log_every == 0 or updates_done == config.num_updates:
-            metrics = {
-                "rollout/ep_rew_mean": values["reward"].item(),
-                "rollout/ep_len_mean": num_glimpses,
-                **{f"train/{name}_loss": values[f"{name} loss"].item() for name in terms},
-                "train/grad_norm": grad_norm.item(),
-                "train/std": torch.as_tensor(std).mean().item(),
-                "train/learning_rate": learning_rate,
-            }
+            if watch is not None:
+                watch.check()
+            metrics = {name: value.item() for name, value in results.items() if "/" in name}
+            metrics |= {"rollout/ep_len_mean": num_glimpses, "train/learning_rate": learning_rate}
             log.scalars(env_steps, metrics)
             log.speed(env_steps)
         save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
         stopping = largest(stop.requested or 0)  # by a signal to any process
         if save_now or stopping:
+            if watch is not None:
+                watch.check()
             log.save_checkpoint(updates_done, env_steps, *training.pack())
         if stopping:
             raise Stopped(128 + stopping)
@@ -461,8 +498,8 @@ def to_shift(uniform: Tensor, largest: int, side: int) -> Tensor:
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
-    """Make the environment: on the model's GPU, or in NumPy if the model is on the CPU."""
-    where = None if device.type == "cpu" else str(device)
+    """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
+    where = None if device.type == "cpu" and not config.graph else str(device)
     more |= {"action_format": "dict", "device": where}
     env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **more)
     assert isinstance(env, GlimpseVectorEnv)
@@ -472,8 +509,13 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
 def make_training_env(config: Config, device: torch.device, lanes: range) -> CurriculumEnv:
     """Make some lanes of the environment that the agent trains on, stage by stage if there are."""
     name, shape = config.curriculum, (config.num_envs, config.num_rollouts)
+
+    def make(**stage: Any) -> GlimpseVectorEnv | LockstepEnv:
+        env = make_env(config, device, len(lanes), split="train", **stage)
+        return LockstepEnv(env) if config.graph else env
+
     return CurriculumEnv(
-        partial(make_env, config, device, len(lanes), split="train"),
+        make,
         () if name is None else read_curriculum(name, config.env_id),
         lambda stage: spread_seed(config.seed, *shape, stage=stage)[0][lanes.start : lanes.stop],
     )
@@ -515,6 +557,7 @@ def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.opti
         betas=(0.9, config.beta2),
         weight_decay=config.weight_decay,
         fused=True,
+        capturable=config.graph,
     )
 
 

@@ -147,8 +147,7 @@ class Stop:
         signal.signal(signal.SIGINT, signal.SIG_DFL if again else signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.requested = signal.Signals(number)
-        line = f"{self.requested.name}: stopping when this update is saved{again}
-"
+        line = f"{self.requested.name}: stopping when this update is saved{again}\n"
         with suppress(OSError):  # stderr may be a pipe whose reader has ended
             if distributed.rank() == 0:
                 os.write(2, line.encode())  # print() may not be called from a signal's handler

@@ -11,13 +11,14 @@ from agents.runs.checkpoints import Checkpoint, CheckpointError
 from agents.training import (
     ModelT,
     Training,
+    Watch,
     check_finite,
     choose_device,
     clip_gradients,
     spread_seed,
     validation_updates,
 )
-from tests.pretend_gpu import GPUS
+from tests.pretend_gpu import GPUS, NAME
 
 
 def test_rollouts_of_one_image_share_a_seed_and_adjacent_runs_share_none():
@@ -174,3 +175,18 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(value):
     check_finite(8, {"reward": torch.ones(4), "loss": torch.zeros(())})
     with pytest.raises(FloatingPointError, match="update 8: loss not finite"):
         check_finite(8, {"reward": torch.ones(3), "loss": torch.tensor(value)})
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+def test_a_watch_waits_for_no_gpu_until_it_is_asked_for_the_first_broken_update(device, request):
+    watch = Watch(torch.zeros((), device=device).device)
+    values = [torch.full((2,), value, device=device) for value in (1.0, torch.nan, torch.inf, 1.0)]
+    watch.check()
+    if device == NAME:
+        request.getfixturevalue("pretend_gpu").forbid_waits = True
+    for update, value in enumerate(values, 5):
+        check_finite(update, {"loss": value}, watch)
+    if device == NAME:
+        request.getfixturevalue("pretend_gpu").forbid_waits = False
+    with pytest.raises(FloatingPointError, match="update 6: an output, loss, gradient or weight"):
+        watch.check()

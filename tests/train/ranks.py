@@ -125,7 +125,7 @@ def let_happen(event: Callable[[], None]) -> None:
     """Let something happen to the last rank in the third update."""
     move, updates = Training.move_mean, itertools.count(1)
 
-    def wrapped(self: Training[Any], decay: float) -> None:
+    def wrapped(self: Training[Any], decay: Any) -> None:
         if next(updates) == 3 and distributed.rank() == distributed.num_ranks() - 1:
             event()
         move(self, decay)

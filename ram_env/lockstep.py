@@ -1,0 +1,91 @@
+"""Lanes in step on a device, for which the host never waits: what one CUDA graph can hold.
+
+Dimension key:
+    N: lanes (sub-environments)
+"""
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorWrapper
+
+from ram_env.arrays import Array
+from ram_env.canvas import ImageScenes
+from ram_env.signpost import SignpostScenes
+from ram_env.vector_env import GlimpseVectorEnv, SignpostVectorEnv
+
+
+class LockstepEnv(VectorWrapper):
+    """A vector environment whose lanes begin and end together, stepped without any wait.
+
+    For a trainer that checks its actions itself. Observations, rewards and states are those of the
+    environment, to the bit, but
+
+    - an action that is not allowed is not refused: it counts as the middle of the image and class
+      0, and clears ``valid``;
+    - ``terminated`` and ``truncated`` are NumPy arrays, which the host knows without asking;
+    - infos hold ``label``, ``index`` and ``position`` alone, of the episode that is shown.
+
+    Attributes:
+        valid: Whether all actions so far were allowed: a flag on the device. Shape (), bool.
+
+    Args:
+        env: In the autoreset mode ``SAME_STEP``, on a device and without ``allow_stop``.
+
+    Raises:
+        ValueError: If the environment is another, or of a class that isn't this package's: a graph
+            would not run its Python again.
+    """
+
+    def __init__(self, env: GlimpseVectorEnv):
+        super().__init__(env)
+        self._episodes = env._episodes
+        for part, known in (
+            (env, (GlimpseVectorEnv, SignpostVectorEnv)),
+            (self._episodes.scenes, (ImageScenes, SignpostScenes)),
+        ):
+            if type(part) not in known:
+                names = " or ".join(each.__name__ for each in known)
+                raise ValueError(
+                    f"a graph can only hold lanes of ram_env's own {names}, since it would not "
+                    f"run the Python of another class, got {type(part).__name__}"
+                )
+        if env.device is None or env.autoreset_mode is not AutoresetMode.SAME_STEP:
+            got = f"device={env.device!r} and autoreset_mode={env.autoreset_mode.value!r}"
+            raise ValueError(
+                f"lanes in step need a device and autoreset_mode='SameStep', got {got}"
+            )
+        if env.task.allow_stop:
+            raise ValueError("lanes in step must have allow_stop=False, or they would end apart")
+        import torch
+
+        self.valid = torch.ones((), dtype=torch.bool, device=env.device)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the environment."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def reset(self, **how: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Begin new episodes in all lanes: see the environment's ``reset``."""
+        self.env.reset(**how)
+        return self._episodes.observe(), self._episodes.describe()
+
+    def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
+        """Step all lanes; after an episode's end, the next one is shown."""
+        episodes = self._episodes
+        decision = episodes.action_format.parse(
+            actions, (self.num_envs,), device=episodes.device, all_valid=self.valid
+        )
+        reward, _, ends = episodes.step(decision)
+        if ends.all():
+            episodes.begin(np.arange(self.num_envs))
+        return episodes.observe(), reward, ends, np.zeros_like(ends), episodes.describe()
+
+    def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
+        """Continue where ``get_state`` was called; see the environment's ``set_state``."""
+        env: Any = self.env
+        if env.set_state(state) is None:
+            return None
+        return self._episodes.observe(), self._episodes.describe()

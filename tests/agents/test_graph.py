@@ -1,0 +1,75 @@
+"""A graph replays what a function of tensors does, and says which line it can't hold."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.graph import WARM_UP, Graph
+from tests.pretend_gpu import GPUS
+
+FIRST = {"x": [1.0, 2.0]}
+
+
+def run(device: str, numbers: list[int]) -> tuple[list[list[float]], int]:
+    """Return what each call put out, and how often the function itself was called."""
+    total, called = torch.zeros(2, device=device), 0
+
+    def function(carry: Any, number: Tensor, share: Tensor) -> Any:
+        nonlocal called
+        called += 1
+        x = carry[0]["x"] * share + number
+        total.add_(x)  # in place, as an optimiser changes weights
+        return ({"x": x},), {"total": total + 0}
+
+    graph, outputs = Graph(function, torch.zeros((), device=device).device), []
+    carry: Any = ({"x": torch.tensor(FIRST["x"], device=device)},)
+    for number in numbers:
+        carry, output = graph(carry, number=number, share=1 / (1 + number))
+        outputs.append(output["total"].tolist())
+    return outputs, called
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+def test_every_call_counts_once_whether_it_warms_up_captures_or_replays(device):
+    numbers = [3, 1, 4, 1, 5, 9, 2, 6]
+    outputs, called = run(device, numbers)
+    x, total = torch.tensor(FIRST["x"]), torch.zeros(2)
+    for number, output in zip(numbers, outputs, strict=True):
+        x = x * (1 / (1 + number)) + number
+        total += x
+        torch.testing.assert_close(torch.tensor(output), total)
+    assert called == (len(numbers) if device == "cpu" else WARM_UP + 1)
+
+
+@pytest.mark.parametrize("device", GPUS, indirect=True)
+def test_a_carry_from_elsewhere_has_a_graph_of_its_own(device):
+    sizes: list[int] = []
+
+    def function(carry: Any) -> Any:
+        sizes.append(len(carry[0]["x"]))
+        return ({"x": carry[0]["x"] + 1},), {"sum": carry[0]["x"].sum()}
+
+    graph = Graph(function, torch.zeros((), device=device).device)
+    for size in (2, 3):  # as another stage of a curriculum may have other shapes
+        carry: Any = ({"x": torch.zeros(size, device=device)},)
+        for call in range(WARM_UP + 3):
+            carry, outputs = graph(carry)
+            assert outputs["sum"].item() == size * call
+    assert sizes == [2] * (WARM_UP + 1) + [3] * (WARM_UP + 1)
+
+
+@pytest.mark.parametrize("device", GPUS, indirect=True)
+def test_a_line_that_waits_for_the_gpu_is_refused_by_its_number(device):
+    def function(carry: Any) -> Any:
+        return carry, {"x": carry[0]["x"] * carry[0]["x"].item()}
+
+    line = function.__code__.co_firstlineno + 1
+    graph = Graph(function, torch.zeros((), device=device).device)
+    carry: Any = ({"x": torch.ones((), device=device)},)
+    for _ in range(WARM_UP - 1):
+        carry, _ = graph(carry)
+    with pytest.raises(ValueError, match=rf"can't hold this update: .*test_graph\.py:{line} makes"):
+        graph(carry)
+    assert carry[0]["x"].item() == 1  # which may wait again

@@ -1,0 +1,125 @@
+"""Lanes in step are the vector environment's, and nothing in a step waits."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from ram_env.lockstep import LockstepEnv
+from ram_env.vector_env import GlimpseVectorEnv
+from tests.pretend_gpu import GPUS
+
+N, T = 4, 3
+TASKS = {
+    "signpost": {"id": "SignpostGlimpse-v0", "num_glimpses": T},
+    "toy": {"id": "MNISTGlimpse-v0", "dataset": "toy", "num_glimpses": T, "canvas_size": 36}
+    | {"translate": True, "num_clutter": 2, "glimpse_size": 6, "num_scales": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def _toy(toy_dataset: str) -> None:
+    pass
+
+
+def make(task: str, device: str | None, **more: Any) -> Any:
+    keywords = {"num_envs": N, "action_format": "dict", "device": device, **TASKS[task], **more}
+    return gym.make_vec(**keywords)
+
+
+def act(device: str | None, step: int) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+    location = rng.uniform(-1.2, 1.2, (N, 2)).astype(np.float32)
+    action = {"location": location, "label": rng.integers(0, 4, N)}
+    if device is None:
+        return action
+    return {name: torch.as_tensor(part, device=device) for name, part in action.items()}
+
+
+def equal(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    return all((part.cpu().numpy() == here[name]).all() for name, part in there.items())
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_episode_is_the_environments_to_the_bit_and_so_is_its_state(task, device):
+    host, lanes = make(task, None), LockstepEnv(make(task, device))
+    here, there = host.reset(seed=3), lanes.reset(seed=3)
+    assert {*there[1]} == {"label", "index", "position"}
+    for step in range(3 * T):
+        assert equal(there[0], here[0])
+        assert equal(there[1], here[1])
+        obs, reward, terminated, _, infos = host.step(act(None, step))
+        seen, paid, ended, truncated, told = lanes.step(act(device, step))
+        assert (paid.cpu().numpy() == reward).all()
+        assert (ended == terminated).all()
+        assert not truncated.any()
+        assert lanes.get_state() == host.get_state()
+        here, there = (obs, infos), (seen, told)
+    assert lanes.valid.item()
+    twin: Any = LockstepEnv(make(task, device))
+    obs, infos = twin.set_state(host.get_state())
+    assert equal(obs, here[0])
+    assert equal(infos, here[1])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_step_waits_for_a_gpu_or_copies_to_it_not_even_an_episodes_last(pretend_gpu, task):
+    lanes = LockstepEnv(make(task, "pretend"))
+    lanes.reset(seed=0)
+    actions = [act("pretend", step) for step in range(2 * T)]
+    pretend_gpu.uploads.clear()
+    pretend_gpu.forbid_waits = True
+    for action in actions:
+        lanes.step(action)
+    assert not pretend_gpu.uploads
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "value"), [("location", float("nan")), ("location", float("inf")), ("label", 4)]
+)
+def test_an_action_that_is_not_allowed_counts_as_zero_and_clears_the_flag_for_good(
+    device, name, value
+):
+    lanes, twin = (LockstepEnv(make("toy", device)) for _ in range(2))
+    for each in (lanes, twin):
+        each.reset(seed=0)
+    bad = act(device, 0)
+    good = {part: entries.clone() for part, entries in bad.items()}
+    bad[name][1] = value
+    for part in good.values():
+        part[1] = 0
+    seen, expected = lanes.step(bad), twin.step(good)
+    for part in ("glimpse", "location"):
+        assert torch.equal(seen[0][part], expected[0][part])
+    lanes.step(act(device, 1))
+    assert (lanes.valid.item(), twin.valid.item()) == (False, True)
+
+
+class Priced(GlimpseVectorEnv):
+    """An environment of somebody else's."""
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"device": None}, "need a device"),
+        ({"autoreset_mode": "NextStep"}, "autoreset_mode='SameStep', got .*'NextStep'"),
+        ({"allow_stop": True}, "allow_stop=False"),
+    ],
+)
+def test_lanes_that_a_graph_could_not_hold_are_refused(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        LockstepEnv(make("toy", **{"device": "cpu", **keywords}))
+
+
+def test_an_environment_of_another_class_is_refused_since_a_replay_would_not_run_it():
+    with pytest.raises(ValueError, match=r"would not run the Python of .*, got Priced"):
+        LockstepEnv(Priced(4, dataset="toy", device="cpu"))
+    env = make("toy", "cpu")
+    env._episodes.scenes = type("MyScenes", (type(env._episodes.scenes),), {})
+    with pytest.raises(ValueError, match="ImageScenes or SignpostScenes"):
+        LockstepEnv(env)

@@ -1,0 +1,210 @@
+"""With --graph a run learns what it learns without, and an update waits for nothing."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+
+from agents.controls import CONTROLS
+from agents.estimators import ESTIMATORS
+from agents.graph import WARM_UP, Graph
+from agents.ram import RecurrentAttentionModel
+from agents.runs.checkpoints import latest_checkpoint
+from agents.training import Training
+from ram_env import GlimpseVectorEnv
+from tests.pretend_gpu import GPUS, NAME
+from train.reinforce import Config, main, parse
+
+UPDATES = WARM_UP + 5
+SMALL: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "num_envs": 8, "hidden_size": 16}
+SMALL |= {"location_hidden": 8, "num_validations": 1, "validation_images": 500, "log_every": 1}
+SMALL |= {"total_episodes": 8 * UPDATES, "final_split": "none", "threads": 1, "device": "cpu"}
+
+
+Rows = list[tuple[str, str, float]]
+
+
+def train(folder: Path, **changes: Any) -> Rows:
+    """Train; return the metrics as env steps, tag and value."""
+    main(Config(run_dir=folder, **{**SMALL, **changes}))
+    rows = (folder / "metrics.csv").read_text().splitlines()[1:]
+    return [(steps, tag, float(value)) for steps, tag, value in (row.split(",") for row in rows)]
+
+
+def assert_close(rows: Rows, expected: Rows) -> None:
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    values, wanted = (torch.tensor([row[2] for row in each]) for each in (rows, expected))
+    torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"estimator": name, "num_rollouts": 4, "entropy_coef": 0.1} for name in ESTIMATORS),
+        *({"locations": name, "see_time": True} for name in CONTROLS),
+        {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "label_temperature": 2.0},
+        {"learned_std": True, "location_rate": 0.5, "weight_decay": 0.1, "state_cap": 20.0},
+        {"shift": 2, "validate_sampled": True},
+        {"env_id": "Toy-v0", "validation_images": 40},
+        {"bf16": True},
+    ],
+    ids=str,
+)
+def test_it_learns_what_the_plain_loop_learns(tmp_path, monkeypatch, device, changes, toy_dataset):
+    keywords = {"dataset": toy_dataset, "canvas_size": 36, "translate": True, "num_clutter": 2}
+    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Toy-v0", kwargs=keywords)
+    monkeypatch.setitem(gymnasium.registry, "Toy-v0", spec)
+    changes = {**changes, "device": device}
+    plain = train(tmp_path / "plain", **changes)
+    assert_close(train(tmp_path / "graph", graph=True, **changes), plain)
+
+
+@pytest.mark.parametrize("device", ["cpu", NAME], indirect=True)
+def test_episodes_and_glimpses_are_the_same_to_the_bit_in_every_update(
+    tmp_path, monkeypatch, device
+):
+    shown: dict[str, list[bytes]] = {"plain": [], "graph": []}
+    forward = RecurrentAttentionModel.forward
+
+    def note(model: RecurrentAttentionModel, glimpse: Any, location: Any, state: Any) -> Any:
+        if len(glimpse) == SMALL["num_envs"]:
+            parts = (part.cpu().numpy().tobytes() for part in (glimpse, location))
+            shown[name].append(b"".join(parts))
+        return forward(model, glimpse, location, state)
+
+    monkeypatch.setattr(RecurrentAttentionModel, "forward", note)
+    for name in shown:  # as many updates as run eagerly, and places that no weight moves
+        flags = {"total_episodes": 8 * (WARM_UP - 1), "locations": "random", "device": device}
+        train(tmp_path / name, graph=name == "graph", **flags)
+    assert len(shown["plain"]) == 4 * (WARM_UP - 1)
+    assert shown["graph"] == shown["plain"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"estimator": "outcome", "replay_steps": 2}], ids=str)
+def test_no_update_waits_for_a_gpu_or_copies_to_it_and_all_but_the_first_are_replayed(
+    tmp_path, monkeypatch, pretend_gpu, changes
+):
+    call, costs = Graph.__call__, []
+
+    def count(graph: Graph, *words: Any, **inputs: Any) -> Any:
+        for counted in (pretend_gpu.waits, pretend_gpu.uploads):
+            counted.clear()
+        result = call(graph, *words, **inputs)
+        costs.append((pretend_gpu.waits.total(), pretend_gpu.uploads.total()))
+        return result
+
+    monkeypatch.setattr(Graph, "__call__", count)
+    train(tmp_path / "run", graph=True, device=NAME, **changes)
+    assert costs[1:] == [(0, 0)] * (UPDATES - 1)  # the first one may copy constants
+    assert [graph.replays for graph in pretend_gpu.graphs] == [UPDATES - WARM_UP]
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize("success", ["", "success = 0.001,", "success = 0.99,"])
+def test_each_stage_of_a_curriculum_begins_as_without_a_graph(tmp_path, device, success):
+    path = tmp_path / "stages.toml"
+    path.write_text(f"stages = [{{ until = 0.5, {success} env = {{ board_size = 2 }} }}]")
+    flags = {"curriculum": str(path), "device": device, "total_episodes": 16 * UPDATES}
+    plain = train(tmp_path / "plain", **flags)
+    assert_close(train(tmp_path / "graph", graph=True, **flags), plain)
+    said = [(tmp_path / name / "log.txt").read_text() for name in ("plain", "graph")]
+    begun = [re.findall(r"(\d+) episodes: stage (\d) of 2", text) for text in said]
+    assert begun[0] == begun[1] != []
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize("failed_at", [2, WARM_UP + 2])
+def test_a_resumed_run_ends_in_the_same_bytes_and_its_state_is_the_plain_environments(
+    tmp_path, monkeypatch, device, failed_at
+):
+    def files(folder: Path) -> dict[str, bytes]:
+        paths = [folder / "metrics.csv", *folder.glob("*.safetensors")]
+        paths += folder.glob("checkpoints/*/*")
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+    flags = {"estimator": "outcome", "replay_steps": 1, "replay_size": 3, "locations": "raster"}
+    flags |= {"device": device, "checkpoint_every": 1}
+    train(tmp_path / "whole", graph=True, **flags)
+    call, calls = Graph.__call__, []
+
+    def fail(graph: Graph, *words: Any, **inputs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == failed_at + 1:
+            raise RuntimeError("made to fail")
+        return call(graph, *words, **inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "__call__", fail)
+        with pytest.raises(RuntimeError, match="made to fail"):
+            train(tmp_path / "run", graph=True, **flags)
+    main(parse(["--resume", str(tmp_path / "run")]))
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    train(tmp_path / "plain", **flags)
+    folders = (tmp_path / name / "checkpoints" for name in ("whole", "plain"))
+    newest = [latest_checkpoint(folder, print) for folder in folders]
+    envs = [each.state["env"] for each in newest if each is not None]
+    assert envs[0] == envs[1]
+
+
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize("estimator", ["dense", "reward_only"])
+@pytest.mark.parametrize("every", ["log_every", "checkpoint_every"])
+def test_divergence_is_found_before_a_log_line_or_a_checkpoint_and_names_its_update(
+    tmp_path, monkeypatch, device, estimator, every
+):
+    move, moved = Training.move_mean, []
+
+    def break_weights(training: Training, decay: Any) -> None:
+        move(training, decay)
+        moved.append(1)
+        if len(moved) == 2:
+            with torch.no_grad():
+                training.model.action_network.weight.mul_(math.nan)
+
+    monkeypatch.setattr(Training, "move_mean", break_weights)
+    flags = {"log_every": 99, "checkpoint_every": 99, every: 4}
+    message = "update 2: an output, loss, gradient or weight is not finite; the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
+        train(tmp_path / "run", graph=True, estimator=estimator, device=device, **flags)
+    assert len(moved) <= WARM_UP + 1
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_on_the_cpu_it_says_in_one_line_that_there_is_no_graph(tmp_path, capsys):
+    for graph in (False, True):
+        train(tmp_path / str(graph), graph=graph)
+        assert ("graph: the CPU has none" in capsys.readouterr().out) == graph
+
+
+class Priced(GlimpseVectorEnv):
+    """An environment whose Python a replay would not run."""
+
+
+def test_an_environment_of_ones_own_is_refused_with_the_reason(tmp_path, monkeypatch):
+    spec = gymnasium.spec("MNISTGlimpse-v0")
+    mine = replace(spec, id="Priced-v0", vector_entry_point=Priced)
+    monkeypatch.setitem(gymnasium.registry, "Priced-v0", mine)
+    with pytest.raises(ValueError, match=r"a graph can only hold lanes of .*, got Priced"):
+        train(tmp_path / "run", env_id="Priced-v0", graph=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_estimator_that_waits_for_a_gpu_is_refused_with_its_line(
+    tmp_path, monkeypatch, pretend_gpu
+):
+    dense = ESTIMATORS["dense"]
+
+    def terms(rollout: Any, weights: Any) -> Any:
+        assert rollout.reward.sum().item() >= 0
+        return dense.terms(rollout, weights)
+
+    monkeypatch.setitem(ESTIMATORS, "dense", replace(dense, terms=terms))
+    line = rf"test_reinforce_graph\.py:{terms.__code__.co_firstlineno + 1} makes the host wait"
+    with pytest.raises(ValueError, match=line):
+        train(tmp_path / "run", graph=True, device=NAME)

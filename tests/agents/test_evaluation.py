@@ -147,7 +147,7 @@ def test_the_score_at_the_stop_is_what_an_episode_earns_that_really_stops_there(
     logits = play_split(model, free, 40).stop_logits
     assert logits is not None
     with torch.no_grad():  # half of the episodes stop at once
-        last.bias -= logits[0, :, 0].median()
+        last.bias.sub_(logits[0, :, 0].median())
     score, glimpses = score_at_stop(play_split(model, free, 40))
     assert 1 < glimpses < 3
     obs, _ = priced.reset(seed=0)

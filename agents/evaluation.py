@@ -56,12 +56,14 @@ class Beliefs(NamedTuple):
         labels: True classes. Shape (n,), int64.
         locations: Locations of the glimpses, as executed, in [-1, 1]. Shape (M, n, T, 2), float32.
         positions: (x, y) of the objects' top left pixels. Shape (n, 2), int64.
+        stop_logits: Log-odds of stopping, float32. Shape (M, n, T); None if the model can't stop.
     """
 
     log_p: Tensor
     labels: Tensor
     locations: Tensor
     positions: Tensor
+    stop_logits: Tensor | None = None
 
 
 def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
@@ -125,11 +127,13 @@ def play_split(
                 f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
                 f"num_images the split's), got {index.tolist()[:5]}... at visit {visit}"
             )
-        state, terminated, log_p, locations = model.initial_state(env.num_envs), [False], [], []
+        state, terminated = model.initial_state(env.num_envs), [False]
+        log_p, locations, stops = [], [], []
         while not terminated[0]:
             glimpse, location = to_tensors(obs, device)
             output, state = model(glimpse, location, state)
-            if not torch.stack([part.isfinite().all() for part in output]).all():
+            parts = [part for part in output if part is not None]
+            if not torch.stack([part.isfinite().all() for part in parts]).all():
                 raise FloatingPointError(
                     "the model's outputs are not finite; the learning rate may have been too high"
                 )
@@ -142,23 +146,38 @@ def play_split(
                 next_location = control(len(log_p), next_location, position, uniform)
             log_p.append(output.logits.log_softmax(1))
             locations.append(location)
+            stops += [] if output.stop_logit is None else [output.stop_logit]
             action = {"location": next_location, "label": output.logits.argmax(1)}
             obs, _, terminated, _, infos = env.step(to_env(action, obs))
-        parts = torch.stack(log_p, 1), label, torch.stack(locations, 1), position
-        batches.append([part[: len(expected)].cpu() for part in parts])
+        by_step = (torch.stack(each, 1) for each in (log_p, locations, stops) if each)
+        batches.append([part[: len(expected)].cpu() for part in (label, position, *by_step)])
         if on_batch is not None:
             on_batch()
-    log_p, labels, locations, positions = (
+    labels, positions, log_p, locations, *stop_logits = (
         torch.cat(parts).unflatten(0, (num_passes, num_images))
         for parts in zip(*batches, strict=True)
     )
-    return Beliefs(log_p, labels[0], locations, positions[0])
+    return Beliefs(log_p, labels[0], locations, positions[0], *stop_logits)
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:
     """Score the first pass after 1, 2, ..., T glimpses; an interval needs independent images."""
     wrong = beliefs.log_p[0].argmax(-1) != beliefs.labels[:, None]  # (n, T)
     return [Score(int(count), len(wrong)) for count in wrong.sum(0)]
+
+
+def score_at_stop(beliefs: Beliefs) -> tuple[Score, float]:
+    """Score the first pass where each episode stops, and return the mean number of glimpses too.
+
+    An episode stops at the first glimpse with odds above 1, at the latest after T.
+    """
+    stops = torch.zeros(beliefs.log_p.shape[1:3], dtype=torch.bool)  # (n, T)
+    if beliefs.stop_logits is not None:
+        stops = beliefs.stop_logits[0] > 0
+    stops[:, -1] = True
+    last = stops.int().argmax(1)  # (n,), the first maximum
+    labels = beliefs.log_p[0, torch.arange(len(last)), last].argmax(-1)
+    return Score(int((labels != beliefs.labels).sum()), len(last)), 1 + last.double().mean().item()
 
 
 def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:

@@ -17,6 +17,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from agents.distributed import all_lanes
 
@@ -63,6 +64,36 @@ def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
     """
     _check_time_first(baseline=baseline, returns=returns)
     return (baseline - returns.detach()).square().mean()
+
+
+def stop_loss(stop_logit: Tensor, reward: Tensor, entropy_coef: float = 0.0) -> Tensor:
+    """Return the loss of a policy that ends the episode at glimpse t with probability s_t.
+
+        L = -mean_n sum_{t<T} (s_t (r_t - V_{t+1}) + c_e H[s_t])
+        V_t = s_t r_t + (1 - s_t) V_{t+1},    V_T = r_T
+
+    r_t and V_{t+1}, the expected reward of going on, carry no gradient. It is the policy gradient
+    with the expectation over stopping in place of samples, summed over all t with equal weights
+    instead of the probabilities to get there, which vanish for late t while early stops are likely.
+
+    Args:
+        stop_logit: Log-odds of s_t, with gradient. Shape (T, N); the last row is unused.
+        reward: r_t, what ending at glimpse t pays in all. Shape (T, N).
+        entropy_coef: c_e, weight of the entropy H, without which an agent that can't classify yet
+            soon always stops at once, and no longer learns otherwise.
+
+    Source:
+        Ours.
+    """
+    _check_time_first(stop_logit=stop_logit, reward=reward)
+    stop = stop_logit.sigmoid()
+    value, gains = reward[-1], []
+    for s, paid in zip(stop.detach()[:-1].flip(0), reward[:-1].flip(0), strict=True):
+        gains.append(paid - value)
+        value = s * paid + (1 - s) * value
+    gain = torch.stack([*gains[::-1], torch.zeros_like(value)])  # (T, N)
+    entropy = functional.binary_cross_entropy_with_logits(stop_logit, stop, reduction="none")
+    return -(stop * gain + entropy_coef * entropy)[:-1].sum(0).mean()
 
 
 def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The recurrent attention model: five small networks around one recurrent state.
+"""The recurrent attention model: small networks around one recurrent state.
 
 Dimension key:
     N: episodes played in parallel
@@ -45,6 +45,8 @@ class RAMConfig:
             (the paper).
         initial_std: Initial value of a learned std of the next location, one each for x and y. 0
             leaves the std to the trainer (the paper).
+        stop_hidden: Units of a hidden layer in the stop network, which decides when to end the
+            episode. 0: there is none, and every episode has all its glimpses.
     """
 
     glimpse_shape: tuple[int, int, int]
@@ -61,6 +63,7 @@ class RAMConfig:
     conv_features: int = 0
     num_glimpses: int = 0
     initial_std: float = 0.0
+    stop_hidden: int = 0
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -69,7 +72,8 @@ class RAMConfig:
         if self.location not in ("absolute", "offset"):
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
         least = dict.fromkeys(("num_classes", "what_size", "where_size", "hidden_size"), 1)
-        least |= dict.fromkeys(("location_hidden", "conv_features", "initial_std", "state_cap"), 0)
+        at_least_0 = ("location_hidden", "conv_features", "initial_std", "state_cap", "stop_hidden")
+        least |= dict.fromkeys(at_least_0, 0)
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
@@ -84,11 +88,13 @@ class Output(NamedTuple):
         location_mean: Mean of the next location's Gaussian. Shape (N, 2).
         logits: Unnormalised log-probabilities of the classes. Shape (N, K).
         baseline: Estimate of the return. Shape (N,).
+        stop_logit: Log-odds of ending the episode here. Shape (N,); None without a stop network.
     """
 
     location_mean: Tensor
     logits: Tensor
     baseline: Tensor
+    stop_logit: Tensor | None = None
 
 
 class GlimpseNetwork(nn.Module):
@@ -189,11 +195,12 @@ class LocationNetwork(nn.Module):
 class RecurrentAttentionModel(nn.Module):
     """RAM: maps a glimpse and the state to a class, a next location and the next state.
 
-    The baseline learns from a detached state, and the executed location enters the glimpse
-    network as a constant.
+    Baseline and stop network learn from a detached state, and the executed location enters the
+    glimpse network as a constant.
 
     Source:
-        Mnih et al. (2014), "Recurrent models of visual attention", arXiv:1406.6247.
+        Mnih et al. (2014), "Recurrent models of visual attention", arXiv:1406.6247. The paper
+        suggests a decision to stop; the network for it is ours.
     """
 
     def __init__(self, config: RAMConfig):
@@ -207,6 +214,10 @@ class RecurrentAttentionModel(nn.Module):
         self.action_network = nn.Linear(config.hidden_size, config.num_classes)
         self.baseline_network = nn.Linear(config.hidden_size, 1)
         self.time = nn.Linear(1, config.hidden_size, bias=False) if config.num_glimpses else None
+        self.stop_network = None
+        if width := config.stop_hidden:
+            layers = nn.Linear(config.hidden_size, width), nn.ReLU(), nn.Linear(width, 1)
+            self.stop_network = nn.Sequential(*layers)
 
     def initial_state(self, n: int) -> State:
         """Return the state before the first glimpse of ``n`` episodes: zeros, (n, state size)."""
@@ -253,4 +264,6 @@ class RecurrentAttentionModel(nn.Module):
             self.action_network(h).float(),
             self.baseline_network(h.detach())[:, 0].float(),
         )
+        if self.stop_network is not None:
+            output = output._replace(stop_logit=self.stop_network(h.detach())[:, 0].float())
         return output, state

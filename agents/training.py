@@ -184,7 +184,9 @@ def check_finite(
 
 
 @contextmanager
-def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -> Iterator[None]:
+def report_nonfinite_outputs(
+    update: int, outputs: Sequence[Sequence[Tensor | None]]
+) -> Iterator[None]:
     """Turn an error into a FloatingPointError if the newest of ``outputs`` is not finite.
 
     Finite weights can be so large that outputs overflow, which environment and torch refuse.
@@ -192,7 +194,8 @@ def report_nonfinite_outputs(update: int, outputs: Sequence[Sequence[Tensor]]) -
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        if not outputs or all(part.isfinite().all() for part in outputs[-1]):
+        newest = [part for part in outputs[-1] if part is not None] if outputs else []
+        if all(part.isfinite().all() for part in newest):
             raise
         message = f"update {update}: the model's outputs are not finite; {_ADVICE}"
         raise FloatingPointError(message) from error

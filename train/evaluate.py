@@ -29,6 +29,7 @@ from agents.evaluation import (
     Beliefs,
     Score,
     play_split,
+    score_at_stop,
     score_by_glimpse,
     score_mean_of_passes,
     to_tensors,
@@ -134,6 +135,9 @@ def main(config: Config) -> None:
         f"sampled location, std {std:g}": score_by_glimpse(sampled)[-1],
         f"mean of {config.num_passes} first glimpses": score_mean_of_passes(beliefs),
     }
+    if beliefs.stop_logits is not None:
+        at_stop, glimpses = score_at_stop(beliefs)
+        protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
     hindsight = score_in_hindsight(model, beliefs, env, env_id) if config.hindsight else {}
     sizes = diagnostics.sizes_of(env)
     diagnosis = {
@@ -181,7 +185,7 @@ def make_env(
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
     find_task(env_id)  # refuses environments of another kind
-    keywords = {"order": "sequential", "action_format": "dict", **keywords}
+    keywords = {"order": "sequential", "action_format": "dict", "allow_stop": False, **keywords}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, GlimpseVectorEnv)

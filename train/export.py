@@ -28,6 +28,7 @@ from agents.runs.loading import load_run, pretrained_dir, published_names
 
 INPUTS = ("glimpse", "location", "state")  # (N, P, G, G), (N, 2), (N, D)
 OUTPUTS = ("location_mean", "logits", "baseline", "next_state")  # (N, 2), (N, K), (N,), (N, D)
+STOP = "stop_logit"  # (N,), before next_state, where the model can stop
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Step(nn.Module):
     def forward(self, glimpse: Tensor, location: Tensor, state: Tensor) -> tuple[Tensor, ...]:
         """Process one glimpse: see :data:`INPUTS` and :data:`OUTPUTS`."""
         output, state = self.model(glimpse, location, state)
-        return (*output, state)
+        return (*(part for part in output if part is not None), state)
 
 
 def main(config: Config) -> None:
@@ -83,7 +84,8 @@ def to_onnx(model: RecurrentAttentionModel, env_id: str | None) -> bytes:
     state = model.initial_state(2)
     example = (torch.zeros(2, *model.config.glimpse_shape), torch.zeros(2, 2), state)
     rows = {0: torch.export.Dim("N")}
-    names = {"input_names": INPUTS, "output_names": OUTPUTS}
+    outputs = (*OUTPUTS[:-1], *([STOP] if model.stop_network else []), OUTPUTS[-1])
+    names = {"input_names": INPUTS, "output_names": outputs}
     with warnings.catch_warnings(action="ignore"):  # the exporter warns of its own code
         program = torch.onnx.export(
             Step(model), example, dynamic_shapes=(rows,) * 3, verbose=False, **names

@@ -43,7 +43,7 @@ from agents.evaluation import (
     Beliefs,
     Score,
     play_split,
-    score_by_glimpse,
+    score_at_stop,
     score_sampled_labels,
     to_env,
     to_tensors,
@@ -51,6 +51,7 @@ from agents.evaluation import (
 from agents.graph import Graph
 from agents.labels import sample_label
 from agents.locations import sample_location
+from agents.losses import stop_loss
 from agents.noise import Noise
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 from agents.replay import Replay
@@ -86,6 +87,8 @@ from train.curriculum import CurriculumEnv, read_curriculum
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"
+STOP_HIDDEN = 64
+"""Units of the hidden layer of the stop network."""
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 
 
@@ -145,6 +148,8 @@ class Config(RunConfig):
     """Largest random shift of each training image along x and along y, in pixels."""
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
     """Who chooses where to look: the learned policy, or a control in its place."""
+    glimpse_cost: float = 0.0
+    """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
     discount: float = 0.5
     """Discount on a location's credit for the glimpses after the next one (dense, outcome)."""
     policy_coef: float = 0.2
@@ -152,7 +157,8 @@ class Config(RunConfig):
     baseline_coef: float = 0.5
     """Weight of the baseline's loss."""
     entropy_coef: float = 0.01
-    """Weight of the entropy of location and label, for the estimators that sample labels."""
+    """Weight of the entropy of location and label, for the estimators that sample labels, and of
+    stopping."""
     max_grad_norm: float = 1.0
     """Norm to which longer gradients are clipped."""
     weight_decay: float = 0.0
@@ -177,9 +183,8 @@ class Config(RunConfig):
         super().__post_init__()
         if self.curriculum is not None:
             read_curriculum(self.curriculum, self.env_id)
-        if find_task(self.env_id).allow_stop:
-            raise ValueError(f"env_id must name a task without allow_stop, got {self.env_id!r}")
         weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
+        more = ("state_cap", "shift", "location_rate", "replay_steps", "glimpse_cost")
         bounds = {
             "at least 1": (
                 "total_episodes",
@@ -189,7 +194,7 @@ class Config(RunConfig):
                 "replay_size",
             ),
             "positive": ("learning_rate", "max_grad_norm", "std", "final_std", "label_temperature"),
-            "at least 0": (*weights, "state_cap", "shift", "location_rate", "replay_steps"),
+            "at least 0": (*weights, *more),
             "in [0, 1]": ("discount",),
             "in [0, 1)": ("ema", "beta2"),
         }
@@ -199,7 +204,14 @@ class Config(RunConfig):
         unpaired = estimator.needs_rollouts and rollouts < 2
         on_policy = not estimator.binary_reward
         binary = task.reward == "final" and not task.glimpse_cost
+        twice = task.glimpse_cost and self.glimpse_cost
         for bad, message in (
+            (twice, f"glimpse_cost must be 0 for {self.env_id}, which has its own"),
+            (
+                self.price is not None and not estimator.sees_label,
+                f"estimator must be one that sees the label where the agent learns to stop, since "
+                f"it is credited with what each glimpse's label earns: got {self.estimator}",
+            ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
                 self.graph and num_ranks() > 1,
@@ -230,6 +242,13 @@ class Config(RunConfig):
                 raise ValueError(message)
 
     @property
+    def price(self) -> float | None:
+        """Price of a glimpse where the agent learns to stop, None where it doesn't."""
+        task = find_task(self.env_id)
+        learns = task.allow_stop or self.glimpse_cost > 0
+        return (self.glimpse_cost or task.glimpse_cost) if learns else None
+
+    @property
     def num_updates(self) -> int:
         """Updates of the weights: as many as the episodes fill."""
         return math.ceil(self.total_episodes / self.num_envs)
@@ -241,7 +260,7 @@ class Config(RunConfig):
 
 GROUPS = {
     "run": ("preset", *RUN_FLAGS),
-    "task": ("env_id", "curriculum", "locations", "shift"),
+    "task": ("env_id", "curriculum", "locations", "shift", "glimpse_cost"),
     "model": (
         *("core", "hidden_size", "see_time", "state_cap", "location", "location_hidden"),
         *("std", "final_std", "learned_std", "bf16", "graph"),
@@ -313,7 +332,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             score, metrics = on_first(judge)
         log.scalars(updates_done * config.num_envs * num_glimpses, metrics)
         log.say(f"{updates_done * config.num_envs} episodes: validation {score}, {log.time_left}")
-        if training.is_best(score.error, always=config.keep == "last"):
+        price = 100 * (config.price or 0) * metrics.get("eval/glimpses", 0)  # [%], as the error
+        if training.is_best(score.error + price, always=config.keep == "last"):
             log.save_weights(training.best)
 
     def learn(now: tuple[Any, Any], update: Any, learning_rate: Any, std: Any, decay: Any) -> Any:
@@ -356,6 +376,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         # Loss: every tensor of the rollout has shape (T, N)
         rollout = Rollout.from_steps(label, std, steps)
         terms = estimator.terms(rollout, weights).by_name(location=config.locations == "learned")
+        if config.price is not None:
+            terms["stop"] = stop_loss_of(outputs, label, config.price, config.entropy_coef)
         loss = torch.stack(list(terms.values())).sum()
         accuracy = (steps[-1]["prediction"] == label).float().mean()
         values = {"accuracy": accuracy, "reward": rollout.reward.sum(0).mean()}
@@ -436,15 +458,16 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     # Result
     if rank() > 0:
         return
-    score, data = None, env.data_source
+    score, data, more = None, env.data_source, {}
     if config.final_split != "none":
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         model = training.mean_model
         model.load_state_dict(training.best)
         beliefs, _ = play(config, model, final_env, final_env.num_images, on_batch=stop.check)
-        score, data = score_by_glimpse(beliefs)[-1], final_env.data_source
+        (score, glimpses), data = score_at_stop(beliefs), final_env.data_source
+        more = {} if config.price is None else {"glimpses": glimpses}
         log.say(data)
-    log.result(config.final_split, score, data)
+    log.result(config.final_split, score, data, **more)
 
 
 def validation_metrics(
@@ -456,8 +479,10 @@ def validation_metrics(
     """
     num_images = config.validation_images or env.num_images
     beliefs, _ = play(config, model, env, num_images, on_batch=stop.check)
-    score = score_by_glimpse(beliefs)[-1]
+    score, glimpses = score_at_stop(beliefs)
     metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
+    if config.price is not None:
+        metrics["eval/glimpses"] = glimpses
     if config.validate_sampled:
         std_or_learned = std if model.location_std is None else model.location_std
         how = {"std": std_or_learned, "on_batch": stop.check}
@@ -465,7 +490,7 @@ def validation_metrics(
         samples_label = ESTIMATORS[config.estimator].samples_label
         cooled = beliefs._replace(log_p=beliefs.log_p / config.label_temperature)
         sampled = score_sampled_labels(cooled, noise) if samples_label else None
-        metrics["eval/error_sampled"] = (sampled or score_by_glimpse(beliefs)[-1]).error
+        metrics["eval/error_sampled"] = (sampled or score_at_stop(beliefs)[0]).error
     return score, metrics
 
 
@@ -477,6 +502,19 @@ def play(
     control = Control(config.locations, env)
     beliefs = play_split(model, env, n, generator=noise, control=control, **more)
     return beliefs, noise
+
+
+def stop_loss_of(
+    outputs: Sequence[Output], label: Tensor, price: float, entropy_coef: float
+) -> Tensor:
+    """Return the stop network's loss. Ending at glimpse t pays 1 if right, less t prices.
+
+    So episodes are played to their end: what a stop would have earned is known without it.
+    """
+    right = torch.stack([output.logits.argmax(1) == label for output in outputs])  # (T, N)
+    glimpses = torch.arange(1, len(right) + 1, device=right.device)[:, None]  # (T, 1)
+    logits = [output.stop_logit for output in outputs if output.stop_logit is not None]
+    return stop_loss(torch.stack(logits), right.float() - price * glimpses, entropy_coef)
 
 
 def choose_label(logits: Tensor, clocks: Tensor | None, temperature: float = 1.0) -> Tensor:
@@ -500,7 +538,7 @@ def to_shift(uniform: Tensor, largest: int, side: int) -> Tensor:
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
     where = None if device.type == "cpu" and not config.graph else str(device)
-    more |= {"action_format": "dict", "device": where}
+    more |= {"action_format": "dict", "device": where, "allow_stop": False}
     env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **more)
     assert isinstance(env, GlimpseVectorEnv)
     return env
@@ -531,6 +569,7 @@ def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
         location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
         num_glimpses=env.task.num_glimpses if config.see_time else 0,
         initial_std=config.std if config.learned_std else 0.0,
+        stop_hidden=0 if config.price is None else STOP_HIDDEN,
         **{name: getattr(config, name) for name in flags},
     )
     return RecurrentAttentionModel(sizes)

@@ -191,13 +191,13 @@ class RunLog:
                 self.say(f"warning: {name} was {settings[name]!r} and is {value!r}")
         write_whole(path, to_json(settings))
 
-    def result(self, split: str, score: Score | None, data: str) -> None:
-        """Write the score on a split, if any, and where its images came from; print a line."""
-        values: dict[str, Any] = {"split": split, "data": data}
+    def result(self, split: str, score: Score | None, data: str, **more: float) -> None:
+        """Write the score on a split, if any, where its images came from and more; print a line."""
+        values: dict[str, Any] = {"split": split, "data": data, **more}
         line = "finished; no final split was evaluated"
         if score is not None:
             values |= {"error": score.error, "interval": list(score.interval), **asdict(score)}
-            line = f"{split} {score}"
+            line = ", ".join([f"{split} {score}", *(f"{k} {v:.3f}" for k, v in more.items())])
         self._sync()  # a finished run is not resumed: nothing may be missing then
         write_whole(self.folder / "result.json", to_json({**values, "line": line}))
         self.say(line)

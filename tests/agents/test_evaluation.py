@@ -13,11 +13,14 @@ from agents.evaluation import (
     Score,
     evaluate,
     play_split,
+    score_at_stop,
     score_by_glimpse,
     score_mean_of_passes,
     score_sampled_labels,
+    to_env,
+    to_tensors,
 )
-from agents.ram import Output
+from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 
 
 def test_sampled_labels_are_drawn_from_the_belief_and_repeat_with_their_generator():
@@ -134,11 +137,48 @@ def test_what_cannot_be_played_is_refused(toy_dataset, env, changes, message):
         play(make_toy_env(8, **env), **changes)
 
 
+def test_the_score_at_the_stop_is_what_an_episode_earns_that_really_stops_there(toy_dataset):
+    torch.manual_seed(0)
+    free, priced = (make_toy_env(40, allow_stop=stop, glimpse_cost=0.1) for stop in (False, True))
+    model = RecurrentAttentionModel(RAMConfig((1, 8, 8), 4, hidden_size=8, stop_hidden=8))
+    assert model.stop_network is not None
+    last = model.stop_network[-1]
+    assert isinstance(last, nn.Linear)
+    logits = play_split(model, free, 40).stop_logits
+    assert logits is not None
+    with torch.no_grad():  # half of the episodes stop at once
+        last.bias.sub_(logits[0, :, 0].median())
+    score, glimpses = score_at_stop(play_split(model, free, 40))
+    assert 1 < glimpses < 3
+    obs, _ = priced.reset(seed=0)
+    state, going, earned = model.initial_state(40), torch.ones(40, dtype=torch.bool), 0.0
+    while going.any():
+        with torch.no_grad():
+            output, state = model(*to_tensors(obs, torch.device("cpu")), state)
+        assert output.stop_logit is not None
+        action = {"location": output.location_mean, "label": output.logits.argmax(1)}
+        action["stop"] = (output.stop_logit > 0).long()
+        obs, reward, ended, _, _ = priced.step(to_env(action, obs))
+        earned += reward[going.numpy()].sum()
+        going &= ~torch.as_tensor(ended)
+    assert earned / 40 == pytest.approx(1 - score.error / 100 - 0.1 * glimpses)
+
+
 def beliefs_of(probabilities, labels) -> Beliefs:
     """Make beliefs from probabilities (M, n, T, K)."""
     log_p = torch.tensor(probabilities).log()
     m, n, t, _ = log_p.shape
     return Beliefs(log_p, torch.tensor(labels), torch.zeros(m, n, t, 2), torch.zeros(n, 2).long())
+
+
+def test_the_score_at_the_stop_by_hand():
+    right, wrong = [0.9, 0.1], [0.2, 0.8]
+    p = [[[right, wrong, wrong], [wrong, wrong, right], [wrong, right, wrong]]]
+    beliefs = beliefs_of(p, [0, 0, 0])
+    assert score_at_stop(beliefs) == (Score(2, 3), 3)  # without a stop network at the last glimpse
+    # stops after glimpses 1, 3 (never before) and 2, the first of two; all of them right
+    logits = torch.tensor([[[0.1, 5, 5], [-1, -0.1, -9], [-1, 0.1, 0.1]]])
+    assert score_at_stop(beliefs._replace(stop_logits=logits)) == (Score(0, 3), 2)
 
 
 def test_scores_by_hand():

@@ -18,6 +18,7 @@ from agents.losses import (
     leave_one_out_baseline,
     reinforce_loss,
     reward_to_go,
+    stop_loss,
 )
 
 
@@ -25,6 +26,44 @@ def test_reward_to_go_by_hand():
     reward = torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 1.0]])
     # 1 + 2 + 4, 2 + 4, 4; 0 + 0 + 1, 0 + 1, 1
     assert reward_to_go(reward).tolist() == [[7, 1], [6, 1], [4, 1]]
+
+
+def test_stopping_by_hand():
+    # s = 1/2 and 3/4; V_3 = 1, V_2 = 3/4 * 0.2 + 1/4 * 1 = 0.4, so going on gains 0.4 - 0.1 at the
+    # first glimpse and 1 - 0.2 at the second
+    logit = torch.tensor([[1.0], [3.0], [0.1]]).log().requires_grad_()
+    loss = stop_loss(logit, torch.tensor([[0.1], [0.2], [1.0]]))
+    assert loss.item() == pytest.approx(1 / 2 * 0.3 + 3 / 4 * 0.8)
+    loss.backward()
+    assert logit.grad is not None
+    # d s / d logit = s (1 - s): 1/4 and 3/16; the last logit is unused
+    assert logit.grad[:, 0].tolist() == pytest.approx([0.3 / 4, 0.8 * 3 / 16, 0])
+
+
+def test_the_first_stop_has_the_exact_policy_gradient():
+    torch.manual_seed(0)
+    logit, reward = torch.randn(4, 1, requires_grad=True), torch.randn(4, 1)
+    (ours,) = torch.autograd.grad(stop_loss(logit, reward), logit)
+    s = torch.cat([logit[:-1, 0].sigmoid(), torch.ones(1)])
+    reach = torch.cat([torch.ones(1), (1 - s[:-1]).cumprod(0)])  # that glimpse t is seen
+    (exact,) = torch.autograd.grad(-(reach * s * reward[:, 0]).sum(), logit)
+    torch.testing.assert_close(ours[:, 0] * reach, exact[:, 0])  # the others but for their weights
+
+
+def test_stopping_learns_what_backward_induction_finds():
+    torch.manual_seed(0)
+    reward = torch.rand(5, 40) - 0.1 * torch.arange(5)[:, None]
+    logit = torch.zeros(5, 40, requires_grad=True)
+    optimizer = torch.optim.Adam([logit], lr=0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        stop_loss(logit, reward).backward()
+        optimizer.step()
+    best = reward[-1]
+    for t in reversed(range(4)):
+        clear = (reward[t] - best).abs() > 0.03
+        assert ((logit[t] > 0) == (reward[t] > best))[clear].all(), t
+        best = torch.maximum(reward[t], best)
 
 
 def test_leave_one_out_is_the_mean_of_the_other_rollouts():

@@ -113,13 +113,16 @@ def test_an_identity_core_starts_as_a_sum_over_glimpses():
 
 
 @pytest.mark.parametrize("core", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("extras", [{}, {"location_hidden": 6, "conv_features": 2}])
+@pytest.mark.parametrize(
+    "extras", [{}, {"location_hidden": 6, "conv_features": 2, "stop_hidden": 3}]
+)
 def test_the_output_has_the_shapes_it_says_and_every_weight_learns(core, extras):
     model = make_model(core=core, **extras)
     _, state = model(torch.rand(7, 3, 4, 4), torch.rand(7, 2), model.initial_state(7))
     output, state = model(torch.rand(7, 3, 4, 4), torch.rand(7, 2), state)
-    assert [part.shape for part in output] == [(7, 2), (7, 5), (7,)]
-    (output.location_mean.sum() + output.logits.sum() + output.baseline.sum()).backward()
+    parts = [part for part in output if part is not None]
+    assert [part.shape for part in parts] == [(7, 2), (7, 5), (7,), (7,)][: 3 + bool(extras)]
+    torch.stack([part.sum() for part in parts]).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
@@ -134,6 +137,7 @@ SEEING = {"glimpse_network", "core"}
         ("logits", {}, {"action_network", *SEEING}),
         ("logits", {"location": "offset"}, {"action_network", *SEEING}),
         ("baseline", {}, {"baseline_network"}),
+        ("stop_logit", {"stop_hidden": 5}, {"stop_network"}),
     ],
 )
 def test_a_gradient_reaches_only_the_networks_it_should(output, changes, reached):

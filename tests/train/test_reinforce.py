@@ -404,6 +404,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
             "label_temperature must be 1 for reward_only, .* got 0.5",
         ),
         ({"curriculum": "none"}, "none.toml cannot be read"),
+        ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
+        (
+            {"glimpse_cost": 0.1, "estimator": "reward_only"},
+            "estimator must be one that sees the label .* got reward_only",
+        ),
     ],
 )
 def test_a_bad_setting_fails_at_once(changes, named):
@@ -490,3 +495,22 @@ def test_in_an_update_a_gpu_is_waited_for_once_a_glimpse_and_twice_besides(
     # together before the weights move, the weights before a checkpoint can hold them
     assert waits == {"ram_env/actions.py": 4, "agents/training.py": 2}
     assert not uploaded_after - uploaded
+
+
+def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, monkeypatch):
+    spec = gymnasium.spec("SignpostGlimpse-v0")
+    keywords = {"allow_stop": True, "glimpse_cost": 2.0}  # more than any label earns
+    priced = replace(spec, id="Stopping-v0", kwargs={**spec.kwargs, **keywords})
+    monkeypatch.setitem(gymnasium.registry, "Stopping-v0", priced)
+    with pytest.raises(ValueError, match="glimpse_cost must be 0 for Stopping-v0, which has its"):
+        Config(env_id="Stopping-v0", glimpse_cost=0.1)
+    for env_id, cost, between in (
+        ("Stopping-v0", 0, (1, 1.1)),
+        ("SignpostGlimpse-v0", 1e-9, (1.2, 4)),
+    ):
+        run_dir = tmp_path / env_id
+        train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, keep="last")
+        result = json.loads((run_dir / "result.json").read_text())
+        assert between[0] <= result["glimpses"] <= between[1]
+        assert f"glimpses {result['glimpses']:.3f}" in result["line"]
+        assert len(read_metric(run_dir, "eval/glimpses")) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import signal
@@ -297,9 +298,10 @@ def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
 def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path, how):
     place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
     words = [sys.executable, str(SCRIPT), *place.words("--parallel", "1")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stderr=pipe, text=True, start_new_session=True) as process:
         wait_for((tmp_path / "work/MNISTGlimpse-v0/slow/seed_0/asleep").exists)
-        process.send_signal(how)
+        os.killpg(process.pid, how)  # as a terminal does
         _, errors = process.communicate()
     assert process.returncode == 128 + how
     assert errors == f"{how.name}: stopping the programs; the same command resumes\n"

@@ -87,7 +87,7 @@ class Job:
     @property
     def record(self) -> Record:
         """How far it came; a new record if none is there, or that of another command."""
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ValueError, TypeError, KeyError):
             content = json.loads(self.beside("json").read_text())
             record = Record(**{**content, "command": tuple(content["command"])})
             if record.command == self.command:
@@ -118,7 +118,7 @@ class Job:
         """Run the program to its end; on SIGTERM, or before a time limit, let it save and stop.
 
         submitit's signal before a time limit is SIGUSR2. The job is then submitted again, unless
-        the program made no checkpoint: that would go on for ever.
+        the program can't resume or made no checkpoint: that would go on for ever.
         """
         received: list[int] = []
 
@@ -146,7 +146,7 @@ class Job:
                 status = 127
             stops = bool(received) and status != 0
             late = stops and signal.SIGUSR2 in received
-            if late and self._newest_checkpoint() == record.checkpoint:
+            if late and not (self.resume and self._newest_checkpoint() != record.checkpoint):
                 advice = b"or lower --checkpoint-every" if self.resume else b"it can't resume"
                 output.write(b"error: no new checkpoint within the time limit: ")
                 output.write(b"raise --timeout-min, " + advice + b"\n")

@@ -125,9 +125,12 @@ def test_another_command_in_the_same_folder_starts_over(place):
 
 
 def test_a_job_is_submitted_again_after_its_time_limit_unless_it_makes_no_checkpoint(place):
-    ended = run(place, place.job("a", "late"), place.job("b", "late forgets"))
-    assert [each.status for each in ended] == [0, TOO_SLOW]
-    assert place.calls() == [*(f"a from step {step}" for step in range(9)), "b from step 0"]
+    jobs = [place.job("b", "late forgets"), place.job("c", "late", resumes=False)]
+    ended = run(place, place.job("a", "late"), *jobs)
+    assert [each.status for each in ended] == [0, TOO_SLOW, TOO_SLOW]
+    calls = [*(f"a from step {step}" for step in range(9)), "b from step 0", "c from step 0"]
+    assert place.calls() == calls
+    assert ended[2].last_line.endswith("raise --timeout-min, it can't resume")
     advice = "error: no new checkpoint within the time limit: raise --timeout-min, or lower "
     assert ended[1].last_line == advice + "--checkpoint-every"
 

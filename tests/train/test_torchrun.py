@@ -122,7 +122,6 @@ def test_a_stop_of_torchrun_itself_saves_and_a_single_processs_run_resumes_in_tw
         ),
         ("plain", ["--num-envs", 9], 1, "num_envs must be a multiple of 2, since 2 processes"),
         ("plain", ["--core", "none"], 2, None),
-        ("plain", ["--curriculum", "none"], 1, "none.toml cannot be read"),
     ],
 )
 def test_what_fails_in_one_process_or_all_ends_all_with_one_reason(

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -217,8 +218,10 @@ def test_a_script_that_cannot_share_a_run_refuses_torchrun_and_the_first_process
     monkeypatch.setattr(sys, "argv", ["train/sb3.py"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("RANK", str(rank))
+    called: list[Sequence[str]] = []
     with pytest.raises(SystemExit) as ended:
-        run(pytest.fail, list)
+        run(called.append, list)
+    assert called == []
     reason = "error: train/sb3.py doesn't run under torchrun: start it with python"
     assert ended.value.code == (1 if rank else reason)
 

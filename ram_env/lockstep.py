@@ -70,7 +70,7 @@ class LockstepEnv(VectorWrapper):
     def reset(self, **how: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         """Begin new episodes in all lanes: see the environment's ``reset``."""
         self.env.reset(**how)
-        return self._episodes.observe(), self._episodes.describe()
+        return self._shown()
 
     def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
         """Step all lanes; after an episode's end, the next one is shown."""
@@ -86,6 +86,13 @@ class LockstepEnv(VectorWrapper):
     def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Continue where ``get_state`` was called; see the environment's ``set_state``."""
         env: Any = self.env
-        if env.set_state(state) is None:
-            return None
+        return None if env.set_state(state) is None else self._shown()
+
+    def _shown(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return what all lanes show; raise ValueError if some are at another glimpse."""
+        if (self._episodes.seen != self._episodes.seen[0]).any():
+            got = self._episodes.seen.tolist()
+            raise ValueError(
+                f"lanes in step must have seen as many glimpses as each other, got {got}"
+            )
         return self._episodes.observe(), self._episodes.describe()

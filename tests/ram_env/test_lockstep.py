@@ -116,6 +116,20 @@ def test_lanes_that_a_graph_could_not_hold_are_refused(keywords, message):
         LockstepEnv(make("toy", **{"device": "cpu", **keywords}))
 
 
+def test_lanes_that_have_left_the_step_are_refused():
+    lanes, env = LockstepEnv(make("toy", "cpu")), make("toy", "cpu")
+    for each in (lanes, env):
+        each.reset(seed=0)
+        each.step(act("cpu", 0))
+    first = {"reset_mask": np.arange(N) == 0}
+    message = r"as many glimpses as each other, got \[1, 2, 2, 2\]"
+    with pytest.raises(ValueError, match=message):
+        lanes.reset(options=first)
+    env.reset(options=first)
+    with pytest.raises(ValueError, match=message):
+        LockstepEnv(make("toy", "cpu")).set_state(env.get_state())
+
+
 def test_an_environment_of_another_class_is_refused_since_a_replay_would_not_run_it():
     with pytest.raises(ValueError, match=r"would not run the Python of .*, got Priced"):
         LockstepEnv(Priced(4, dataset="toy", device="cpu"))

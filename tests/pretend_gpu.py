@@ -20,6 +20,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.gated_cells import KERNELS
+
 NAME = "pretend"
 GPUS = [pytest.param("cuda", marks=pytest.mark.cuda), NAME]
 """Values of the fixture ``device``: a real GPU, which skips the test if missing, and this one."""
@@ -149,7 +151,7 @@ class PretendGPU(TorchDispatchMode):
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Compute, and in a capture record."""
         if self._capturing is None:
-            return func(*args, **kwargs)
+            return _compute(func, args, kwargs)
         return self._capturing.record(func, args, kwargs)
 
     def _cuda(self) -> dict[str, Any]:
@@ -223,7 +225,7 @@ class Graph:
             if isinstance(part, torch.Tensor):
                 storage = torch.tensor([], dtype=torch.uint8).set_(part.untyped_storage())
                 self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
-        out = func(*args, **kwargs)
+        out = _compute(func, args, kwargs)
         if not any(part.alias_info and not _is_written(part) for part in func._schema.returns):
             new = [] if written else [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
             self._operations.append((func, args, kwargs, new))
@@ -238,7 +240,9 @@ class Graph:
         """Repeat the operations, without a line of the Python that they came from."""
         self.replays += 1
         for func, args, kwargs, outs in self._operations:
-            result = [x for x in tree_leaves(func(*args, **kwargs)) if isinstance(x, torch.Tensor)]
+            result = [
+                x for x in tree_leaves(_compute(func, args, kwargs)) if isinstance(x, torch.Tensor)
+            ]
             for out, new in zip(outs, result, strict=False):
                 out.copy_(new)
 
@@ -325,6 +329,11 @@ def _register() -> tuple[torch.library.Library, ...]:
     others.fallback(torch.library.fallthrough_kernel, name)
     aten.impl("linear", linear, name)
     return others, aten
+
+
+def _compute(func: Any, args: Any, kwargs: Any) -> Any:
+    """Compute on the CPU, with kernels of ours where it has none."""
+    return KERNELS.get(func._opname, func)(*args, **kwargs)
 
 
 def _elem(x: Any) -> Any:

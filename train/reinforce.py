@@ -66,6 +66,7 @@ from agents.runs.commands import (
 )
 from agents.runs.files import read_toml
 from agents.runs.folder import RunLog, run_in_folder
+from agents.runs.loading import start_from
 from agents.runs.machine import describe_device
 from agents.training import (
     Training,
@@ -106,6 +107,8 @@ class Config(RunConfig):
     paper-mnist: The paper's rule for MNIST, a few minutes on one core.
     reward-only-cluttered: Best recipe for cluttered 60x60 without labels, 20 million env steps.
     reward-only-mnist: Best recipe for MNIST without labels, 20 million env steps."""
+    initial: str | None = None
+    """Weights to start from: the name of a published agent, such as cluttered, or a run folder."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_episodes: int = 2_750_000
@@ -262,6 +265,7 @@ GROUPS = {
     "run": ("preset", *RUN_FLAGS),
     "task": ("env_id", "curriculum", "locations", "shift", "glimpse_cost"),
     "model": (
+        "initial",
         *("core", "hidden_size", "see_time", "state_cap", "location", "location_hidden"),
         *("std", "final_std", "learned_std", "bf16", "graph"),
     ),
@@ -295,6 +299,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     estimator = ESTIMATORS[config.estimator]
     weights = Weights(**{field.name: getattr(config, field.name) for field in fields(Weights)})
     model = make_model(config, env).to(device)
+    if config.initial is not None and log.checkpoint is None:
+        start_from(model, config.initial)
     optimizer = make_optimizer(config, model)
     noise_source = Noise(
         config.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from agents.runs.records import read_settings
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the published runs, each in a folder with ``manifest.json``."""
+
+_FREE = {"identity_core", "location_reaches_core", "state_cap"}
+"""Fields of a model's configuration that may change when a run starts from its weights."""
 
 
 def published_names() -> list[str]:
@@ -41,6 +44,28 @@ def pretrained_dir(name: str) -> Path:
 def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]:
     """Return what :func:`load_run` does, for one of :func:`published_names`."""
     return load_run(pretrained_dir(name))
+
+
+def start_from(model: RecurrentAttentionModel, name: str) -> None:
+    """Give a model the weights of a published agent or of a run folder.
+
+    A stop network that the other lacks keeps its own.
+
+    Raises:
+        ValueError: If there is neither, or it has other networks or sizes than the model.
+    """
+    published = name in published_names()
+    if not published and not Path(name).is_dir():
+        names = ", ".join(published_names())
+        raise ValueError(f"{name!r} must be a run folder or one of {names}")
+    other = (load_pretrained(name) if published else load_run(Path(name)))[0]
+    theirs, mine = (asdict(each.config) for each in (other, model))
+    if other.stop_network is None:
+        theirs["stop_hidden"] = mine["stop_hidden"]
+    if differing := sorted(key for key in mine.keys() - _FREE if mine[key] != theirs[key]):
+        pairs = ", ".join(f"{key} {theirs[key]} and not {mine[key]}" for key in differing)
+        raise ValueError(f"{name} can't be the start of this run: it has {pairs}")
+    model.load_state_dict({**model.state_dict(), **other.state_dict()})
 
 
 def load_run(

@@ -516,3 +516,14 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
         assert between[0] <= result["glimpses"] <= between[1]
         assert f"glimpses {result['glimpses']:.3f}" in result["line"]
         assert len(read_metric(run_dir, "eval/glimpses")) == 2
+
+
+def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsys):
+    train(tmp_path / "first", capsys)
+    more = {"initial": str(tmp_path / "first"), "learning_rate": 1e-30, "keep": "last"}
+    train(tmp_path / "second", capsys, seed=1, **more)
+    first, second = (weights_of(tmp_path / name) for name in ("first", "second"))
+    for name, part in first.items():
+        torch.testing.assert_close(second[name], part, rtol=0, atol=1e-20)
+    with pytest.raises(ValueError, match="it has hidden_size 256 and not 8"):
+        train(tmp_path / "third", capsys, hidden_size=8, **more)

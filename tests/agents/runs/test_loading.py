@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.runs.loading import load_run
+from agents.runs.loading import load_run, start_from
 
 CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidden=5)
 
@@ -29,6 +29,21 @@ def change(path: Path, **changes) -> None:
     """Change some entries of a JSON file; None takes one out."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_dir):
+    model = RecurrentAttentionModel(replace(CONFIG, stop_hidden=3, identity_core=True))
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    start_from(model, str(run_dir))
+    stored = load_file(run_dir / "best.safetensors")
+    for name, part in model.state_dict().items():
+        assert torch.equal(part, (before | stored)[name]), name
+    other = RecurrentAttentionModel(replace(CONFIG, location="absolute", hidden_size=9))
+    differs = "it has hidden_size 8 and not 9, location offset and not absolute"
+    with pytest.raises(ValueError, match=f"{run_dir} can't be the start of this run: {differs}"):
+        start_from(other, str(run_dir))
+    with pytest.raises(ValueError, match="'nowhere' must be a run folder or one of cluttered"):
+        start_from(model, "nowhere")
 
 
 def test_the_model_comes_back_with_its_settings(run_dir):

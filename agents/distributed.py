@@ -178,9 +178,9 @@ def averaging_gradients(model: nn.Module) -> Callable[[Tensor], Tensor]:
 class _Loss(nn.Module):
     """Returns a loss unchanged.
 
-    DistributedDataParallel takes each parameter that its module's output depends on for one that
-    gets a gradient. A glimpse's outputs depend on parameters that a control, an estimator or a
-    replay leaves alone, and not on a learned std. Only the loss tells.
+    DistributedDataParallel expects a gradient for every parameter that its module's output depends
+    on. For a glimpse's outputs these are others: a control, an estimator or a replay leaves some
+    alone, and a learned std isn't among them. The loss depends on the right ones.
     """
 
     def __init__(self, model: nn.Module):

@@ -79,8 +79,8 @@ def stop_loss(stop_logit: Tensor, reward: Tensor, entropy_coef: float = 0.0) -> 
     Args:
         stop_logit: Log-odds of s_t, with gradient. Shape (T, N); the last row is unused.
         reward: r_t, what ending at glimpse t pays in all. Shape (T, N).
-        entropy_coef: c_e, weight of the entropy H, without which an agent that can't classify yet
-            soon always stops at once, and no longer learns otherwise.
+        entropy_coef: c_e, weight of the entropy H. Without it, an agent that can't classify yet
+            soon always stops at once, and then never learns to go on.
 
     Source:
         Ours.

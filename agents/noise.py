@@ -88,8 +88,9 @@ class Noise:
         by_step, rest = u[1:].split((self._num_glimpses * sum(self._sizes), 2), 1)
         by_step = by_step.unflatten(1, (self._num_glimpses, -1)).transpose(0, 1)  # (T, N, 4 + K)
         normal, uniform, clocks = by_step.split(self._sizes, 2)
-        parts = torch.special.ndtri(normal), 2 * uniform - 1, -clocks.log(), rest
-        return EpisodeNoise(*(part.float() for part in (*parts, u[0, : self._num_shared])))
+        parts = torch.special.ndtri(normal), 2 * uniform - 1, -clocks.log()
+        below_1 = (part.clamp(max=1 - 2**-24) for part in (rest, u[0, : self._num_shared]))
+        return EpisodeNoise(*(part.float() for part in (*parts, *below_1)))  # which could round up
 
 
 def _mix(words: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Training(Generic[ModelT]):
     Attributes:
         mean_model: The running mean of the model's weights, which is evaluated and published.
         best: The running mean that :meth:`is_best` kept last; the first one before that.
-        best_error: The validation error of ``best`` [%], or infinity.
+        best_error: What :meth:`is_best` got for ``best``, or infinity.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Training(Generic[ModelT]):
     def is_best(self, error: float, *, always: bool = False) -> bool:
         """Keep the running mean and return True if its error [%] is the lowest so far, or always.
 
-        A tie keeps the newer mean.
+        The error may include a price of glimpses. A tie keeps the newer mean.
         """
         better = always or error <= self.best_error
         if better:

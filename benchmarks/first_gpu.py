@@ -52,7 +52,10 @@ def time_to_error(config: reinforce.Config) -> None:
         if row["tag"] == "eval/error" and float(row["value"]) <= ERROR:
             steps = int(row["env_steps"])
             took = [float(each["seconds"]) for each in timing if int(each["env_steps"]) >= steps]
-            print(f"validation error {row['value']} % after {took[0]:.0f} s, {steps} env steps")
+            print(
+                f"validation error {row['value']} % after {took[0]:.0f} s, validations "
+                f"included, and {steps} env steps"
+            )
             return
     print(f"no validation error was as low as {ERROR} %")
 

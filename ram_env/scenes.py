@@ -42,7 +42,7 @@ class Scenes(Protocol):
         """Paint scenes into ``canvases`` in place.
 
         All are NumPy arrays, or all are tensors on one device. The result may depend on nothing
-        but the arguments, and on a GPU no line may make the host wait.
+        but the arguments. While all lanes are drawn, no line may make a GPU's host wait.
 
         Args:
             canvases: uint8, each with a border. Shape (N, C, side + 2 margin, side + 2 margin).

@@ -135,8 +135,8 @@ def main(config: Config) -> None:
         f"sampled location, std {std:g}": score_by_glimpse(sampled)[-1],
         f"mean of {config.num_passes} first glimpses": score_mean_of_passes(beliefs),
     }
+    at_stop, glimpses = score_at_stop(beliefs)
     if beliefs.stop_logits is not None:
-        at_stop, glimpses = score_at_stop(beliefs)
         protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
     hindsight = score_in_hindsight(model, beliefs, env, env_id) if config.hindsight else {}
     sizes = diagnostics.sizes_of(env)
@@ -172,6 +172,7 @@ def main(config: Config) -> None:
             "data": env.data_source,
             "sample": env.data_is_sample,
             "protocols": {protocol: to_json(score) for protocol, score in protocols.items()},
+            "stop": {**to_json(at_stop), "glimpses": glimpses},
             "hindsight": {label: to_json(score) for label, score in hindsight.items()},
             "by_glimpse": [to_json(score) for score in by_glimpse],
             **diagnosis,

@@ -215,6 +215,10 @@ class Config(RunConfig):
                 f"estimator must be one that sees the label where the agent learns to stop, since "
                 f"it is credited with what each glimpse's label earns: got {self.estimator}",
             ),
+            (
+                self.price is not None and task.reward != "final",
+                f"reward must be 'final' where the agent learns to stop, got {task.reward!r}",
+            ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
                 self.graph and num_ranks() > 1,

@@ -146,7 +146,7 @@ class RunLog:
         self._metrics.flush()
 
     def speed(self, env_steps: int) -> None:
-        """Write to ``timing.csv`` how long the run has taken, in all processes together."""
+        """Write to ``timing.csv`` how long the run has taken, before it was resumed too."""
         seconds, cpu_seconds = self._stopwatch.read()
         speed = env_steps / max(seconds, 1e-9)
         self._timing.write(f"{env_steps},{seconds:.3f},{cpu_seconds:.3f},{speed:.1f}\n")

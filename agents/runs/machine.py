@@ -39,7 +39,7 @@ def describe_device(device: torch.device) -> str:
     """
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     ranks = f" in each of {num_ranks()} processes" if num_ranks() > 1 else ""
-    return f"{device}{name}{ranks}"
+    return f"{device.type if ranks else device}{name}{ranks}"
 
 
 def command_line() -> str:

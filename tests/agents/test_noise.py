@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents import noise
 from agents.noise import Noise
 from ram_env.draws import draw_words
 from tests.pretend_gpu import GPUS
@@ -31,11 +32,11 @@ def test_no_two_seeds_lanes_episodes_or_places_share_a_draw():
 
 
 def test_words_are_those_of_the_environments():
-    noise = Noise(7, range(6), **SIZES)
-    keys = noise._keys.numpy().view(np.uint64)
+    source = Noise(7, range(6), **SIZES)
+    keys = source._keys.numpy().view(np.uint64)
     words = draw_words(keys, np.full(len(keys), 4), 2)[0]
     shared = ((words >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
-    assert noise.draw(4).shared.tolist() == shared.astype(np.float32).tolist()
+    assert source.draw(4).shared.tolist() == shared.astype(np.float32).tolist()
 
 
 def test_moments_are_those_of_the_distributions():
@@ -64,3 +65,10 @@ def test_a_gpu_draws_what_the_cpu_draws(device):
     there = Noise(7, range(6), device=device, **SIZES).draw(4)
     for mine, theirs in zip(Noise(7, range(6), **SIZES).draw(4), there, strict=True):
         torch.testing.assert_close(theirs.cpu(), mine)
+
+
+def test_a_share_is_below_1_although_float32_would_round_up_to_it(monkeypatch):
+    monkeypatch.setattr(noise, "_mix", lambda words: torch.full_like(words, -1))  # all bits set
+    drawn = Noise(0, range(2), **SIZES).draw(0)
+    assert drawn.shift.max() < 1
+    assert drawn.shared.max() < 1

@@ -53,6 +53,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "outcome": {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "see_time": True},
     "outcome_completed": {"estimator": "outcome_completed", "replay_steps": 1},
     "random": {"locations": "random", "curriculum": "stages.toml"},
+    "stops": {"glimpse_cost": 0.1},
     "learned_std": {"learned_std": True, "shift": 1, "core": "lstm", "weight_decay": 0.1},
 }
 """Flags of runs by name: all estimators, and what else could differ between ranks."""

@@ -104,6 +104,7 @@ def test_numbers_are_also_written_and_hindsight_is_held_against_a_wrong_label(
     for name, rows in (("by_glimpse", 4), ("centre_coverage", 4), ("bits_gained", 3)):
         assert len(numbers[name]) == rows
     assert numbers["centre_coverage"] <= numbers["object_coverage"]
+    assert numbers["stop"] == {**last, "glimpses": 4}  # as this agent never stops
     hindsight = numbers["hindsight"]
     assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
     assert sum("ocations chosen for" in line for line in lines) == 2

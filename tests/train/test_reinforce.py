@@ -506,9 +506,13 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
     monkeypatch.setitem(gymnasium.registry, "Stopping-v0", priced)
     with pytest.raises(ValueError, match="glimpse_cost must be 0 for Stopping-v0, which has its"):
         Config(env_id="Stopping-v0", glimpse_cost=0.1)
+    dense = replace(spec, id="Dense-v0", kwargs={**spec.kwargs, "reward": "dense"})
+    monkeypatch.setitem(gymnasium.registry, "Dense-v0", dense)
+    with pytest.raises(ValueError, match=r"reward must be 'final' where .*, got 'dense'"):
+        Config(env_id="Dense-v0", glimpse_cost=0.1)
     for env_id, cost, between in (
         ("Stopping-v0", 0, (1, 1.1)),
-        ("SignpostGlimpse-v0", 1e-9, (1.2, 4)),
+        ("SignpostGlimpse-v0", 1e-9, (3, 4)),
     ):
         run_dir = tmp_path / env_id
         train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, keep="last")

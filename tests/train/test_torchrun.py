@@ -88,6 +88,7 @@ def test_a_stop_that_reaches_one_process_ends_all_in_the_same_update_and_any_num
     assert ended.returncode != 0
     assert errors(ended) == []
     codes = set(re.findall(r"exitcode  : (-?\d+)", ended.stderr))
+    assert codes
     assert codes <= {"143", "-15"}  # torchrun may end a process that has already saved
     assert f"--resume {run}" in ended.stdout
     assert read_checkpoint(run)[0] == 3

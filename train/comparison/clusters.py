@@ -30,6 +30,7 @@ from train.comparison.job import GRACE, Job
 
 LOOK_SECONDS = 15.0
 """Time between two looks at Slurm's queue, which serves all of its users [s]."""
+_QUEUE = ("squeue", "--me", "--array", "--noheader", "--format=%i")
 _DAY, _YEAR = 24 * 60, 365 * 24 * 60  # [min]
 
 
@@ -121,6 +122,10 @@ class Local(_Cluster):
         self._gpus = visible_gpus()
 
     def _finds(self, each: Submitted) -> bool:
+        if each.job.record.stopped == "requeued":
+            with suppress(OSError, ValueError):
+                os.kill(int(each.id), 0)
+                return True  # its process starts the program again about now
         return each.job.is_running()
 
     def _submit(self, jobs: Sequence[Submitted]) -> list[Any]:
@@ -142,7 +147,7 @@ class Local(_Cluster):
             time.monotonic() < deadline
         ):
             for each in jobs:
-                with suppress(ProcessLookupError, ValueError):  # its process or its id is gone
+                with suppress(OSError, ValueError):  # its process or its id is gone
                     os.kill(int(each.id), signal.SIGTERM)
             time.sleep(0.1)
 
@@ -168,9 +173,9 @@ class Slurm(_Cluster):
             stderr_to_stdout=True,
             additional_parameters={"requeue": True},
         )
-        self._looks: list[set[str]] = [set(), set()]  # the ids that the last two found
-        self._looked = -math.inf
-        self._look()
+        ids = set(_ask(*_QUEUE))  # unless Slurm answers, it isn't known what is under way
+        self._looks: list[set[str]] = [ids, ids]  # the last two
+        self._looked = time.monotonic()
 
     def _finds(self, each: Submitted) -> bool:
         return each.id in self._looks[-1]
@@ -194,8 +199,7 @@ class Slurm(_Cluster):
         if time.monotonic() > self._looked + LOOK_SECONDS:
             self._looked = time.monotonic()
             with suppress(ValueError):
-                ids = _ask("squeue", "--me", "--array", "--noheader", "--format=%i")
-                self._looks = [self._looks[-1], set(ids)]
+                self._looks = [self._looks[-1], set(_ask(*_QUEUE))]
 
     def stop(self, jobs: Sequence[Submitted]) -> None:
         """Cancel jobs."""
@@ -212,8 +216,8 @@ class Slurm(_Cluster):
 def _signals_held_back() -> Iterator[None]:
     """Let no signal end this process before it has noted the jobs that it submits.
 
-    The processes that it starts inherit the block of the terminal's signals, which are for this
-    process, and don't inherit that of SIGTERM, which is for them, too.
+    SIGINT and SIGHUP, which a terminal sends, are for this process. They are blocked, and its
+    children inherit that. SIGTERM is handled, not blocked, so that children still receive it.
     """
     held: list[int] = []
     handler = signal.signal(signal.SIGTERM, lambda number, frame: held.append(number))

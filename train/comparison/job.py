@@ -39,8 +39,8 @@ class Record:
 
     Attributes:
         command: What was started.
-        cpu_seconds: CPU time of the program in all its processes, from when it last started
-            over [s]; a process that was lost with its node isn't in it.
+        cpu_seconds: CPU time since the program last started from scratch [s], without processes
+            that were lost with their node.
         checkpoint: Name of the newest checkpoint when it was last started or resumed.
         status: Exit status, minus the signal's number if it was killed; None before the end.
         stopped: Why it was last stopped before its end, ``"cancelled"`` or ``"requeued"``.
@@ -129,7 +129,7 @@ class Job:
         submit_again: Any = signal.signal(signal.SIGUSR2, note)
         with self.output.open("ab", 0) as output:
             fcntl.flock(output, fcntl.LOCK_EX)  # passed on to the program
-            if self.record.status is not None:  # this is a second submission
+            if self.record.status is not None or received:  # a second submission, or it is to stop
                 return
             record = replace(self.record, checkpoint=self._newest_checkpoint(), stopped="")
             resumes = self.resume and record.command and record.checkpoint
@@ -207,11 +207,13 @@ def _reset_signals() -> None:
 
 
 def _has_time_of_grace() -> bool:
-    """Say whether Slurm takes a job that got SIGTERM for running, neither cancelled nor requeued.
+    """Return whether Slurm still counts this job as running after SIGTERM.
 
-    A job that ends within its partition's GraceTime has ended for Slurm.
+    In its partition's GraceTime it does, and the job must then requeue itself.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
     words = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ['SLURM_JOB_ID']}"]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip() == "RUNNING"
+    with suppress(OSError):  # a node may lack squeue
+        return subprocess.run(words, capture_output=True, text=True).stdout.strip() == "RUNNING"
+    return False

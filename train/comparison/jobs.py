@@ -79,7 +79,7 @@ def run_jobs(
                     continue
                 under_way.remove(each)
                 yield _report(each)
-            time.sleep(poll_seconds)
+            time.sleep(max(poll_seconds, 2 if config.cluster == "slurm" else 0))
     finally:
         cluster.close(under_way)
 

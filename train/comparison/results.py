@@ -75,7 +75,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
         total: Images of the final split; None if it diverged.
         split: The final split.
         env_steps: Env steps until the last mark, over all lanes.
-        cpu_seconds: CPU time of the whole process, start and validation included [s].
+        cpu_seconds: CPU time since the run last started over, validation included [s].
         reason: Why it diverged, or nothing.
         last: Last values of the metrics of :data:`BEHAVIOUR` that the program logs.
     """

@@ -62,7 +62,7 @@ class Place:
         path = self.folder / "calls.txt"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return sorted(lines)
+        return lines
 
 
 def one_by_one(jobs: list[Job]) -> Any:

@@ -187,9 +187,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
         device = next(model.parameters()).device
-        self.unused = nn.Parameter(
-            torch.zeros((), device=device)
-        )  # or torch warns if there is none
+        self.unused = nn.Parameter(torch.zeros((), device=device))  # torch warns if none is
 
     def forward(self, loss: Tensor) -> Tensor:
         return loss

@@ -28,9 +28,11 @@ def waits(config: reinforce.Config) -> None:
             warnings.simplefilter("always")
             if torch.cuda.is_available():
                 torch.cuda.set_sync_debug_mode("warn")
-            reinforce.main(replace(config, graph=graph, run_dir=Path(folder) / "run"))
-            if torch.cuda.is_available():
-                torch.cuda.set_sync_debug_mode("default")
+            try:
+                reinforce.main(replace(config, graph=graph, run_dir=Path(folder) / "run"))
+            finally:
+                if torch.cuda.is_available():
+                    torch.cuda.set_sync_debug_mode("default")
         waited = [each for each in seen if "a synchronizing CUDA operation" in str(each.message)]
         lines = Counter(f"{each.filename}:{each.lineno}" for each in waited)
         updates = f"{config.num_updates} updates and their validation"

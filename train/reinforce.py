@@ -173,7 +173,7 @@ class Config(RunConfig):
     bf16: bool = False
     """Compute the networks in bfloat16 during training, which is faster on hardware that has it."""
     graph: bool = False
-    """Run each update as one CUDA graph, which is faster on a GPU; on the CPU, without a graph."""
+    """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
     validation_images: int | None = None
     """Number of validation images, the first of the split. By default all of them."""
     validate_sampled: bool = False

@@ -53,8 +53,8 @@ def test_links_within_a_document_lead_to_a_heading():
         assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
 
 
-def test_the_results_list_the_digests_that_the_code_pins():
-    rows = re.findall(r"\| `(\S+-v\d+)` \| (\w+) \| `([0-9a-f]{64})` \|", read("RESULTS.md"))
+def test_the_task_lists_the_digests_that_the_code_pins():
+    rows = re.findall(r"\| `(\S+-v\d+)` \| (\w+) \| `([0-9a-f]{64})` \|", read("docs/task.md"))
     listed = {(env_id, split): digest for env_id, split, digest in rows}
     pinned = {
         (env_id, split): digest

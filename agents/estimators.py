@@ -171,12 +171,12 @@ def paper(rollout: Rollout, weights: Weights) -> Terms:
     Source:
         Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".
     """
-    return _terminal_reward(rollout, weights, torch.eye(len(rollout.reward))[-1])  # (0, ..., 0, 1)
+    return _hybrid(rollout, weights, _last(rollout), _reward(rollout))
 
 
 def every_glimpse(rollout: Rollout, weights: Weights) -> Terms:
     """:func:`paper`'s loss with -1/T sum_t log p_t: every glimpse teaches the classifier (ours)."""
-    return _terminal_reward(rollout, weights, _even(rollout))
+    return _hybrid(rollout, weights, _even(rollout), _reward(rollout))
 
 
 def leave_one_out(rollout: Rollout, weights: Weights) -> Terms:
@@ -189,10 +189,9 @@ def leave_one_out(rollout: Rollout, weights: Weights) -> Terms:
     Source:
         Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
     """
-    returns = reward_to_go(rollout.reward)[:-1]  # (T - 1, N)
-    advantage = returns - losses.leave_one_out_baseline(returns, weights.num_rollouts)
-    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
-    return _hybrid(rollout, weights, _even(rollout), weights.policy_coef * policy)
+    returns = _reward(rollout)
+    baseline = losses.leave_one_out_baseline(returns, weights.num_rollouts)
+    return _hybrid(rollout, weights, _even(rollout), returns, baseline=baseline)
 
 
 def dense(rollout: Rollout, weights: Weights) -> Terms:
@@ -206,10 +205,8 @@ def dense(rollout: Rollout, weights: Weights) -> Terms:
     Source:
         Ours; Ba et al. (2015), arXiv:1412.7755, pay with the last log-likelihood.
     """
-    returns = losses.dense_returns(rollout.label_log_prob, weights.discount)  # (T - 1, N)
-    advantage = losses.normalise(returns - rollout.baseline[:-1].detach())
-    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage) / len(returns)
-    return _hybrid(rollout, weights, _even(rollout), weights.policy_coef * policy, returns)
+    returns = _gain(rollout, weights)
+    return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
 
 
 def dense_exact(rollout: Rollout, weights: Weights) -> Terms:
@@ -223,8 +220,7 @@ def dense_exact(rollout: Rollout, weights: Weights) -> Terms:
     """
     even = _even(rollout)
     returns = losses.exact_dense_returns(rollout.label_log_prob, even)  # (T - 1, N)
-    policy = reinforce_loss(rollout.location_log_prob[:-1], returns - rollout.baseline[:-1])
-    return _hybrid(rollout, weights, even, policy, returns)
+    return _hybrid(rollout, replace(weights, policy_coef=1.0), even, returns)
 
 
 def reward_only(rollout: Rollout, weights: Weights) -> Terms:
@@ -280,11 +276,55 @@ def outcome_completed(rollout: Rollout, weights: Weights) -> Terms:
     return _outcome(rollout, weights, torch.cat((to_q[:-1], log_outcome[-1:])), log_outcome)
 
 
+def paper_dense_returns(rollout: Rollout, weights: Weights) -> Terms:
+    """:func:`paper`'s loss, with each location paid with its gain in log-likelihood (ours).
+
+    L = -log p_T - c sum_{t<T} (g_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+    """
+    return _hybrid(rollout, weights, _last(rollout), _gain(rollout, weights))
+
+
+def paper_normalised(rollout: Rollout, weights: Weights) -> Terms:
+    """:func:`paper`'s loss, with A_t, which is R_t - b_t normalised over t and n (ours).
+
+    L = -log p_T - c sum_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+    """
+    return _hybrid(rollout, weights, _last(rollout), _reward(rollout), normalised=True)
+
+
+def dense_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
+    """:func:`dense`'s loss, with cross-entropy at the last glimpse alone (ours).
+
+    L = -log p_T - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+    """
+    returns = _gain(rollout, weights)
+    return _hybrid(rollout, weights, _last(rollout), returns, normalised=True, mean=True)
+
+
+def dense_terminal_reward(rollout: Rollout, weights: Weights) -> Terms:
+    """:func:`dense`'s loss, with A_t, which is R_t - b_t normalised over t and n (ours).
+
+    L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+    """
+    returns = _reward(rollout)
+    return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
+
+
+def dense_not_normalised(rollout: Rollout, weights: Weights) -> Terms:
+    """:func:`dense`'s loss, without normalisation (ours).
+
+    L = -1/T sum_t log p_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
+        + c_b mean_{t<T} (b_t - g_t)^2
+    """
+    return _hybrid(rollout, weights, _even(rollout), _gain(rollout, weights), mean=True)
+
+
+_DETACHED: dict[str, bool] = {"location_reaches_core": False}
 _REWARD: dict[str, bool] = {"samples_label": True, "sees_label": False}
 
 ESTIMATORS = {
-    "paper": Estimator(paper, "reward, last glimpse", location_reaches_core=False),
-    "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", location_reaches_core=False),
+    "paper": Estimator(paper, "reward, last glimpse", **_DETACHED),
+    "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", **_DETACHED),
     "leave_one_out": Estimator(leave_one_out, "reward, every glimpse", needs_rollouts=True),
     "dense": Estimator(dense, "log-likelihood"),
     "dense_exact": Estimator(dense_exact, "log-likelihood"),
@@ -294,32 +334,38 @@ ESTIMATORS = {
     "outcome_completed": Estimator(
         outcome_completed, "log-likelihood", binary_reward=True, **_REWARD
     ),
+    "paper_dense_returns": Estimator(paper_dense_returns, "log-likelihood", **_DETACHED),
+    "paper_normalised": Estimator(paper_normalised, "reward, last glimpse", **_DETACHED),
+    "dense_last_glimpse": Estimator(dense_last_glimpse, "log-likelihood"),
+    "dense_terminal_reward": Estimator(dense_terminal_reward, "reward, every glimpse"),
+    "dense_not_normalised": Estimator(dense_not_normalised, "log-likelihood"),
 }
-"""All estimators by name, the paper's first."""
-
-
-def _terminal_reward(rollout: Rollout, weights: Weights, label_weights: Tensor) -> Terms:
-    """Return the hybrid loss with the terminal reward."""
-    returns = reward_to_go(rollout.reward)[:-1]  # (T - 1, N)
-    policy = reinforce_loss(rollout.location_log_prob[:-1], returns - rollout.baseline[:-1])
-    return _hybrid(rollout, weights, label_weights, weights.policy_coef * policy, returns)
+"""All estimators by name, the paper's first; the last five differ in one thing from another."""
 
 
 def _hybrid(
     rollout: Rollout,
     weights: Weights,
     label_weights: Tensor,
-    policy: Tensor,
-    returns: Tensor | None = None,
+    returns: Tensor,
+    *,
+    baseline: Tensor | None = None,
+    normalised: bool = False,
+    mean: bool = False,
 ) -> Terms:
-    """Return cross-entropy with weights (T,), a policy term, and the baseline's if it is used."""
-    label, location = (
-        losses.cross_entropy(rollout.label_log_prob, label_weights),
-        {"policy": policy},
-    )
-    if returns is not None:
-        loss = baseline_loss(rollout.baseline[:-1], returns)
-        location["baseline"] = weights.baseline_coef * loss
+    """Return cross-entropy with weights (T,), and REINFORCE on the returns (T - 1, N).
+
+    A ``baseline`` (T - 1, N) takes the place of the learned one. The policy's loss is a sum over
+    locations, or their ``mean``.
+    """
+    learned = rollout.baseline[:-1]
+    advantage = returns - (learned.detach() if baseline is None else baseline)
+    advantage = losses.normalise(advantage) if normalised else advantage
+    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
+    location = {"policy": weights.policy_coef * (policy / len(returns) if mean else policy)}
+    if baseline is None:
+        location["baseline"] = weights.baseline_coef * baseline_loss(learned, returns)
+    label = losses.cross_entropy(rollout.label_log_prob, label_weights)
     return Terms({"classifier": label}, location, shared={})
 
 
@@ -349,13 +395,26 @@ def _outcome(
     The returns are not normalised: while the belief is near uniform they are mostly noise.
     """
     returns = losses.dense_returns(log_outcome, weights.discount)  # (T - 1, N)
-    advantage = returns - rollout.baseline[:-1]
-    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage) / len(returns)
     taught = replace(rollout, label_log_prob=label_log_prob)  # in the true label's place
-    return _hybrid(taught, weights, _even(rollout), weights.policy_coef * policy, returns)
+    return _hybrid(taught, weights, _even(rollout), returns, mean=True)
 
 
 def _even(rollout: Rollout) -> Tensor:
     """Return the weights 1/T of every glimpse, (T,), on the CPU."""
     steps = len(rollout.reward)
     return torch.full((steps,), 1 / steps)
+
+
+def _last(rollout: Rollout) -> Tensor:
+    """Return the weights (0, ..., 0, 1), of the last glimpse alone, (T,), on the CPU."""
+    return torch.eye(len(rollout.reward))[-1]
+
+
+def _reward(rollout: Rollout) -> Tensor:
+    """Return R_t of each location, (T - 1, N)."""
+    return reward_to_go(rollout.reward)[:-1]
+
+
+def _gain(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return each location's gain in the label's log-likelihood, (T - 1, N)."""
+    return losses.dense_returns(rollout.label_log_prob, weights.discount)

@@ -10,9 +10,11 @@ from agents.losses import dense_returns, exact_dense_returns
 
 NUM_STEPS, NUM_ENVS = 4, 6
 TERMINAL_REWARD = ("paper", "every_glimpse", "leave_one_out")
+DENSE = ("dense", "dense_last_glimpse", "dense_not_normalised", "paper_dense_returns")
+NORMALISED = ("dense", "dense_last_glimpse", "dense_terminal_reward", "paper_normalised")
+LAST_GLIMPSE = ("paper", "paper_dense_returns", "paper_normalised", "dense_last_glimpse")
 SAMPLED_REWARD = ("reward_only", "reward_only_no_baseline")
 OUTCOME = ("outcome", "outcome_completed")
-WORKED_OUT = (*TERMINAL_REWARD, "dense", "dense_exact", *SAMPLED_REWARD, *OUTCOME)  # in returns_of
 WEIGHTS = Weights(
     policy_coef=0.5, baseline_coef=0.25, discount=0.5, num_rollouts=2, entropy_coef=0.1
 )
@@ -36,7 +38,7 @@ def loss_of(name: str, rollout: Rollout) -> torch.Tensor:
 def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
     """Return what each action is credited with: locations, and the scored label if sampled."""
     log_p = rollout.label_log_prob.detach()
-    if name == "dense":
+    if name in DENSE:
         return dense_returns(log_p, 0.5)
     if name == "dense_exact":
         return exact_dense_returns(log_p, torch.full((NUM_STEPS,), 1 / NUM_STEPS))
@@ -54,12 +56,13 @@ def advantage_of(name: str, rollout: Rollout) -> torch.Tensor:
     if name == "leave_one_out":
         return returns - returns[:, [1, 0, 3, 2, 5, 4]]  # the image's other rollout
     advantage = returns - rollout.baseline.detach()[: len(returns)]
-    if name == "dense":  # normalised, and a mean over locations
-        return (advantage - advantage.mean()) / advantage.std() / (NUM_STEPS - 1)
-    return advantage / (NUM_STEPS - 1) if name in OUTCOME else advantage
+    if name in NORMALISED:
+        advantage = (advantage - advantage.mean()) / advantage.std()
+    is_mean = name in OUTCOME or (name.startswith("dense") and name != "dense_exact")
+    return advantage / (NUM_STEPS - 1) if is_mean else advantage
 
 
-@pytest.mark.parametrize("name", WORKED_OUT)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
@@ -69,7 +72,7 @@ def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     torch.testing.assert_close(rollout.location_log_prob.grad, expected)
 
 
-@pytest.mark.parametrize("name", WORKED_OUT)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_baseline_is_drawn_to_the_returns(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
@@ -103,13 +106,31 @@ def test_a_sampled_label_and_the_entropies_count_where_their_action_does_somethi
     torch.testing.assert_close(rollout.label_entropy.grad, label_entropy)
 
 
-@pytest.mark.parametrize("name", [*TERMINAL_REWARD, "dense", "dense_exact"])
-def test_the_classifier_learns_at_every_glimpse_alike_but_the_papers_at_the_last(name):
+@pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if e.sees_label])
+def test_the_classifier_learns_at_every_glimpse_alike_or_at_the_last_alone(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
-    weights = torch.tensor([0.0, 0, 0, 1] if name == "paper" else [0.25] * 4)
+    weights = torch.tensor([0.0, 0, 0, 1] if name in LAST_GLIMPSE else [0.25] * 4)
     expected = -weights[:, None].expand(NUM_STEPS, NUM_ENVS) / NUM_ENVS
     torch.testing.assert_close(rollout.label_log_prob.grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "changed"),
+    [
+        ("every_glimpse", "paper", {"classifier"}),
+        ("paper_dense_returns", "paper", {"policy", "baseline"}),
+        ("paper_normalised", "paper", {"policy"}),
+        ("dense_last_glimpse", "dense", {"classifier"}),
+        ("dense_terminal_reward", "dense", {"policy", "baseline"}),
+        ("dense_not_normalised", "dense", {"policy"}),
+    ],
+)
+def test_a_step_between_the_papers_rule_and_ours_changes_one_thing(name, other, changed):
+    one, two = ESTIMATORS[name], ESTIMATORS[other]
+    assert replace(one, terms=two.terms, objective=two.objective) == two
+    terms, others = (each.terms(make_rollout(), WEIGHTS).by_name() for each in (one, two))
+    assert {k for k in terms | others if not torch.equal(terms[k], others[k])} == changed
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

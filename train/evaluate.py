@@ -95,6 +95,7 @@ class RunSettings(msgspec.Struct):
 
     env_id: str | None = None
     final_std: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    std: Annotated[float, msgspec.Meta(gt=0)] | None = None
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
 
 
@@ -114,7 +115,8 @@ def main(config: Config) -> None:
     facts = read_json(run_dir / "config.json", RunFile)
     settings, learned_std = facts.config, model.location_std
     env_id = config.env_id or settings.env_id
-    std = config.std or (settings.final_std if learned_std is None else learned_std.mean().item())
+    scheduled_std = settings.final_std or settings.std
+    std = config.std or (scheduled_std if learned_std is None else learned_std.mean().item())
     if env_id is None or std is None:
         missing = "env_id: give one with --env-id" if std else "final_std: give one with --std"
         raise ValueError(f"{run_dir / 'config.json'} has no {missing}")

@@ -118,7 +118,10 @@ class Config(RunConfig):
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
-    """How often each image is played, for the estimator leave_one_out. Must divide num_envs."""
+    """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
+    divide num_envs."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimizer: AdamW, or SGD with momentum 0.9 as in the paper."""
     learning_rate: float = 1e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = 1.0
@@ -131,12 +134,16 @@ class Config(RunConfig):
     """Number of newest rollouts that the replay holds, of num_envs episodes each."""
     std: float = 0.2
     """Standard deviation of the location policy at the start, in units of half an image."""
-    final_std: float = 0.03
-    """Standard deviation of the location policy at the end. It falls geometrically."""
+    final_std: float | None = 0.03
+    """Standard deviation of the location policy at the end. It falls geometrically. None keeps
+    std, as in the paper."""
     learned_std: bool = False
     """Learn the standard deviations of x and y, starting at std, in place of that schedule."""
     core: Literal["rnn", "lstm", "gru"] = "rnn"
     """Type of the recurrent core. The paper's is rnn."""
+    recurrent_init: Literal["identity", "uniform"] = "identity"
+    """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
+    which gru and lstm cores always have. The paper doesn't say."""
     hidden_size: int = 256
     """Units of the recurrent core. The paper has 256."""
     see_time: bool = False
@@ -147,6 +154,9 @@ class Config(RunConfig):
     """What the location network predicts: an offset from the present location, or a location."""
     location_hidden: int = 128
     """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
+    location_gradient: Literal["estimator", "core", "stopped"] = "estimator"
+    """Whether the location network's gradient flows into the core or is stopped before it, as in
+    the paper. By default the estimator decides."""
     shift: int = 0
     """Largest random shift of each training image along x and along y, in pixels."""
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
@@ -165,7 +175,7 @@ class Config(RunConfig):
     max_grad_norm: float = 1.0
     """Norm to which longer gradients are clipped."""
     weight_decay: float = 0.0
-    """Weight decay of AdamW."""
+    """Weight decay: apart from the gradient with adamw, added to it with sgd."""
     beta2: float = 0.999
     """Adam's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = 0.999
@@ -225,7 +235,7 @@ class Config(RunConfig):
                 f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
                 "several GPUs' messages is untested",
             ),
-            (self.final_std > self.std, f"final_std must be at most std={self.std}"),
+            ((self.final_std or 0) > self.std, f"final_std must be at most std={self.std}"),
             (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
             (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
             (
@@ -262,7 +272,8 @@ class Config(RunConfig):
 
     def scheduled_std(self, update: int) -> float:
         """Return the standard deviation of the location policy in an update."""
-        return self.std * (self.final_std / self.std) ** (update / self.num_updates)
+        ratio = (self.final_std or self.std) / self.std
+        return self.std * ratio ** (update / self.num_updates)
 
 
 GROUPS = {
@@ -270,11 +281,12 @@ GROUPS = {
     "task": ("env_id", "curriculum", "locations", "shift", "glimpse_cost"),
     "model": (
         "initial",
-        *("core", "hidden_size", "see_time", "state_cap", "location", "location_hidden"),
+        *("core", "recurrent_init", "hidden_size", "see_time", "state_cap"),
+        *("location", "location_hidden", "location_gradient"),
         *("std", "final_std", "learned_std", "bf16", "graph"),
     ),
     "learning": (
-        *("total_episodes", "num_envs", "estimator", "num_rollouts", "learning_rate"),
+        *("total_episodes", "num_envs", "estimator", "num_rollouts", "optimizer", "learning_rate"),
         *("location_rate", "label_temperature", "replay_steps", "replay_size"),
         *("discount", "policy_coef", "baseline_coef", "entropy_coef"),
         *("max_grad_norm", "weight_decay", "beta2", "ema"),
@@ -572,11 +584,13 @@ def make_training_env(config: Config, device: torch.device, lanes: range) -> Cur
 def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
     """Make the agent whose sizes fit the environment's spaces."""
     flags = ("hidden_size", "core", "state_cap", "location", "location_hidden")
+    of_estimator = ESTIMATORS[config.estimator].location_reaches_core
+    reaches_core = {"estimator": of_estimator, "core": True, "stopped": False}
     sizes = RAMConfig(
         env.glimpse_shape,
         env.num_classes,
-        identity_core=config.core == "rnn",
-        location_reaches_core=ESTIMATORS[config.estimator].location_reaches_core,
+        identity_core=config.core == "rnn" and config.recurrent_init == "identity",
+        location_reaches_core=reaches_core[config.location_gradient],
         num_glimpses=env.task.num_glimpses if config.see_time else 0,
         initial_std=config.std if config.learned_std else 0.0,
         stop_hidden=0 if config.price is None else STOP_HIDDEN,
@@ -586,7 +600,7 @@ def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
 
 
 def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.optim.Optimizer:
-    """Make AdamW, whose groups have a ``multiple`` of the learning rate.
+    """Make the optimizer, whose groups have a ``multiple`` of the learning rate.
 
     A learned log std is not decayed, which would widen the policy.
     """
@@ -600,14 +614,11 @@ def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.opti
     ]
     if log_std is not None:
         groups.append({"params": [log_std], "weight_decay": 0.0, "multiple": config.location_rate})
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-        capturable=config.graph,
-    )
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, fused=True, **shared)
+    betas = (0.9, config.beta2)
+    return torch.optim.AdamW(groups, betas=betas, fused=True, capturable=config.graph, **shared)
 
 
 def read_preset(name: str) -> Config:

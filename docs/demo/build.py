@@ -108,7 +108,7 @@ def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     return {
         "offset": model.config.location == "offset",
         "cap": model.config.state_cap,
-        "std": settings["final_std"],
+        "std": settings["final_std"] or settings["std"],
         "error": f"{result['error']:.2f} % ({low:.2f}-{high:.2f})",
         "tensors": tensors,
     }

@@ -32,6 +32,8 @@ from train.reinforce import (
     Config,
     choose_label,
     main,
+    make_env,
+    make_model,
     parse,
     read_preset,
     to_shift,
@@ -169,6 +171,7 @@ def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
     assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
     stds = [0.4 * 0.25 ** (update / 10) for update in range(10)]
     assert read_metric(tmp_path / "run", "train/std") == pytest.approx(stds)
+    assert Config(std=0.4, final_std=None).scheduled_std(5) == 0.4
 
 
 def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
@@ -199,6 +202,47 @@ def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
     assert calls["spread_seed"][:3] == (5, 128, 2)
     expected = {**sizes, "initial_std": 0.4, "identity_core": True}
     assert expected.items() <= calls["RAMConfig"][-1].items()
+
+
+def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
+    tmp_path, capsys, monkeypatch
+):
+    # with v = 0.9 v + g, two steps at the rates r_1 and r_2 move a weight by -r_1 g_1 - r_2 v_2
+    step, seen = torch.optim.SGD.step, []
+
+    def note(optimizer: torch.optim.SGD) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in params]
+        rates = [group["lr"] for group in optimizer.param_groups for _ in group["params"]]
+        grads = [p.grad.clone() for p in params if p.grad is not None]
+        step(optimizer)
+        seen.append((grads, rates, [b - p.detach() for b, p in zip(before, params, strict=True)]))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", note)
+    flags = {"optimizer": "sgd", "learning_rate": 0.5, "location_rate": 10.0}
+    train(tmp_path / "run", capsys, total_episodes=256, final_split="none", **flags)
+    (first, _, _), (second, rates, moved) = seen
+    assert sorted(set(rates)) == pytest.approx([0.25, 2.5])  # half of the cosine
+    for before, grad, rate, change in zip(first, second, rates, moved, strict=True):
+        expected = rate * (0.9 * before + grad)
+        torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("core", ["rnn", "lstm"])
+def test_only_an_rnn_core_starts_as_the_identity_where_asked_for(core):
+    identity, uniform = (
+        make_model(config, make_env(config, torch.device("cpu"), 1))
+        for config in (Config(core=core), Config(core=core, recurrent_init="uniform"))
+    )
+    assert (identity.config.identity_core, uniform.config.identity_core) == (core == "rnn", False)
+
+
+def test_the_estimator_decides_where_the_locations_gradient_stops_unless_a_flag_does():
+    for estimator, own in (("paper", False), ("dense", True)):
+        for flag, reaches in (("estimator", own), ("core", True), ("stopped", False)):
+            config = Config(estimator=estimator, location_gradient=flag)
+            model = make_model(config, make_env(config, torch.device("cpu"), 1))
+            assert model.config.location_reaches_core == reaches
 
 
 def test_a_learned_std_moves_and_is_stored_but_weight_decay_leaves_it_alone(tmp_path, capsys):

@@ -51,6 +51,7 @@ def assert_close(rows: Rows, expected: Rows) -> None:
         {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "label_temperature": 2.0},
         {"learned_std": True, "location_rate": 0.5, "weight_decay": 0.1, "state_cap": 20.0},
         {"shift": 2, "validate_sampled": True},
+        {"optimizer": "sgd", "final_std": None},
         {"core": "gru", "see_time": True},
         {"core": "lstm", "glimpse_cost": 0.1},
         {"env_id": "Toy-v0", "validation_images": 40},

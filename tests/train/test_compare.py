@@ -10,7 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -24,7 +25,7 @@ from tests.script_helpers import wait_for
 from train import compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison import results
-from train.comparison.protocol import read_protocol
+from train.comparison.protocol import ComparedTask, read_protocol
 from train.comparison.report import FILES, task_report
 from train.comparison.search import draw_trials
 from train.comparison.summary import read_results
@@ -483,9 +484,10 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
         assert f"- {name}" in text
 
 
-PUBLISHED = read_protocol(PROTOCOL)
-REWARD_ALONE = read_protocol(PROTOCOL.with_name("reward_alone.toml"))
-TASKS = [(protocol, name) for protocol in (PUBLISHED, REWARD_ALONE) for name in protocol.tasks]
+NAMES = ("comparison", "reward_alone", "paper_rule", "ladder", "published")
+PROTOCOLS = {name: read_protocol(PROTOCOL.with_name(f"{name}.toml")) for name in NAMES}
+PUBLISHED, REWARD_ALONE = PROTOCOLS["comparison"], PROTOCOLS["reward_alone"]
+TASKS = [(protocol, name) for protocol in PROTOCOLS.values() for name in protocol.tasks]
 
 
 @pytest.mark.parametrize(("protocol", "name"), TASKS, ids=[name for _, name in TASKS])
@@ -505,7 +507,7 @@ def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(prot
     assert {config.env_id for config in [*configs, *stock]} == {task.env_id}
     assert {config.seed for config in [*configs, *stock]} == {3}
     assert {config.env_steps for config in stock} <= {task.env_steps}
-    if not configs:
+    if not configs or protocol not in (PUBLISHED, REWARD_ALONE):
         return
     assert {config.keep for config in configs} == {"last"}
     assert {config.curriculum for config in configs} == {task.curriculum or None}
@@ -520,13 +522,58 @@ def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(prot
         assert min(config.std for config in configs) >= 0.1
 
 
-def test_the_class_of_the_published_rows_is_that_of_their_estimators():
-    for protocol in (PUBLISHED, REWARD_ALONE):
-        for algorithm in protocol.algorithms.values():
-            found = re.search(r"--estimator (\S+)", algorithm.flags)
-            estimator = reinforce.ESTIMATORS[found[1]] if found else None
-            assert algorithm.sees_label == (estimator is not None and estimator.sees_label)
-            assert algorithm.binary_reward == (estimator is not None and estimator.binary_reward)
+@cache
+def settings_of(name: str) -> dict[str, tuple[ComparedTask, dict[str, Any]]]:
+    """Return each reinforce.py row of a protocol on its first task, without what is of a run."""
+    own = ("run_dir", "seed", "env_id", "final_split", "threads", "device")
+    protocol = PROTOCOLS[name]
+    found: dict[str, tuple[ComparedTask, dict[str, Any]]] = {}
+    for task in protocol.tasks.values():
+        comparison = Comparison(Config(task=task.name), protocol)
+        for algorithm in protocol.on(task):
+            words = comparison.plan(task, algorithm, 3, {}).job.command
+            if words[1] == "train/reinforce.py" and algorithm.name not in found:
+                settings = asdict(reinforce.parse(words[2:]))
+                found[algorithm.name] = task, {k: settings[k] for k in settings if k not in own}
+    return found
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_class_of_the_published_rows_is_that_of_their_estimators(protocol):
+    settings = settings_of(protocol)
+    for name, algorithm in PROTOCOLS[protocol].algorithms.items():
+        of_row = settings[name][1]["estimator"] if name in settings else None
+        estimator = reinforce.ESTIMATORS[of_row] if of_row else None
+        assert algorithm.sees_label == (estimator is not None and estimator.sees_label)
+        assert algorithm.binary_reward == (estimator is not None and estimator.binary_reward)
+
+
+def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_the_default():
+    settings = {name: each for name, (_, each) in settings_of("ladder").items()}
+
+    def differing(row: str, base: str) -> set[str]:
+        return {k for k, value in settings[row].items() if value != settings[base][k]}
+
+    steps = [differing(n, "dense" if n.startswith("dense") else "paper") for n in settings]
+    optimizer = {
+        "optimizer",
+        "num_envs",
+        "learning_rate",
+    }  # which has a batch and a rate of its own
+    assert all(len(step) == 1 or step == optimizer for step in steps if step)
+    assert steps.count(set()) == 2
+    # the estimators have different defaults of where the location's gradient stops
+    assert set.union(*steps) == differing("paper", "dense") | {"location_gradient"}
+
+
+def test_the_published_rows_are_the_presets_and_the_main_job_at_their_own_budgets():
+    settings = settings_of("published")
+    assert set(settings) == {*reinforce.PRESETS, "main"}
+    for name, (task, row) in settings.items():
+        preset = asdict(reinforce.parse([] if name == "main" else ["--preset", name]))
+        assert {k for k in row if row[k] != preset[k]} == {"validate_sampled"}
+        assert task.env_id == preset["env_id"]
+        assert task.env_steps == preset["total_episodes"] * task.num_glimpses
 
 
 def test_algorithms_with_the_same_space_try_the_same_values():

@@ -67,7 +67,7 @@ def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
     """Return the report across all tasks that have results, Markdown: a column per task."""
     found = {task: results for task, results in by_task.items() if results.seeds}
     explanation = (
-        "Error of the last weights [%], mean over the seeds. Tasks aren't averaged, since they "
+        "Error of the stored weights [%], mean over the seeds. Tasks aren't averaged, since they "
         "differ in seeds and in the error of guessing. A row that lacks seeds says how many it has."
     )
     rows: dict[str, dict[str, str]] = {name: {} for name in protocol.algorithms}

@@ -70,7 +70,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         status: ``"diverged"`` if a loss or weight became non-finite: it counts as guessing.
-        error: Error of the last weights on the final split, each image once [%].
+        error: Error of the stored weights on the final split, each image once [%].
         wrong: Misclassified images of the final split; None if it diverged.
         total: Images of the final split; None if it diverged.
         split: The final split.

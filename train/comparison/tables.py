@@ -108,7 +108,7 @@ def introduction(results: TaskResults) -> list[str]:
         f"Every run has {task.env_steps:,} env steps, {task.num_glimpses} per episode; the "
         f"protocol asks for {task.seeds} seeds per algorithm{own}. {spread}{curriculum}",
         "",
-        f"- **error**: error of the last weights on {' and '.join(splits) or 'the final split'}, "
+        f"- **error**: error of the stored weights on {' and '.join(splits) or 'the final split'}, "
         "with the policy's mean location and its likeliest label. A seed that diverged counts as "
         f"guessing, {task.chance_error:.2f} %.",
         "- **sampled**: mean validation error of the sampled policy at the last mark.",

@@ -182,6 +182,12 @@ def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting, gi
     assert report(run_dir, capsys, **given)
 
 
+def test_a_run_whose_std_does_not_fall_is_played_with_it(run_dir, capsys):
+    falling = report(run_dir, capsys)
+    change_config(run_dir, final_std=None, std=0.25)
+    assert report(run_dir, capsys) == falling
+
+
 @pytest.mark.parametrize(
     ("entry", "value"),
     [

@@ -240,7 +240,7 @@ def test_only_an_rnn_core_starts_as_the_identity_where_asked_for(core):
 def test_the_estimator_decides_where_the_locations_gradient_stops_unless_a_flag_does():
     for estimator, own in (("paper", False), ("dense", True)):
         for flag, reaches in (("estimator", own), ("core", True), ("stopped", False)):
-            config = Config(estimator=estimator, location_gradient=flag)
+            config = parse(["--estimator", estimator, "--location-gradient", flag])
             model = make_model(config, make_env(config, torch.device("cpu"), 1))
             assert model.config.location_reaches_core == reaches
 

@@ -24,7 +24,7 @@ import torch
 import tyro
 
 from agents import diagnostics
-from agents.controls import CONTROLS, Control
+from agents.controls import CONTROLS, Control, to_boxes
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -277,14 +277,14 @@ def animate(
     env = make_env(env_id, device, num_episodes, **settings)
     control, noise = Control(locations, env), torch.Generator(device).manual_seed(0)
     obs, infos = env.reset(seed=0)
-    position = torch.as_tensor(infos["position"], device=device)
+    box = to_boxes(infos, device)
     state = model.initial_state(num_episodes)
     frames = []
     for step in range(env.task.num_glimpses):
         frames.append(env.render())
         output, state = model(*to_tensors(obs, device), state)
-        uniform = 2 * torch.rand(position.shape, generator=noise, device=device) - 1
-        location = control(step, output.location_mean, position, uniform)
+        uniform = 2 * torch.rand((num_episodes, 2), generator=noise, device=device) - 1
+        location = control(step, output.location_mean, box, uniform)
         obs, *_ = env.step(torch.cat([location, output.logits], 1).cpu().numpy())
     frames[-1] = env.render()  # with the last belief and whether it is right
     by_episode = np.array(frames).swapaxes(0, 1)  # (episodes, T, H, W, 3)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from agents.baselines import count_parameters
-from agents.controls import CONTROLS, Control
+from agents.controls import CONTROLS, Control, to_boxes
 from agents.diagnostics import behaviour, sizes_of
 from agents.distributed import (
     averaging_gradients,
@@ -355,7 +355,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
-        position = torch.as_tensor(infos["position"], device=device)  # (N, 2)
+        box = to_boxes(infos, device)  # (N, 4)
         noise = noise_source.draw(update)
         shift = to_shift(noise.shift, config.shift, env.task.side)
         state = model.initial_state(len(lanes))
@@ -372,7 +372,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 output, state = model(*seen[-1], state)
                 outputs.append(output)
                 sampled, log_prob = sample_location(output.location_mean, std, noise.normal[step])
-                next_location = control(step, sampled, position, noise.uniform[step]) - shift
+                next_location = control(step, sampled, box, noise.uniform[step]) - shift
                 clocks = noise.clocks[step] if estimator.samples_label else None
                 prediction = choose_label(output.logits, clocks, config.label_temperature)
                 action = {"location": next_location, "label": prediction}

@@ -26,7 +26,7 @@ class Control:
             ``"centre"``: the middle of the image. ``"raster"``: location t of
             :func:`raster_locations`, the same walk in every episode. ``"oracle"``: the centre of
             the object.
-        env: A ``ram_env.GlimpseVectorEnv``, for its T and its sizes.
+        env: A ``ram_env.GlimpseVectorEnv``, for its T and its canvas's side.
 
     Raises:
         ValueError: If the name is unknown.
@@ -40,22 +40,22 @@ class Control:
         if name not in CONTROLS:
             raise ValueError(f"name must be one of {', '.join(CONTROLS)}, got {name!r}")
         self._name = name
-        self._object_size, self._canvas_side = env.object_size, env.task.side
+        self._canvas_side = env.task.side
         # step T - 1 moves nothing and repeats the last location
         walk = raster_locations(max(env.task.num_glimpses - 1, 1))
         self._raster = torch.cat([walk, walk[-1:]])[: env.task.num_glimpses]
 
-    def __call__(self, step: int, learned: Tensor, position: Tensor, uniform: Tensor) -> Tensor:
+    def __call__(self, step: int, learned: Tensor, box: Tensor, uniform: Tensor) -> Tensor:
         """Return the locations (x, y) to look at next, (N, 2).
 
         Args:
             step: t from 0 to T - 1, after t + 1 glimpses. The location of step T - 1 is unused.
             learned: The policy's locations. Shape (N, 2).
-            position: The environment's ``info["position"]``, for the oracle. Shape (N, 2).
+            box: The objects' boxes, from :func:`to_boxes`, for the oracle. Shape (N, 4).
             uniform: Noise, uniform in [-1, 1], for random locations. Shape (N, 2).
 
         Raises:
-            ValueError: If the step is out of range or the position's shape is wrong.
+            ValueError: If the step is out of range or the box's shape is wrong.
         """
         if not 0 <= step < len(self._raster):
             raise ValueError(f"step must be in 0..{len(self._raster) - 1}, got {step}")
@@ -67,7 +67,7 @@ class Control:
             self._raster = self._raster.to(learned)  # copied once: a CUDA graph can't
             return self._raster[step].expand_as(learned)
         if self._name == "oracle":
-            return oracle_location(position, self._object_size, self._canvas_side).to(learned)
+            return oracle_location(box, self._canvas_side).to(learned)
         return learned
 
 
@@ -95,25 +95,32 @@ def raster_locations(num_locations: int) -> Tensor:
     return torch.tensor(locations)
 
 
-def oracle_location(position: Tensor, object_size: tuple[int, int], canvas_side: int) -> Tensor:
+def to_boxes(infos: dict[str, Any], device: torch.device) -> Tensor:
+    """Return the objects' boxes as tensors, (N, 4): x and y of the corner, width, height [px].
+
+    ``infos`` are those of a ``ram_env.GlimpseVectorEnv``.
+    """
+    parts = (torch.as_tensor(infos[name], device=device) for name in ("position", "object_size"))
+    return torch.cat([*parts], 1)
+
+
+def oracle_location(box: Tensor, canvas_side: int) -> Tensor:
     """Return the centres of objects as locations (x, y), (N, 2); their pixels are exact.
 
     Args:
-        position: ``info["position"]``: (x, y) of the objects' top left pixels. Shape (N, 2).
-        object_size: Width and height of an object's image [px].
+        box: From :func:`to_boxes`. Shape (N, 4).
         canvas_side: Side of the canvas [px].
 
     Raises:
         ValueError: If the shape is wrong or, on the CPU, an object reaches beyond the canvas.
     """
-    if position.shape != (len(position), 2):
-        raise ValueError(f"position must have shape (N, 2), got {tuple(position.shape)}")
-    sizes = zip(position.unbind(1), object_size, strict=True)
-    doubled = torch.stack([2 * least + size for least, size in sizes], 1)  # (N, 2), of centres
-    on_host = position.device.type == "cpu"  # where the check waits for no GPU
-    if on_host and ((position < 0) | (doubled - position > canvas_side)).any():
+    if box.shape != (len(box), 4):
+        raise ValueError(f"box must have shape (N, 4), got {tuple(box.shape)}")
+    corner, size = box[:, :2], box[:, 2:]  # (N, 2)
+    on_host = box.device.type == "cpu"  # where the check waits for no GPU
+    if on_host and (outside := ((corner < 0) | (corner + size > canvas_side)).any(1)).any():
         raise ValueError(
-            f"an object of {object_size} px lies outside the canvas of {canvas_side} px: "
-            f"positions range from {position.min().item()} to {position.max().item()}"
+            f"an object lies outside the canvas of {canvas_side} px: x, y, width and height are "
+            f"{box[outside][0].tolist()}"
         )
-    return doubled.to(torch.float32) / canvas_side - 1
+    return (2 * corner + size).to(torch.float32) / canvas_side - 1

@@ -32,7 +32,6 @@ def coverage(
     part: Literal["centre", "object"],
     *,
     canvas_side: int,
-    object_size: tuple[int, int],
     glimpse_size: int,
 ) -> Tensor:
     """Return how often the fovea covers the object, at each glimpse: shares in [0, 1], (T,).
@@ -44,13 +43,11 @@ def coverage(
         part: ``"object"``: the fovea shares a pixel with the object's box. ``"centre"``: it
             covers the object's middle, the pixel right of and below its centre.
         canvas_side: H [px].
-        object_size: Width and height of the object [px].
         glimpse_size: G [px].
     """
-    size, offset = torch.tensor(object_size), 0
+    corner, size = beliefs.boxes[None, :, None].split(2, 3)  # (1, n, 1, 2), of what is to cover
     if part == "centre":
-        size, offset = torch.tensor([1, 1]), size // 2
-    corner = (beliefs.positions + offset)[None, :, None]  # (1, n, 1, 2), of what is to cover
+        corner, size = corner + size // 2, 1
     # The retina's own rule: rint((l + 1) (H / 2)) in float32, half to even.
     pixel = ((beliefs.locations + 1) * (canvas_side / 2)).round().long()  # (M, n, T, 2)
     fovea = pixel - glimpse_size // 2  # top left pixel
@@ -88,7 +85,6 @@ def sizes_of(env: Any) -> dict[str, Any]:
     """Return the sizes that :func:`coverage` takes, read from a ``ram_env.GlimpseVectorEnv``."""
     return {
         "canvas_side": env.task.side,
-        "object_size": env.object_size,
         "glimpse_size": env.task.glimpse_size,
     }
 
@@ -122,7 +118,7 @@ def play_in_hindsight(
 
     Args:
         model: In the mode to evaluate it in.
-        start: Supplies the labels, the positions and the first locations of its first pass.
+        start: Supplies the labels, the boxes and the first locations of its first pass.
         canvases: Of the first n images of ``start``, on the model's device.
             Shape (n, H, W) or (n, H, W, 3), uint8.
         glimpse_fn: The retina, from canvases and locations (n, 2) to glimpses (n, P, G, G).
@@ -161,4 +157,4 @@ def play_in_hindsight(
         log_p.append(torch.stack(beliefs, 1).cpu())
         locations.append(torch.stack(visited, 1).cpu())
     parts = torch.cat(log_p)[None], start.labels[:n], torch.cat(locations)[None]
-    return Beliefs(*parts, start.positions[:n])
+    return Beliefs(*parts, start.boxes[:n])

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy.stats import binomtest
 from torch import Tensor
 
-from agents.controls import Control
+from agents.controls import Control, to_boxes
 from agents.labels import sample_label
 from agents.locations import sample_location
 from agents.ram import RecurrentAttentionModel
@@ -55,14 +55,14 @@ class Beliefs(NamedTuple):
         log_p: Log-probabilities of the classes. Shape (M, n, T, K), float32.
         labels: True classes. Shape (n,), int64.
         locations: Locations of the glimpses, as executed, in [-1, 1]. Shape (M, n, T, 2), float32.
-        positions: (x, y) of the objects' top left pixels. Shape (n, 2), int64.
+        boxes: The objects' boxes, from :func:`agents.controls.to_boxes`. Shape (n, 4), int64.
         stop_logits: Log-odds of stopping, float32. Shape (M, n, T); None if the model can't stop.
     """
 
     log_p: Tensor
     labels: Tensor
     locations: Tensor
-    positions: Tensor
+    boxes: Tensor
     stop_logits: Tensor | None = None
 
 
@@ -119,9 +119,8 @@ def play_split(
     obs, infos = env.reset(seed=0)
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
         expected = torch.arange(visit, min(visit + env.num_envs, num_visits)) % num_images
-        index, label, position = (
-            torch.as_tensor(infos[name], device=device) for name in ("index", "label", "position")
-        )
+        index, label = (torch.as_tensor(infos[name], device=device) for name in ("index", "label"))
+        box = to_boxes(infos, device)
         if index[: len(expected)].tolist() != expected.tolist():
             raise ValueError(
                 f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
@@ -143,21 +142,21 @@ def play_split(
                 next_location, _ = sample_location(next_location, std, noise)
             if control is not None:
                 uniform = 2 * torch.rand(location.shape, generator=own, device=device) - 1
-                next_location = control(len(log_p), next_location, position, uniform)
+                next_location = control(len(log_p), next_location, box, uniform)
             log_p.append(output.logits.log_softmax(1))
             locations.append(location)
             stops += [] if output.stop_logit is None else [output.stop_logit]
             action = {"location": next_location, "label": output.logits.argmax(1)}
             obs, _, terminated, _, infos = env.step(to_env(action, obs))
         by_step = (torch.stack(each, 1) for each in (log_p, locations, stops) if each)
-        batches.append([part[: len(expected)].cpu() for part in (label, position, *by_step)])
+        batches.append([part[: len(expected)].cpu() for part in (label, box, *by_step)])
         if on_batch is not None:
             on_batch()
-    labels, positions, log_p, locations, *stop_logits = (
+    labels, boxes, log_p, locations, *stop_logits = (
         torch.cat(parts).unflatten(0, (num_passes, num_images))
         for parts in zip(*batches, strict=True)
     )
-    return Beliefs(log_p, labels[0], locations, positions[0], *stop_logits)
+    return Beliefs(log_p, labels[0], locations, boxes[0], *stop_logits)
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:

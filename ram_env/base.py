@@ -27,7 +27,6 @@ class EpisodesEnv:
         data_source: How many images there are and where they came from, for logs.
         data_is_sample: Whether the images are the sample that no published result may use.
         glimpse_shape: Shape of a glimpse, (S * C, G, G).
-        object_size: Width and height of an object [px]; ``info["position"]`` is its top left pixel.
         num_classes: Number of classes, K; labels are 0 .. K - 1.
         num_images: Number of images in the split, which is the episodes of a sequential pass.
     """
@@ -51,8 +50,7 @@ class EpisodesEnv:
         self._window = Window("ram_env", self.metadata["render_fps"])
         self.glimpse_shape, scenes = self._episodes.glimpse_shape, self._episodes.scenes
         self.data_source, self.data_is_sample = scenes.source, scenes.is_sample
-        self.object_size, self.num_classes = scenes.object_size, scenes.num_classes
-        self.num_images = scenes.num_scenes
+        self.num_classes, self.num_images = scenes.num_classes, scenes.num_scenes
 
     def get_state(self) -> dict[str, Any]:
         """Return everything that the future depends on, ready for JSON, mid-episode too.

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
-from ram_env.checks import check_flag, check_int, check_seed, to_python_int
+from ram_env.checks import check_flag, check_int, check_scale, check_seed, to_python_int
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
 from ram_env.scenes import Drawn
@@ -33,11 +33,18 @@ class CanvasStyle:
     translate: bool = False
     num_clutter: int = 0
     clutter_size: int = 8
+    object_scale: float | tuple[float, float] = 1
 
     @property
     def num_words(self) -> int:
-        """Random words that one canvas takes."""
-        return 2 + 5 * self.num_clutter
+        """Random words of one canvas: of the object's place, the clutter and the object's size."""
+        return 2 + 5 * self.num_clutter + 1
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Lowest and highest scale of the object."""
+        scale = self.object_scale
+        return (scale, scale) if isinstance(scale, (int, float)) else (scale[0], scale[1])
 
     def __post_init__(self) -> None:
         """Check what doesn't depend on the images."""
@@ -46,13 +53,20 @@ class CanvasStyle:
         check_int("num_clutter", self.num_clutter, 0, 1_000)
         room = self.canvas_size if self.num_clutter else 4096  # no pieces, no need to fit
         check_int("clutter_size", self.clutter_size, 1, room)
+        check_scale("object_scale", self.object_scale)
+
+    def sides(self, longest: int) -> tuple[int, int]:
+        """Return the least and the most pixels that the ``longest`` side of an image takes."""
+        low, high = (int(scale * longest + 0.5) for scale in self.scales)
+        return low, high
 
     def check_images(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
-        least, most = max(height, width), min(height, width)
+        least, most = self.sides(max(height, width))[1], min(height, width)
         if self.canvas_size < least:
-            wanted = f"at least the images' side, {least} px"
+            scaled = "" if self.scales == (1, 1) else f" at object_scale={self.scales[1]}"
+            wanted = f"at least the images' side{scaled}, {least} px"
             raise ValueError(f"canvas_size must be {wanted}, got {self.canvas_size}")
         if self.num_clutter and self.clutter_size > most:
             wanted = f"in 1..{most}, the images' side [px]"
@@ -72,20 +86,27 @@ def paint(
     lanes: Array,
     indices: Array,
     words: Array,
-) -> Array:
+) -> tuple[Array, Array]:
     """Paint objects and clutter on black canvases, in place; sums above 255 are clipped.
 
     See :meth:`ram_env.scenes.Scenes.draw`. ``planes`` are the split's images, uint8, (M, C, h, w),
-    where the canvases are. Returns (x, y) of each object's top left pixel, (n, 2), int64.
+    where the canvases are. Returns (x, y) of each object's top left pixel and its width and height,
+    both (n, 2), int64.
     """
-    objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, words)
-    at, onto = objects + margin, drops + margin
+    sizes = _draw_sizes(style, planes.shape, words[:, -1])  # (n, 2)
+    objects, sources, cuts, drops = _draw_places(style, planes.shape, indices, sizes, words)
+    shown, corners = planes[indices], objects  # (n, C, h, w), (n, 2)
+    if style.scales != (1, 1):
+        side = style.sides(max(planes.shape[2:]))[1]
+        corners = objects.clip(None, style.canvas_size - side)  # where the largest would fit
+        shown = _resample(shown, sizes, objects - corners, side)
+    at, onto = corners + margin, drops + margin
     if len(lanes) == len(canvases):
         canvases[:] = 0
     else:
         canvases[lanes] = 0  # on a GPU the host waits until the number has been copied
     # Saturating sums don't depend on their order. The object comes first: it needs no sum.
-    xp.write_patches(canvases, lanes, at[:, 1], at[:, 0], planes[indices])
+    xp.write_patches(canvases, lanes, at[:, 1], at[:, 0], shown)
     side = style.clutter_size
     for j in range(style.num_clutter):
         rows, columns = onto[:, j, 1], onto[:, j, 0]
@@ -93,11 +114,52 @@ def paint(
         behind = xp.read_patches(canvases, lanes, rows, columns, side, side)  # (n, C, side, side)
         summed = behind + xp.library(behind).minimum(pieces, 255 - behind)
         xp.write_patches(canvases, lanes, rows, columns, summed)
-    return objects
+    return objects, sizes
+
+
+def _draw_sizes(style: CanvasStyle, shape: tuple[int, ...], words: Array) -> Array:
+    """Draw the objects' widths and heights, (n, 2), from words (n,): the longer is uniform."""
+    longest = max(shape[2:])
+    low, high = style.sides(longest)
+    side = below(words, high - low + 1) + low  # (n,)
+    sizes = [(2 * side * part + longest) // (2 * longest) for part in (shape[3], shape[2])]
+    return xp.library(words).stack(sizes, 1).clip(1)
+
+
+def _resample(images: Array, sizes: Array, offsets: Array, side: int) -> Array:
+    """Average images, (n, C, h, w), over the pixels of objects of other sizes, (n, 2).
+
+    All sums are whole numbers below 2^53, so the result depends on no order and no device.
+
+    Returns:
+        Black squares, (n, C, side, side), uint8, each with its object at an offset, (n, 2).
+    """
+    height, width = images.shape[2:]
+    rows = _shares(sizes[:, 1], offsets[:, 1], side, height)[:, None]  # (n, 1, side, h)
+    columns = _shares(sizes[:, 0], offsets[:, 0], side, width)[:, None]  # (n, 1, side, w)
+    sums = rows @ xp.cast(images, "float64") @ columns.swapaxes(2, 3)  # (n, C, side, side)
+    return xp.cast(sums / (height * width) + 0.5, "uint8")
+
+
+def _shares(sizes: Array, offsets: Array, side: int, length: int) -> Array:
+    """Return how much of each of an image's rows lies in each row of its square.
+
+    The object has ``sizes`` rows, (n,), of the square's, from ``offsets``, (n,), on. In units of
+    1 / (sizes length) of the object, its row r begins at r length and image row i at i sizes.
+
+    Returns:
+        Whole numbers, (n, side, length), float64, whose sum is ``length`` in a row of the object.
+    """
+    lib, counts = xp.library(sizes), xp.cast(sizes, "float64")[:, None]  # (n, 1)
+    rows = xp.arange(counts, 0, side) - xp.cast(offsets, "float64")[:, None]  # (n, side)
+    begins = (rows * length)[:, :, None]  # (n, side, 1)
+    image_begins = (xp.arange(counts, 0, length) * counts)[:, None]  # (n, 1, length)
+    ends = lib.minimum(begins + length, image_begins + counts[:, None])  # (n, side, length)
+    return (ends - lib.maximum(begins, image_begins)).clip(0)
 
 
 def _draw_places(
-    style: CanvasStyle, shape: tuple[int, ...], indices: Array, words: Array
+    style: CanvasStyle, shape: tuple[int, ...], indices: Array, sizes: Array, words: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Draw (x, y) of top left pixels, each uniform and wholly inside, bounds inclusive.
 
@@ -106,12 +168,11 @@ def _draw_places(
     """
     num_images, _, height, width = shape
     size, side = style.canvas_size, style.clutter_size if style.num_clutter else 0
-    rooms = size - width, size - height
+    objects = (size - sizes) // 2  # (n, 2)
     if style.translate:
-        objects = _below_each(words[:, :2], [room + 1 for room in rooms])  # (n, 2)
-    else:
-        objects = _below_each(words[:, :2], [1, 1], [room // 2 for room in rooms])  # (n, 2)
-    pieces = words[:, 2:].reshape(len(words), style.num_clutter, 5)  # (n, J, 5)
+        bounds = xp.cast(size - sizes + 1, xp.dtype_name(words))
+        objects = below(words[:, :2], bounds)
+    pieces = words[:, 2:-1].reshape(len(words), style.num_clutter, 5)  # (n, J, 5)
     sources = below(pieces[..., 0], max(num_images - 1, 1))  # (n, J)
     sources += sources >= indices[:, None]  # any image but the canvas's own
     cuts = _below_each(pieces[..., 1:3], [width - side + 1, height - side + 1])  # (n, J, 2)
@@ -119,12 +180,11 @@ def _draw_places(
     return objects, sources, cuts, drops
 
 
-def _below_each(words: Array, bounds: Sequence[int], least: Sequence[int] = (0, 0)) -> Array:
-    """Map words of x and of y, (..., 2), to integers in least .. least + bound - 1."""
-    pairs = [*zip(bounds, least, strict=True)]
-    if pairs[0] == pairs[1]:
-        return below(words, bounds[0]) + least[0]
-    parts = [below(words[..., k], bound) + low for k, (bound, low) in enumerate(pairs)]
+def _below_each(words: Array, bounds: Sequence[int]) -> Array:
+    """Map words of x and of y, (..., 2), to integers in 0 .. bound - 1."""
+    if bounds[0] == bounds[1]:
+        return below(words, bounds[0])
+    parts = [below(words[..., k], bound) for k, bound in enumerate(bounds)]
     return xp.library(words).stack(parts, -1)
 
 
@@ -193,7 +253,7 @@ def draw_canvases(
     words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
     shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
     canvases = np.empty(shape, np.uint8)
-    positions = paint(style, planes, canvases, 0, np.arange(n), chosen, words)
+    positions, _ = paint(style, planes, canvases, 0, np.arange(n), chosen, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(canvases), positions
 
@@ -215,8 +275,7 @@ class ImageScenes:
         style.check_images(split.planes.shape)
         self._split, self._style, self._device = split, style, device
         self.side, self.num_words = style.canvas_size, style.num_words
-        self.num_scenes, self.channels, height, width = split.planes.shape
-        self.object_size = (width, height)
+        self.num_scenes, self.channels = split.planes.shape[:2]
         self.frozen = split.split in ("validation", "test")
         self.num_classes, self.source = split.num_classes, split.source
         self.is_sample = split.is_sample
@@ -224,8 +283,8 @@ class ImageScenes:
     def draw(self, canvases: Array, margin: int, lanes: Array, index: Array, words: Array) -> Drawn:
         """Paint canvases (see :meth:`ram_env.scenes.Scenes.draw`)."""
         planes, labels = _split_on(self._split, self._device)
-        positions = paint(self._style, planes, canvases, margin, lanes, index, words)
-        return Drawn(labels[index], positions)
+        drawn = paint(self._style, planes, canvases, margin, lanes, index, words)
+        return Drawn(labels[index], *drawn)
 
 
 @cache  # for ever: a GPU's graph may still read them

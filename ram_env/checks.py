@@ -17,6 +17,15 @@ def check_flag(name: str, value: object) -> None:
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
+def check_scale(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a number in 0.5..1.5, or two, the lower one first."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    numbers = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in pair)
+    if len(pair) != 2 or not numbers or not 0.5 <= pair[0] <= pair[1] <= 1.5:
+        wanted = "a number in 0.5..1.5, or (lowest, highest) of such numbers"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is among ``allowed``."""
     if value not in allowed:

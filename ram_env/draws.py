@@ -68,10 +68,10 @@ def draw_words(keys: Array, counters: Array, num_words: int) -> Array:
     return _mix(starts[:, None] + places)  # (n, D)
 
 
-def below(words: Array, bound: int) -> Array:
+def below(words: Array, bound: int | Array) -> Array:
     """Map words to integers (int64) in 0 .. bound - 1 by multiply and shift.
 
-    ``bound`` is 1 to 2^31; a probability is off by less than 2^-32.
+    ``bound`` is 1 to 2^31, or as many in words; a probability is off by less than 2^-32.
     """
     return xp.cast(_shifted(words, 32) * bound >> 32, "int64")
 

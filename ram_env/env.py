@@ -60,8 +60,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     | ``time`` | (1,) | [0, 1] | glimpses seen / T: 1 when the next action is scored |
 
     ``info`` holds what is hidden from the agent: ``label``, ``index`` (the image's number in
-    its split) and ``position`` ((x, y) of the object's top left pixel). At the end it also
-    holds ``correct`` and ``prediction``.
+    its split), ``position`` ((x, y) of the object's top left pixel) and ``object_size`` (its
+    width and height [px]). At the end it also holds ``correct`` and ``prediction``.
 
     Rewards:
     - ``"final"``: 1 if the last prediction is correct, else 0; 0 before.
@@ -99,6 +99,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
       v mod n at visit v, whatever the seed, and a seeded reset begins again at visit 0.
     - ``canvas_size`` (28): side of the canvas [px].
     - ``translate`` (False): place the object anywhere wholly inside instead of in the centre.
+    - ``object_scale`` (1): size of the object relative to its image's, 0.5 to 1.5, rounded to whole
+      pixels; or (lowest, highest), from which each episode draws a size, every one alike. A pixel
+      is the mean of the image over its area. Clutter keeps its size.
     - ``num_clutter`` (0), ``clutter_size`` (8): number and side [px] of squares that are cut
       from other images of the split and added at uniform places.
     - ``glimpse_size`` (8): G [px], even. ``num_scales`` (1): S. ``num_glimpses`` (7): T.
@@ -198,6 +201,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             "label": int(hidden["label"][0]),
             "index": int(hidden["index"][0]),
             "position": hidden["position"][0],
+            "object_size": hidden["object_size"][0],
         }
 
 

@@ -79,6 +79,7 @@ class Episodes:
         self._label = xp.to_device(np.zeros(num_lanes, np.int64), device)
         self._index = xp.to_device(np.zeros(num_lanes, np.int64), device)
         self._position = xp.to_device(np.zeros((num_lanes, 2), np.int64), device)
+        self._object_size = xp.to_device(np.zeros((num_lanes, 2), np.int64), device)
         self.path = np.zeros((num_lanes, task.num_glimpses, 2), np.float32) if record else None
         self.prediction = np.full(num_lanes, -1)
         self.scores: np.ndarray | None = None
@@ -158,8 +159,9 @@ class Episodes:
         return {"glimpse": glimpse, "location": location, "time": time}
 
     def describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
-        """Return the lanes' label, index and position, hidden from the agent, in fresh memory."""
-        hidden = {"label": self._label, "index": self._index, "position": self._position}
+        """Return what is hidden from the agent, in fresh memory."""
+        hidden = {"label": self._label, "index": self._index}
+        hidden |= {"position": self._position, "object_size": self._object_size}
         if lanes is None:
             return {name: xp.copy(array) for name, array in hidden.items()}
         index = self.on_device(lanes)
@@ -211,7 +213,7 @@ class Episodes:
         shown, location_words, scene_words = self._draw_words(here, given)
         drawn = self.scenes.draw(self._canvases, self._margin, here, shown, scene_words)
         self._index[here], self._label[here] = shown, drawn.labels
-        self._position[here] = drawn.positions
+        self._position[here], self._object_size[here] = drawn.positions, drawn.sizes
         return uniform_locations(location_words) if drawn.locations is None else drawn.locations
 
     def _draw_words(self, lanes: Array, index: Array | None) -> tuple[Array, Array, Array]:

@@ -1,15 +1,13 @@
 """The frozen canvases of validation and test: the same for everybody, for ever."""
 
 import hashlib
-from dataclasses import replace
-from os import PathLike
+from typing import Any
 
 import numpy as np
 
 from ram_env.draws import draw_words, named_key
 from ram_env.episodes import SCENE_WORDS
 from ram_env.registration import find_task
-from ram_env.tasks import ImageTask
 
 FROZEN_SHA256: dict[str, dict[str, str]] = {
     "MNISTGlimpse-v0": {
@@ -32,9 +30,7 @@ FROZEN_SHA256: dict[str, dict[str, str]] = {
 """Digest of :func:`frozen_canvases` on full MNIST, by id, then split; a test pins them."""
 
 
-def frozen_canvases(
-    env_id: str, split: str, data_dir: str | PathLike[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def frozen_canvases(env_id: str, split: str, **keywords: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return all canvases of a frozen split, as the environment shows them.
 
     Full MNIST gives the canvases with the digests of :data:`FROZEN_SHA256`. The sample of 5,000
@@ -43,23 +39,22 @@ def frozen_canvases(
     Args:
         env_id: A registered id, such as "ClutteredMNISTGlimpse-v0" or your own.
         split: "validation" or "test".
-        data_dir: The environment's keyword. None leaves the one that the id is registered with.
+        **keywords: Keywords of the environment that differ from the id's. Those of the canvas give
+            other canvases, of which no digest is published.
 
     Returns:
         Canvases, uint8, shape (n, H, H) or (n, H, H, 3), and labels, int64, shape (n,).
 
     Raises:
-        ValueError: If the split is not frozen, or the id doesn't name a glimpse environment.
+        ValueError: If the split is not frozen, the id doesn't name a glimpse environment, or
+            a keyword is not allowed.
         gymnasium.error.Error: If nothing is registered by that name.
         DatasetError: If the data are damaged.
         FileNotFoundError: If the data can be neither found nor downloaded.
     """
     if split not in ("validation", "test"):
         raise ValueError(f"split must be 'validation' or 'test', got {split!r}")
-    task = find_task(env_id)
-    if data_dir is not None and isinstance(task, ImageTask):
-        task = replace(task, data_dir=data_dir)
-    scenes = replace(task, split=split).open_scenes()
+    scenes = find_task(env_id, **keywords, split=split).open_scenes()
     indices = np.arange(scenes.num_scenes)
     keys = np.full(scenes.num_scenes, named_key(split), np.uint64)
     words = draw_words(keys, indices, SCENE_WORDS.start + scenes.num_words)[:, SCENE_WORDS]

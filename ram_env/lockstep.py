@@ -24,7 +24,8 @@ class LockstepEnv(VectorWrapper):
     - an action that is not allowed is not refused: it counts as the middle of the image and class
       0, and clears ``valid``;
     - ``terminated`` and ``truncated`` are NumPy arrays, which the host knows without asking;
-    - infos hold ``label``, ``index`` and ``position`` alone, of the episode that is shown.
+    - infos hold ``label``, ``index``, ``position`` and ``object_size`` alone, of the episode that
+      is shown.
 
     Attributes:
         valid: Whether all actions so far were allowed: a flag on the device. Shape (), bool.

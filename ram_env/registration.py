@@ -1,6 +1,8 @@
 """Register the tasks with Gymnasium, and find the task of a registered id."""
 
 import importlib
+from dataclasses import fields
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -26,14 +28,15 @@ def register_envs() -> None:
         )
 
 
-def find_task(env_id: str) -> Task:
+def find_task(env_id: str, **keywords: Any) -> Task:
     """Return the task of a registered glimpse environment, without opening its data.
 
     Args:
         env_id: An id as in ``gymnasium.make_vec``; a module before a colon is imported.
+        **keywords: Keywords of the task that differ from the id's.
 
     Raises:
-        ValueError: If the id doesn't name a glimpse environment.
+        ValueError: If the id doesn't name a glimpse environment, or a keyword is not allowed.
         gymnasium.error.Error: If nothing is registered by that name.
     """
     module, colon, name = env_id.rpartition(":")
@@ -49,5 +52,8 @@ def find_task(env_id: str) -> Task:
     if not isinstance(maker, type) or not issubclass(maker, GlimpseVectorEnv):
         example = "a glimpse environment such as ClutteredMNISTGlimpse-v0"
         raise ValueError(f"env_id must name {example}, got {env_id!r}")
-    keywords = {name: spec.kwargs[name] for name in {*spec.kwargs} - {*_OTHER_KEYWORDS}}
-    return maker.task_class(**keywords)
+    known = {field.name for field in fields(maker.task_class)}
+    if unknown := sorted(keywords.keys() - known):
+        raise ValueError(f"{env_id} has the keywords {sorted(known)}, got {unknown}")
+    registered = {name: spec.kwargs[name] for name in {*spec.kwargs} - {*_OTHER_KEYWORDS}}
+    return maker.task_class(**{**registered, **keywords})

@@ -12,6 +12,8 @@ class Drawn(NamedTuple):
     """Shape (n,), int64."""
     positions: Array
     """(x, y) of the object's top left pixel. Shape (n, 2), int64."""
+    sizes: Array
+    """Width and height of the object [px]. Shape (n, 2), int64."""
     locations: Array | None = None
     """First locations, (n, 2), float32, in [-1, 1]; None where they are to be uniform."""
 
@@ -21,8 +23,6 @@ class Scenes(Protocol):
 
     side: int
     """Canvas side [px]."""
-    object_size: tuple[int, int]
-    """Width and height of an object, whose top left pixel is its position [px]."""
     channels: int
     """C, 1 for grey scenes and 3 for colour."""
     num_classes: int
@@ -30,7 +30,7 @@ class Scenes(Protocol):
     num_scenes: int
     """Length of the list."""
     frozen: bool
-    """Whether scene k is the same at every visit; else its places and clutter are drawn anew."""
+    """Whether scene k is the same at every visit; else all but the image is drawn anew."""
     num_words: int
     """Random words that one scene takes."""
     source: str

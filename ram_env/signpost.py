@@ -22,7 +22,6 @@ class SignpostScenes:
     The dials are those of :class:`~ram_env.env.SignpostEnv`.
     """
 
-    object_size: tuple[int, int] = (CELL, CELL)
     channels = 3
     frozen = True
     is_sample = False
@@ -56,7 +55,8 @@ class SignpostScenes:
         labels = (marks * num_marks ** xp.arange(marks, 0, parts)).sum(1)
         end, start = (lib.stack([cell % m, cell // m], 1) for cell in (path[:, -1], path[:, 0]))
         centres = (2 * xp.cast(start, "float64") + 1) / m - 1
-        return Drawn(labels, end * CELL, xp.cast(centres, "float32"))
+        sizes = lib.full_like(end, CELL)
+        return Drawn(labels, end * CELL, sizes, xp.cast(centres, "float32"))
 
 
 def _draw_path(words: Array, num_cells: int) -> Array:

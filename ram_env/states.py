@@ -25,6 +25,9 @@ def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
     keywords = asdict(task)
     keywords.pop("data_dir", None)
     keywords["grid_size"] = list(task.grid)
+    scales = np.broadcast_to(keywords.pop("object_scale", 1), 2).tolist()
+    if scales != [1, 1]:  # states from before this keyword stay as they are
+        keywords["object_scale"] = scales
     data = {"num_scenes": scenes.num_scenes, "is_sample": scenes.is_sample}
     return {"version": _VERSION, "task": keywords, "data": data}
 

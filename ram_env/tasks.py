@@ -2,7 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
 
@@ -86,6 +86,7 @@ class ImageTask(Task):
     data_dir: str | PathLike[str] | None = None
     canvas_size: int = 28
     translate: bool = False
+    object_scale: float | tuple[float, float] = 1
     num_clutter: int = 0
     clutter_size: int = 8
 
@@ -104,7 +105,8 @@ class ImageTask(Task):
     @property
     def style(self) -> CanvasStyle:
         """What a canvas looks like."""
-        return CanvasStyle(self.canvas_size, self.translate, self.num_clutter, self.clutter_size)
+        names = (field.name for field in fields(CanvasStyle))
+        return CanvasStyle(**{name: getattr(self, name) for name in names})
 
     def open_scenes(self, device: str | None = None) -> ImageScenes:
         """Open the split; raises what :func:`ram_env.data.load_digits` raises."""

@@ -208,7 +208,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         return {**infos, "_final_info": self._mask(ended), "_final_obs": self._mask(ended)}
 
     def _describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
-        """Return label, index and position of some lanes (None: all) as infos: zeros elsewhere."""
+        """Return what is hidden in some lanes (None: all) as infos: zeros elsewhere."""
         infos = self._episodes.describe(lanes)
         if lanes is not None and len(lanes) < self.num_envs:
             infos = {name: self._spread(values, lanes) for name, values in infos.items()}

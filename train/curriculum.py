@@ -29,7 +29,6 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 from agents.distributed import all_lanes, gathered, num_ranks, rank
 from agents.runs.files import convert, read_toml
-from ram_env import find_task
 from ram_env.states import join_states, split_state
 from ram_env.tasks import Task
 
@@ -55,7 +54,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     success: Share | None = None
 
 
-def read_curriculum(name: str, env_id: str) -> tuple[Stage, ...]:
+def read_curriculum(name: str, task: Task) -> tuple[Stage, ...]:
     """Return the stages of a file, or of ``train/curricula/<name>.toml``, for a task.
 
     Raises:
@@ -66,7 +65,6 @@ def read_curriculum(name: str, env_id: str) -> tuple[Stage, ...]:
     stages = read_toml(path, dict[str, tuple[Stage, ...]])
     if stages.keys() != {"stages"} or not stages["stages"]:
         raise ValueError(f"{path} must hold [[stages]] and nothing else, got {sorted(stages)}")
-    task = find_task(env_id)
     known = {field.name for field in fields(task)}
     fixed = {field.name for field in fields(Task)} | {"dataset", "data_dir"}
     for number, stage in enumerate(stages["stages"], 1):

@@ -24,7 +24,7 @@ import torch
 import tyro
 
 from agents import diagnostics
-from agents.controls import CONTROLS, Control
+from agents.controls import CONTROLS, Control, to_boxes
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -41,6 +41,7 @@ from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_device, describe_machine
 from agents.training import check_settings, choose_device
 from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
+from train.keywords import read_keywords
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
@@ -59,6 +60,9 @@ class Config:
     """Split to evaluate on. Choose models on validation and look at test once."""
     env_id: str | None = None
     """Environment to evaluate in. By default the run's own."""
+    env_kwargs: str | None = None
+    """Keywords of the environment that differ from its id's, as TOML: 'num_clutter = 8'. By default
+    the run's own."""
     num_passes: int = 8
     """Number of passes for the protocol "mean of M first glimpses"."""
     std: float | None = None
@@ -94,6 +98,7 @@ class RunSettings(msgspec.Struct):
     """The settings of a run that evaluation reads; an old run may lack some."""
 
     env_id: str | None = None
+    env_kwargs: str = ""
     final_std: Annotated[float, msgspec.Meta(gt=0)] | None = None
     std: Annotated[float, msgspec.Meta(gt=0)] | None = None
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
@@ -120,12 +125,15 @@ def main(config: Config) -> None:
     if env_id is None or std is None:
         missing = "env_id: give one with --env-id" if std else "final_std: give one with --std"
         raise ValueError(f"{run_dir / 'config.json'} has no {missing}")
+    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
+    keywords = read_keywords(env_kwargs)
+    find_task(env_id, **keywords)  # refuses other kinds of environment, and unknown keywords
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     model.to(device)
-    env = make_env(env_id, device, split=config.split)
+    env = make_env(env_id, device, **keywords, split=config.split)
     check_fit(model, env, facts.sample)
-    print(f"run {name}, {env_id}, device {device}")
+    print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
     print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
     # Protocols
@@ -140,7 +148,10 @@ def main(config: Config) -> None:
     at_stop, glimpses = score_at_stop(beliefs)
     if beliefs.stop_logits is not None:
         protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
-    hindsight = score_in_hindsight(model, beliefs, env, env_id) if config.hindsight else {}
+    hindsight = {}
+    if config.hindsight:
+        canvases, _ = frozen_canvases(env_id, config.split, **keywords)
+        hindsight = score_in_hindsight(model, beliefs, env, canvases)
     sizes = diagnostics.sizes_of(env)
     diagnosis = {
         "centre_coverage": diagnostics.coverage(beliefs, "centre", **sizes).tolist(),
@@ -162,7 +173,8 @@ def main(config: Config) -> None:
         )
         print("the higher this is, the less the line above says about looking better")
     if config.gif:
-        animate(model, env_id, config.gif, config.gif_episodes, settings.locations)
+        where = env_id, config.gif, config.gif_episodes, settings.locations
+        animate(model, *where, **keywords)
         print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
     if config.json:
         report = {
@@ -170,6 +182,7 @@ def main(config: Config) -> None:
             "device": describe_device(device),
             "run": name,
             "env_id": env_id,
+            "env_kwargs": keywords,
             "split": config.split,
             "data": env.data_source,
             "sample": env.data_is_sample,
@@ -187,8 +200,7 @@ def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    find_task(env_id)  # refuses environments of another kind
-    keywords = {"order": "sequential", "action_format": "dict", "allow_stop": False, **keywords}
+    keywords = {"order": "sequential", "action_format": "dict", **keywords, "allow_stop": False}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, GlimpseVectorEnv)
@@ -225,13 +237,12 @@ def play(
 
 
 def score_in_hindsight(
-    model: RecurrentAttentionModel, beliefs: Beliefs, env: GlimpseVectorEnv, env_id: str
+    model: RecurrentAttentionModel, beliefs: Beliefs, env: GlimpseVectorEnv, canvases: np.ndarray
 ) -> dict[str, Score]:
     """Evaluate the first images with locations chosen for the true label, and for a wrong one.
 
     If the choice reaches the wrong label as easily, it sways the classifier and shows nothing more.
     """
-    canvases, _ = frozen_canvases(env_id, env.task.split)
     first = torch.from_numpy(canvases[:NUM_HINDSIGHT]).to(next(model.parameters()).device)
     sizes = {"size": env.task.glimpse_size, "num_scales": env.task.num_scales}
 
@@ -270,23 +281,28 @@ def to_json(score: Score) -> dict[str, Any]:
 
 @torch.no_grad()
 def animate(
-    model: RecurrentAttentionModel, env_id: str, path: Path, num_episodes: int, locations: str
+    model: RecurrentAttentionModel,
+    env_id: str,
+    path: Path,
+    num_episodes: int,
+    locations: str,
+    **keywords: Any,
 ) -> None:
     """Write validation episodes one after another, one frame per glimpse, each with its belief."""
     device = next(model.parameters()).device
     settings = {"split": "validation", "autoreset_mode": "Disabled", "render_mode": "rgb_array"}
     settings |= {"action_format": "box"}  # its class scores are drawn as bars
-    env = make_env(env_id, device, num_episodes, **settings)
+    env = make_env(env_id, device, num_episodes, **keywords, **settings)
     control, noise = Control(locations, env), torch.Generator(device).manual_seed(0)
     obs, infos = env.reset(seed=0)
-    position = torch.as_tensor(infos["position"], device=device)
+    box = to_boxes(infos, device)
     state = model.initial_state(num_episodes)
     frames = []
     for step in range(env.task.num_glimpses):
         frames.append(env.render())
         output, state = model(*to_tensors(obs, device), state)
-        uniform = 2 * torch.rand(position.shape, generator=noise, device=device) - 1
-        location = control(step, output.location_mean, position, uniform)
+        uniform = 2 * torch.rand((num_episodes, 2), generator=noise, device=device) - 1
+        location = control(step, output.location_mean, box, uniform)
         obs, *_ = env.step(torch.cat([location, output.logits], 1).cpu().numpy())
     frames[-1] = env.render()  # with the last belief and whether it is right
     by_episode = np.array(frames).swapaxes(0, 1)  # (episodes, T, H, W, 3)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from agents.baselines import count_parameters
-from agents.controls import CONTROLS, Control
+from agents.controls import CONTROLS, Control, to_boxes
 from agents.diagnostics import behaviour, sizes_of
 from agents.distributed import (
     averaging_gradients,
@@ -84,7 +84,9 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.lockstep import LockstepEnv
+from ram_env.tasks import Task
 from train.curriculum import CurriculumEnv, read_curriculum
+from train.keywords import read_keywords
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -109,6 +111,9 @@ class Config(RunConfig):
     reward-only-mnist: Best recipe for MNIST without labels, 20 million env steps."""
     initial: str | None = None
     """Weights to start from: the name of a published agent, such as cluttered, or a run folder."""
+    env_kwargs: str = ""
+    """Keywords of the environment that differ from its id's, in training and validation: TOML, such
+    as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_episodes: int = 2_750_000
@@ -195,7 +200,7 @@ class Config(RunConfig):
         """Check every value."""
         super().__post_init__()
         if self.curriculum is not None:
-            read_curriculum(self.curriculum, self.env_id)
+            read_curriculum(self.curriculum, self.task)
         weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
         more = ("state_cap", "shift", "location_rate", "replay_steps", "glimpse_cost")
         bounds = {
@@ -213,7 +218,7 @@ class Config(RunConfig):
         }
         check_settings(self, bounds)
         rollouts, envs = self.num_rollouts, self.num_envs
-        estimator, task = ESTIMATORS[self.estimator], find_task(self.env_id)
+        estimator, task = ESTIMATORS[self.estimator], self.task
         unpaired = estimator.needs_rollouts and rollouts < 2
         on_policy = not estimator.binary_reward
         binary = task.reward == "final" and not task.glimpse_cost
@@ -259,9 +264,14 @@ class Config(RunConfig):
                 raise ValueError(message)
 
     @property
+    def task(self) -> Task:
+        """The task, with its keywords."""
+        return find_task(self.env_id, **read_keywords(self.env_kwargs))
+
+    @property
     def price(self) -> float | None:
         """Price of a glimpse where the agent learns to stop, None where it doesn't."""
-        task = find_task(self.env_id)
+        task = self.task
         learns = task.allow_stop or self.glimpse_cost > 0
         return (self.glimpse_cost or task.glimpse_cost) if learns else None
 
@@ -278,7 +288,7 @@ class Config(RunConfig):
 
 GROUPS = {
     "run": ("preset", *RUN_FLAGS),
-    "task": ("env_id", "curriculum", "locations", "shift", "glimpse_cost"),
+    "task": ("env_id", "env_kwargs", "curriculum", "locations", "shift", "glimpse_cost"),
     "model": (
         "initial",
         *("core", "recurrent_init", "hidden_size", "see_time", "state_cap"),
@@ -367,7 +377,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
-        position = torch.as_tensor(infos["position"], device=device)  # (N, 2)
+        box = to_boxes(infos, device)  # (N, 4)
         noise = noise_source.draw(update)
         shift = to_shift(noise.shift, config.shift, env.task.side)
         state = model.initial_state(len(lanes))
@@ -384,7 +394,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 output, state = model(*seen[-1], state)
                 outputs.append(output)
                 sampled, log_prob = sample_location(output.location_mean, std, noise.normal[step])
-                next_location = control(step, sampled, position, noise.uniform[step]) - shift
+                next_location = control(step, sampled, box, noise.uniform[step]) - shift
                 clocks = noise.clocks[step] if estimator.samples_label else None
                 prediction = choose_label(output.logits, clocks, config.label_temperature)
                 action = {"location": next_location, "label": prediction}
@@ -561,7 +571,8 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
     where = None if device.type == "cpu" and not config.graph else str(device)
     more |= {"action_format": "dict", "device": where, "allow_stop": False}
-    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **more)
+    keywords = {**read_keywords(config.env_kwargs), **more}
+    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **keywords)
     assert isinstance(env, GlimpseVectorEnv)
     return env
 
@@ -576,7 +587,7 @@ def make_training_env(config: Config, device: torch.device, lanes: range) -> Cur
 
     return CurriculumEnv(
         make,
-        () if name is None else read_curriculum(name, config.env_id),
+        () if name is None else read_curriculum(name, config.task),
         lambda stage: spread_seed(config.seed, *shape, stage=stage)[0][lanes.start : lanes.stop],
     )
 

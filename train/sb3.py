@@ -126,7 +126,7 @@ class Config(RunConfig):
             raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         check_env(self.env_id)
         if self.curriculum is not None:
-            read_curriculum(self.curriculum, self.env_id)
+            read_curriculum(self.curriculum, find_task(self.env_id))
         if not 0 < self.final_std <= self.std < math.inf:
             got = f"final_std={self.final_std}, std={self.std}"
             raise ValueError(f"0 < final_std <= std must hold, got {got}")
@@ -171,7 +171,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     device = choose_device("cpu" if config.device == "auto" else config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     make = partial(make_env, config.env_id, reward=config.reward)
-    stages = () if config.curriculum is None else read_curriculum(config.curriculum, config.env_id)
+    name, task = config.curriculum, find_task(config.env_id)
+    stages = () if name is None else read_curriculum(name, task)
     env = CurriculumEnv(
         partial(make, config.num_envs, split="train"),
         stages,

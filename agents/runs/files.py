@@ -100,6 +100,15 @@ def read_toml(path: Path, schema: Any = dict[str, Any]) -> Any:
     return parse(read_file(path, MAX_TEXT), path, schema, lambda text: tomllib.loads(text.decode()))
 
 
+def read_inline(text: str) -> dict[str, Any]:
+    """Return the content of an inline TOML table without its braces: ``a = 1, b = [2, 3]``."""
+    try:
+        return tomllib.loads(f"table = {{{text}}}")["table"]
+    except (ValueError, RecursionError) as error:
+        example = "'object_scale = [0.5, 1.5], num_clutter = 8'"
+        raise ValueError(f"expected TOML such as {example}, got {text!r}: {error}") from error
+
+
 def read_csv(path: Path, row: Any = dict[str, str]) -> list[Any]:
     """Return the rows of a CSV file with a header, in the form ``row``: see :func:`read_json`."""
 

@@ -76,14 +76,15 @@ def play_split_sb3(
                     f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
                     f"num_images the split's), got {shown[:5]}... at visit {visit}"
                 )
-            label, position = (
+            label, *box = (
                 torch.as_tensor(np.array([info[name] for info in counted]), dtype=torch.int64)
-                for name in ("label", "position")
+                for name in ("label", "position", "object_size")
             )
-            batches.append((predicted[: len(counted)], label, locations[: len(counted)], position))
+            played = predicted[: len(counted)], label, locations[: len(counted)]
+            batches.append((*played, torch.cat(box, 1)))
             on_batch()
-    predicted, labels, locations, positions = map(torch.cat, zip(*batches, strict=True))
-    return Beliefs(predicted.log()[None], labels, locations[None], positions)
+    predicted, labels, locations, boxes = map(torch.cat, zip(*batches, strict=True))
+    return Beliefs(predicted.log()[None], labels, locations[None], boxes)
 
 
 def _play_episodes(

@@ -9,24 +9,24 @@ import torch
 from agents.controls import CONTROLS, Control, oracle_location, raster_locations
 
 LEARNED = torch.tensor([[0.1, 0.2], [0.3, 1.7], [-0.5, 0.0]])
-POSITION = torch.tensor([[32, 0], [0, 8], [16, 16]])
+BOX = torch.tensor([[32, 0, 28, 28], [0, 8, 14, 20], [16, 16, 28, 28]])
 UNIFORM = torch.tensor([[-0.9, 0.9], [0.0, 0.4], [0.7, -0.2]])
 
 
 def make_control(name: str, num_glimpses: int = 8, **more: Any) -> Control:
     task = SimpleNamespace(num_glimpses=num_glimpses, side=60)
-    return Control(name, SimpleNamespace(object_size=(28, 28), task=task), **more)
+    return Control(name, SimpleNamespace(task=task), **more)
 
 
 def test_each_control_looks_where_its_name_says():
-    assert torch.equal(make_control("learned")(0, LEARNED, POSITION, UNIFORM), LEARNED)
-    assert torch.equal(make_control("random")(0, LEARNED, POSITION, UNIFORM), UNIFORM)
-    assert torch.equal(make_control("centre")(6, LEARNED, POSITION, UNIFORM), torch.zeros(3, 2))
-    third = make_control("raster")(2, LEARNED, POSITION, UNIFORM)
+    assert torch.equal(make_control("learned")(0, LEARNED, BOX, UNIFORM), LEARNED)
+    assert torch.equal(make_control("random")(0, LEARNED, BOX, UNIFORM), UNIFORM)
+    assert torch.equal(make_control("centre")(6, LEARNED, BOX, UNIFORM), torch.zeros(3, 2))
+    third = make_control("raster")(2, LEARNED, BOX, UNIFORM)
     assert torch.equal(third, torch.tensor([[2 / 3, 0.0]] * 3))
-    # objects of 28 px on 60 px: centres at (46, 14), (14, 22) and (30, 30) px
-    centres = torch.tensor([[46, 14], [14, 22], [30, 30]]) / 30 - 1
-    torch.testing.assert_close(make_control("oracle")(3, LEARNED, POSITION, UNIFORM), centres)
+    # on 60 px: centres at (32 + 28/2, 28/2), (14/2, 8 + 20/2) and (30, 30) px
+    centres = torch.tensor([[46, 14], [7, 18], [30, 30]]) / 30 - 1
+    torch.testing.assert_close(make_control("oracle")(3, LEARNED, BOX, UNIFORM), centres)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -34,7 +34,7 @@ def test_each_control_looks_where_its_name_says():
 def test_every_step_of_an_episode_has_a_location_even_the_last(name, num_glimpses):
     control = make_control(name, num_glimpses)
     for step in range(num_glimpses):
-        location = control(step, LEARNED, POSITION, UNIFORM)
+        location = control(step, LEARNED, BOX, UNIFORM)
         assert (location.shape, location.dtype) == ((3, 2), torch.float32)
 
 
@@ -63,7 +63,8 @@ def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
 ):
     corner = torch.arange(canvas_side - object_side + 1)
     position = torch.cartesian_prod(corner, corner)
-    location = oracle_location(position, (object_side, object_side), canvas_side)
+    box = torch.cat([position, torch.full_like(position, object_side)], 1)
+    location = oracle_location(box, canvas_side)
     pixel = ((location + 1) * (canvas_side / 2)).round().to(torch.int64)  # as the retina does
     assert torch.equal(pixel, position + object_side // 2)
 
@@ -74,20 +75,20 @@ def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
         (lambda: make_control("best"), f"one of {', '.join(CONTROLS)}, got 'best'"),
         (lambda: raster_locations(0), "num_locations"),
         (
-            lambda: make_control("learned")(-1, LEARNED, POSITION, UNIFORM),
+            lambda: make_control("learned")(-1, LEARNED, BOX, UNIFORM),
             r"step must be in 0\.\.7",
         ),
-        (lambda: make_control("learned")(8, LEARNED, POSITION, UNIFORM), r"step must be in 0\.\.7"),
+        (lambda: make_control("learned")(8, LEARNED, BOX, UNIFORM), r"step must be in 0\.\.7"),
         (
-            lambda: make_control("oracle")(0, LEARNED, POSITION[:, :1], UNIFORM),
-            "position must have shape",
+            lambda: make_control("oracle")(0, LEARNED, BOX[:, :2], UNIFORM),
+            "box must have shape",
         ),
         (
-            lambda: make_control("oracle")(0, LEARNED, POSITION - 1, UNIFORM),
+            lambda: make_control("oracle")(0, LEARNED, BOX - 1, UNIFORM),
             "outside the canvas of 60 px",
         ),
-        (lambda: oracle_location(torch.zeros(2), (28, 28), 60), "position"),
-        (lambda: oracle_location(torch.tensor([[33, 0]]), (28, 28), 60), "outside the canvas"),
+        (lambda: oracle_location(torch.zeros(4), 60), "box"),
+        (lambda: oracle_location(torch.tensor([[33, 0, 28, 28]]), 60), "outside the canvas"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

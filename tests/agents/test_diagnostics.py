@@ -18,16 +18,19 @@ from agents.diagnostics import (
 from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.ram import RAMConfig, RecurrentAttentionModel
 
-SIZES: dict[str, Any] = {"canvas_side": 60, "object_size": (28, 28), "glimpse_size": 12}
+SIZES: dict[str, Any] = {"canvas_side": 60, "glimpse_size": 12}
 
 
-def make_beliefs(locations, positions: Any = 16, log_p=None, labels: Any = 0) -> Beliefs:
+def make_beliefs(
+    locations, positions: Any = 16, log_p=None, labels: Any = 0, sizes: Any = 28
+) -> Beliefs:
     """Make beliefs from locations (M, n, T, 2); the rest is the same for all, or a tensor."""
     m, n, t, _ = locations.shape
     if log_p is None:
         log_p = torch.zeros(m, n, t, 3)
-    label, position = torch.as_tensor(labels).expand(n), torch.as_tensor(positions).expand(n, 2)
-    return Beliefs(log_p, label, locations, position)
+    corners, sizes = (torch.as_tensor(part).expand(n, 2) for part in (positions, sizes))
+    label, boxes = torch.as_tensor(labels).expand(n), torch.cat([corners, sizes], 1)
+    return Beliefs(log_p, label, locations, boxes)
 
 
 def test_coverage_is_a_share_of_images_and_passes():
@@ -60,17 +63,19 @@ def test_the_sizes_are_those_of_the_environment(toy_dataset):
 
 
 def test_coverage_agrees_with_the_retina():
-    """Light the object's pixels, or its middle one: covered is what reads above 0."""
+    """Light the objects' pixels, or their middle ones: covered is what reads above 0."""
     rng = torch.Generator().manual_seed(0)
     n = 500
     locations = torch.rand(n, 2, generator=rng) * 2 - 1
     positions = torch.randint(0, 33, (n, 2), generator=rng)
-    beliefs = make_beliefs(locations[None, :, None], positions)
-    parts: Any = (("object", 0, 28), ("centre", 14, 1))  # with its offset and width
-    for part, offset, width in parts:
+    sizes = torch.randint(14, 29, (n, 2), generator=rng)
+    beliefs = make_beliefs(locations[None, :, None], positions, sizes=sizes)
+    middles = torch.cat([positions + sizes // 2, torch.ones_like(sizes)], 1)
+    parts: Any = (("object", beliefs.boxes), ("centre", middles))
+    for part, boxes in parts:
         canvases = torch.zeros(n, 60, 60, dtype=torch.uint8)
-        for canvas, (x, y) in zip(canvases, (positions + offset).tolist(), strict=True):
-            canvas[y : y + width, x : x + width] = 255
+        for canvas, (x, y, width, height) in zip(canvases, boxes.tolist(), strict=True):
+            canvas[y : y + height, x : x + width] = 255
         seen = torch.as_tensor(ram_env.extract_glimpses(canvases, locations, size=12))
         share = coverage(beliefs, part, **SIZES)[0]
         assert 0.02 < share < 0.98
@@ -152,6 +157,6 @@ def test_hindsight_takes_fewer_images_in_chunks_of_any_size(chunk_size):
 def test_what_hindsight_cannot_play_is_named(num_canvases, sizes, named):
     model = make_model()
     start, canvases = play(model, 6)
-    start = Beliefs(start.log_p[:, :5], start.labels[:5], start.locations, start.positions)
+    start = Beliefs(start.log_p[:, :5], start.labels[:5], start.locations, start.boxes)
     with pytest.raises(ValueError, match=named):
         play_in_hindsight(model, start, canvases[:num_canvases], sense, **sizes)

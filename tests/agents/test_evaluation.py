@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from agents.controls import to_boxes
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -78,7 +79,7 @@ def test_beliefs_are_those_of_single_episodes_whatever_the_batch(toy_dataset, nu
     for visit in range(80):  # a slow loop
         p, k, state = visit // 40, visit % 40, torch.zeros(1, 1)
         assert beliefs.labels[k] == int(infos["label"][0])
-        assert torch.equal(beliefs.positions[k], torch.tensor(infos["position"][0]))
+        assert torch.equal(beliefs.boxes[k], to_boxes(infos, torch.device("cpu"))[0])
         for t in range(3):
             glimpse, location = torch.tensor(obs["glimpse"]), torch.tensor(obs["location"])
             output, state = model(glimpse, location, state)
@@ -168,7 +169,7 @@ def beliefs_of(probabilities, labels) -> Beliefs:
     """Make beliefs from probabilities (M, n, T, K)."""
     log_p = torch.tensor(probabilities).log()
     m, n, t, _ = log_p.shape
-    return Beliefs(log_p, torch.tensor(labels), torch.zeros(m, n, t, 2), torch.zeros(n, 2).long())
+    return Beliefs(log_p, torch.tensor(labels), torch.zeros(m, n, t, 2), torch.zeros(n, 4).long())
 
 
 def test_the_score_at_the_stop_by_hand():

@@ -130,7 +130,7 @@ def test_a_long_run_follows_the_page_in_bounded_memory(
     t, memory, sizes = np.ones(n, int), [], set()
     tracemalloc.start()
     for call in range(50 * fault_rounds):
-        kept = {name: info[name].copy() for name in ("label", "index", "position")}
+        kept = {name: info[name].copy() for name in ("label", "index", "position", "object_size")}
         stop = (rng.random(n) < 0.1) & task.allow_stop
         location = rng.uniform(-1.5, 1.5, (n, 2)).astype(np.float32)
         scores = rng.normal(0, 3, (n, 4)).astype(np.float32)

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from ram_env.canvas import draw_canvases
-from ram_env.draws import lane_key
+from ram_env import arrays as xp
+from ram_env.canvas import CanvasStyle, draw_canvases, paint
+from ram_env.draws import draw_words, lane_key, to_words
 from tests.ram_env.test_draws import chi_square, slow_below, slow_words
 
 
@@ -71,6 +73,57 @@ def test_objects_lie_anywhere_inside_all_places_alike(seed):
     np.add.at(counts, (positions[:, 1], positions[:, 0]), 1)  # IndexError outside 0..32
     assert counts.all()
     assert chi_square(counts) < 5
+
+
+def slow_resize(image, width, height):
+    """Split each pixel into width x height parts, and take means over blocks of them."""
+    h, w, colours = image.shape
+    parts = image.astype(int).repeat(height, 0).repeat(width, 1)
+    sums = parts.reshape(height, h, width, w, colours).sum((1, 3))
+    return (2 * sums + h * w) // (2 * h * w)  # half up
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("shape", [(10, 10), (6, 10), (9, 8), (1, 5), (7, 6, 3)])
+@pytest.mark.parametrize("scale", [0.5, 0.83, (0.5, 1.5), (1, 1.2)])
+def test_a_scaled_object_is_the_mean_of_its_image_over_each_pixel(shape, scale, device):
+    height, width = shape[:2]
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8).reshape(3, *shape, -1)
+    images = images[..., 0] if len(shape) == 3 else images
+    style, n = CanvasStyle(17, translate=True, object_scale=scale), 200
+    planes, index = np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.arange(n) % 3
+    words = draw_words(np.full(n, lane_key(0), np.uint64), np.arange(n), style.num_words)
+    canvases = np.full((n, planes.shape[1], 19, 19), 7, np.uint8)
+    images_here, painted, lanes, index_here = (
+        xp.to_device(part, device) for part in (planes, canvases, np.arange(n), index)
+    )
+    with torch.autocast("cpu", torch.bfloat16):  # as a trainer steps it
+        drawn = paint(style, images_here, painted, 1, lanes, index_here, to_words(words, device))
+    canvases = xp.to_host(painted)
+    positions, sizes = map(xp.to_host, drawn)
+    lengths = (np.array(style.scales) * max(height, width) + 0.5).astype(int)
+    assert {*sizes.max(1)} == {*range(lengths[0], lengths[1] + 1)}
+    for k, ((x, y), (w, h)) in enumerate(zip(positions, sizes, strict=True)):
+        assert min(x, y) >= 0
+        assert max(x + w, y + h) <= 17
+        assert abs(w * max(height, width) - width * max(w, h)) * 2 <= max(height, width) or w == 1
+        shown = slow_resize(images[index[k]], w, h)
+        wanted = np.pad(shown, ((1 + y, 18 - y - h), (1 + x, 18 - x - w), (0, 0)))
+        assert (canvases[k].transpose(1, 2, 0) == wanted).all()
+        assert abs(shown.mean() - images[index[k]].mean()) <= 0.5  # however large it is
+        if (w, h) == (width, height):
+            assert (shown == images[index[k]]).all()
+
+
+def test_every_size_in_a_range_is_drawn_alike():
+    style, n = CanvasStyle(60, object_scale=(0.5, 1.5)), 20_000
+    words = draw_words(np.full(n, lane_key(1), np.uint64), np.arange(n), style.num_words)
+    planes, canvases = np.zeros((1, 1, 28, 28), np.uint8), np.zeros((n, 1, 60, 60), np.uint8)
+    _, sizes = paint(style, planes, canvases, 0, np.arange(n), np.zeros(n, int), words)
+    assert (sizes[:, 0] == sizes[:, 1]).all()
+    counts = np.bincount(sizes[:, 0], minlength=43)
+    assert counts[:14].sum() == 0
+    assert chi_square(counts[14:]) < 5
 
 
 def test_clutter_is_never_cut_from_the_own_image():

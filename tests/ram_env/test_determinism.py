@@ -32,8 +32,8 @@ NUM_TOY = 40  # images in each of its splits
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "signpost": ("SignpostGlimpse-v0", {}),
     "toy": ("MNISTGlimpse-v0", TOY),
-    "toy-test": ("MNISTGlimpse-v0", {**TOY, "split": "test"}),
-    "toy-sequential": ("MNISTGlimpse-v0", {**TOY, "order": "sequential"}),
+    "toy-test": ("MNISTGlimpse-v0", {**TOY, "split": "test", "object_scale": (0.5, 1.1)}),
+    "toy-sequential": ("MNISTGlimpse-v0", {**TOY, "order": "sequential", "object_scale": 0.8}),
 }
 MNIST_IDS = [f"{kind}MNISTGlimpse-v0" for kind in ("", "Translated", "Cluttered", "LargeCluttered")]
 
@@ -191,7 +191,35 @@ def test_a_reset_option_fixes_the_image_or_the_location_and_no_other_draw():
         assert scenes(env.reset()) == scenes(twin.reset())
 
 
+def test_the_scale_of_the_object_moves_no_other_draw():
+    images = np.random.default_rng(0).integers(1, 256, (40, 28, 28), np.uint8)
+    images[7] = 0  # leaves the clutter alone on its canvas
+    ram_env.register_dataset("one-black", lambda: {"train": (images, np.arange(40) % 4)})
+    drawn, canvases = [], []
+    for scale in (1, 0.6, (0.5, 1.1)):
+        env = make_vector(dataset="one-black", num_envs=6, object_scale=scale)
+        obs, infos = env.reset(seed=3)
+        drawn.append([obs["location"], infos["index"], infos["label"]])
+        env.reset(seed=3, options={"index": 7})
+        canvases.append([env._episodes.canvas(lane) for lane in range(6)])
+    assert_same(drawn[1:], drawn[:1] * 2)
+    assert_same(canvases[1:], canvases[:1] * 2)
+    assert np.any(canvases)
+
+
 # Saved states
+
+
+def test_a_scale_of_one_leaves_a_state_as_it_was_and_others_are_refused():
+    states = []
+    for scale in (1, 1.0, (1, 1), [1, 1.0]):
+        env = make_vector(object_scale=scale)
+        env.reset(seed=0)
+        states.append(env.get_state())
+    assert states == states[:1] * 4
+    assert "object_scale" not in states[0]["task"]
+    with pytest.raises(ValueError, match=r"'object_scale'\] must be \[0.5, 0.9\], got None"):
+        make_vector(object_scale=(0.5, 0.9)).set_state(states[0])
 
 
 COPIES = {

@@ -24,6 +24,7 @@ from tests.ram_env.test_canvas import slow_canvas
 from tests.ram_env.test_draws import slow_below, slow_words
 
 ROOT = Path(__file__).parents[2]
+HIDDEN = {"label", "index", "position", "object_size"}
 MNIST_IDS = [env_id for env_id in TASKS if "MNIST" in env_id and env_id[0] not in "FK"]
 
 
@@ -71,7 +72,7 @@ def test_an_episode_is_exactly_num_glimpses_steps(make, num_glimpses):
     for episode in range(3):
         obs, info = env.reset(seed=episode)
         step_info = info
-        assert set(info) == {"label", "index", "position"}
+        assert set(info) == HIDDEN
         for t in range(1, num_glimpses + 1):
             # time is t / T when glimpse t is shown: 1/T after reset, 1 at the scored action.
             assert obs["time"].tolist() == [np.float32(t / num_glimpses)]
@@ -81,7 +82,7 @@ def test_an_episode_is_exactly_num_glimpses_steps(make, num_glimpses):
             assert type(terminated) is bool
             assert type(truncated) is bool
             ending = {"correct", "prediction"} if terminated else set()
-            assert set(step_info) == {"label", "index", "position"} | ending
+            assert set(step_info) == HIDDEN | ending
         assert obs["time"].tolist() == [1]
         assert (step_info["correct"], step_info["prediction"]) == (True, info["label"])
         assert type(step_info["correct"]) is bool
@@ -281,6 +282,11 @@ def test_an_ended_episode_can_be_rendered_but_not_stepped_and_a_reset_reopens(ma
         ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
         ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
         ({"canvas_size": 60.0}, "canvas_size"),
+        ({"canvas_size": 41, "object_scale": (0.5, 1.5)}, "at object_scale=1.5, 42 px, got 41"),
+        *(
+            ({"object_scale": bad}, r"object_scale must be a number in 0.5..1.5, or \(lowest, hig")
+            for bad in (0, -1, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1))
+        ),
         ({"num_clutter": -1}, "num_clutter"),
         ({"num_clutter": 1, "clutter_size": 29}, "clutter_size must be a Python int in 1..28, got"),
         ({**STYLE, "clutter_size": 29}, "clutter_size must be in 1..28, .* got 29"),

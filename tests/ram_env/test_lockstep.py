@@ -47,7 +47,7 @@ def equal(there: dict[str, Any], here: dict[str, Any]) -> bool:
 def test_every_episode_is_the_environments_to_the_bit_and_so_is_its_state(task, device):
     host, lanes = make(task, None), LockstepEnv(make(task, device))
     here, there = host.reset(seed=3), lanes.reset(seed=3)
-    assert {*there[1]} == {"label", "index", "position"}
+    assert {*there[1]} == {"label", "index", "position", "object_size"}
     for step in range(3 * T):
         assert equal(there[0], here[0])
         assert equal(there[1], here[1])

@@ -27,7 +27,7 @@ from tests.vector_envs import OPTIONS, check_equal, check_no_reuse, lockstep, sa
 
 SIGNPOST = "SignpostGlimpse-v0"
 TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 36, "translate": True, "num_clutter": 2}
-TOY |= {"glimpse_size": 6, "num_scales": 3, "num_glimpses": 4}
+TOY |= {"glimpse_size": 6, "num_scales": 3, "num_glimpses": 4, "object_scale": (0.5, 1.2)}
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "signpost": (SIGNPOST, {}),
     "toy": ("MNISTGlimpse-v0", TOY),
@@ -451,7 +451,7 @@ def test_reset_options_may_be_tensors_of_the_device(device):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_single_environment_has_the_same_task_properties(task):
     many, one = make_vector(task), make_single(task).unwrapped
-    for name in ("data_source", "data_is_sample", "object_size", "num_classes", "num_images"):
+    for name in ("data_source", "data_is_sample", "num_classes", "num_images"):
         assert getattr(one, name) == getattr(many, name)
     assert one.observation_space["glimpse"].shape == one.glimpse_shape == many.glimpse_shape
 
@@ -460,9 +460,11 @@ def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
     images = np.full((4, 10, 20), 255, np.uint8), np.arange(4)
     register_dataset("wide", lambda: {"train": images})
     env = make_vector("toy", 50, dataset="wide", num_clutter=0, glimpse_size=2, num_scales=1)
-    assert env.object_size == (20, 10)
     _, infos = env.reset(seed=0)
-    last = np.array(env.object_size) - 1  # the farthest pixel, and the next one
+    width, height = infos["object_size"].T
+    assert (abs(width - 2 * height) <= 1).all()
+    assert len({*width}) > 5  # the toy task scales its objects
+    last = infos["object_size"] - 1  # the farthest pixel, and the next one
     for offset, inside in ((last, True), (last + 1, False)):
         far = (infos["position"] + offset + 1) / 18 - 1  # the retina's pixels go from c - 1 on
         obs, _ = env.reset(seed=0, options={"location": np.clip(far, -1, 1)})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agents.training import spread_seed
+from ram_env import find_task
 from train.curriculum import FOLDER, CurriculumEnv, Stage, read_curriculum
 
 LANES = 4
@@ -95,7 +96,7 @@ def test_a_stage_with_other_classes_is_refused():
     ],
 )
 def test_our_curricula_grow_towards_their_task(name, env_id):
-    stages = read_curriculum(name, env_id)
+    stages = read_curriculum(name, find_task(env_id))
     assert sorted(path.stem for path in FOLDER.glob("*.toml")) == ["cluttered-100", "cluttered-60"]
     env = gymnasium.spec(env_id).kwargs
     for keyword in ("canvas_size", "num_clutter"):
@@ -132,9 +133,9 @@ def test_a_bad_file_is_refused_with_its_name_and_the_reason(tmp_path: Path, text
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"^{path}.*{message}"):
-        read_curriculum(str(path), "ClutteredMNISTGlimpse-v0")
+        read_curriculum(str(path), find_task("ClutteredMNISTGlimpse-v0"))
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"curricula/none.toml cannot be read"):
-        read_curriculum("none", SIGNPOST)
+        read_curriculum("none", find_task(SIGNPOST))

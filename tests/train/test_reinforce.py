@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.controls import CONTROLS, oracle_location, raster_locations
+from agents.controls import CONTROLS, oracle_location, raster_locations, to_boxes
 from agents.estimators import ESTIMATORS, Terms
 from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
@@ -87,11 +87,11 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
     walk = raster_locations(3)  # of four glimpses the first is given, and the last moves nothing
 
     def check(env, action):
-        position = torch.as_tensor(env._episodes.describe()["position"])
+        box = to_boxes(env._episodes.describe(), torch.device("cpu"))
         expected = {
             "centre": torch.zeros(env.num_envs, 2),
             "raster": walk[min(steps[env] % 4, 2)].expand(env.num_envs, 2),
-            "oracle": oracle_location(position, env.object_size, env.task.side),
+            "oracle": oracle_location(box, env.task.side),
         }[locations]
         np.testing.assert_allclose(action["location"], expected, atol=1e-6)
         steps[env] += 1

@@ -135,13 +135,13 @@ def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algor
     step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
 
     def hide(answer):
-        for name in {"label", "index", "position"} & answer[-1].keys():
+        for name in {"label", "index", "position", "object_size"} & answer[-1].keys():
             answer[-1][name] = np.zeros_like(answer[-1][name])
         return answer
 
     monkeypatch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
     monkeypatch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
-    played = Beliefs(*(torch.zeros(shape) for shape in ((1, 2, 3, 4), 2, (1, 2, 3, 2), (2, 2))))
+    played = Beliefs(*(torch.zeros(shape) for shape in ((1, 2, 3, 4), 2, (1, 2, 3, 2), (2, 4))))
     monkeypatch.setattr(sb3, "play_split_sb3", lambda *a, **k: played)  # it counts by infos
     train(tmp_path / "hidden", capsys, **options)
     weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("label", "hidden")]

@@ -72,7 +72,7 @@ def test_the_score_is_that_of_our_own_evaluation(num_images):
         play_split(model, ours, num_images),
         play_split_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images),
     )
-    for name in ("labels", "locations", "positions"):
+    for name in ("labels", "locations", "boxes"):
         torch.testing.assert_close(getattr(played, name), getattr(believed, name))
     assert played.log_p.exp().sum(-1).eq(1).all()  # one label per step, with certainty
     assert played.log_p.argmax(-1).equal(believed.log_p.argmax(-1))

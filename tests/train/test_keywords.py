@@ -1,0 +1,59 @@
+"""Keywords on the command line: where they arrive, and which are refused."""
+
+from typing import Any
+
+import pytest
+
+import train.evaluate
+import train.reinforce
+from agents.runs.commands import read_resumed
+from ram_env import GlimpseVectorEnv
+from ram_env.base import EpisodesEnv
+from train.reinforce import Config
+
+FLAGS: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "total_episodes": 1280, "device": "cpu"}
+FLAGS |= {"num_validations": 1, "threads": 1, "final_split": "validation"}
+
+
+def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys, monkeypatch):
+    make, boards = EpisodesEnv._make, []
+
+    def note(env: GlimpseVectorEnv, keywords: dict[str, Any], *more: Any):
+        boards.append(keywords.get("board_size", 3))
+        make(env, keywords, *more)
+
+    monkeypatch.setattr(EpisodesEnv, "_make", note)
+    folder, keywords = tmp_path / "run", "board_size = 4, num_glimpses = 3"
+    config = Config(run_dir=folder, env_kwargs=keywords, **FLAGS)
+    assert config.task.num_glimpses == 3
+    train.reinforce.main(config)
+    trained = capsys.readouterr().out.splitlines()[-1]
+    assert boards == [4, 4, 4]  # training, validation, final split
+    resumed = read_resumed(Config, ["--resume", str(folder)])
+    assert resumed is not None
+    assert resumed.env_kwargs == keywords
+    how: Any = {"num_passes": 1, "threads": 1, "device": "cpu", "hindsight": True}
+    train.evaluate.main(train.evaluate.Config(folder, gif=tmp_path / "episodes.gif", **how))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"SignpostGlimpse-v0 with {keywords}, device cpu")
+    assert lines[-1] == trained
+    train.evaluate.main(train.evaluate.Config(folder, env_kwargs="", **how))
+    assert capsys.readouterr().out.splitlines()[-1] != trained
+    assert boards[3:] == [4, 4, 3]  # evaluation, animation; evaluation on the id as it is
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        (
+            "board_size = ",
+            r"expected TOML such as 'object_scale = \[0.5, 1.5\].*got 'board_size = '",
+        ),
+        ("split = 'test', order = 'random'", r"must leave out \['order', 'split'\]"),
+        ("colour = 1", r"has the keywords \[.*'board_size'.*\], got \['colour'\]"),
+        ("board_size = 1", "board_size must be a Python int in 2..32, got 1"),
+    ],
+)
+def test_bad_keywords_are_refused_with_the_reason(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        Config(env_kwargs=keywords, **FLAGS)

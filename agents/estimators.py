@@ -276,6 +276,16 @@ def outcome_completed(rollout: Rollout, weights: Weights) -> Terms:
     return _outcome(rollout, weights, torch.cat((to_q[:-1], log_outcome[-1:])), log_outcome)
 
 
+def outcome_normalised(rollout: Rollout, weights: Weights) -> Terms:
+    """As :func:`outcome`, with A_t, which is g_t - b_t normalised over t and n (ours).
+
+    The gains shrink while the agent improves, and with them the location's gradient next to the
+    classifier's. Normalised, it keeps its size.
+    """
+    log_outcome = _log_outcome(rollout)
+    return _outcome(rollout, weights, log_outcome, log_outcome, normalised=True)
+
+
 def paper_dense_returns(rollout: Rollout, weights: Weights) -> Terms:
     """:func:`paper`'s loss, with each location paid with its gain in log-likelihood (ours).
 
@@ -334,6 +344,9 @@ ESTIMATORS = {
     "outcome_completed": Estimator(
         outcome_completed, "log-likelihood", binary_reward=True, **_REWARD
     ),
+    "outcome_normalised": Estimator(
+        outcome_normalised, "log-likelihood", binary_reward=True, **_REWARD
+    ),
     "paper_dense_returns": Estimator(paper_dense_returns, "log-likelihood", **_DETACHED),
     "paper_normalised": Estimator(paper_normalised, "reward, last glimpse", **_DETACHED),
     "dense_last_glimpse": Estimator(dense_last_glimpse, "log-likelihood"),
@@ -388,15 +401,17 @@ def _log_outcome(rollout: Rollout) -> Tensor:
 
 
 def _outcome(
-    rollout: Rollout, weights: Weights, label_log_prob: Tensor, log_outcome: Tensor
+    rollout: Rollout,
+    weights: Weights,
+    label_log_prob: Tensor,
+    log_outcome: Tensor,
+    *,
+    normalised: bool = False,
 ) -> Terms:
-    """Return the losses of a classifier's log-probability and of the outcome's dense returns.
-
-    The returns are not normalised: while the belief is near uniform they are mostly noise.
-    """
+    """Return the losses of a classifier's log-probability and of the outcome's dense returns."""
     returns = losses.dense_returns(log_outcome, weights.discount)  # (T - 1, N)
     taught = replace(rollout, label_log_prob=label_log_prob)  # in the true label's place
-    return _hybrid(taught, weights, _even(rollout), returns, mean=True)
+    return _hybrid(taught, weights, _even(rollout), returns, normalised=normalised, mean=True)
 
 
 def _even(rollout: Rollout) -> Tensor:

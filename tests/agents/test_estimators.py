@@ -11,10 +11,16 @@ from agents.losses import dense_returns, exact_dense_returns
 NUM_STEPS, NUM_ENVS = 4, 6
 TERMINAL_REWARD = ("paper", "every_glimpse", "leave_one_out")
 DENSE = ("dense", "dense_last_glimpse", "dense_not_normalised", "paper_dense_returns")
-NORMALISED = ("dense", "dense_last_glimpse", "dense_terminal_reward", "paper_normalised")
+NORMALISED = (
+    "dense",
+    "dense_last_glimpse",
+    "dense_terminal_reward",
+    "outcome_normalised",
+    "paper_normalised",
+)
 LAST_GLIMPSE = ("paper", "paper_dense_returns", "paper_normalised", "dense_last_glimpse")
 SAMPLED_REWARD = ("reward_only", "reward_only_no_baseline")
-OUTCOME = ("outcome", "outcome_completed")
+OUTCOME = ("outcome", "outcome_completed", "outcome_normalised")
 WEIGHTS = Weights(
     policy_coef=0.5, baseline_coef=0.25, discount=0.5, num_rollouts=2, entropy_coef=0.1
 )
@@ -124,6 +130,7 @@ def test_the_classifier_learns_at_every_glimpse_alike_or_at_the_last_alone(name)
         ("dense_last_glimpse", "dense", {"classifier"}),
         ("dense_terminal_reward", "dense", {"policy", "baseline"}),
         ("dense_not_normalised", "dense", {"policy"}),
+        ("outcome_normalised", "outcome", {"policy"}),
     ],
 )
 def test_a_step_between_the_papers_rule_and_ours_changes_one_thing(name, other, changed):

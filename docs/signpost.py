@@ -1,0 +1,72 @@
+"""Draw what the dials of the signpost board do: `python docs/signpost.py`.
+
+One panel per dial: each seed's test error, the mean over seeds, and a bound that is known exactly
+(:class:`ram_env.SignpostEnv`); the optimum errs in 0 % everywhere. `benchmarks/signpost` holds the
+runs of `train/signpost_dials.toml`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from matplotlib import pyplot
+
+from agents.runs.files import read_csv
+
+TABLE = Path(__file__).parents[1] / "benchmarks/signpost/SignpostGlimpse-v0/table.csv"
+MARKS = 4  # kinds of marks, the environment's default
+
+
+def looking_at_random(board_size: int, chain: int) -> float:
+    """Return the error [%] of chain + 2 looks at random cells of boards with one mark."""
+    missed = (1 - 1 / board_size**2) ** (chain + 2)
+    return 100 * missed * (1 - 1 / MARKS)
+
+
+def without_memory(parts: int) -> float:
+    """Return the least error [%] of a policy without memory that looks at centres of cells."""
+    return 100 * (1 - MARKS ** (1 - parts))
+
+
+PANELS = {  # by dial: the axis, values, the bound and its name
+    "board": ("cells per side", (3, 4, 5, 6, 8), lambda m: looking_at_random(m, 1), "random cells"),
+    "chain": ("cells to follow", (1, 2, 3, 4), lambda n: looking_at_random(3, n), "random cells"),
+    "parts": ("marks to remember", (1, 2, 3), without_memory, "best without memory"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to write the figure."""
+
+    output: Path = Path(__file__).parent / "signpost.png"
+    """Path of the figure."""
+
+
+def main(config: Config) -> None:
+    """Draw and write the figure."""
+    rows = {row["algorithm"]: row for row in read_csv(TABLE)}
+    size = {"figsize": (11, 3.6), "dpi": 130, "layout": "constrained"}
+    figure, panels = pyplot.subplots(1, 3, sharey=True, **size)
+    for axes, (dial, (label, values, bound, name)) in zip(panels, PANELS.items(), strict=True):
+        for estimator, colour in (("dense", "C0"), ("outcome", "C3")):
+            usual = rows[f"{estimator}_board_3"]  # all dials at their defaults
+            settings = [rows.get(f"{estimator}_{dial}_{value}", usual) for value in values]
+            means = [float(row["error_mean"]) for row in settings]
+            axes.plot(values, means, color=colour, label=estimator)
+            for value, row in zip(values, settings, strict=True):
+                seeds = [float(error) for key, error in row.items() if "error_seed" in key]
+                axes.plot([value] * len(seeds), seeds, ".", color=colour, alpha=0.6)
+        axes.plot(values, list(map(bound, values)), "k--", label=name)
+        axes.set(xlabel=label, xticks=values, ylim=(-3, 100))
+        axes.legend()
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("test error [%]")
+    figure.savefig(config.output)
+    print(config.output)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

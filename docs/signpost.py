@@ -57,7 +57,7 @@ def main(config: Config) -> None:
             means = [float(row["error_mean"]) for row in settings]
             axes.plot(values, means, color=colour, label=estimator)
             for value, row in zip(values, settings, strict=True):
-                seeds = [float(error) for key, error in row.items() if "error_seed" in key]
+                seeds = [float(row[key]) for key in row if "error_seed" in key and row[key]]
                 axes.plot([value] * len(seeds), seeds, ".", color=colour, alpha=0.6)
         axes.plot(values, list(map(bound, values)), "k--", label=name)
         axes.set(xlabel=label, xticks=values, ylim=(-3, 100))

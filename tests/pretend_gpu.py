@@ -113,7 +113,7 @@ class PretendGPU(TorchDispatchMode):
         is_view = any(alias is not None and not alias.is_write for alias in aliases)
         if not is_view and func._opname not in _NO_KERNEL:
             self.kernels[_line()] += 1
-        if "fused_" in func._opname and getattr(rate := kwargs["lr"], "dtype", None):
+        if "fused_" in func._opname and getattr(rate := kwargs.get("lr"), "dtype", None):
             assert rate.dtype == torch.float32, "expected scalar type Float"  # as CUDA reads it
         if func is _aten.multinomial.default and not args[0].elem.isfinite().all():
             self._context_is_lost = True  # a check on the device, reported by the next wait

@@ -116,7 +116,7 @@ class Config(RunConfig):
     as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
-    total_episodes: int = 2_750_000
+    total_episodes: int = 2_000_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 128
     """Number of episodes played in parallel, by all processes, which is the batch of one update."""
@@ -144,13 +144,13 @@ class Config(RunConfig):
     std, as in the paper."""
     learned_std: bool = False
     """Learn the standard deviations of x and y, starting at std, in place of that schedule."""
-    core: Literal["rnn", "lstm", "gru"] = "rnn"
+    core: Literal["rnn", "lstm", "gru"] = "gru"
     """Type of the recurrent core. The paper's is rnn."""
     recurrent_init: Literal["identity", "uniform"] = "identity"
     """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
     which gru and lstm cores always have. The paper doesn't say."""
-    hidden_size: int = 256
-    """Units of the recurrent core. The paper has 256."""
+    hidden_size: int = 170
+    """Units of the recurrent core. The paper has 256; a GRU of 170 has about as many weights."""
     see_time: bool = False
     """Show the core the share of glimpses so far. The paper's doesn't see it."""
     state_cap: float = 0.0

@@ -28,7 +28,7 @@ from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
 from agents.runs.commands import Stop, Stopped
 from agents.runs.files import convert, make_folder, read_file, read_json, to_json, write_whole
 from agents.runs.hashed import remove
-from agents.runs.machine import command_line, commit, describe_machine, versions
+from agents.runs.machine import command_line, commit, describe_machine, machine, versions
 from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.runs.records import ResultRecord, printable
 
@@ -82,6 +82,8 @@ class RunLog:
                 write_whole(folder / "config.json", to_json(content))
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
+            if resume:
+                self._note_machine()
             columns = "env_steps,seconds,cpu_seconds,env_steps_per_second"
             last = _cut_csv(timing, columns, tuple[int, float, float, float], steps + 1)
             self._stopwatch = Stopwatch(*last[1:3] if last else ())
@@ -207,6 +209,15 @@ class RunLog:
         for file in (self._timing, self._metrics):
             os.fsync(file.fileno())
         self._events.flush()
+
+    def _note_machine(self) -> None:
+        """Add this machine to those of ``config.json`` if the run moved: its bytes may differ."""
+        path = self.folder / "config.json"
+        content = read_json(path)
+        visited = str(content.get("machine", "")).split("; then ")
+        if machine() != visited[-1]:
+            visited = [machine()] if self.checkpoint is None else [*visited, machine()]
+            write_whole(path, to_json({**content, "machine": "; then ".join(visited)}))
 
     def _find_checkpoint(self) -> int:
         """Find the checkpoint to resume from, check that it is this run's, return its env steps."""

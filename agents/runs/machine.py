@@ -19,17 +19,22 @@ from agents.distributed import num_ranks
 
 def describe_machine(commit: str | None) -> dict[str, Any]:
     """Return these facts and the time, ready for JSON; ``commit`` is from :func:`commit`."""
-    cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    processor = next((line.split(": ")[1] for line in lines if "model name" in line), processor)
     return {
         "command": command_line(),
         "commit": commit,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions(),
-        "machine": f"{processor}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": machine(),
     }
+
+
+def machine() -> str:
+    """Return the processor, the number of its cores and the system."""
+    cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    processor = next((line.split(": ")[1] for line in lines if "model name" in line), processor)
+    return f"{processor}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def describe_device(device: torch.device) -> str:

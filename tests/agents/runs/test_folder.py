@@ -136,6 +136,17 @@ def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
     assert seconds == sorted(seconds)
 
 
+def test_a_run_that_moved_to_another_machine_names_each_once(tmp_path, monkeypatch):
+    folder, moves = tmp_path / "run", ["here", "there", "there", "here"]
+    monkeypatch.setattr(machine, "machine", lambda: moves[0])
+    write_some(folder, until=2)
+    for name in moves:
+        monkeypatch.setattr(run_log, "machine", lambda name=name: name)
+        RunLog(folder, Settings(), resume=True).__exit__(None, None, None)
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["machine"] == "here; then there; then here"
+
+
 def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) -> None:
     """Fail after some updates of a run."""
 

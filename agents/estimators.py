@@ -287,44 +287,54 @@ def outcome_normalised(rollout: Rollout, weights: Weights) -> Terms:
 
 
 def paper_dense_returns(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`paper`'s loss, with each location paid with its gain in log-likelihood (ours).
+    """:func:`paper`'s loss, with each location paid with its gain in log-likelihood.
 
-    L = -log p_T - c sum_{t<T} (g_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+        L = -log p_T - c sum_{t<T} (g_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+
+    Ours.
     """
     return _hybrid(rollout, weights, _last(rollout), _gain(rollout, weights))
 
 
 def paper_normalised(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`paper`'s loss, with A_t, which is R_t - b_t normalised over t and n (ours).
+    """:func:`paper`'s loss, with A_t, which is R_t - b_t normalised over t and n.
 
-    L = -log p_T - c sum_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+        L = -log p_T - c sum_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+
+    Ours.
     """
     return _hybrid(rollout, weights, _last(rollout), _reward(rollout), normalised=True)
 
 
 def dense_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`dense`'s loss, with cross-entropy at the last glimpse alone (ours).
+    """:func:`dense`'s loss, with cross-entropy at the last glimpse alone.
 
-    L = -log p_T - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+        L = -log p_T - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+
+    Ours.
     """
     returns = _gain(rollout, weights)
     return _hybrid(rollout, weights, _last(rollout), returns, normalised=True, mean=True)
 
 
 def dense_terminal_reward(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`dense`'s loss, with A_t, which is R_t - b_t normalised over t and n (ours).
+    """:func:`dense`'s loss, with A_t, which is R_t - b_t normalised over t and n.
 
-    L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+        L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
+
+    Ours.
     """
     returns = _reward(rollout)
     return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
 
 
 def dense_not_normalised(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`dense`'s loss, without normalisation (ours).
+    """:func:`dense`'s loss, without normalisation.
 
-    L = -1/T sum_t log p_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
-        + c_b mean_{t<T} (b_t - g_t)^2
+        L = -1/T sum_t log p_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
+            + c_b mean_{t<T} (b_t - g_t)^2
+
+    Ours.
     """
     return _hybrid(rollout, weights, _even(rollout), _gain(rollout, weights), mean=True)
 

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
@@ -308,7 +308,7 @@ class _Generator(torch.Generator):
 def _register() -> tuple[torch.library.Library, ...]:
     """Register the device, once a process, and what autocast does; it lasts as long as the result.
 
-    Of the operations that autocast casts, the models here have one.
+    Of the operations that autocast casts, the models here have three.
     """
     from torch.utils import backend_registration
 
@@ -320,14 +320,15 @@ def _register() -> tuple[torch.library.Library, ...]:
     name = "AutocastPrivateUse1"
     key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
 
-    def linear(*parts: torch.Tensor | None) -> torch.Tensor:
+    def cast(operation: Any, *parts: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(key):
             dtype = torch.get_autocast_dtype(NAME)
-            return _aten.linear(*(None if part is None else part.to(dtype) for part in parts))
+            return operation(*tree_map(lambda x: x if x is None else x.to(dtype), parts))
 
     others, aten = (torch.library.Library(space, "IMPL") for space in ("_", "aten"))
     others.fallback(torch.library.fallthrough_kernel, name)
-    aten.impl("linear", linear, name)
+    for operation in ("linear", "gru_cell", "lstm_cell"):
+        aten.impl(operation, partial(cast, getattr(_aten, operation)), name)
     return others, aten
 
 

@@ -384,6 +384,7 @@ const showPreview = (image) => putPixels($("preview"), image, (grey) => grey);
 function takeDrawing() {
   const colours = $("pad").getContext("2d").getImageData(0, 0, PAD, PAD).data;
   const image = preprocess(colours.filter((_, k) => k % 4 === 3), PAD); // what is not transparent
+  if (!image) return; // a stroke beside the pad
   if (!state.drawn && state.digits.length === 1 && state.digits[0].borrowed) state.digits.pop();
   state.drawn ??= addDigit(image);
   state.drawn.image = image;
@@ -398,7 +399,8 @@ function startPad() {
   const stroke = (to) => {
     pen.beginPath();
     pen.moveTo(...at);
-    pen.lineTo(...(at = to));
+    pen.lineTo(to[0] + 0.01, to[1]); // some browsers draw no line without a length
+    at = to;
     pen.stroke();
     takeDrawing();
   };

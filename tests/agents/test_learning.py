@@ -9,6 +9,7 @@ from train.reinforce import Config, main
 
 TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cells
 SOLVING = {"location": "absolute", "location_hidden": 0}
+SOLVING |= {"core": "rnn", "hidden_size": 256}
 SOLVING |= {"num_envs": 64, "learning_rate": 2e-3, "total_episodes": 100_000}
 
 

@@ -214,10 +214,10 @@ class RunLog:
         """Add this machine to those of ``config.json`` if the run moved: its bytes may differ."""
         path = self.folder / "config.json"
         content = read_json(path)
-        visited = str(content.get("machine", "")).split("; then ")
-        if machine() != visited[-1]:
-            visited = [machine()] if self.checkpoint is None else [*visited, machine()]
-            write_whole(path, to_json({**content, "machine": "; then ".join(visited)}))
+        visited, here = str(content.get("machine") or ""), machine()
+        if visited.split("; then ")[-1] != here:
+            moved = f"{visited}; then {here}" if visited and self.checkpoint else here
+            write_whole(path, to_json({**content, "machine": moved}))
 
     def _find_checkpoint(self) -> int:
         """Find the checkpoint to resume from, check that it is this run's, return its env steps."""

@@ -484,7 +484,7 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
         assert f"- {name}" in text
 
 
-NAMES = ("comparison", "reward_alone", "paper_rule", "ladder", "published")
+NAMES = ("comparison", "reward_alone", "paper_rule", "ladder", "published", "signpost_dials")
 PROTOCOLS = {name: read_protocol(PROTOCOL.with_name(f"{name}.toml")) for name in NAMES}
 PUBLISHED, REWARD_ALONE = PROTOCOLS["comparison"], PROTOCOLS["reward_alone"]
 TASKS = [(protocol, name) for protocol in PROTOCOLS.values() for name in protocol.tasks]

@@ -52,8 +52,9 @@ from agents.graph import Graph
 from agents.labels import sample_label
 from agents.locations import sample_location
 from agents.losses import stop_loss
+from agents.muon import Muon, is_matrix
 from agents.noise import Noise
-from agents.ram import Output, RAMConfig, RecurrentAttentionModel
+from agents.ram import GATES, Output, RAMConfig, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.commands import (
     LOGGING_FLAGS,
@@ -125,12 +126,15 @@ class Config(RunConfig):
     num_rollouts: int = 1
     """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
     divide num_envs."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Optimizer: AdamW, or SGD with momentum 0.9 as in the paper."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """Optimizer: AdamW, Muon (matrices; AdamW moves the rest), or SGD with momentum 0.9 as in the
+    paper."""
     learning_rate: float = 1e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = 1.0
     """Learning rate of the location network, in multiples of the others'."""
+    muon_rate: float = 2.5
+    """Learning rate of what Muon moves, in multiples of the others'."""
     label_temperature: float = 1.0
     """Temperature of the softmax from which outcome and outcome_completed sample labels."""
     replay_steps: int = 0
@@ -202,7 +206,7 @@ class Config(RunConfig):
         if self.curriculum is not None:
             read_curriculum(self.curriculum, self.task)
         weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
-        more = ("state_cap", "shift", "location_rate", "replay_steps", "glimpse_cost")
+        more = ("state_cap", "shift", "location_rate", "muon_rate", "replay_steps", "glimpse_cost")
         bounds = {
             "at least 1": (
                 "total_episodes",
@@ -297,7 +301,7 @@ GROUPS = {
     ),
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "optimizer", "learning_rate"),
-        *("location_rate", "label_temperature", "replay_steps", "replay_size"),
+        *("location_rate", "muon_rate", "label_temperature", "replay_steps", "replay_size"),
         *("discount", "policy_coef", "baseline_coef", "entropy_coef"),
         *("max_grad_norm", "weight_decay", "beta2", "ema"),
     ),
@@ -611,25 +615,28 @@ def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
 
 
 def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.optim.Optimizer:
-    """Make the optimizer, whose groups have a ``multiple`` of the learning rate.
+    """Make the optimizer. A group's ``multiple`` is of the learning rate; ``blocks`` are Muon's.
 
     A learned log std is not decayed, which would widen the policy.
     """
-    log_std = model.location_network.log_std
-    named = [(name, p) for name, p in model.named_parameters() if p is not log_std]
-    located = [p for name, p in named if name.startswith("location_network.")]
-    others = [p for name, p in named if not name.startswith("location_network.")]
-    groups: list[dict[str, Any]] = [
-        {"params": others, "multiple": 1.0},
-        {"params": located, "multiple": config.location_rate},
-    ]
-    if log_std is not None:
-        groups.append({"params": [log_std], "weight_decay": 0.0, "multiple": config.location_rate})
-    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    groups: dict[tuple[float, ...], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        located, in_core = name.startswith("location_network."), name.startswith("core.")
+        by_muon = config.optimizer == "muon" and is_matrix(parameter)
+        is_log_std = parameter is model.location_network.log_std
+        rates = config.location_rate if located else 1.0, config.muon_rate if by_muon else 1.0
+        group = {
+            "multiple": math.prod(rates),
+            "blocks": by_muon * (GATES[config.core] if in_core else 1),
+            "weight_decay": 0.0 if is_log_std else config.weight_decay,
+        }
+        key = tuple(group.values())
+        groups.setdefault(key, {**group, "params": []})["params"].append(parameter)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, fused=True, **shared)
-    betas = (0.9, config.beta2)
-    return torch.optim.AdamW(groups, betas=betas, fused=True, capturable=config.graph, **shared)
+        return torch.optim.SGD(groups.values(), config.learning_rate, momentum=0.9, fused=True)
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    more: Any = {"betas": (0.9, config.beta2), "fused": True, "capturable": config.graph}
+    return kind(groups.values(), config.learning_rate, **more)
 
 
 def read_preset(name: str) -> Config:

@@ -53,6 +53,7 @@ def assert_close(rows: Rows, expected: Rows) -> None:
         {"learned_std": True, "location_rate": 0.5, "weight_decay": 0.1, "state_cap": 20.0},
         {"shift": 2, "validate_sampled": True},
         {"optimizer": "sgd", "final_std": None},
+        {"optimizer": "muon", "weight_decay": 0.1},
         {"core": "gru", "see_time": True},
         {"core": "lstm", "glimpse_cost": 0.1},
         {"env_id": "Toy-v0", "validation_images": 40},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agents.muon import Muon
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -121,6 +122,9 @@ def test_a_file_or_link_with_a_checkpoints_name_is_replaced(tmp_path, put):
 OPTIMIZERS = {
     "Adam": lambda params: torch.optim.Adam(params, lr=0.1),
     "fused AdamW": lambda params: torch.optim.AdamW(params, lr=0.1, fused=True),
+    "Muon": lambda params: Muon(
+        [{"params": [p], "blocks": int(p.ndim == 2)} for p in params], lr=0.1
+    ),
     "SGD": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
 }
 

@@ -1,0 +1,75 @@
+"""Muon: momentum whose matrices are made orthogonal before each step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of x, x^3 and x^5: five rounds take singular values from 0.002 to 1 to between 0.68 and 1.21."""
+NUM_ROUNDS = 5
+THINNEST = 16
+"""Rows and columns that a matrix needs. Outputs and coordinates are thinner."""
+
+
+class Muon(torch.optim.AdamW):
+    """Steps along orthogonal matrices, so that no direction of a layer learns faster than others.
+
+    It computes in float32, where ``torch.optim.Muon`` takes bfloat16, which most CPUs lack.
+
+    Its arguments are AdamW's, and one learning rate suits both, since Muon's steps are scaled to
+    about the length of Adam's. Each group has a number of ``blocks``: how many matrices, one below
+    the other, each of its parameters holds. 4 in the weights of an LSTM; AdamW moves groups with 0.
+
+    Source:
+        Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks",
+        kellerjordan.github.io/posts/muon; the scale is that of Liu et al. (2025),
+        "Muon is scalable for LLM training", arXiv:2502.16982, section 2.2.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move all parameters that have a gradient. Those of the matrices are used up."""
+        for group in self.param_groups:
+            for matrix in group["params"] if group["blocks"] else ():
+                if matrix.grad is not None:
+                    self._move(matrix, matrix.grad, group)
+                    matrix.grad = None  # nothing is left for AdamW
+        super().step()
+
+    def _move(self, matrix: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[matrix]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(matrix)
+            state["step"] = torch.zeros(())  # AdamW asks every state that it loads for one
+        momentum = state["exp_avg"].lerp_(grad, 1 - MOMENTUM)
+        ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov's
+        blocks = ahead.unflatten(0, (group["blocks"], -1))
+        scale = 0.2 * max(blocks.shape[1:]) ** 0.5
+        rate = group["lr"]
+        matrix.mul_(1 - rate * group["weight_decay"])
+        matrix.sub_(orthogonal(blocks).flatten(0, 1) * (rate * scale))
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return the nearest matrices of shape (B, R, C) with singular values of about 1.
+
+    Newton and Schulz's iteration needs products alone: an odd polynomial of a matrix is that
+    polynomial of its singular values.
+    """
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonal(matrices.mT).mT
+    a, b, c = COEFFICIENTS
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(NUM_ROUNDS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Return whether Muon should move a parameter: a matrix that is not thin."""
+    return parameter.ndim == 2 and min(parameter.shape) > THINNEST

@@ -119,21 +119,21 @@ class Config(RunConfig):
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_episodes: int = 2_000_000
     """Number of training episodes. The schedules end with the last one."""
-    num_envs: int = 128
+    num_envs: int = 512
     """Number of episodes played in parallel, by all processes, which is the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
     """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
     divide num_envs."""
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "muon"
     """Optimizer: AdamW, Muon (matrices; AdamW moves the rest), or SGD with momentum 0.9 as in the
     paper."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = 1.0
     """Learning rate of the location network, in multiples of the others'."""
-    muon_rate: float = 2.5
+    muon_rate: float = 3.0
     """Learning rate of what Muon moves, in multiples of the others'."""
     label_temperature: float = 1.0
     """Temperature of the softmax from which outcome and outcome_completed sample labels."""

@@ -56,7 +56,7 @@ from train.comparison.jobs import Ended, exit_on_signals, run_jobs
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),
     "std": FloatDistribution(0.05, 0.5, log=True),
-    "num_envs": CategoricalDistribution((64, 128, 256)),
+    "num_envs": CategoricalDistribution((128, 256, 512)),
     "policy_coef": FloatDistribution(0.02, 1.0, log=True),
     "discount": FloatDistribution(0.0, 1.0),
 }

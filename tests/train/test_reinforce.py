@@ -40,7 +40,7 @@ from train.reinforce import (
 )
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
-SHORT |= {"device": "cpu"}
+SHORT |= {"device": "cpu", "num_envs": 128}
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:

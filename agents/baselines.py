@@ -50,8 +50,9 @@ def make_baseline(name: str, channels: int, side: int, num_classes: int) -> Full
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4.1, for the first three: at 60x60
-        ``"fc256"`` has 990,218 parameters and ``"conv"`` 251,442. Unless ``side`` - 10 is a
-        multiple of 5, the convolution leaves out the last rows and columns (3 at 28 px).
+        ``"fc256"`` has 990,218 parameters and ``"conv"`` 251,442, at 28x28 36,402. Unless
+        ``side`` - 10 is a multiple of 5, the convolution leaves out the last rows and columns
+        (3 at 28 px).
         ResNet-18 is He et al. (2016), arXiv:1512.03385.
     """
     if name not in BASELINES:

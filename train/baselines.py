@@ -119,7 +119,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         num_canvases = updates_done * config.num_envs
         with log.judging():
             score = evaluate(training.mean_model, validation_env, device, on_batch=stop.check)
-        log.scalars(num_canvases, {"eval/error": score.error})
+        # train/compare.py asks for both errors; a classifier samples nothing
+        log.scalars(num_canvases, dict.fromkeys(("eval/error", "eval/error_sampled"), score.error))
         log.say(f"{num_canvases} canvases: validation {score}, {log.time_left}")
         if training.is_best(score.error):
             log.save_weights(training.best)

@@ -10,9 +10,10 @@ the same bytes. With --cluster slurm, runs are jobs of Slurm: docs/clusters.md.
 A protocol names the programs that are run: use one only if you trust it as you would a script.
 
 Any program can join. It is called with the words of the protocol, in which {env_id}, {seed},
-{run_dir}, {env_steps} (the budget), {episodes} (the same in episodes), {marks} (how often to
-validate, evenly spaced, the end included) and {split} (the final split) are filled in, and with
-`--name value` for each tuned setting. It must leave four files in the run folder:
+{run_dir}, {env_steps} (the budget), {episodes} (the same in episodes), {num_glimpses} (env steps
+per episode), {marks} (how often to validate, evenly spaced, the end included) and {split} (the
+final split) are filled in, and with `--name value` for each tuned setting. It must leave four files
+in the run folder:
 
 - config.json: an object. The report uses parameters (their number), commit, machine, python,
   versions, started (ISO 8601) and command; if sample is true, the run used the fallback sample of
@@ -200,7 +201,7 @@ class Comparison:
         by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
         with closing(run_jobs(lambda: next(jobs, None), self.config)) as all_ended:
             for count, ended in enumerate(all_ended, 1):
-                line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_line}"
+                line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_words}"
                 print(f"{count} of {len(planned)}: {line}", flush=True)
                 each, seed = by_job[ended.job], None
                 try:
@@ -234,6 +235,7 @@ class Comparison:
             "run_dir": self.config.work_dir / place,
             "env_steps": env_steps,
             "episodes": math.ceil(env_steps / task.num_glimpses),
+            "num_glimpses": task.num_glimpses,
             "marks": 1 if phase else MARKS,
             "split": split,
         }

@@ -25,6 +25,11 @@ def test_the_papers_baselines_have_the_papers_sizes_at_60_px(name, parameters, w
     assert multiply_adds(model, (1, 60, 60)) == work
 
 
+def test_the_papers_convolution_has_the_papers_size_at_28_px():
+    # 8*100+8, at (28-10)//5+1 = 4 places a side without padding, 128*256+256, 256*10+10
+    assert count_parameters(make_baseline("conv", channels=1, side=28, num_classes=10)) == 36_402
+
+
 @pytest.mark.parametrize(
     ("side", "kernel", "first_pixels", "stage_pixels"),
     [

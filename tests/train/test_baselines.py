@@ -16,6 +16,9 @@ from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from ram_env.frozen import FROZEN_SHA256, digest
 from tests.script_helpers import LAST_LINE
 from train.baselines import Config, draw, evaluate, main, make_env
+from train.comparison.job import Job
+from train.comparison.jobs import Ended
+from train.comparison.results import harvest
 
 CPU = torch.device("cpu")
 
@@ -134,6 +137,16 @@ def test_it_learns_and_the_best_validation_is_what_is_kept(tmp_path, capsys):
     errors = [float(match[1]) for match in found if match]
     assert errors[-1] == min(errors)
     assert errors[-1] < 10  # chance: 75
+
+
+def test_its_run_folder_has_what_a_comparison_reads(tmp_path, capsys):
+    train(tmp_path / "run", capsys)
+    ended = Ended(Job("fc64", (), tmp_path / "run"), 0, 2.0, "", "")
+    seed = harvest(ended, "fc64", 0, "test", chance_error=75.0)
+    assert seed.config["parameters"] == 20868
+    assert seed.curve.env_steps.tolist() == [512, 1024]
+    assert seed.curve.error_sampled.tolist() == seed.curve.error.tolist()
+    assert seed.result.total == 90
 
 
 @pytest.mark.parametrize(("model", "canvases"), [("fc64", 320), ("conv", 320), ("resnet18", 64)])

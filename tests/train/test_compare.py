@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -21,8 +22,9 @@ import pytest
 from filelock import FileLock
 from stable_baselines3 import PPO
 
+from tests.dataset_makers import write
 from tests.script_helpers import wait_for
-from train import compare, off_policy, reinforce, sb3, stock_ppo
+from train import baselines, compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison import results
 from train.comparison.protocol import ComparedTask, read_protocol
@@ -485,6 +487,7 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
 
 
 NAMES = ("comparison", "reward_alone", "paper_rule", "ladder", "published", "signpost_dials")
+NAMES += ("paper_tables", "other_data")
 PROTOCOLS = {name: read_protocol(PROTOCOL.with_name(f"{name}.toml")) for name in NAMES}
 PUBLISHED, REWARD_ALONE = PROTOCOLS["comparison"], PROTOCOLS["reward_alone"]
 TASKS = [(protocol, name) for protocol in PROTOCOLS.values() for name in protocol.tasks]
@@ -495,12 +498,13 @@ def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(prot
     task = protocol.tasks[name]
     parse = {"train/reinforce.py": reinforce.parse, "train/sb3.py": sb3.parse}
     parse |= {"train/stock_ppo.py": stock_ppo.parse, "train/off_policy.py": off_policy.parse}
+    parse |= {"train/baselines.py": baselines.parse}
     configs, stock, comparison = [], [], Comparison(Config(task=name), protocol)
     for algorithm in protocol.on(task):
         for settings in draw_trials(algorithm, 2) or [{}]:
             job = comparison.plan(task, algorithm, 3, settings).job
             words, same = job.command, ("--resume", str(job.folder), "--env-id", task.env_id)
-            resumes = words[1] in ("train/reinforce.py", "train/sb3.py")
+            resumes = words[1] in ("train/reinforce.py", "train/sb3.py", "train/baselines.py")
             assert job.resume == ((*words[:2], *same) if resumes else ())
             config = parse[words[1]](words[2:])
             (stock if isinstance(config, stock_ppo.StockConfig) else configs).append(config)
@@ -545,7 +549,8 @@ def test_the_class_of_the_published_rows_is_that_of_their_estimators(protocol):
     for name, algorithm in PROTOCOLS[protocol].algorithms.items():
         of_row = settings[name][1]["estimator"] if name in settings else None
         estimator = reinforce.ESTIMATORS[of_row] if of_row else None
-        assert algorithm.sees_label == (estimator is not None and estimator.sees_label)
+        supervised = algorithm.program == "baselines"
+        assert algorithm.sees_label == (supervised or bool(estimator and estimator.sees_label))
         assert algorithm.binary_reward == (estimator is not None and estimator.binary_reward)
 
 
@@ -572,6 +577,60 @@ def test_the_published_rows_are_the_presets_and_the_main_job_at_their_own_budget
         assert {k for k in row if row[k] != preset[k]} == {"validate_sampled"}
         assert task.env_id == preset["env_id"]
         assert task.env_steps == preset["total_episodes"] * task.num_glimpses
+
+
+def test_the_papers_tables_train_the_presets_with_the_tasks_number_of_glimpses():
+    protocol, glimpses = PROTOCOLS["paper_tables"], {}
+    for task in protocol.tasks.values():
+        for algorithm in protocol.on(task):
+            job = Comparison(Config(task=task.name), protocol).plan(task, algorithm, 0, {}).job
+            if job.command[1] == "train/reinforce.py":
+                config = reinforce.parse(job.command[2:])
+                preset = reinforce.parse(["--preset", str(config.preset)])
+                assert config.total_episodes == preset.total_episodes
+                assert (config.env_id, config.num_envs) == (preset.env_id, preset.num_envs)
+                assert config.task.num_glimpses == task.num_glimpses
+                glimpses.setdefault((config.preset, config.locations), []).append(task.num_glimpses)
+            else:
+                assert baselines.parse(job.command[2:]).model == algorithm.name
+                assert task.num_glimpses == 1  # an env step is a canvas
+    assert glimpses == {
+        ("best-mnist", "learned"): [2, 3, 4, 5, 6],
+        ("best-translated", "learned"): [4, 6],
+        ("best-cluttered", "learned"): [4, 6],
+        ("best-cluttered", "random"): [8],
+        ("best-large-cluttered", "learned"): [4, 6],
+        ("best-large-cluttered", "random"): [8],
+    }
+
+
+def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it_lacks(
+    cache, tmp_path, monkeypatch, capsys
+):
+    files = {}
+    for part, n in (("train", 60_000), ("t10k", 10_000)):
+        files[f"{part}-images-idx3-ubyte"] = struct.pack(">4I", 0x803, n, 28, 28) + bytes(784 * n)
+        labels = (np.arange(n) % 10).astype(np.uint8).tobytes()
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">2I", 0x801, n) + labels
+    data = write(tmp_path / "data", files, "FashionMNIST")
+    monkeypatch.setenv("RAM_ENV_DATA", str(data))
+    monkeypatch.chdir(SCRIPT.parents[1])
+    monkeypatch.setattr(compare, "MARKS", 1)
+    text = PROTOCOL.with_name("other_data.toml").read_text()
+    place = Place(tmp_path)
+    (tmp_path / "protocol.toml").write_text(text.replace("14_000_000", "896"))
+    changes = {"algorithms": ("dense",), "seeds": 1, "stages": ("run",)}
+    with pytest.raises(SystemExit, match="1"):
+        main(place.config(task="kmnist", **changes))
+    said = capsys.readouterr().out
+    assert f"KMNIST was not found: RAM_ENV_DATA={data} or the cache {cache} must hold " in said
+    assert "KMNIST/raw/train-images-idx3-ubyte.gz" in said
+    assert "set RAM_ENV_DATA or data_dir to a folder with these files" in said
+    main(place.config(task="fashion", **changes))
+    (seed,) = results.read_seeds(tmp_path / "results", "fashion")
+    assert "FashionMNIST train: 55000 images" in seed.config["data"]
+    assert seed.result.total == 10_000
+    assert not (tmp_path / "results" / "kmnist").exists()
 
 
 def test_algorithms_with_the_same_space_try_the_same_values():

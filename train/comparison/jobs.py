@@ -25,14 +25,14 @@ class Ended:
         job: The job.
         status: Exit status, minus the signal's number if it was killed; None if it stopped early.
         cpu_seconds: CPU time [s].
-        last_line: Last line that it printed.
+        last_words: Last line that it printed, or its whole error message if it failed.
         how: The same in words.
     """
 
     job: Job
     status: int | None
     cpu_seconds: float
-    last_line: str
+    last_words: str
     how: str
 
 
@@ -94,8 +94,11 @@ def _report(each: Submitted) -> Ended:
         if each.handle is not None and not record.stopped:
             output = each.handle.paths.stdout  # submitit's
     lines = output.read_text(errors="replace").splitlines() if output.exists() else []
-    last_line = ["nothing printed", *filter(str.strip, lines)][-1].strip()
-    return Ended(each.job, record.status, record.cpu_seconds, last_line, how)
+    lines = ["nothing printed", *filter(str.strip, lines)]
+    errors = [k for k, line in enumerate(lines) if line.startswith("error: ")] or [-1]
+    first = errors[-1] if record.status else -1  # a message may have several lines
+    last_words = "\n".join(lines[first:]).strip()
+    return Ended(each.job, record.status, record.cpu_seconds, last_words, how)
 
 
 @contextmanager

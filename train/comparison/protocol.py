@@ -19,7 +19,10 @@ from msgspec import Meta, Struct, structs
 
 from agents.runs.files import convert, read_toml
 
-PLACEHOLDERS = ("env_id", "seed", "run_dir", "env_steps", "marks", "episodes", "split")
+PLACEHOLDERS = (
+    *("env_id", "seed", "run_dir", "split"),
+    *("env_steps", "episodes", "num_glimpses", "marks"),
+)
 """What a program's command may hold in braces."""
 Positive = Annotated[int, Meta(ge=1)]
 Percent = Annotated[float, Meta(gt=0, lt=100)]

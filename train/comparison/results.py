@@ -188,7 +188,7 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
     curve, last = _read_run(folder)
     steps = int(max(curve.env_steps, default=0))
     if ended.status == DIVERGED:
-        reason = ended.last_line.removeprefix("error: ")
+        reason = ended.last_words.removeprefix("error: ")
         outcome = ("diverged", chance_error, None, None)
     else:
         end, reason = read_json(folder / "result.json", _End), ""

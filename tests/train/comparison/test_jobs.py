@@ -51,7 +51,7 @@ def test_jobs_side_by_side_take_the_gpus_in_turn(place, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-2a")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     ended = run(place, *map(place.job, "abc"), parallel=3)
-    assert [each.last_line for each in ended] == ["5", "GPU-2a", "5"]
+    assert [each.last_words for each in ended] == ["5", "GPU-2a", "5"]
     assert not list(place.folder.glob("submitit-*"))  # nothing pickled stays
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_gpus() == ["0", "1"]
@@ -130,15 +130,15 @@ def test_a_job_is_submitted_again_after_its_time_limit_unless_it_makes_no_checkp
     assert [each.status for each in ended] == [0, TOO_SLOW, TOO_SLOW]
     calls = [*(f"a from step {step}" for step in range(9)), "b from step 0", "c from step 0"]
     assert sorted(place.calls()) == calls
-    assert ended[2].last_line.endswith("raise --timeout-min, it can't resume")
+    assert ended[2].last_words.endswith("raise --timeout-min, it can't resume")
     advice = "error: no new checkpoint within the time limit: raise --timeout-min, or lower "
-    assert ended[1].last_line == advice + "--checkpoint-every"
+    assert ended[1].last_words == advice + "--checkpoint-every"
 
 
 def test_a_command_that_is_not_there_is_a_job_that_failed(place):
     (ended,) = run(place, Job("a", ("no-such-program",), place.folder / "runs" / "a"))
     assert ended.status == 127
-    assert "No such file or directory: 'no-such-program'" in ended.last_line
+    assert "No such file or directory: 'no-such-program'" in ended.last_words
 
 
 def test_the_process_of_a_job_imports_nothing_slow():

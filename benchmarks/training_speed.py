@@ -30,6 +30,7 @@ from torch import nn
 
 import ram_env
 from agents.graph import WARM_UP
+from agents.muon import Muon
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import RunConfig
 from agents.runs.progress import TrainingProgress
@@ -41,7 +42,7 @@ PARTS = {
     "forward": [(RecurrentAttentionModel, "forward")],
     "backward": [(torch.Tensor, "backward")],
     "optimiser": [
-        *((torch.optim.Adam, "step"), (Training, "move_mean")),
+        *((Muon, "step"), (Training, "move_mean")),
         *((reinforce, "clip_gradients"), (reinforce, "check_finite")),
     ],
     "mark": [(reinforce.RunLog, "progress"), (reinforce, "validation_metrics")],
@@ -66,7 +67,7 @@ class Config:
     """Registered environment to train on."""
     total_episodes: int = 60_000
     """Number of training episodes."""
-    num_envs: int = 128
+    num_envs: int = reinforce.Config.num_envs
     """Number of episodes in the batch of one update."""
     threads: int = RunConfig.threads
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""

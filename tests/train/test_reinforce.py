@@ -194,6 +194,7 @@ def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
     sizes |= {"location": "absolute", "location_hidden": 0}
     flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
     flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.3, "learned_std": True, "std": 0.4}
+    flags["optimizer"] = "adamw"
     train(tmp_path / "run", capsys, **sizes, **flags)
     groups, _, more = calls["AdamW"]
     assert more["betas"] == (0.9, 0.9)
@@ -428,7 +429,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
     ("changes", "named"),
     [
         ({"estimator": "leave_one_out"}, "num_rollouts"),
-        ({"num_rollouts": 3}, "num_rollouts must divide num_envs=128, got 3"),
+        ({"num_rollouts": 3}, "num_rollouts must divide num_envs=512, got 3"),
         ({"num_rollouts": 0}, "num_rollouts"),
         ({"total_episodes": 0}, "total_episodes"),
         ({"final_std": 0.5}, "final_std"),
@@ -560,7 +561,8 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
         ("SignpostGlimpse-v0", 1e-9, (3, 4)),
     ):
         run_dir = tmp_path / env_id
-        train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, keep="last", core="rnn")
+        flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 1e-3}
+        train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, **flags)
         result = json.loads((run_dir / "result.json").read_text())
         assert between[0] <= result["glimpses"] <= between[1]
         assert f"glimpses {result['glimpses']:.3f}" in result["line"]

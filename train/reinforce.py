@@ -117,7 +117,7 @@ class Config(RunConfig):
     as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
-    total_episodes: int = 1_750_000
+    total_episodes: int = 1_900_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 512
     """Number of episodes played in parallel, by all processes, which is the batch of one update."""

@@ -487,7 +487,7 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
 
 
 NAMES = ("comparison", "reward_alone", "paper_rule", "ladder", "published", "signpost_dials")
-NAMES += ("paper_tables", "other_data")
+NAMES += ("paper_tables", "other_data", "longer")
 PROTOCOLS = {name: read_protocol(PROTOCOL.with_name(f"{name}.toml")) for name in NAMES}
 PUBLISHED, REWARD_ALONE = PROTOCOLS["comparison"], PROTOCOLS["reward_alone"]
 TASKS = [(protocol, name) for protocol in PROTOCOLS.values() for name in protocol.tasks]

@@ -9,20 +9,23 @@ from torch import Tensor
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of x, x^3 and x^5: five rounds take singular values from 0.002 to 1 to between 0.68 and 1.21."""
+"""Of x, x^3 and x^5. Five rounds take singular values from 0.002 to 1 to between 0.68 and 1.21."""
 NUM_ROUNDS = 5
 THINNEST = 16
-"""Rows and columns that a matrix needs. Outputs and coordinates are thinner."""
+"""A matrix must have more rows and columns than this. Outputs and coordinates have fewer."""
 
 
 class Muon(torch.optim.AdamW):
     """Steps along orthogonal matrices, so that no direction of a layer learns faster than others.
 
-    It computes in float32, where ``torch.optim.Muon`` takes bfloat16, which most CPUs lack.
+    Arguments are AdamW's; betas and eps concern what AdamW moves. Each group may have a number of
+    ``blocks``: the matrices, one below the other, in each of its parameters, such as 4 in the
+    weights of an LSTM. AdamW moves groups with 0, the default. One learning rate suits both, since
+    Muon's steps are about as long as Adam's. It computes in float32; ``torch.optim.Muon`` uses
+    bfloat16, which is slow on most CPUs.
 
-    Its arguments are AdamW's, and one learning rate suits both, since Muon's steps are scaled to
-    about the length of Adam's. Each group has a number of ``blocks``: how many matrices, one below
-    the other, each of its parameters holds. 4 in the weights of an LSTM; AdamW moves groups with 0.
+    Raises:
+        ValueError: If a parameter of a group isn't as many matrices as the group says.
 
     Source:
         Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks",
@@ -30,9 +33,20 @@ class Muon(torch.optim.AdamW):
         "Muon is scalable for LLM training", arXiv:2502.16982, section 2.2.
     """
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters."""
+        super().add_param_group({"blocks": 0, **param_group})
+        group = self.param_groups[-1]
+        for shape in (tuple(p.shape) for p in group["params"] if group["blocks"]):
+            if len(shape) != 2 or shape[0] % group["blocks"]:
+                raise ValueError(
+                    f"blocks={group['blocks']} must divide a matrix's rows, got {shape}"
+                )
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move all parameters that have a gradient. Those of the matrices are used up."""
+        """Move all parameters that have a gradient; those of Muon's matrices become None."""
+        assert closure is None, "closures are not supported"
         for group in self.param_groups:
             for matrix in group["params"] if group["blocks"] else ():
                 if matrix.grad is not None:
@@ -55,7 +69,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return the nearest matrices of shape (B, R, C) with singular values of about 1.
+    """Return matrices (B, R, C) with the same singular vectors and singular values of about 1.
 
     Newton and Schulz's iteration needs products alone: an odd polynomial of a matrix is that
     polynomial of its singular values.

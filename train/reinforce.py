@@ -127,14 +127,14 @@ class Config(RunConfig):
     """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
     divide num_envs."""
     optimizer: Literal["adamw", "muon", "sgd"] = "muon"
-    """Optimizer: AdamW, Muon (matrices; AdamW moves the rest), or SGD with momentum 0.9 as in the
-    paper."""
+    """Optimizer: Muon for matrices with AdamW for the rest, AdamW alone, or SGD with momentum 0.9
+    as in the paper."""
     learning_rate: float = 1.5e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = 1.0
     """Learning rate of the location network, in multiples of the others'."""
     muon_rate: float = 3.0
-    """Learning rate of what Muon moves, in multiples of the others'."""
+    """Learning rate of the matrices that Muon moves, in multiples of the others'."""
     label_temperature: float = 1.0
     """Temperature of the softmax from which outcome and outcome_completed sample labels."""
     replay_steps: int = 0
@@ -184,9 +184,10 @@ class Config(RunConfig):
     max_grad_norm: float = 1.0
     """Norm to which longer gradients are clipped."""
     weight_decay: float = 0.0
-    """Weight decay: apart from the gradient with adamw, added to it with sgd."""
+    """Weight decay, in multiples of each weight's learning rate: apart from the gradient with
+    adamw and muon, added to it with sgd."""
     beta2: float = 0.999
-    """Adam's decay of the mean squared gradient. Lower values react faster to large gradients."""
+    """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = 0.999
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
@@ -615,9 +616,11 @@ def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
 
 
 def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.optim.Optimizer:
-    """Make the optimizer. A group's ``multiple`` is of the learning rate; ``blocks`` are Muon's.
+    """Make the optimizer.
 
-    A learned log std is not decayed, which would widen the policy.
+    Each group has a ``multiple`` of the learning rate and, for Muon, a number of ``blocks``: the
+    matrices in each of its parameters, 0 for what AdamW moves. A learned log std is not decayed,
+    which would widen the policy.
     """
     groups: dict[tuple[float, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

@@ -569,6 +569,33 @@ def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_t
     assert set.union(*steps) == differing("paper", "dense") | {"location_gradient"}
 
 
+def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
+    for name in ("comparison", "reward_alone", "paper_rule", "signpost_dials"):
+        for task in PROTOCOLS[name].tasks.values():
+            comparison = Comparison(Config(task=task.name), PROTOCOLS[name])
+            for algorithm in PROTOCOLS[name].on(task):
+                command = comparison.plan(task, algorithm, 0, {}).job.command
+                if command[1] == "train/reinforce.py":
+                    assert {"--optimizer", "--num-envs", "--learning-rate"} <= set(command)
+
+
+def test_the_protocols_know_the_results_that_are_stored_for_them():
+    known = 0
+    for name, folder in (("reward_alone", "reward_alone"), ("signpost_dials", "signpost")):
+        protocol, kept = PROTOCOLS[name], PROTOCOL.parents[1] / "benchmarks" / folder
+        for task in protocol.tasks.values():
+            comparison = Comparison(Config(task=task.name, results=kept), protocol)
+            for algorithm in protocol.on(task):
+                configs = list((kept / task.name / algorithm.name).glob("seed_*/config.json"))
+                settings = comparison.tuned_settings(algorithm) if configs else {}
+                for config in configs:
+                    seed = int(config.parent.name.removeprefix("seed_"))
+                    job = comparison.plan(task, algorithm, seed, settings).job
+                    assert json.loads(config.read_text())["called_as"] == job.called_as
+                    known += 1
+    assert known > 50
+
+
 def test_the_published_rows_are_the_presets_and_the_main_job_at_their_own_budgets():
     settings = settings_of("published")
     assert set(settings) == {*reinforce.PRESETS, "main"}

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 State = Tensor  # h_t, (N, D); behind it the LSTM's cell state, (N, 2 D), and a count if it has one
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+GATES: dict[Literal["rnn", "lstm", "gru"], int] = {"rnn": 1, "lstm": 4, "gru": 3}
 """Matrices, one below the other, in the weights of each core."""
 CORES = tuple(GATES)
 

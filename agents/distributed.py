@@ -10,7 +10,9 @@ Dimension key:
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,6 +69,9 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
     if not allowed:
         _reports = os.environ["RANK"] == "0"
         raise ValueError(f"{sys.argv[0]} doesn't run under torchrun: start it with python")
+    # DistributedDataParallel imports this, and default arguments there keep the group of that time
+    import torch.distributed.nn.functional
+
     store, me, size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=me, world_size=size, timeout=_PATIENCE)
@@ -74,6 +79,8 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
         _check_same_flags()
         yield
     except BaseException as error:
+        # When one rank ends, torchrun ends the others; none may be cut off before it has reported
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # Before this rank's connections close, so that what the others then meet isn't the first
         _reports = store.compare_set("reports", "", str(me)) == str(me).encode()
         if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
@@ -84,6 +91,9 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
         raise
     finally:
         dist.destroy_process_group()
+    # Gloo's threads end with the last reference to the group, and a reducer has one. A thread that
+    # still frees a tensor when Python ends aborts the process.
+    gc.collect()
 
 
 def _check_same_flags() -> None:

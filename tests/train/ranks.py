@@ -140,6 +140,8 @@ if __name__ == "__main__":
     if mode == "play":
         with distributed.joined():
             play(Path(sys.argv[1]))
+        threads = [each.read_text() for each in Path("/proc/self/task").glob("*/comm")]
+        assert "pt_gloo_runloop\n" not in threads  # one may abort the process when Python ends
     else:
         if mode == "flags" and os.environ["RANK"] == "1":
             sys.argv += ["--seed", "1"]

@@ -34,6 +34,12 @@ AGENTS = {  # of each task: our agent, then those it is compared with
     "TranslatedMNISTGlimpse-v0": ("translated",),
     "MNISTGlimpse-v0": ("mnist",),
 }
+GRU_NAMES = {  # torch's of its cell, and those of our rectifier core
+    "core.weight_ih": "core.input.weight",
+    "core.bias_ih": "core.input.bias",
+    "core.weight_hh": "core.recurrent.weight",
+    "core.bias_hh": "core.recurrent.bias",
+}
 NUM_CANVASES = 36  # per task: the first of the split, none picked
 MAX_BYTES = 4_000_000
 
@@ -95,19 +101,21 @@ def round_weights(weights: Any) -> np.ndarray:
 def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     """Add an agent's weights, without those of its baseline, and return its entry."""
     model, settings = load_pretrained(name)
-    shape = (model.config.core, model.config.conv_features, model.config.num_glimpses)
-    if shape != ("rnn", 0, 0):
-        raise ValueError(f"{name}: ram.js knows the rectifier core alone, without its options")
+    options = model.config.conv_features, model.config.num_glimpses, model.config.stop_hidden
+    if model.config.core == "lstm" or any(options):
+        raise ValueError(f"{name}: ram.js knows rectifier and GRU cores alone, without options")
     tensors = {}
     for key, tensor in model.state_dict().items():
         if not key.startswith("baseline_network"):
-            tensors[key] = {"start": sum(map(len, weights)), "shape": list(tensor.shape)}
+            tensors[GRU_NAMES.get(key, key)] = {"start": sum(map(len, weights)), "shape": list(tensor.shape)}
             weights.append(round_weights(tensor).ravel())
     result = read_json(pretrained_dir(name) / "result.json")
     low, high = result["interval"]
     return {
         "offset": model.config.location == "offset",
+        "core": model.config.core,
         "cap": model.config.state_cap,
+        "size": model.config.hidden_size,
         "std": settings["final_std"] or settings["std"],
         "error": f"{result['error']:.2f} % ({low:.2f}-{high:.2f})",
         "tensors": tensors,

@@ -110,7 +110,18 @@ const relu = (array, cap = Infinity) => array.map((x) => Math.min(Math.max(x, 0)
 const add = (a, b) => a.map((x, i) => x + b[i]);
 const clip = (x, low = -1, high = 1) => Math.min(Math.max(x, low), high);
 
-/** Process one glimpse: as agents.ram.RecurrentAttentionModel with a rectifier core.
+/** Return h_t (D) from g_t and h_{t-1}: as agents.ram.RectifierCore or GRUCore. */
+function core(agent, g, state) {
+  const input = linear(agent, "core.input", g), recurrent = linear(agent, "core.recurrent", state);
+  if (agent.core === "rnn") return relu(add(input, recurrent), agent.cap || Infinity);
+  const size = state.length, gate = (i) => 1 / (1 + Math.exp(-input[i] - recurrent[i]));
+  return state.map((old, i) => {
+    const reset = gate(i), keep = gate(size + i), last = 2 * size + i;
+    return keep * old + (1 - keep) * Math.tanh(input[last] + reset * recurrent[last]);
+  });
+}
+
+/** Process one glimpse: as agents.ram.RecurrentAttentionModel.
 
 Returns the next state h_t (D), the class logits (K) and the next location's mean. */
 function step(agent, glimpse, location, state) {
@@ -122,8 +133,7 @@ function step(agent, glimpse, location, state) {
       linear(agent, "glimpse_network.join_where", where),
     ),
   );
-  const recurrent = linear(agent, "core.recurrent", state), input = linear(agent, "core.input", g);
-  const next = relu(add(recurrent, input), agent.cap || Infinity);
+  const next = core(agent, g, state);
   const hidden = "location_network.hidden.weight" in agent.weights;
   const h = hidden ? relu(linear(agent, "location_network.hidden", next)) : next;
   const output = linear(agent, "location_network.mean", h);
@@ -135,7 +145,7 @@ function step(agent, glimpse, location, state) {
 
 Returns a list with the location, glimpse, logits, probabilities and next mean of each glimpse. */
 function look(agent, task, pixels, locations, numGlimpses = task.numGlimpses) {
-  let state = new Float32Array(agent.weights["core.recurrent.bias"].length);
+  let state = new Float32Array(agent.size);
   const path = [];
   for (let t = 0; t < numGlimpses; t++) {
     const location = locations[t] ?? [...path[t - 1].mean].map((x) => clip(x));

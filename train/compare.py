@@ -180,9 +180,10 @@ class Comparison:
                 print(f"error: {error}", file=sys.stderr)
                 yield 1
         planned = []
-        for number in range(self.config.seeds or self.task.seeds):
+        wanted = {each.name: self.task.for_algorithm(each.name).seeds for each, _ in ready}
+        for number in range(self.config.seeds or max(wanted.values(), default=0)):
             for algorithm, settings in ready:
-                if number >= self.task.for_algorithm(algorithm.name).seeds:
+                if number >= wanted[algorithm.name]:
                     continue
                 each = self.plan(self.task, algorithm, number, settings)
                 if (each.kept / "result.json").exists():

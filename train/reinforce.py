@@ -245,7 +245,20 @@ class Config(RunConfig):
                 f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
                 "several GPUs' messages is untested",
             ),
-            ((self.final_std or 0) > self.std, f"final_std must be at most std={self.std}"),
+            (
+                not self.learned_std and (self.final_std or 0) > self.std,
+                f"final_std must be at most std={self.std}",
+            ),
+            (
+                self.state_cap and self.core != "rnn",
+                f"state_cap must be 0 for core {self.core}, since it bounds the units of an rnn "
+                f"core alone, got {self.state_cap}",
+            ),
+            (
+                task.num_glimpses < 2 and estimator.objective != "sampled reward",
+                f"num_glimpses must be at least 2 for {self.estimator}, which compares glimpses or "
+                f"has a baseline for locations, got {task.num_glimpses}",
+            ),
             (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
             (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
             (
@@ -625,7 +638,8 @@ def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.opti
     groups: dict[tuple[float, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         located, in_core = name.startswith("location_network."), name.startswith("core.")
-        by_muon = config.optimizer == "muon" and is_matrix(parameter)
+        hidden = is_matrix(parameter) and not name.startswith("action_network.")
+        by_muon = config.optimizer == "muon" and hidden
         is_log_std = parameter is model.location_network.log_std
         rates = config.location_rate if located else 1.0, config.muon_rate if by_muon else 1.0
         group = {

@@ -41,8 +41,11 @@ class _FolderManifest(msgspec.Struct):
 def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name and their manifest into a folder, which is made or replaced as a whole.
 
-    A crash leaves the new folder or the old one, perhaps where :func:`find_hashed` finds it.
+    A crash leaves the new folder or the old one, perhaps where :func:`find_hashed` finds it. More
+    than :func:`read_hashed` would read is a ValueError.
     """
+    if (total := sum(map(len, files.values()))) > MAX_BYTES:
+        raise ValueError(f"{folder} can't hold {total} bytes: more than {MAX_BYTES} are not read")
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     manifest = {"schema": 1, "files": {name: _digest(part) for name, part in files.items()}}
     disk.make_folder(folder.parent)

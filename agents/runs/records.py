@@ -47,21 +47,24 @@ def printable(text: str) -> str:
 def portable(content: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     """Return the content of ``config.json`` or ``result.json`` without the machine's paths.
 
-    In the command, RUN_DIR stands for the run folder; other paths keep their last two parts.
+    In the command, RUN_DIR stands for the run folder; other paths keep their last two parts, there
+    and in the settings.
     """
+
+    def shortened(word: Any) -> Any:
+        absolute = isinstance(word, str) and Path(word).is_absolute()
+        return "/".join(Path(word).parts[-2:]) if absolute else word
+
     record, words = convert(content, RunRecord), []
     for before, word in pairwise(["", *shlex.split(record.command)]):
-        path = Path(word)
-        if before == "--run-dir" or path.resolve() == run_dir.resolve():
-            word = "RUN_DIR"
-        elif word.startswith("--run-dir="):
-            word = "--run-dir=RUN_DIR"
-        elif path.is_absolute():
-            word = "/".join(path.parts[-2:])
-        words.append(word)
+        joined = word.startswith("--") and "=" in word
+        flag, value = word.split("=", 1) if joined else (before, word)
+        if flag == "--run-dir" or Path(value).resolve() == run_dir.resolve():
+            value = "RUN_DIR"
+        words.append(f"{flag}={shortened(value)}" if joined else shortened(value))
     changes = {
         "command": shlex.join(words),
         "data": record.data.partition(" from ")[0],  # such as "MNIST test: 10 images from DIR"
-        "config": {**record.config, "run_dir": None},
+        "config": {**{k: shortened(v) for k, v in record.config.items()}, "run_dir": None},
     }
     return {**content, **{name: part for name, part in changes.items() if name in content}}

@@ -107,7 +107,8 @@ def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     tensors = {}
     for key, tensor in model.state_dict().items():
         if not key.startswith("baseline_network"):
-            tensors[GRU_NAMES.get(key, key)] = {"start": sum(map(len, weights)), "shape": list(tensor.shape)}
+            place = {"start": sum(map(len, weights)), "shape": list(tensor.shape)}
+            tensors[GRU_NAMES.get(key, key)] = place
             weights.append(round_weights(tensor).ravel())
     result = read_json(pretrained_dir(name) / "result.json")
     low, high = result["interval"]

@@ -69,12 +69,19 @@ def test_a_published_model_is_the_runs_with_its_validation_errors(run_dir, publi
 def test_no_path_of_the_machine_is_published(copied, published):
     data, script = f"MNIST train: 55000 images from {copied.parent} (unpacked)", copied.parent / "x"
     edit_json(copied / "result.json", data=data)
+    start = copied.parent / "runs" / "start"
     command = f"python {script}/train/reinforce.py --run-dir {copied} --threads 1"
-    edit_json(copied / "config.json", data=data, command=command)
+    settings = json.loads((copied / "config.json").read_text())["config"]
+    settings |= {"initial": str(start)}
+    edit_json(
+        copied / "config.json", data=data, command=f"{command} --initial={start}", config=settings
+    )
     publish(copied)
     content = json.loads((published / "config.json").read_text())
     assert content["data"] == "MNIST train: 55000 images"
-    assert content["command"] == "python train/reinforce.py --run-dir RUN_DIR --threads 1"
+    command = "python train/reinforce.py --run-dir RUN_DIR --threads 1 --initial=runs/start"
+    assert content["command"] == command
+    assert content["config"] == {**settings, "initial": "runs/start", "run_dir": None}
     for file in ("config.json", "result.json", "model.json"):
         assert str(copied.parent) not in (published / file).read_text()
 

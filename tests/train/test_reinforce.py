@@ -440,6 +440,8 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"validation_images": 0}, "validation_images"),
         ({"state_cap": -1.0}, "state_cap"),
+        ({"state_cap": 20.0}, "state_cap must be 0 for core gru, .* got 20"),
+        ({"env_kwargs": "num_glimpses = 1"}, "num_glimpses must be at least 2 for dense, .* got 1"),
         ({"location_rate": -1.0}, "location_rate"),
         ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
         ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
@@ -460,6 +462,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
 def test_a_bad_setting_fails_at_once(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)
+
+
+def test_a_setting_that_has_no_effect_refuses_nothing():
+    Config(learned_std=True, std=0.02)  # below final_std
+    Config(estimator="reward_only", env_kwargs="num_glimpses = 1")  # without a choice of locations
 
 
 @pytest.mark.parametrize("estimator", ["outcome", "outcome_completed"])

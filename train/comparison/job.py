@@ -44,6 +44,7 @@ class Record:
         checkpoint: Name of the newest checkpoint when it was last started or resumed.
         status: Exit status, minus the signal's number if it was killed; None before the end.
         stopped: Why it was last stopped before its end, ``"cancelled"`` or ``"requeued"``.
+        printed: Bytes that it had printed before it was last started or resumed.
     """
 
     command: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ class Record:
     checkpoint: str = ""
     status: int | None = None
     stopped: str = ""
+    printed: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Job:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 output.truncate(0)
                 record = Record(self.command)
+            record = replace(record, printed=os.fstat(output.fileno()).st_size)
             self._write(record)
             try:
                 words = self.resume if resumes else self.command

@@ -87,13 +87,14 @@ def run_jobs(
 def _report(each: Submitted) -> Ended:
     """Return how a job that is no longer under way ended."""
     record, output = each.job.record, each.job.output
-    how = f"ended with status {record.status}"
+    how, before = f"ended with status {record.status}", record.printed
     if record.status is None:
         lost = "was lost" if record.command else "did not start"
         how = "was cancelled" if record.stopped else lost
         if each.handle is not None and not record.stopped:
-            output = each.handle.paths.stdout  # submitit's
-    lines = output.read_text(errors="replace").splitlines() if output.exists() else []
+            output, before = each.handle.paths.stdout, 0  # submitit's
+    text = output.read_bytes()[before:] if output.exists() else b""
+    lines = text.decode(errors="replace").splitlines()
     lines = ["nothing printed", *filter(str.strip, lines)]
     errors = [k for k, line in enumerate(lines) if line.startswith("error: ")] or [-1]
     first = errors[-1] if record.status else -1  # a message may have several lines

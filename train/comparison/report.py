@@ -59,7 +59,8 @@ def task_table(results: TaskResults) -> bytes:
     ``class`` says which rows may be compared. Unknown numbers are empty; ``steps_to_threshold``
     is inf where fewer than half of the seeds got there.
     """
-    records = [_record(row) for row in results.rows]
+    most = max(row.task.seeds for row in results.rows)
+    records = [_record(row, most) for row in results.rows]
     return to_csv([records[0].keys(), *(map(_plain, record.values()) for record in records)])
 
 
@@ -85,8 +86,8 @@ def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
     return tables.document(sections)
 
 
-def _record(row: Row) -> dict[str, Any]:
-    """Return a line of the CSV table."""
+def _record(row: Row, num_seeds: int) -> dict[str, Any]:
+    """Return a line of the CSV table, with a column for each of a number of seeds."""
     algorithm, ended = row.algorithm, len(row.seeds)
     errors = dict(zip((seed.number for seed in row.seeds), row.errors.tolist(), strict=True))
     return {
@@ -108,7 +109,7 @@ def _record(row: Row) -> dict[str, Any]:
         "samples_backward": row.samples_backward,
         "cpu_seconds": row.cpu_seconds,
         "commit": " ".join(tables.distinct(row.seeds, "commit")),
-        **{f"error_seed_{n}": errors.get(n, math.nan) for n in range(row.task.seeds)},
+        **{f"error_seed_{n}": errors.get(n, math.nan) for n in range(num_seeds)},
     }
 
 

@@ -179,7 +179,7 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
     pairs = [[by_name[name] for name in pair if name in by_name] for pair in protocol.comparisons]
     p_values = np.full(len(pairs), math.nan)
     for index, pair in enumerate(pairs):
-        if len(pair) == 2 and all(row.complete for row in pair):
+        if len(pair) == 2 and all(row.complete and row.task.seeds > FEW for row in pair):
             p_values[index] = statistics.rank_test(*(row.errors for row in pair))
     tested = zip(protocol.comparisons, pairs, p_values, statistics.holm(p_values), strict=True)
     lines = [
@@ -188,7 +188,7 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
     ]
     header = ("expected better", "than", "difference of means [points]")
     header += ("P(lower error)", "p", "p after Holm")
-    text = _how_tested(results.task, len(pairs))
+    text = _how_tested([row.task.seeds for row in results.rows], len(pairs))
     return [["## Named comparisons", "", text], *by_class(header, lines)]
 
 
@@ -203,11 +203,12 @@ def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[st
     return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
 
 
-def _how_tested(task: ComparedTask, count: int) -> str:
-    least = statistics.least_p(task.seeds)
+def _how_tested(seeds: Sequence[int], count: int) -> str:
+    least = statistics.least_p(max(seeds))
+    words = f"{'at most ' * (min(seeds) < max(seeds))}{max(seeds)} seeds"
     return (
         "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
-        f"{task.seeds} seeds per algorithm no p is below {_p_text(least)}, and after Holm's "
+        f"{words} per algorithm no p is below {_p_text(least)}, and after Holm's "
         f"correction for the {count} named comparisons, tested or not, none is below "
         f"{_p_text(min(1, count * least))}. The difference is the first mean minus the second. "
         "P(lower error) is the probability that a run of the first has a lower error than a run "

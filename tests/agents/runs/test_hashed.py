@@ -34,6 +34,14 @@ def test_what_was_written_comes_back_and_a_folder_is_replaced_as_a_whole(folder,
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_a_folder_that_could_not_be_read_back_is_not_written(folder, monkeypatch):
+    monkeypatch.setattr(hashed, "MAX_BYTES", 202)
+    assert read_hashed(folder) == FILES
+    with pytest.raises(ValueError, match=r"run can't hold 203 bytes: more than 202 are not read"):
+        write_hashed(folder, {**FILES, "more": b"1"})
+    assert read_hashed(folder) == FILES
+
+
 def flip(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

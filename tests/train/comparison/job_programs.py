@@ -23,6 +23,9 @@ def stop(number, frame):
     sys.exit(128 + number)
 
 signal.signal(signal.SIGTERM, stop)
+if "complains" in does and not step:
+    (checkpoints / "step_1").touch()
+    sys.exit("error: not this time")
 for step in range(step, 8 if "late" in does else 3):
     if step == 1 and not (here / "lives").exists():
         for number in [os.getppid()] * ("is lost" in does) + [os.getpid()] * ("dies" in does):

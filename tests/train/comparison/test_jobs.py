@@ -84,6 +84,13 @@ def test_a_job_that_failed_goes_on_only_from_a_checkpoint_that_it_made(place):
     assert steps == [0, 1, 0, 1]  # it got no further from step 1, so it started over
 
 
+def test_a_job_is_not_blamed_for_what_it_printed_before_it_was_resumed(place):
+    (ended,) = run(place, place.job("a", "complains dies"))
+    assert ended.last_words == "error: not this time"
+    (ended,) = run(place, place.job("a", "complains dies"))
+    assert (ended.status, ended.last_words) == (-9, "nothing printed")
+
+
 def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):
     words = [sys.executable, "-c", DRIVER, str(place.folder)]
     with subprocess.Popen(words) as driver:

@@ -171,6 +171,19 @@ def test_the_csv_lists_every_seed_and_missing_ones_are_named(results):
     assert row_of(report_on(results), "dense")["seeds"] == "4 of 5 seeds: incomplete"
 
 
+def test_algorithms_with_seeds_of_their_own_share_the_columns_and_few_are_not_tested(results):
+    names = {algorithm.name: 5 for algorithm in ALGORITHMS} | {"dense": 3, "ppo": 4}
+    task = replace(TASK, algorithms=names)
+    rows = lines_of_csv(results, task)
+    assert all(None not in row for row in rows.values())  # no cell without a header
+    assert [rows[name]["error_seed_4"] for name in ("dense", "sparse")] == ["", "6.4"]
+    text = report_on(results, task)
+    reason = "not tested: dense has 3 of 3 seeds, sparse has 5 of 5 seeds"
+    assert row_of(text, "dense", "than")["difference of means [points]"] == reason
+    assert row_of(text, "ppo", "than")["p"] == "0.0159"  # 2 / 126
+    assert "With at most 5 seeds per algorithm no p is below 0.0079" in text
+
+
 def test_a_diverged_seed_counts_as_guessing(results):
     write(results, TASK, "a2c", 4, marks=2)
     row, line = row_of(report_on(results), "a2c"), lines_of_csv(results)["a2c"]

@@ -1,6 +1,6 @@
 """Agents for glimpse-based classification, for any environment with the same spaces.
 
-Models and published weights need torch and safetensors; training and evaluation also need the
+Models and published weights need no extra; training and evaluation need the
 extra ``train``. The scripts that train, evaluate and export are in the repository's ``train/``,
 not in the wheel.
 """

@@ -1,7 +1,7 @@
 """Training in several processes (ranks), which torchrun starts: each plays a share of the lanes.
 
-Every rank holds the whole model. Means over lanes are taken over all ranks, so that a run doesn't
-depend on their number but for rounding. A process that torchrun did not start is the only rank.
+Every rank holds the whole model. Means over lanes are taken over all ranks, so a run depends on
+their number only through rounding. A process that torchrun did not start is the only rank.
 
 Dimension key:
     N: lanes (parallel episodes) of all ranks
@@ -189,8 +189,8 @@ class _Loss(nn.Module):
     """Returns a loss unchanged.
 
     DistributedDataParallel expects a gradient for every parameter that its module's output depends
-    on. For a glimpse's outputs these are others: a control, an estimator or a replay leaves some
-    alone, and a learned std isn't among them. The loss depends on the right ones.
+    on. A loss depends on just the parameters that get one. A glimpse's outputs don't: a control, an
+    estimator or a replay leaves some without, and a learned std isn't among them.
     """
 
     def __init__(self, model: nn.Module):

@@ -108,7 +108,7 @@ class Weights:
         baseline_coef: c_b, weight of the baseline's loss.
         discount: gamma of :func:`~agents.losses.dense_returns`.
         num_rollouts: M, rollouts of one image for leave-one-out.
-        entropy_coef: c_e, weight of the entropy of both actions, where labels are sampled.
+        entropy_coef: c_e, weight of both actions' entropy in the reward_only estimators.
     """
 
     policy_coef: float
@@ -142,7 +142,7 @@ class Estimator:
 
     Attributes:
         terms: Turns a rollout into loss terms.
-        objective: What the estimator ascends, or without the label stands in for;
+        objective: What the estimator ascends or, without the label, approximates;
             ``benchmarks/gradient_quality.py`` defines each.
         location_reaches_core: Whether the location network's gradient flows into the core.
         samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.

@@ -26,14 +26,14 @@ class Graph:
     """Calls ``function(carry, **inputs) -> (carry, outputs)``, on a GPU as one CUDA graph.
 
     A replay repeats kernels and runs no line of Python. So the function must consist of operations
-    on tensors whose shapes never change, draw no random numbers of torch's, copy nothing from the
-    host and never wait for the GPU; what it changes, it must change in place. The inputs are
-    numbers, which it gets as scalars on the device, float64 or int64; the outputs, which the next
-    call may overwrite, carry no gradient.
+    on tensors whose shapes never change, use none of torch's random numbers, copy nothing from the
+    host, never wait for the GPU, and change tensors only in place. The inputs are numbers, which it
+    gets as scalars on the device, float64 or int64. The outputs carry no gradient; the next call
+    may overwrite them.
 
     The calls before the capture do what every call does, so a warm-up leaves nothing to undo. A
-    carry other than the one returned last begins again with a warm-up: a stage of a curriculum has
-    a graph of its own. On the CPU there are no graphs, and the function is called.
+    carry other than the one returned last starts a new warm-up: each stage of a curriculum has its
+    own graph. On the CPU there are no graphs, and the function is called.
 
     Args:
         function: What to call.

@@ -21,7 +21,7 @@ class Muon(torch.optim.AdamW):
     Arguments are AdamW's; betas and eps concern what AdamW moves. Each group may have a number of
     ``blocks``: the matrices, one below the other, in each of its parameters, such as 4 in the
     weights of an LSTM. AdamW moves groups with 0, the default. One learning rate suits both, since
-    Muon's steps are about as long as Adam's. It computes in float32; ``torch.optim.Muon`` uses
+    Muon's steps are about as long as Adam's. This one computes in float32; torch's uses
     bfloat16, which is slow on most CPUs.
 
     Raises:

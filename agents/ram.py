@@ -26,7 +26,7 @@ CORES = tuple(GATES)
 
 @dataclass(frozen=True)
 class RAMConfig:
-    """Sizes and choices of a :class:`RecurrentAttentionModel`; the defaults are the paper's.
+    """Sizes and choices of a :class:`RecurrentAttentionModel`; default sizes are the paper's.
 
     Attributes:
         glimpse_shape: (P, G, G), shape of the environment's ``glimpse`` box.
@@ -43,8 +43,8 @@ class RAMConfig:
         location_reaches_core: Whether the location network's gradient flows into core and glimpse
             network (the exact policy gradient) or stops before them (the paper).
         conv_features: Channels of two 3x3 convolutions over the glimpse. 0 leaves them out.
-        num_glimpses: T, if the core also sees the time, the share of glimpses so far. 0: it doesn't
-            (the paper).
+        num_glimpses: T if the core also sees the time, the share of glimpses so far; else 0 (the
+            paper).
         initial_std: Initial value of a learned std of the next location, one each for x and y. 0
             leaves the std to the trainer (the paper).
         stop_hidden: Units of a hidden layer in the stop network, which decides when to end the

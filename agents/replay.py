@@ -1,4 +1,4 @@
-"""A replay of rollouts, for a loss that is a likelihood whatever policy acted.
+"""A replay of rollouts, for losses that hold whichever policy acted.
 
 Dimension key:
     R: rollouts that are kept

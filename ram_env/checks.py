@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by all that takes them."""
+"""Checks of arguments that several modules share."""
 
 from typing import Any
 

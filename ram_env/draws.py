@@ -2,7 +2,7 @@
 
 A lane's whole randomness is then two integers, its key and the number of its episode. Episodes
 can't depend on the number of lanes, on the device or on earlier actions, and saving a state
-means saving two integers. Words are uint64 in NumPy. Torch hardly knows that dtype, so there the
+means saving two integers. Words are uint64 in NumPy. Torch hardly supports it, so there the
 same bits are int64, whose arithmetic wraps alike.
 
 Dimension key:

@@ -37,8 +37,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
 
     Action Space:
     ``action_format`` chooses the space. A location outside [-1, 1] is clipped. The location of
-    the last action is not used. Predictions before the last count only for the rewards below
-    that say so.
+    the last action is not used. Earlier predictions count only for the rewards below that
+    say so.
 
     | format | space | entries |
     |---|---|---|
@@ -96,11 +96,11 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
       from ``$RAM_ENV_DATA``, the user's cache folder or a download.
     - ``split`` ("train"): "train", "validation", "test" or "train+validation".
     - ``order`` ("random"): "random" draws images with replacement; "sequential" shows image
-      v mod n at visit v, whatever the seed, and a seeded reset begins again at visit 0.
+      v mod n of n at visit v, whatever the seed. A seeded reset restarts at visit 0.
     - ``canvas_size`` (28): side of the canvas [px].
     - ``translate`` (False): place the object anywhere wholly inside instead of in the centre.
     - ``object_scale`` (1): size of the object relative to its image's, 0.5 to 1.5, rounded to whole
-      pixels; or (lowest, highest), from which each episode draws a size, every one alike. A pixel
+      pixels; or (lowest, highest), from which each episode draws a size, uniformly. A pixel
       is the mean of the image over its area. Clutter keeps its size.
     - ``num_clutter`` (0), ``clutter_size`` (8): number and side [px] of squares that are cut
       from other images of the split and added at uniform places.

@@ -34,8 +34,8 @@ class LockstepEnv(VectorWrapper):
         env: In the autoreset mode ``SAME_STEP``, on a device and without ``allow_stop``.
 
     Raises:
-        ValueError: If the environment is another, or of a class that isn't this package's: a graph
-            would not run its Python again.
+        ValueError: If the environment is another, or of your own class: a graph would not run its
+            Python again.
     """
 
     def __init__(self, env: GlimpseVectorEnv):

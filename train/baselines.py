@@ -1,8 +1,8 @@
 """Train a classifier that sees the whole canvas: `python train/baselines.py --model fc256`.
 
-The agent with its glimpses is compared with it. Training canvases are those that
-`train/reinforce.py` with the same seed and `num_envs` shows its agent, in the same order, and
-validation and test use the same frozen ones. The paragraphs of `train` are the algorithm.
+Glimpse agents are compared with it. It trains on the canvases that `train/reinforce.py` shows its
+agent with the same seed and `num_envs`, in the same order; validation and test use the same frozen
+ones. The paragraphs of `train` are the algorithm.
 
 Dimension key:
     N: canvases of a batch, one per sub-environment
@@ -60,7 +60,7 @@ class Config(RunConfig):
     ema: float = 0.999
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
-    """Compute the network in bfloat16 during training, which is faster on hardware that has it."""
+    """Compute the network in bfloat16 during training, which is faster if the hardware has it."""
 
     def __post_init__(self) -> None:
         """Check every value."""

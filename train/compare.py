@@ -3,7 +3,7 @@
 The protocol (train/comparison.toml) sets the algorithms, their budget of env steps, the seeds and
 what is tuned. Every algorithm is tuned first, then run once per seed, each run a process with one
 thread. A finished seed leaves a small folder in the results, from which the report is made.
-Results that are there are not run again, so the same command resumes an interrupted comparison. A
+Results that exist are not run again, so the same command resumes an interrupted comparison. A
 run that was stopped, lost or killed continues from its checkpoint if its program can, and ends in
 the same bytes. With --cluster slurm, runs are jobs of Slurm: docs/clusters.md.
 
@@ -11,7 +11,7 @@ A protocol names the programs that are run: use one only if you trust it as you 
 
 Any program can join. It is called with the words of the protocol, in which {env_id}, {seed},
 {run_dir}, {env_steps} (the budget), {episodes} (the same in episodes), {num_glimpses} (env steps
-per episode), {marks} (how often to validate, evenly spaced, the end included) and {split} (the
+per episode), {marks} (how many validations, evenly spaced, the last at the end) and {split} (the
 final split) are filled in, and with `--name value` for each tuned setting. It must leave four files
 in the run folder:
 

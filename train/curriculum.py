@@ -7,9 +7,9 @@ A TOML file lists the stages, each a change of the task's keywords, and when it 
     success = 0.8  # optional: ends the stage earlier, at this success rate
     env = { canvas_size = 28, num_clutter = 0 }
 
-The task follows the last stage, and ends the training. Every env step counts towards the budget,
-and validation is always on the task. A curriculum is designer's knowledge: compare its runs with
-others separately.
+After the last stage the agent trains on the task. Every env step counts towards the budget, and
+validation is always on the task. A curriculum is designer's knowledge: don't rank its runs with
+those without one.
 
 Source:
     Bengio et al. (2009), "Curriculum learning".

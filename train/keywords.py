@@ -1,4 +1,4 @@
-"""Keywords of an environment on the command line, in place of an id of their own."""
+"""Keywords of an environment on the command line, which need no registered id."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 They learn from a replay of the last 100,000 env steps, one gradient step per 8 env steps. The
 observation is the episode so far, through the glimpse network of `train/sb3.py`; the action is the
-env's Box, location and class scores, squashed by tanh. All else is the library's default,
+env's Box, location and class scores, squashed by tanh. The other settings are defaults,
 except that CrossQ's critics have SAC's 256 units: with 1,024 a step costs 2.4 times as much.
 """
 

@@ -1,7 +1,7 @@
 """Train the recurrent attention model with REINFORCE: `python train/reinforce.py`.
 
 The paragraphs of `train` are the algorithm, in order: setup, episode, loss, update, log. `learn`
-holds the middle three, which a CUDA graph can hold, too.
+holds the middle three, which can run as one CUDA graph.
 
 Dimension key:
     N: sub-environments, each of which plays one episode per update
@@ -120,7 +120,7 @@ class Config(RunConfig):
     total_episodes: int = 1_900_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 512
-    """Number of episodes played in parallel, by all processes, which is the batch of one update."""
+    """Number of episodes played in parallel, over all processes: the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
@@ -136,7 +136,7 @@ class Config(RunConfig):
     muon_rate: float = 3.0
     """Learning rate of the matrices that Muon moves, in multiples of the others'."""
     label_temperature: float = 1.0
-    """Temperature of the softmax from which outcome and outcome_completed sample labels."""
+    """Temperature of the softmax from which the outcome estimators sample labels."""
     replay_steps: int = 0
     """Further steps of the classifier per update, each on an old rollout (outcome estimators)."""
     replay_size: int = 200
@@ -147,16 +147,16 @@ class Config(RunConfig):
     """Standard deviation of the location policy at the end. It falls geometrically. None keeps
     std, as in the paper."""
     learned_std: bool = False
-    """Learn the standard deviations of x and y, starting at std, in place of that schedule."""
+    """Learn the standard deviations of x and y, from std on, in place of a schedule."""
     core: Literal["rnn", "lstm", "gru"] = "gru"
     """Type of the recurrent core. The paper's is rnn."""
     recurrent_init: Literal["identity", "uniform"] = "identity"
     """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
-    which gru and lstm cores always have. The paper doesn't say."""
+    which gru and lstm cores always use. The paper doesn't say."""
     hidden_size: int = 170
     """Units of the recurrent core. The paper has 256; a GRU of 170 has about as many weights."""
     see_time: bool = False
-    """Show the core the share of glimpses so far. The paper's doesn't see it."""
+    """Show the core the share of glimpses so far. The paper's core doesn't see it."""
     state_cap: float = 0.0
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
     location: Literal["offset", "absolute"] = "offset"
@@ -169,29 +169,29 @@ class Config(RunConfig):
     shift: int = 0
     """Largest random shift of each training image along x and along y, in pixels."""
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
-    """Who chooses where to look: the learned policy, or a control in its place."""
+    """Who chooses where to look: the learned policy, or a rule in its place."""
     glimpse_cost: float = 0.0
     """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
     discount: float = 0.5
-    """Discount on a location's credit for the glimpses after the next one (dense, outcome)."""
+    """Discount on the credit for glimpses after the next one (estimators with dense_returns)."""
     policy_coef: float = 0.2
     """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
     """Weight of the baseline's loss."""
     entropy_coef: float = 0.01
-    """Weight of the entropy of location and label, for the estimators that sample labels, and of
-    stopping."""
+    """Weight of the entropy of location and label, with reward_only and reward_only_no_baseline,
+    and of stopping."""
     max_grad_norm: float = 1.0
     """Norm to which longer gradients are clipped."""
     weight_decay: float = 0.0
-    """Weight decay, in multiples of each weight's learning rate: apart from the gradient with
-    adamw and muon, added to it with sgd."""
+    """Weight decay, in multiples of each weight's learning rate: decoupled from the gradient
+    with adamw and muon, added to it with sgd."""
     beta2: float = 0.999
     """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = 0.999
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
-    """Compute the networks in bfloat16 during training, which is faster on hardware that has it."""
+    """Compute the networks in bfloat16 during training, which is faster if the hardware has it."""
     graph: bool = False
     """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
     validation_images: int | None = None

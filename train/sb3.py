@@ -1,8 +1,8 @@
 """Train the glimpse agent with Stable-Baselines3: `python train/sb3.py --algorithm ppo_history`.
 
-PPO and A2C, without memory or with the episode's glimpses so far in the observation, and
-RecurrentPPO learn from rewards alone, never from the label. Environment, log, checkpoints and
-evaluation are those of `train/reinforce.py`; an update is Stable-Baselines3's.
+PPO, A2C and RecurrentPPO learn from rewards, never from the label. PPO and A2C have no memory
+or, with `_history`, see the episode's glimpses so far. Environment, log, checkpoints and
+evaluation are those of `train/reinforce.py`; updates are Stable-Baselines3's.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Config(RunConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal[ALGORITHMS] = "ppo_history"  # pyright: ignore[reportInvalidTypeForm]
-    """Algorithm; with _history, the observation holds all glimpses of the episode so far."""
+    """Algorithm; with _history, the observation holds the episode's glimpses so far."""
     env_id: str = "MNISTGlimpse-v0"
     """Registered environment to train on."""
     curriculum: str | None = None
@@ -97,7 +97,7 @@ class Config(RunConfig):
     hidden_size: int = 256
     """Units of the LSTM, or of the layer over the episode's glimpses."""
     entropy_coef: float = 0.05
-    """Weight of the entropy: the label's where it is scored, the location's elsewhere."""
+    """Weight of the entropy: the label's where it is scored, the location's before the end."""
     policy_coef: float = 1.0
     """Weight of the location's policy gradient relative to the label's."""
     gae_lambda: float = 0.95

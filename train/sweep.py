@@ -3,19 +3,19 @@
 `python train/sweep.py --trials 50` trains one run per seed in each trial, each run a process with
 one thread; with --cluster slurm, a job of Slurm (docs/clusters.md). A trial's value is the mean of
 its seeds' final validation errors; the test split is never used. The first trial has the project's
-defaults. Flags after `--` go to every training, and change the defaults with it:
+defaults. Flags after `--` go to every training, the first included:
 `python train/sweep.py --study lstm -- --core lstm --bf16`.
 
 The study is kept in a journal file. Calling the sweep again continues it until it has its total of
 trials. One sweep at a time uses a journal: a second one is refused, so give --parallel to run
-trials side by side. A trial that was interrupted, by a signal or a crash, doesn't count, and its
-settings are tried again, as a trial that goes on with the first one's runs.
+trials side by side. A trial that a signal or a crash interrupted doesn't count: its settings are
+tried again, in a trial that resumes its runs.
 
 Pruning: all trials begin with the same seed, and that first run is validated at the same marks in
 each. A trial is given up when its best error so far is above the median, over all finished trials,
 of the error at the same mark (Optuna's MedianPruner); the other seeds of a trial that gets through
 run to their end. No trial is given up before five have finished, nor before mark 4 of 10: schedules
-make early errors favour low learning rates and stds. Seeds count from 1000, used nowhere else.
+make early errors favour low learning rates and stds. Seeds count from 1000.
 
 A run that diverges counts as guessing in its trial's mean, and the report marks it. A run that
 fails otherwise makes its trial count as failed, and the exit status of the sweep is 1.
@@ -103,7 +103,7 @@ class Config(JobConfig):
     report: bool = False
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
-    """Program to train with instead of train/reinforce.py; it takes its flags, --resume too."""
+    """Program to train with instead of train/reinforce.py; it must take the same flags."""
     poll_seconds: float = 1.0
     """Time between two looks at the running trials [s]."""
     flags: tyro.conf.Suppress[tuple[str, ...]] = ()

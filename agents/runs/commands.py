@@ -53,7 +53,7 @@ class RunConfig:
     resume: Path | None = None
     """Folder of a run to resume with its own settings; takes no other flag."""
     final_split: Literal["test", "validation", "none"] = "test"
-    """Split to evaluate once, at the end, with the weights that were best on validation."""
+    """Split to evaluate once, at the end, with the stored weights; none skips this."""
     num_validations: int = 12
     """Number of validations, evenly spaced; the last is at the end."""
     log_every: int = 100

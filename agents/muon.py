@@ -12,7 +12,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5. Five rounds take singular values from 0.002 to 1 to between 0.68 and 1.21."""
 NUM_ROUNDS = 5
 THINNEST = 16
-"""A matrix must have more rows and columns than this. Outputs and coordinates have fewer."""
+"""A layer's matrix must have more rows and columns. Outputs and coordinates have fewer."""
 
 
 class Muon(torch.optim.AdamW):
@@ -20,7 +20,8 @@ class Muon(torch.optim.AdamW):
 
     Arguments are AdamW's; betas and eps concern what AdamW moves. Each group may have a number of
     ``blocks``: the matrices, one below the other, in each of its parameters, such as 4 in the
-    weights of an LSTM. AdamW moves groups with 0, the default. One learning rate suits both, since
+    weights of an LSTM. In a convolution's weights, each kernel is a row. AdamW moves groups with 0,
+    the default. One learning rate suits both, since
     Muon's steps are about as long as Adam's. This one computes in float32; torch's uses
     bfloat16, which is slow on most CPUs.
 
@@ -38,7 +39,7 @@ class Muon(torch.optim.AdamW):
         super().add_param_group({"blocks": 0, **param_group})
         group = self.param_groups[-1]
         for shape in (tuple(p.shape) for p in group["params"] if group["blocks"]):
-            if len(shape) != 2 or shape[0] % group["blocks"]:
+            if len(shape) not in (2, 4) or shape[0] % group["blocks"]:
                 raise ValueError(
                     f"blocks={group['blocks']} must divide a matrix's rows, got {shape}"
                 )
@@ -60,12 +61,12 @@ class Muon(torch.optim.AdamW):
             state["exp_avg"] = torch.zeros_like(matrix)
             state["step"] = torch.zeros(())  # AdamW asks every state that it loads for one
         momentum = state["exp_avg"].lerp_(grad, 1 - MOMENTUM)
-        ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov's
+        ahead = grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
         blocks = ahead.unflatten(0, (group["blocks"], -1))
         scale = 0.2 * max(blocks.shape[1:]) ** 0.5
         rate = group["lr"]
         matrix.mul_(1 - rate * group["weight_decay"])
-        matrix.sub_(orthogonal(blocks).flatten(0, 1) * (rate * scale))
+        matrix.sub_(orthogonal(blocks).reshape(matrix.shape) * (rate * scale))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -85,5 +86,5 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Return whether Muon should move a parameter: a matrix that is not thin."""
-    return parameter.ndim == 2 and min(parameter.shape) > THINNEST
+    """Return whether Muon should move a parameter: a convolution's or a matrix that is not thin."""
+    return parameter.ndim == 4 or (parameter.ndim == 2 and min(parameter.shape) > THINNEST)

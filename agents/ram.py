@@ -42,7 +42,8 @@ class RAMConfig:
         location_hidden: Units of a hidden layer in the location network. 0 leaves it out.
         location_reaches_core: Whether the location network's gradient flows into core and glimpse
             network (the exact policy gradient) or stops before them (the paper).
-        conv_features: Channels of two 3x3 convolutions over the glimpse. 0 leaves them out.
+        conv_features: Channels of a 3x3 convolution over the glimpse; a second has twice as many,
+            and a maximum over 2x2 pixels follows each. 0 leaves them out (the paper).
         num_glimpses: T if the core also sees the time, the share of glimpses so far; else 0 (the
             paper).
         initial_std: Initial value of a learned std of the next location, one each for x and y. 0
@@ -111,10 +112,11 @@ class GlimpseNetwork(nn.Module):
         super().__init__()
         planes, height, width = config.glimpse_shape
         features, self.conv = config.conv_features, nn.Sequential()
-        if features:
-            for channels in (planes, features):
-                self.conv += nn.Sequential(nn.Conv2d(channels, features, 3, padding=1), nn.ReLU())
-        self.what = nn.Linear((features or planes) * height * width, config.what_size)
+        for channels in (features, 2 * features) if features else ():
+            rest = nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)
+            self.conv += nn.Sequential(nn.Conv2d(planes, channels, 3, padding=1), *rest)
+            planes, height, width = channels, (height + 1) // 2, (width + 1) // 2
+        self.what = nn.Linear(planes * height * width, config.what_size)
         self.where = nn.Linear(2, config.where_size)
         self.join_what = nn.Linear(config.what_size, config.hidden_size)
         self.join_where = nn.Linear(config.where_size, config.hidden_size)

@@ -159,6 +159,9 @@ class Config(RunConfig):
     """Show the core the share of glimpses so far. The paper's core doesn't see it."""
     state_cap: float = 0.0
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
+    conv_features: int = 0
+    """Channels of a convolution over the glimpse, before one with twice as many. 0 leaves both
+    out, as in the paper."""
     location: Literal["offset", "absolute"] = "offset"
     """What the location network predicts: an offset from the present location, or a location."""
     location_hidden: int = 128
@@ -310,7 +313,7 @@ GROUPS = {
     "model": (
         "initial",
         *("core", "recurrent_init", "hidden_size", "see_time", "state_cap"),
-        *("location", "location_hidden", "location_gradient"),
+        *("conv_features", "location", "location_hidden", "location_gradient"),
         *("std", "final_std", "learned_std", "bf16", "graph"),
     ),
     "learning": (
@@ -612,7 +615,7 @@ def make_training_env(config: Config, device: torch.device, lanes: range) -> Cur
 
 def make_model(config: Config, env: TaskEnv) -> RecurrentAttentionModel:
     """Make the agent whose sizes fit the environment's spaces."""
-    flags = ("hidden_size", "core", "state_cap", "location", "location_hidden")
+    flags = ("hidden_size", "core", "state_cap", "conv_features", "location", "location_hidden")
     of_estimator = ESTIMATORS[config.estimator].location_reaches_core
     reaches_core = {"estimator": of_estimator, "core": True, "stopped": False}
     sizes = RAMConfig(

@@ -66,6 +66,15 @@ def test_blocks_move_as_if_each_were_a_matrix_of_its_own():
         torch.testing.assert_close(moved, part, rtol=1e-4, atol=1e-5)
 
 
+def test_the_kernels_of_a_convolution_are_the_rows_of_a_matrix():
+    start, grad = torch.randn(2, 20, 3, 3, 3).unbind()
+    whole, rows = nn.Parameter(start.clone()), nn.Parameter(start.flatten(1).clone())
+    whole.grad, rows.grad = grad.clone(), grad.flatten(1)
+    Muon([{"params": [whole, rows], "blocks": 1}], lr=0.1).step()
+    assert torch.equal(whole.flatten(1), rows)
+    assert not torch.equal(whole, start)
+
+
 def test_adamw_moves_the_groups_without_blocks():
     ours, theirs = ([nn.Parameter(torch.ones(30, 20))] for _ in range(2))
     matrix = nn.Parameter(torch.zeros(20, 20))
@@ -76,7 +85,7 @@ def test_adamw_moves_the_groups_without_blocks():
     assert not matrix.any()  # it had no gradient
 
 
-@pytest.mark.parametrize("shape", [(4,), (5, 20), (4, 4, 4)])
+@pytest.mark.parametrize("shape", [(4,), (5, 20), (4, 4, 4), (5, 4, 3, 3)])
 def test_parameters_that_are_not_so_many_matrices_are_refused(shape):
     with pytest.raises(ValueError, match=r"blocks=2 must divide a matrix's rows, got \("):
         Muon([{"params": [nn.Parameter(torch.zeros(shape))], "blocks": 2}])
@@ -94,7 +103,7 @@ def test_the_trainer_gives_adamw_the_outputs_however_many_classes_there_are():
 
 @pytest.mark.parametrize("core", CORES)
 def test_the_trainer_gives_it_the_thick_matrices_and_the_gates_of_the_core_one_by_one(core):
-    config = Config(core=core, hidden_size=48, optimizer="muon", learned_std=True)
+    config = Config(core=core, hidden_size=48, conv_features=4, optimizer="muon", learned_std=True)
     model = make_model(config, make_env(config, torch.device("cpu"), 1))
     groups = make_optimizer(config, model).param_groups
     blocks = {id(p): group["blocks"] for group in groups for p in group["params"]}

@@ -45,7 +45,7 @@ STAGES = """stages = [
 RUNS: dict[str, dict[str, Any]] = {
     "dense": {},
     "paper": {"estimator": "paper"},
-    "every_glimpse": {"estimator": "every_glimpse"},
+    "every_glimpse": {"estimator": "every_glimpse", "conv_features": 2},
     "dense_exact": {"estimator": "dense_exact"},
     "leave_one_out": {"estimator": "leave_one_out", "num_rollouts": 2},
     "reward_only": {"estimator": "reward_only", "core": "gru"},

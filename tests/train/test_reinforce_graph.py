@@ -40,7 +40,7 @@ def train(folder: Path, **changes: Any) -> Rows:
 def assert_close(rows: Rows, expected: Rows) -> None:
     assert [row[:2] for row in rows] == [row[:2] for row in expected]
     values, wanted = (torch.tensor([row[2] for row in each]) for each in (rows, expected))
-    torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)  # losses are sums near 0
 
 
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
@@ -53,7 +53,7 @@ def assert_close(rows: Rows, expected: Rows) -> None:
         {"learned_std": True, "location_rate": 0.5, "weight_decay": 0.1, "state_cap": 20.0},
         {"shift": 2, "validate_sampled": True},
         {"optimizer": "sgd", "final_std": None},
-        {"optimizer": "muon", "weight_decay": 0.1},
+        {"optimizer": "muon", "weight_decay": 0.1, "conv_features": 3},
         {"core": "gru", "see_time": True},
         {"core": "lstm", "glimpse_cost": 0.1},
         {"env_id": "Toy-v0", "validation_images": 40},

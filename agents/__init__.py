@@ -1,8 +1,7 @@
 """Agents for glimpse-based classification, for any environment with the same spaces.
 
-Models and published weights need no extra; training and evaluation need the
-extra ``train``. The scripts that train, evaluate and export are in the repository's ``train/``,
-not in the wheel.
+Models and published weights need no extra; training and evaluation need the extra ``train``. The
+scripts that train, evaluate and export are in the repository's ``train/``, not in the wheel.
 """
 
 from agents.ram import RAMConfig, RecurrentAttentionModel

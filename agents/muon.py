@@ -21,9 +21,8 @@ class Muon(torch.optim.AdamW):
     Arguments are AdamW's; betas and eps concern what AdamW moves. Each group may have a number of
     ``blocks``: the matrices, one below the other, in each of its parameters, such as 4 in the
     weights of an LSTM. In a convolution's weights, each kernel is a row. AdamW moves groups with 0,
-    the default. One learning rate suits both, since
-    Muon's steps are about as long as Adam's. This one computes in float32; torch's uses
-    bfloat16, which is slow on most CPUs.
+    the default. One learning rate suits both, since Muon's steps are about as long as Adam's. This
+    one computes in float32; torch's uses bfloat16, which is slow on most CPUs.
 
     Raises:
         ValueError: If a parameter of a group isn't as many matrices as the group says.
@@ -86,5 +85,5 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Return whether Muon should move a parameter: a convolution's or a matrix that is not thin."""
+    """Return whether Muon should move a parameter: a convolution's kernels or a thick matrix."""
     return parameter.ndim == 4 or (parameter.ndim == 2 and min(parameter.shape) > THINNEST)

@@ -105,7 +105,8 @@ class GlimpseNetwork(nn.Module):
 
     Source:
         Mnih et al. (2014), f_g(x_t, l_{t-1}; theta_g), section 4 "Glimpse network": 128, 128
-        and 256 units, and a sum of two linear maps before the last rectifier.
+        and 256 units, and a sum of two linear maps before the last rectifier. The convolutions
+        are ours.
     """
 
     def __init__(self, config: RAMConfig):

@@ -590,7 +590,8 @@ def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():
     known, folders = 0, {"comparison": "results", "signpost_dials": "signpost"}
-    for name, folder in {**folders, "reward_alone": "reward_alone", "longer": "longer"}.items():
+    folders |= {name: name for name in ("reward_alone", "longer")}
+    for name, folder in folders.items():
         protocol, kept = PROTOCOLS[name], PROTOCOL.parents[1] / "benchmarks" / folder
         for task in protocol.tasks.values():
             comparison = Comparison(Config(task=task.name, results=kept), protocol)

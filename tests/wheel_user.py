@@ -31,5 +31,5 @@ envs = GlimpseVecEnv(VectorGlimpseHistory(envs, num_glimpses=4))
 settings = {"features_extractor_class": HistoryFeatures, "num_classes": 4}
 PPO(HybridPolicy, envs, n_steps=8, batch_size=32, policy_kwargs=settings).learn(32)
 assert find_spec("train") is None
-assert "repository's ``train/``,\nnot in the wheel" in (agents.__doc__ or "")
+assert "repository's ``train/``, not in the wheel" in " ".join((agents.__doc__ or "").split())
 print(Path(ram_env.__file__).parent, Path(agents.__file__).parent)

@@ -114,7 +114,7 @@ class GlimpseNetwork(nn.Module):
         planes, height, width = config.glimpse_shape
         features, self.conv = config.conv_features, nn.Sequential()
         for channels in (features, 2 * features) if features else ():
-            rest = nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)
+            rest = nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()
             self.conv += nn.Sequential(nn.Conv2d(planes, channels, 3, padding=1), *rest)
             planes, height, width = channels, (height + 1) // 2, (width + 1) // 2
         self.what = nn.Linear(planes * height * width, config.what_size)
@@ -124,7 +124,9 @@ class GlimpseNetwork(nn.Module):
 
     def forward(self, glimpse: Tensor, location: Tensor) -> Tensor:
         """Map glimpse (N, P, G, G) and location (N, 2) to g_t, (N, D)."""
-        what = functional.relu(self.what(self.conv(glimpse).flatten(1)))
+        if self.conv:
+            glimpse = self.conv(glimpse.contiguous(memory_format=torch.channels_last))
+        what = functional.relu(self.what(glimpse.flatten(1)))
         where = functional.relu(self.where(location))
         return functional.relu(self.join_what(what) + self.join_where(where))
 

@@ -117,7 +117,7 @@ class Config(RunConfig):
     as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
-    total_episodes: int = 1_900_000
+    total_episodes: int = 1_100_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 512
     """Number of episodes played in parallel, over all processes: the batch of one update."""
@@ -129,7 +129,7 @@ class Config(RunConfig):
     optimizer: Literal["adamw", "muon", "sgd"] = "muon"
     """Optimizer: Muon for matrices with AdamW for the rest, AdamW alone, or SGD with momentum 0.9
     as in the paper."""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = 1.0
     """Learning rate of the location network, in multiples of the others'."""
@@ -159,7 +159,7 @@ class Config(RunConfig):
     """Show the core the share of glimpses so far. The paper's core doesn't see it."""
     state_cap: float = 0.0
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
-    conv_features: int = 0
+    conv_features: int = 16
     """Channels of a convolution over the glimpse, before one with twice as many. 0 leaves both
     out, as in the paper."""
     location: Literal["offset", "absolute"] = "offset"

@@ -101,7 +101,7 @@ def round_weights(weights: Any) -> np.ndarray:
 def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     """Add an agent's weights, without those of its baseline, and return its entry."""
     model, settings = load_pretrained(name)
-    options = model.config.conv_features, model.config.num_glimpses, model.config.stop_hidden
+    options = model.config.num_glimpses, model.config.stop_hidden
     if model.config.core == "lstm" or any(options):
         raise ValueError(f"{name}: ram.js knows rectifier and GRU cores alone, without options")
     tensors = {}

@@ -106,6 +106,31 @@ function linear({ weights }, layer, input) {
   return output;
 }
 
+/** Return ReLU of the 2x2 maxima of a 3x3 convolution: as in agents.ram.GlimpseNetwork. */
+function convolve({ weights }, layer, input) {
+  const kernels = weights[`${layer}.weight`], bias = weights[`${layer}.bias`];
+  const planes = kernels.length / (9 * bias.length), side = Math.sqrt(input.length / planes);
+  const half = Math.ceil(side / 2), output = new Float32Array(bias.length * half ** 2);
+  const offsets = (at) => [-1, 0, 1].filter((offset) => at + offset >= 0 && at + offset < side);
+  for (let k = 0; k < bias.length; k++) {
+    for (let row = 0; row < side; row++) {
+      for (let column = 0; column < side; column++) {
+        let sum = bias[k];
+        for (let plane = 0; plane < planes; plane++) {
+          for (const i of offsets(row)) {
+            const weight = ((k * planes + plane) * 3 + i + 1) * 3 + 1;
+            const pixel = (plane * side + row + i) * side + column;
+            for (const j of offsets(column)) sum += kernels[weight + j] * input[pixel + j];
+          }
+        }
+        const at = (k * half + (row >> 1)) * half + (column >> 1);
+        output[at] = Math.max(output[at], sum); // at least the 0 that it began with
+      }
+    }
+  }
+  return output;
+}
+
 const relu = (array, cap = Infinity) => array.map((x) => Math.min(Math.max(x, 0), cap));
 const add = (a, b) => a.map((x, i) => x + b[i]);
 const clip = (x, low = -1, high = 1) => Math.min(Math.max(x, low), high);
@@ -125,7 +150,10 @@ function core(agent, g, state) {
 
 Returns the next state h_t (D), the class logits (K) and the next location's mean. */
 function step(agent, glimpse, location, state) {
-  const what = relu(linear(agent, "glimpse_network.what", glimpse));
+  const convolutions = ["glimpse_network.conv.0", "glimpse_network.conv.3"];
+  const kept = convolutions.filter((layer) => `${layer}.weight` in agent.weights);
+  const features = kept.reduce((input, layer) => convolve(agent, layer, input), glimpse);
+  const what = relu(linear(agent, "glimpse_network.what", features));
   const where = relu(linear(agent, "glimpse_network.where", location));
   const g = relu(
     add(

@@ -9,8 +9,7 @@ from train.reinforce import Config, main
 
 TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cells
 SOLVING = {"location": "absolute", "location_hidden": 0}
-SOLVING |= {"core": "rnn", "hidden_size": 256}
-SOLVING |= {"num_envs": 64, "learning_rate": 2e-3, "total_episodes": 100_000}
+SOLVING |= {"core": "rnn", "total_episodes": 70_000}
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +24,18 @@ def _two_parts(monkeypatch):
 def error_after(tmp_path, capsys, **changes) -> float:
     """Train; return the validation error [%] of the last line."""
     settings = {"threads": 1, "device": "cpu", "std": 0.4, "final_std": 0.1, "num_validations": 1}
+    settings |= {"hidden_size": 64, "conv_features": 0, "num_envs": 64, "learning_rate": 2e-3}
     main(Config(run_dir=tmp_path / "run", final_split="validation", **settings, **changes))
     return float(capsys.readouterr().out.splitlines()[-1].split()[2])
 
 
 def test_the_signpost_task_is_solved(tmp_path, capsys):
-    settings = {"env_id": "SignpostGlimpse-v0", "num_envs": 64, "total_episodes": 50_000}
+    settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": 40_000}
     assert error_after(tmp_path, capsys, **settings) < 5  # chance: 75
 
 
 def test_two_parts_are_solved_with_memory(tmp_path, capsys):
-    # chance is 75, without memory at least 50; seeds 0, 1 and 2 ended at 0, 0 and 17
+    # chance is 75, without memory at least 50; seeds 0 to 3 ended at 0, 18, 17 and 0
     assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) < 30
 
 

@@ -606,11 +606,11 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
     assert known > 300
 
 
-def test_the_published_rows_are_the_presets_and_the_main_job_at_their_own_budgets():
+def test_the_published_rows_are_the_presets_at_their_own_budgets():
     settings = settings_of("published")
-    assert set(settings) == {*reinforce.PRESETS, "main"}
+    assert set(settings) == {*reinforce.PRESETS}
     for name, (task, row) in settings.items():
-        preset = asdict(reinforce.parse([] if name == "main" else ["--preset", name]))
+        preset = asdict(reinforce.parse(["--preset", name]))
         assert {k for k in row if row[k] != preset[k]} == {"validate_sampled"}
         assert task.env_id == preset["env_id"]
         assert task.env_steps == preset["total_episodes"] * task.num_glimpses

@@ -12,6 +12,7 @@ from ram_env.base import EpisodesEnv
 from train.reinforce import Config
 
 FLAGS: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "total_episodes": 1280, "device": "cpu"}
+FLAGS |= {"conv_features": 0, "hidden_size": 16}
 FLAGS |= {"num_validations": 1, "threads": 1, "final_split": "validation"}
 
 

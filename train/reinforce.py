@@ -117,7 +117,7 @@ class Config(RunConfig):
     as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
-    total_episodes: int = 1_100_000
+    total_episodes: int = 700_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 512
     """Number of episodes played in parallel, over all processes: the batch of one update."""
@@ -153,13 +153,13 @@ class Config(RunConfig):
     recurrent_init: Literal["identity", "uniform"] = "identity"
     """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
     which gru and lstm cores always use. The paper doesn't say."""
-    hidden_size: int = 170
-    """Units of the recurrent core. The paper has 256; a GRU of 170 has about as many weights."""
+    hidden_size: int = 160
+    """Units of the recurrent core. The paper's has 256."""
     see_time: bool = False
     """Show the core the share of glimpses so far. The paper's core doesn't see it."""
     state_cap: float = 0.0
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
-    conv_features: int = 16
+    conv_features: int = 32
     """Channels of a convolution over the glimpse, before one with twice as many. 0 leaves both
     out, as in the paper."""
     location: Literal["offset", "absolute"] = "offset"

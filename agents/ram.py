@@ -125,7 +125,8 @@ class GlimpseNetwork(nn.Module):
     def forward(self, glimpse: Tensor, location: Tensor) -> Tensor:
         """Map glimpse (N, P, G, G) and location (N, 2) to g_t, (N, D)."""
         if self.conv:
-            glimpse = self.conv(glimpse.contiguous(memory_format=torch.channels_last))
+            # faster; contiguous() would leave a glimpse of one scale as it is
+            glimpse = self.conv(glimpse.clone(memory_format=torch.channels_last))
         what = functional.relu(self.what(glimpse.flatten(1)))
         where = functional.relu(self.where(location))
         return functional.relu(self.join_what(what) + self.join_where(where))

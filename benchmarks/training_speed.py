@@ -175,22 +175,30 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
 
 
 def time_products(config: Config, num_updates: int) -> float:
-    """Return the seconds of the linear layers' products: outputs, and the gradients needed."""
+    """Return the seconds of the products with weights: outputs, and the gradients needed."""
     env = gymnasium.make_vec(config.env_id, num_envs=1, action_format="dict")
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     model = reinforce.make_model(reinforce.Config(env_id=config.env_id), env)
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     products: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear):
-            inputs = torch.rand(config.num_envs, layer.in_features, dtype=dtype)
-            outputs = torch.rand(config.num_envs, layer.out_features, dtype=dtype)
-            weight = torch.rand(layer.out_features, layer.in_features, dtype=dtype)
-            products += [(inputs, weight.T), (outputs.T, inputs)]
-            if name not in ("glimpse_network.what", "glimpse_network.where"):
+
+    def note(layer: nn.Module, arguments: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        for weight in (w.flatten(1).to(dtype) for w in layer.parameters(False) if w.dim() > 1):
+            places = result[0, 0].numel()  # a convolution's weights meet every pixel
+            inputs = torch.rand(config.num_envs * places, weight.shape[1], dtype=dtype)
+            outputs = torch.rand(config.num_envs * places, weight.shape[0], dtype=dtype)
+            products.extend([(inputs, weight.T), (outputs.T, inputs)])
+            if arguments[0].requires_grad:
                 products.append((outputs, weight))
-    run_all = timeit.Timer(lambda: [torch.mm(left, right) for left, right in products])
-    return run_all.timeit(num_updates * env.task.num_glimpses)
+
+    for layer in model.modules():
+        if not [*layer.children()]:
+            layer.register_forward_hook(note)
+    glimpse = torch.rand(1, *model.config.glimpse_shape)
+    model(glimpse, torch.zeros(1, 2), model.initial_state(1))
+    with torch.no_grad():
+        run_all = timeit.Timer(lambda: [torch.mm(left, right) for left, right in products])
+        return run_all.timeit(num_updates * env.task.num_glimpses)
 
 
 if __name__ == "__main__":

@@ -413,15 +413,11 @@ def test_a_bad_preset_is_refused_with_the_name_of_its_file(tmp_path, monkeypatch
 @pytest.mark.parametrize("published", sorted(PRETRAINED.glob("*/config.json")), ids=str)
 def test_a_preset_still_is_what_a_published_run_was_made_with(published):
     stored = json.loads(published.read_text())["config"]
-    if (
-        stored["preset"] is None
-    ):  # a comparison's run of "task-rule", which is logged in its own way
-        task, _, rule = published.parent.name.partition("-")
-        for name in ("preset", "device", "validation_images", "validate_sampled", "log_every"):
-            del stored[name]
-        config = asdict(read_preset(f"{rule}-{task}"))
-    else:
-        config = asdict(read_preset(stored["preset"]))
+    task, _, rule = published.parent.name.partition("-")
+    preset = stored.pop("preset") or f"{rule}-{task}"  # a comparison names none
+    for name in ("device", "validation_images", "validate_sampled", "log_every"):
+        del stored[name]  # how a comparison logs
+    config = asdict(read_preset(preset))
     assert {name: config[name] for name in stored} == stored
 
 

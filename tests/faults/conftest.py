@@ -18,8 +18,8 @@ if sys.platform == "linux":  # import once what the forked processes need
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.faults.test_runs"])
 
 SETTINGS = "--env-id SignpostGlimpse-v0 --num-envs 4 --total-episodes 16 --hidden-size 8 "
-SETTINGS += "--location-hidden 8 --num-validations 1 --validation-images 50 --log-every 1 "
-SETTINGS += "--checkpoint-every 1 --final-split none --threads 1 --device cpu"
+SETTINGS += "--conv-features 2 --location-hidden 8 --num-validations 1 --validation-images 50 "
+SETTINGS += "--log-every 1 --checkpoint-every 1 --final-split none --threads 1 --device cpu"
 
 Command = Callable[..., str]
 

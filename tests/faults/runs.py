@@ -39,7 +39,7 @@ CALLS = 250  # system calls of an undisturbed run, about
 _COMMON = "--num-envs 8 --total-episodes 96 --threads 1 --device cpu --num-validations 2 "
 _COMMON += "--log-every 2 --checkpoint-every 3 --final-split validation "
 _AGENT = f"{_COMMON} --env-id SignpostGlimpse-v0 --validation-images 200 "
-_AGENT += "--hidden-size 16 --location-hidden 8 "
+_AGENT += "--hidden-size 16 --location-hidden 8 --conv-features 2 "
 VARIANTS: dict[str, tuple[ModuleType, str]] = {
     "agent": (reinforce, _AGENT),
     "lstm": (reinforce, f"{_AGENT} --core lstm --learned-std --shift 1"),

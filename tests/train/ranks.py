@@ -31,6 +31,7 @@ SHORT = {
     "num_envs": 8,
     "total_episodes": 8 * UPDATES,
     "hidden_size": 16,
+    "conv_features": 2,
     "location_hidden": 8,
     "num_validations": 1,
     "validation_images": 100,
@@ -45,7 +46,7 @@ STAGES = """stages = [
 RUNS: dict[str, dict[str, Any]] = {
     "dense": {},
     "paper": {"estimator": "paper"},
-    "every_glimpse": {"estimator": "every_glimpse", "conv_features": 2},
+    "every_glimpse": {"estimator": "every_glimpse", "conv_features": 0},
     "dense_exact": {"estimator": "dense_exact"},
     "leave_one_out": {"estimator": "leave_one_out", "num_rollouts": 2},
     "reward_only": {"estimator": "reward_only", "core": "gru"},

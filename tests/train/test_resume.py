@@ -20,6 +20,7 @@ SHORT = {
     "num_envs": 4,
     "total_episodes": 4 * UPDATES,
     "hidden_size": 8,
+    "conv_features": 2,
     "location_hidden": 8,
     "num_validations": 1,
     "log_every": 1,

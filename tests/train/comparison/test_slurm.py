@@ -54,6 +54,7 @@ threshold = 10.0
 
 [algorithms.dense]
 program = "reinforce"
+flags = "--conv-features 0"
 sees_label = true
 
 [algorithms.ppo]

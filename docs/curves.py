@@ -69,10 +69,11 @@ def dress(axes: Axes, title: str) -> None:
     axes.set(xscale="log", yscale="log", title=title)
     axes.set(xlabel="training episodes", ylabel="validation error [%]")
     axes.set_yticks(TICKS)
+    axes.set_ylim(0.5, 250)  # room for the legend
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(which="both", alpha=0.25)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7, loc="upper right")
 
 
 if __name__ == "__main__":

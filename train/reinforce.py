@@ -102,7 +102,7 @@ class Config(RunConfig):
 
     preset: Literal[PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
     """Settings to take in place of the defaults; other flags override them.
-    best-cluttered: Best recipe for cluttered 60x60, 35 min on one core.
+    best-cluttered: Best recipe for cluttered 60x60, 32 min on one core.
     best-large-cluttered: Best recipe for cluttered 100x100, 60 min on one core.
     best-mnist: Best recipe for MNIST, 45 min on one core.
     best-translated: Best recipe for translated 60x60, 53 min on one core.

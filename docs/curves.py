@@ -73,7 +73,7 @@ def dress(axes: Axes, title: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(which="both", alpha=0.25)
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(fontsize=7)
 
 
 if __name__ == "__main__":

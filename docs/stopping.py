@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     scores = [stop for _, stop in by_price]
     draw(axes, [stop["glimpses"] for stop in scores], scores, marker="o", label="learned stop")
     for price, stop in by_price:
-        place = {"xytext": (-6, -12), "textcoords": "offset points", "fontsize": 8, "ha": "right"}
+        place = {"xytext": (-6, -12), "textcoords": "offset points", "fontsize": 7, "ha": "right"}
         axes.annotate(price, (stop["glimpses"], stop["error"]), **place)
     axes.set(xlabel="glimpses, mean", ylabel="test error [%]", yscale="log")
     axes.set_yticks([2, 5, 10, 20, 50])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.distributed import own_gpu
+from agents.distributed import on_first, own_gpu
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -28,6 +28,7 @@ from agents.runs.files import first_line
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ADVICE = "the learning rate may be too high"
 _NEVER = 2**62  # number of no update
+_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 _CUDA_WHEEL = (
     "Install the wheel that has it, on Linux PyPI's: pip install --force-reinstall torch "
     "torchvision --index-url https://pypi.org/simple; elsewhere see https://pytorch.org/get-started"
@@ -230,6 +231,22 @@ def choose_device(name: str) -> torch.device:
         allowed = "auto, cpu, cuda or, with the number of a GPU that is here, such as cuda:1"
         raise ValueError(f"device must be {allowed}, got {name}: {first_line(error)}") from error
     return probe.device
+
+
+def choose_dtype(bf16: bool, device: torch.device, log: Any) -> torch.dtype:
+    """Return the type to compute in: bfloat16 if asked for and in the hardware, else float32.
+
+    Without it in the hardware, bfloat16 takes longer than float32. A resumed run keeps its type.
+    """
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # torch before 2.11 can't tell
+        abilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()
+        has = device.type != "cpu" or any(abilities.get(name) for name in _CPU_BFLOAT16)
+    name = on_first(lambda: log.decide("dtype", "bfloat16" if bf16 and has else "float32"))
+    if bf16 and name == "float32":
+        log.say("bf16: the run began on hardware without bfloat16, so it computes in float32")
+    return getattr(torch, name)
 
 
 def spread_seed(

@@ -35,6 +35,7 @@ from agents.training import (
     check_finite,
     check_settings,
     choose_device,
+    choose_dtype,
     clip_gradients,
     cosine_rate,
     spread_seed,
@@ -60,7 +61,7 @@ class Config(RunConfig):
     ema: float = 0.999
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
-    """Compute the network in bfloat16 during training, which is faster if the hardware has it."""
+    """Compute the network in bfloat16 during training if the hardware has it, which is faster."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -110,6 +111,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"parameters": count_parameters(model)})
     validations = validation_updates(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
+    dtype = choose_dtype(config.bf16, device, log)
     log.say(env.data_source)
     work, pixels = multiply_adds(model, env.glimpse_shape), math.prod(env.glimpse_shape)
     cost = f"a decision takes {work} multiply-adds and sees {pixels} pixels"
@@ -139,7 +141,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         canvases, labels = draw(env, device, seed=env_seeds if update == 0 else None)
 
         # Loss
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
             logits = model(canvases)  # (N, K)
         loss = functional.cross_entropy(logits.float(), labels)
 

@@ -76,6 +76,7 @@ from agents.training import (
     check_settings,
     check_validation_images,
     choose_device,
+    choose_dtype,
     clip_gradients,
     cosine_rate,
     report_nonfinite_outputs,
@@ -194,7 +195,7 @@ class Config(RunConfig):
     ema: float = 0.999
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
     bf16: bool = False
-    """Compute the networks in bfloat16 during training, which is faster if the hardware has it."""
+    """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
     graph: bool = False
     """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
     validation_images: int | None = None
@@ -370,6 +371,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"device": (where := describe_device(device))})
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
+    dtype = choose_dtype(config.bf16, device, log)
     log.say(env.data_source)
     if config.graph and device.type == "cpu":
         log.say("graph: the CPU has none, so each update runs as written; a GPU would replay it")
@@ -406,7 +408,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         outputs: list[Output] = []
         steps: list[dict[str, Tensor]] = []
         with (
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
+            torch.autocast(device.type, dtype, enabled=dtype is not torch.float32),
             report_nonfinite_outputs(update, outputs if watch is None else ()),
         ):
             for step in range(num_glimpses):
@@ -449,7 +451,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             replay.add(glimpses, locations, steps[-1]["prediction"], steps[-1]["reward"])
             for uniform in noise.shared:
                 optimizer.zero_grad()
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
                     old_loss = replay.loss(model, estimator, weights, uniform)
                 averaged(old_loss).backward()
                 clip_gradients(model, config.max_grad_norm, update, watch=watch)

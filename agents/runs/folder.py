@@ -193,6 +193,12 @@ class RunLog:
                 self.say(f"warning: {name} was {settings[name]!r} and is {value!r}")
         write_whole(path, to_json(settings))
 
+    def decide(self, name: str, choice: Any) -> Any:
+        """Return what depends on the machine and was decided, by that name, when the run began."""
+        choice = read_json(self.folder / "config.json").get(name, choice)
+        self.note_facts({name: choice})
+        return choice
+
     def result(self, split: str, score: Score | None, data: str, **more: float) -> None:
         """Write the score on a split, if any, where its images came from and more; print a line."""
         values: dict[str, Any] = {"split": split, "data": data, **more}

@@ -52,6 +52,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _bfloat16() -> Iterator[None]:
+    """Let ``--bf16`` compute in bfloat16 on every processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True}, raising=False)
+        yield
+
+
 @pytest.fixture
 def pretend_gpu() -> Iterator[PretendGPU]:
     """The device "pretend", for as long as the test runs; skipped where there is a real GPU."""

@@ -30,11 +30,12 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Return the processor, the number of its cores and the system."""
+    """Return the processor, its vector instructions, the number of its cores and the system."""
     cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = next((line.split(": ")[1] for line in lines if "model name" in line), processor)
-    return f"{processor}, {os.cpu_count()} cores, {platform.system()}"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{processor} ({vectors}), {os.cpu_count()} cores, {platform.system()}"
 
 
 def describe_device(device: torch.device) -> str:

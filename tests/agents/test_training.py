@@ -2,18 +2,21 @@
 
 import copy
 import json
+from dataclasses import make_dataclass
 from typing import Any
 
 import pytest
 import torch
 
 from agents.runs.checkpoints import Checkpoint, CheckpointError
+from agents.runs.folder import RunLog
 from agents.training import (
     ModelT,
     Training,
     Watch,
     check_finite,
     choose_device,
+    choose_dtype,
     clip_gradients,
     spread_seed,
     validation_updates,
@@ -163,6 +166,22 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     for name in ("gpu", "meta", "cuda1"):
         with pytest.raises(ValueError, match=f"device must be .*, got {name}"):
             choose_device(name)
+
+
+@pytest.mark.parametrize("ability", ["avx512_bf16", "amx_bf16", "bf16", None])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_bfloat16_is_computed_where_it_is_wanted_and_built_in_and_a_resumed_run_keeps_its_type(
+    tmp_path, monkeypatch, capsys, ability, wanted
+):
+    config, cpu = make_dataclass("Settings", [])(), torch.device("cpu")
+    abilities = {"avx2": True, "avx512_bf16": False, "l2_cache_size": 512}
+    for moved in (False, True):  # to a processor with, or without
+        abilities[ability or "bf16"] = (ability is not None) != moved
+        monkeypatch.setattr(torch.cpu, "get_capabilities", abilities.copy, raising=False)
+        with RunLog(tmp_path / "run", config, resume=moved) as log:
+            dtype = choose_dtype(wanted, cpu, log)
+        assert dtype == (torch.bfloat16 if wanted and ability else torch.float32)
+        assert ("float32" in capsys.readouterr().out) == (wanted and ability is None)
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

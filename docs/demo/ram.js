@@ -114,13 +114,15 @@ function convolve({ weights }, layer, input) {
   const offsets = (at) => [-1, 0, 1].filter((offset) => at + offset >= 0 && at + offset < side);
   for (let k = 0; k < bias.length; k++) {
     for (let row = 0; row < side; row++) {
+      const rows = offsets(row);
       for (let column = 0; column < side; column++) {
+        const columns = offsets(column);
         let sum = bias[k];
         for (let plane = 0; plane < planes; plane++) {
-          for (const i of offsets(row)) {
+          for (const i of rows) {
             const weight = ((k * planes + plane) * 3 + i + 1) * 3 + 1;
             const pixel = (plane * side + row + i) * side + column;
-            for (const j of offsets(column)) sum += kernels[weight + j] * input[pixel + j];
+            for (const j of columns) sum += kernels[weight + j] * input[pixel + j];
           }
         }
         const at = (k * half + (row >> 1)) * half + (column >> 1);

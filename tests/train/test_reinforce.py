@@ -497,7 +497,7 @@ def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
 
 
 SMALL = {"num_envs": 8, "total_episodes": 24, "hidden_size": 16, "location_hidden": 8}
-SMALL |= {"conv_features": 2}
+SMALL |= {"conv_features": 2, "optimizer": "adamw"}
 SMALL |= {"num_validations": 1, "validation_images": 500, "log_every": 1, "final_split": "none"}
 
 
@@ -510,7 +510,7 @@ SMALL |= {"num_validations": 1, "validation_images": 500, "log_every": 1, "final
         {"learned_std": True},
         {"shift": 2},
         {"see_time": True, "state_cap": 20.0},
-        {"core": "gru"},
+        {"core": "gru", "optimizer": "muon"},
         {"core": "lstm", "glimpse_cost": 0.1},
         *({"estimator": name, "num_rollouts": 4, "entropy_coef": 0.1} for name in ESTIMATORS),
         {"estimator": "outcome", "replay_steps": 1},

@@ -240,7 +240,7 @@ def choose_dtype(bf16: bool, device: torch.device, log: Any) -> torch.dtype:
     """
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # torch before 2.11 can't tell
+    else:  # torch 2.10 can't tell, and computes as asked
         abilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()
         has = device.type != "cpu" or any(abilities.get(name) for name in _CPU_BFLOAT16)
     name = on_first(lambda: log.decide("dtype", "bfloat16" if bf16 and has else "float32"))

@@ -194,7 +194,7 @@ class RunLog:
         write_whole(path, to_json(settings))
 
     def decide(self, name: str, choice: Any) -> Any:
-        """Return what depends on the machine and was decided, by that name, when the run began."""
+        """Store and return a choice that depends on the machine; a resumed run keeps its own."""
         choice = read_json(self.folder / "config.json").get(name, choice)
         self.note_facts({name: choice})
         return choice

@@ -233,20 +233,21 @@ def choose_device(name: str) -> torch.device:
     return probe.device
 
 
-def choose_dtype(bf16: bool, device: torch.device, log: Any) -> torch.dtype:
-    """Return the type to compute in: bfloat16 if asked for and in the hardware, else float32.
+def choose_bf16(wanted: bool, device: torch.device, log: Any) -> bool:
+    """Return whether to compute in bfloat16: if it is wanted and the hardware has it.
 
-    Without it in the hardware, bfloat16 takes longer than float32. A resumed run keeps its type.
+    Emulated, it takes longer than float32. A resumed run keeps its choice, ``dtype`` in its log's
+    ``config.json``.
     """
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
     else:  # torch 2.10 can't tell, and computes as asked
         abilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()
         has = device.type != "cpu" or any(abilities.get(name) for name in _CPU_BFLOAT16)
-    name = on_first(lambda: log.decide("dtype", "bfloat16" if bf16 and has else "float32"))
-    if bf16 and name == "float32":
+    name = on_first(lambda: log.decide("dtype", "bfloat16" if wanted and has else "float32"))
+    if wanted and name == "float32":
         log.say("bf16: the run began on hardware without bfloat16, so it computes in float32")
-    return getattr(torch, name)
+    return name == "bfloat16"
 
 
 def spread_seed(

@@ -34,8 +34,8 @@ from agents.training import (
     Training,
     check_finite,
     check_settings,
+    choose_bf16,
     choose_device,
-    choose_dtype,
     clip_gradients,
     cosine_rate,
     spread_seed,
@@ -111,7 +111,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"parameters": count_parameters(model)})
     validations = validation_updates(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
-    dtype = choose_dtype(config.bf16, device, log)
+    bf16 = choose_bf16(config.bf16, device, log)
     log.say(env.data_source)
     work, pixels = multiply_adds(model, env.glimpse_shape), math.prod(env.glimpse_shape)
     cost = f"a decision takes {work} multiply-adds and sees {pixels} pixels"
@@ -141,7 +141,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         canvases, labels = draw(env, device, seed=env_seeds if update == 0 else None)
 
         # Loss
-        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(canvases)  # (N, K)
         loss = functional.cross_entropy(logits.float(), labels)
 

@@ -75,8 +75,8 @@ from agents.training import (
     check_finite,
     check_settings,
     check_validation_images,
+    choose_bf16,
     choose_device,
-    choose_dtype,
     clip_gradients,
     cosine_rate,
     report_nonfinite_outputs,
@@ -371,7 +371,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.note_facts({"device": (where := describe_device(device))})
     log.note_facts({"parameters": count_parameters(model)})
     log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
-    dtype = choose_dtype(config.bf16, device, log)
+    bf16 = choose_bf16(config.bf16, device, log)
     log.say(env.data_source)
     if config.graph and device.type == "cpu":
         log.say("graph: the CPU has none, so each update runs as written; a GPU would replay it")
@@ -408,7 +408,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         outputs: list[Output] = []
         steps: list[dict[str, Tensor]] = []
         with (
-            torch.autocast(device.type, dtype, enabled=dtype is not torch.float32),
+            torch.autocast(device.type, torch.bfloat16, enabled=bf16),
             report_nonfinite_outputs(update, outputs if watch is None else ()),
         ):
             for step in range(num_glimpses):
@@ -451,7 +451,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             replay.add(glimpses, locations, steps[-1]["prediction"], steps[-1]["reward"])
             for uniform in noise.shared:
                 optimizer.zero_grad()
-                with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     old_loss = replay.loss(model, estimator, weights, uniform)
                 averaged(old_loss).backward()
                 clip_gradients(model, config.max_grad_norm, update, watch=watch)

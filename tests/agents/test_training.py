@@ -15,8 +15,8 @@ from agents.training import (
     Training,
     Watch,
     check_finite,
+    choose_bf16,
     choose_device,
-    choose_dtype,
     clip_gradients,
     spread_seed,
     validation_updates,
@@ -179,8 +179,8 @@ def test_bfloat16_is_computed_where_it_is_wanted_and_built_in_and_a_resumed_run_
         abilities[ability or "bf16"] = (ability is not None) != moved
         monkeypatch.setattr(torch.cpu, "get_capabilities", abilities.copy, raising=False)
         with RunLog(tmp_path / "run", config, resume=moved) as log:
-            dtype = choose_dtype(wanted, cpu, log)
-        assert dtype == (torch.bfloat16 if wanted and ability else torch.float32)
+            bf16 = choose_bf16(wanted, cpu, log)
+        assert bf16 == (wanted and ability is not None)
         assert ("float32" in capsys.readouterr().out) == (wanted and ability is None)
 
 

@@ -288,7 +288,7 @@ class OnGPU(torch.Tensor):
 class _Generator(torch.Generator):
     """A CPU's generator that says it is on the device for which it was made."""
 
-    on_gpu: set[int] = set()  # noqa: RUF012 - of all instances
+    on_gpu: set[int] = set()  # noqa: RUF012 - addresses of all instances there
     _cdata: int
     _where: torch.device
 
@@ -298,6 +298,9 @@ class _Generator(torch.Generator):
         if self._where.type == NAME:
             cls.on_gpu.add(self._cdata)
         return self
+
+    def __del__(self) -> None:
+        self.on_gpu.discard(self._cdata)  # an address, which the next generator may get
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -60,7 +60,7 @@ image from a few small glimpses and chooses where to look next.
 | test error, mean location | {error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {total} images) |
 | estimator | `{estimator}`: {learns} |
 | trained on | {data} |
-| command | `{command}` |
+| command, at this commit | `{command}` |
 | commit | `{commit}` |
 | seed | {seed} |
 

@@ -26,7 +26,7 @@ class Control:
             ``"centre"``: the middle of the image. ``"raster"``: location t of
             :func:`raster_locations`, the same walk in every episode. ``"oracle"``: the centre of
             the object.
-        env: A ``ram_env.GlimpseVectorEnv``, for its T and its canvas's side.
+        env: A ``ram_env.GlimpseVectorEnv``, for its T and, at each call, its canvas's side.
 
     Raises:
         ValueError: If the name is unknown.
@@ -39,8 +39,7 @@ class Control:
     def __init__(self, name: str, env: Any):
         if name not in CONTROLS:
             raise ValueError(f"name must be one of {', '.join(CONTROLS)}, got {name!r}")
-        self._name = name
-        self._canvas_side = env.task.side
+        self._name, self._env = name, env
         # step T - 1 moves nothing and repeats the last location
         walk = raster_locations(max(env.task.num_glimpses - 1, 1))
         self._raster = torch.cat([walk, walk[-1:]])[: env.task.num_glimpses]
@@ -67,7 +66,7 @@ class Control:
             self._raster = self._raster.to(learned)  # copied once: a CUDA graph can't
             return self._raster[step].expand_as(learned)
         if self._name == "oracle":
-            return oracle_location(box, self._canvas_side).to(learned)
+            return oracle_location(box, self._env.task.side).to(learned)
         return learned
 
 

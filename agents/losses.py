@@ -195,8 +195,13 @@ def normalise(advantage: Tensor) -> Tensor:
     """Return (A - mean A) / std A, (T, N), with both taken over all steps, episodes and ranks.
 
     This rescales each step, so the result is not the gradient of one objective.
+
+    Raises:
+        ValueError: If there is only one advantage, which has no std.
     """
     everywhere = all_lanes(advantage, axis=1)
+    if everywhere.numel() < 2:
+        raise ValueError("normalise needs two advantages or more: take more lanes or glimpses")
     return (advantage - everywhere.mean()) / (everywhere.std() + 1e-8)
 
 

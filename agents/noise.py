@@ -84,7 +84,8 @@ class Noise:
             episode = torch.full((), episode, device=self._keys.device)  # waits for no GPU
         starts = _mix(self._keys + _mix(episode * _GAMMA + _GAMMA))  # (1 + N,)
         words = _mix(starts[:, None] + self._places)
-        u = (_shifted(words, 11).double() + 0.5) * 2.0**-53  # (1 + N, words), in (0, 1)
+        u = (_shifted(words, 11).double() + 0.5) * 2.0**-53  # (1 + N, words)
+        u = u.clamp(max=1 - 2.0**-53)  # in (0, 1); the largest word would be rounded up to 1
         by_step, rest = u[1:].split((self._num_glimpses * sum(self._sizes), 2), 1)
         by_step = by_step.unflatten(1, (self._num_glimpses, -1)).transpose(0, 1)  # (T, N, 4 + K)
         normal, uniform, clocks = by_step.split(self._sizes, 2)

@@ -29,7 +29,7 @@ def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
     if scales != [1, 1]:  # states from before this keyword stay as they are
         keywords["object_scale"] = scales
     data = {"num_scenes": scenes.num_scenes, "is_sample": scenes.is_sample}
-    return {"version": _VERSION, "task": keywords, "data": data}
+    return {"version": _VERSION, "task": _as_json(keywords), "data": data}
 
 
 def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[str, np.ndarray]:
@@ -96,6 +96,13 @@ def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, A
         return values if rest else values[part * size : (part + 1) * size]
 
     return {k: lanes(value) if k in _PER_LANE else value for k, value in state.items()}
+
+
+def _as_json(part: Any) -> Any:
+    """Return keywords with lists for tuples, as JSON gives them back."""
+    if isinstance(part, dict):
+        return {name: _as_json(value) for name, value in part.items()}
+    return [*map(_as_json, part)] if isinstance(part, list | tuple) else part
 
 
 def _check_same(name: str, got: Any, expected: Any) -> None:

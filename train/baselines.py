@@ -185,12 +185,16 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
 
 def canvas_side(env_id: str) -> int:
-    """Return the side of a task's canvases [px]; ValueError if it has no labelled images."""
+    """Return the side of a task's canvases [px]; ValueError if odd, or without labelled images."""
     task = find_task(env_id)
     if not isinstance(task, ImageTask):
         raise ValueError(
             f"env_id must name a task of labelled images, such as MNISTGlimpse-v0, got {env_id!r}: "
             "in other tasks the image alone need not determine the label"
+        )
+    if task.canvas_size % 2:
+        raise ValueError(
+            f"canvas_size must be even, as a glimpse's side is, got {task.canvas_size} in {env_id}"
         )
     return task.canvas_size
 
@@ -198,6 +202,7 @@ def canvas_side(env_id: str) -> int:
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
     more |= {"glimpse_size": canvas_side(config.env_id), "num_scales": 1, "num_glimpses": 1}
+    more |= {"autoreset_mode": "SameStep"}
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(config.env_id, num_envs=num_envs, device=where, **more)
     assert isinstance(env, GlimpseVectorEnv)

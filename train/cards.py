@@ -57,7 +57,7 @@ image from a few small glimpses and chooses where to look next.
 | | |
 |---|---|
 | environment | `{env_id}` of ram-env |
-| test error, mean location | {error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {total} images) |
+| test error, {how} | {error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {total} images) |
 | estimator | `{estimator}`: {learns} |
 | trained on | {data} |
 | command, at this commit | `{command}` |
@@ -84,6 +84,7 @@ class _Result(msgspec.Struct):
     error: float
     interval: tuple[float, float]
     total: int
+    glimpses: float | None = None  # where the agent learned to stop
 
 
 def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
@@ -99,7 +100,7 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
     folder = PRETRAINED / name
     record = parse(files["config.json"], folder / "config.json", RunRecord)
     result = parse(files["result.json"], folder / "result.json", _Result)
-    settings, data = record.config, record.data.partition(" ")[0]
+    settings, data, n = record.config, record.data.partition(" ")[0], result.glimpses
     hub = HUB_DATASETS.get(data)
     sees_label = ESTIMATORS[settings["estimator"]].sees_label
     card = CARD.format(
@@ -111,6 +112,7 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
         low=result.interval[0],
         high=result.interval[1],
         total=result.total,
+        how="mean location" if n is None else f"own stop, {n:.2f} glimpses on average",
         estimator=settings["estimator"],
         learns=f"the loss {'sees the true label' if sees_label else 'sees the reward, no label'}",
         data=record.data,

@@ -116,21 +116,20 @@ def main(config: Config) -> None:
     # Setup
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     name = config.pretrained or str(run_dir)
-    model, _ = load_run(run_dir, env_id=config.env_id)
+    device = choose_device(config.device)
+    model = load_run(run_dir, env_id=config.env_id)[0].to(device)
     facts = read_json(run_dir / "config.json", RunFile)
     settings, learned_std = facts.config, model.location_std
     env_id = config.env_id or settings.env_id
     scheduled_std = settings.final_std or settings.std
-    std = config.std or (scheduled_std if learned_std is None else learned_std.mean().item())
+    std = config.std or (scheduled_std if learned_std is None else learned_std.detach())
     if env_id is None or std is None:
-        missing = "env_id: give one with --env-id" if std else "final_std: give one with --std"
+        missing = "final_std: give one with --std" if env_id else "env_id: give one with --env-id"
         raise ValueError(f"{run_dir / 'config.json'} has no {missing}")
     env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
     keywords = read_keywords(env_kwargs)
     find_task(env_id, **keywords)  # refuses other kinds of environment, and unknown keywords
-    device = choose_device(config.device)
     torch.set_num_threads(config.threads)
-    model.to(device)
     env = make_env(env_id, device, **keywords, split=config.split)
     check_fit(model, env, facts.sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
@@ -140,9 +139,10 @@ def main(config: Config) -> None:
     beliefs = play(model, env, settings.locations, num_passes=config.num_passes)
     sampled = play(model, env, settings.locations, std=std)
     by_glimpse = score_by_glimpse(beliefs)
+    of_axes = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
     protocols = {
         "mean location": by_glimpse[-1],
-        f"sampled location, std {std:g}": score_by_glimpse(sampled)[-1],
+        f"sampled location, std {of_axes}": score_by_glimpse(sampled)[-1],
         f"mean of {config.num_passes} first glimpses": score_mean_of_passes(beliefs),
     }
     at_stop, glimpses = score_at_stop(beliefs)
@@ -201,6 +201,7 @@ def make_env(
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
     keywords = {"order": "sequential", "action_format": "dict", **keywords, "allow_stop": False}
+    keywords |= {"autoreset_mode": "SameStep", "reward": "final"}  # which nobody reads
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, GlimpseVectorEnv)

@@ -281,6 +281,16 @@ class Config(RunConfig):
                 f"glimpse_cost), but {self.env_id} has reward={task.reward!r} and "
                 f"glimpse_cost={task.glimpse_cost}",
             ),
+            (
+                task.reward == "log_score",
+                "reward must be 'final' or 'dense', since the agent names a class and scores none, "
+                "got 'log_score'",
+            ),
+            (
+                estimator.objective == "sampled reward" and task.reward != "final",
+                f"reward must be 'final' for {self.estimator}, which credits the last label alone, "
+                f"got {task.reward!r}",
+            ),
         ):
             if bad:
                 raise ValueError(message)
@@ -478,7 +488,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     for update in log.progress(config.num_updates):
         learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
         if (begun := env.advance(update / config.num_updates)) is not None:
-            now, control = begun, Control(config.locations, env)
+            now = begun
             log.say(f"{update * config.num_envs} episodes: {env}")
         now, results = call(
             now,
@@ -594,6 +604,7 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
     where = None if device.type == "cpu" and not config.graph else str(device)
     more |= {"action_format": "dict", "device": where, "allow_stop": False}
+    more |= {"autoreset_mode": "SameStep"}
     keywords = {**read_keywords(config.env_kwargs), **more}
     env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **keywords)
     assert isinstance(env, GlimpseVectorEnv)

@@ -296,6 +296,7 @@ def check_env(env_id: str) -> None:
 
 def make_env(env_id: str, num_envs: int, **keywords: Any) -> GlimpseVectorEnv:
     """Make the environment, in NumPy."""
+    keywords["autoreset_mode"] = "SameStep"
     env = gymnasium.make_vec(env_id, num_envs=num_envs, **keywords)
     assert isinstance(env, GlimpseVectorEnv)
     return env

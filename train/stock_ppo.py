@@ -52,8 +52,9 @@ class StockConfig:
     """Split to evaluate once, at the end, with the last weights."""
 
     def __post_init__(self) -> None:
-        """Check the environment before anything is written."""
+        """Check every value before anything is written."""
         check_env(self.env_id)
+        check_settings(self, {"at least 1": ("env_steps", "marks"), "at least 0": ("seed",)})
 
 
 @dataclass(frozen=True)

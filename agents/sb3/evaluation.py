@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from agents.evaluation import Beliefs, Score, score_by_glimpse
+from agents.sb3.training import raising_divergence
 
 
 def evaluate_sb3(model: PolicyPredictor, env: VecEnv, num_images: int, **keywords: Any) -> Score:
@@ -34,6 +35,7 @@ def evaluate_sb3(model: PolicyPredictor, env: VecEnv, num_images: int, **keyword
     return score_by_glimpse(play_split_sb3(model, env, num_images, **keywords))[-1]
 
 
+@raising_divergence()
 def play_split_sb3(
     model: PolicyPredictor,
     env: VecEnv,
@@ -58,6 +60,7 @@ def play_split_sb3(
 
     Raises:
         ValueError: If n is less than 1, or the env does not show image v mod n at visit v.
+        FloatingPointError: If the policy's outputs are not finite.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")

@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from agents.sb3.history import HistoryFeatures, Obs
-from agents.sb3.policies import require_keys
 
 
 def flatten(obs: Obs, space: spaces.Dict) -> np.ndarray:
@@ -38,8 +37,10 @@ class FlatVecEnv(VecEnvWrapper):
     """
 
     def __init__(self, venv: VecEnv):
-        require_keys(venv.observation_space, ())
         self._space: Any = venv.observation_space
+        parts = self._space.values() if isinstance(self._space, spaces.Dict) else [None]
+        if not all(isinstance(part, spaces.Box) for part in parts):
+            raise ValueError(f"observation_space must be a Dict of Boxes, got {self._space}")
         super().__init__(venv, spaces.flatten_space(self._space))
 
     def reset(self) -> Any:

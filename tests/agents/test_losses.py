@@ -16,6 +16,7 @@ from agents.losses import (
     exact_dense_returns,
     gaussian_entropy,
     leave_one_out_baseline,
+    normalise,
     reinforce_loss,
     reward_to_go,
     stop_loss,
@@ -244,6 +245,7 @@ EVEN = torch.tensor([0.5, 0.5])
         (lambda: cross_entropy(torch.zeros(2, 3), torch.ones(2)), "sum to 1"),
         (lambda: cross_entropy(torch.zeros(3, 2), EVEN), "weights"),
         (lambda: exact_dense_returns(torch.zeros(3, 2), EVEN), "weights"),
+        (lambda: normalise(torch.zeros(1, 1)), "two advantages"),
     ],
 )
 def test_bad_arguments_are_refused(call, named):

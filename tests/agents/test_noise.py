@@ -72,3 +72,4 @@ def test_a_share_is_below_1_although_float32_would_round_up_to_it(monkeypatch):
     drawn = Noise(0, range(2), **SIZES).draw(0)
     assert drawn.shift.max() < 1
     assert drawn.shared.max() < 1
+    assert drawn.normal.isfinite().all()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -20,7 +20,8 @@ import pytest
 import ram_env
 from ram_env.data import open_split
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
-from ram_env.states import join_states, split_state
+from ram_env.signpost import SignpostScenes
+from ram_env.states import describe_origin, join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import _assert_same as assert_same
 from tests.vector_envs import sampler, scenes
@@ -268,6 +269,15 @@ def test_a_saved_env_continues_exactly(task, way, kind, steps):
         assert_same(shown, (obs, described))
     assert again.get_state() == env.get_state()
     assert_same(future(again, actions[steps:]), future(env, actions[steps:]))
+
+
+def test_a_state_with_a_tuple_of_a_users_task_is_the_one_that_json_gives_back():
+    @dataclass(frozen=True)
+    class Coloured(SignpostTask):
+        hues: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+
+    origin = describe_origin(Coloured(), SignpostScenes("test"))
+    assert json.loads(json.dumps(origin)) == origin
 
 
 def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():

@@ -1,5 +1,6 @@
 """The full-image baselines' script: whose canvases it shows, what it prints, and that it learns."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +173,14 @@ def test_a_task_without_labelled_images_is_refused_before_anything_is_written(tm
     with pytest.raises(ValueError, match=r"env_id must name a task of labelled.*'SignpostGlimpse"):
         train(tmp_path / "run", capsys, env_id="SignpostGlimpse-v0")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_canvas_that_no_glimpse_can_cover_is_refused(monkeypatch):
+    spec = gymnasium.spec("ClutteredMNISTGlimpse-v0")
+    odd = dataclasses.replace(spec, id="Odd-v0", kwargs={**spec.kwargs, "canvas_size": 61})
+    monkeypatch.setitem(gymnasium.registry, "Odd-v0", odd)
+    with pytest.raises(ValueError, match=r"canvas_size must be even, .* got 61 in Odd-v0"):
+        Config(env_id="Odd-v0")
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,10 @@ def test_a_stored_card_is_what_the_code_writes_and_says_how_the_agent_learned(na
     assert ("no label" in card) == ("reward-only" in name)
     error = json.loads(files["result.json"])["error"]
     assert f"\n      value: {error:.2f}\n" in card.split("---")[1]
+    assert "| test error, mean location |" in card
+    stops = json.loads(files["result.json"]) | {"glimpses": 3.2}
+    card = model_card(name, {**files, "result.json": json.dumps(stops).encode()}).decode()
+    assert "| test error, own stop, 3.20 glimpses on average |" in card
 
 
 @pytest.mark.parametrize("name", ["/tmp/elsewhere", ".", "..", "a/b", "", "A"])

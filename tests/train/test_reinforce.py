@@ -79,6 +79,16 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(tmp_path,
         assert a == b != c
 
 
+def test_an_id_registered_with_another_autoreset_mode_trains_alike(tmp_path, capsys, monkeypatch):
+    spec = gymnasium.spec("SignpostGlimpse-v0")
+    rests = replace(spec, id="Rests-v0", kwargs={**spec.kwargs, "autoreset_mode": "NextStep"})
+    monkeypatch.setitem(gymnasium.registry, "Rests-v0", rests)
+    last = [train(tmp_path / name, capsys, env_id=name)[-1] for name in ("Rests-v0", spec.id)]
+    assert last[0] == last[1]
+    for file in ("best.safetensors", "metrics.csv"):
+        assert len({(tmp_path / name / file).read_bytes() for name in ("Rests-v0", spec.id)}) == 1
+
+
 @pytest.mark.parametrize("locations", ["centre", "raster", "oracle"])
 def test_a_control_chooses_every_location_in_training_and_in_judging(
     tmp_path, capsys, monkeypatch, locations
@@ -448,6 +458,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
             "label_temperature must be 1 for reward_only, .* got 0.5",
         ),
         ({"curriculum": "none"}, "none.toml cannot be read"),
+        ({"env_kwargs": "reward = 'log_score'"}, "reward must be 'final' or 'dense', .* got 'log"),
+        (
+            {"estimator": "reward_only", "env_kwargs": "reward = 'dense'"},
+            "reward must be 'final' for reward_only, .* got 'dense'",
+        ),
         ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
         (
             {"glimpse_cost": 0.1, "estimator": "reward_only"},
@@ -463,6 +478,8 @@ def test_a_bad_setting_fails_at_once(changes, named):
 def test_a_setting_that_has_no_effect_refuses_nothing():
     Config(learned_std=True, std=0.02)  # below final_std
     Config(estimator="reward_only", env_kwargs="num_glimpses = 1")  # without a choice of locations
+    Config(estimator="reward_only", env_kwargs="glimpse_cost = 0.1")
+    Config(env_kwargs="reward = 'dense'")
 
 
 @pytest.mark.parametrize("estimator", ["outcome", "outcome_completed"])
@@ -482,7 +499,6 @@ def test_an_outcome_needs_a_reward_that_says_only_whether_the_answer_was_right(
     monkeypatch.setitem(gymnasium.registry, "Priced-v0", priced)
     with pytest.raises(ValueError, match=rf"{estimator} needs a reward of 0 or 1 .*{got}"):
         Config(env_id="Priced-v0", estimator=estimator)
-    Config(env_id="Priced-v0", estimator="reward_only")
 
 
 @pytest.mark.usefixtures("cache")

@@ -100,9 +100,11 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
     assert results(folder) == results(whole)
 
 
-@pytest.mark.parametrize("failed_at", [4, 5, 6, 8])
+@pytest.mark.parametrize(
+    ("failed_at", "locations"), [(4, "learned"), (5, "learned"), (6, "learned"), (8, "oracle")]
+)
 def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
-    tmp_path, capsys, failed_at
+    tmp_path, capsys, failed_at, locations
 ):
     path = tmp_path / "stages.toml"
     path.write_text(
@@ -112,9 +114,9 @@ def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
         ]"""
     )
     whole, run = tmp_path / "whole", tmp_path / "run"
-    train(whole, curriculum=str(path))
+    train(whole, curriculum=str(path), locations=locations)
     assert "stage 3 of 3: the task" in capsys.readouterr().out
-    train_and_fail(run, failed_at, curriculum=str(path))
+    train_and_fail(run, failed_at, curriculum=str(path), locations=locations)
     resume(run)
     assert results(run) == results(whole)
 

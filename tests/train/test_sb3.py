@@ -238,6 +238,13 @@ gymnasium.register(
     del gymnasium.registry["Users-v0"], sys.modules["users_images"]
 
 
+@pytest.mark.parametrize("name", ["env_steps", "marks", "seed"])
+def test_a_bad_number_for_a_stock_script_is_refused_before_anything_is_written(tmp_path, name):
+    changes: Any = {name: -1}
+    with pytest.raises(ValueError, match=rf"{name} must be at least \d, got -1"):
+        stock_ppo.Config(tmp_path / "run", "SignpostGlimpse-v0", **changes)
+
+
 def test_many_lanes_of_the_stock_script_choose_columns_rows_and_classes(tmp_path, capsys):
     run, settings = tmp_path / "run", {"num_envs": 4, "action_format": "multidiscrete"}
     config = stock_ppo.Config(run, "ShadesGlimpse-v0", env_steps=8_192, marks=2, **settings)

@@ -172,3 +172,11 @@ def test_another_order_or_number_of_images_is_refused():
         evaluate_sb3(model, make_lanes(), NUM_IMAGES)
     with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
         evaluate_sb3(model, make_lanes(**SEQUENTIAL), 0)
+
+
+def test_a_policy_that_diverged_is_said_to_have():
+    model = make_agent("memoryless")
+    for weight in model.policy.parameters():
+        weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="outputs are not finite"):
+        evaluate_sb3(model, make_lanes(**SEQUENTIAL), NUM_IMAGES)

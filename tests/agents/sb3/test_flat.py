@@ -47,6 +47,20 @@ def test_flat_lanes_hold_the_numbers_of_the_dict_in_the_spaces_order_final_ones_
             assert (obs[i] == spaces.flatten(space, lane)).all()
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 1, (2,)),
+        spaces.Dict({"x": spaces.Box(0, 1, (2,)), "n": spaces.Discrete(3)}),
+    ],
+)
+def test_lanes_with_other_observations_are_refused(space):
+    lanes = make_lanes()
+    lanes.observation_space = space
+    with pytest.raises(ValueError, match="observation_space must be a Dict of Boxes, got"):
+        FlatVecEnv(lanes)
+
+
 def test_flat_features_are_those_of_the_dict():
     lanes = make_lanes()
     space: Any = lanes.observation_space

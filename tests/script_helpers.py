@@ -15,8 +15,8 @@ LAST_LINE = re.compile(
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so, for a minute at most."""
-    deadline = time.monotonic() + 60
+    """Wait until something is so, on a busy machine for ten minutes at most."""
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -17,7 +17,7 @@ def torchrun(*words: object, processes: int = 2) -> subprocess.CompletedProcess[
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,21 @@ def let_happen(event: Callable[[], None]) -> None:
     Training.move_mean = wrapped
 
 
+def threads() -> list[str]:
+    """Return the names of this process's threads."""
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # the thread has ended
+            names.append(path.read_text())
+    return names
+
+
 if __name__ == "__main__":
     mode = sys.argv.pop(1)
     if mode == "play":
         with distributed.joined():
             play(Path(sys.argv[1]))
-        threads = [each.read_text() for each in Path("/proc/self/task").glob("*/comm")]
-        assert "pt_gloo_runloop\n" not in threads  # one may abort the process when Python ends
+        wait_for(lambda: "pt_gloo_runloop\n" not in threads())  # may abort Python when it ends
     else:
         if mode == "flags" and os.environ["RANK"] == "1":
             sys.argv += ["--seed", "1"]

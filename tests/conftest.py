@@ -60,6 +60,14 @@ def _bfloat16() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def one_commit() -> Iterator[None]:
+    """Let runs say that they are of one commit, whatever someone changes or commits meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.runs.folder.commit", lambda: "0" * 40)
+        yield
+
+
 @pytest.fixture
 def pretend_gpu() -> Iterator[PretendGPU]:
     """The device "pretend", for as long as the test runs; skipped where there is a real GPU."""

@@ -20,6 +20,7 @@ from ram_env import GlimpseVectorEnv
 from tests.pretend_gpu import GPUS, NAME
 from train.reinforce import Config, main, parse
 
+pytestmark = pytest.mark.usefixtures("one_commit")
 UPDATES = WARM_UP + 3
 SMALL: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "num_envs": 8, "hidden_size": 16}
 SMALL |= {"conv_features": 2, "optimizer": "adamw"}

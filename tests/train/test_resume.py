@@ -14,6 +14,7 @@ from agents.training import Training
 from tests.pretend_gpu import GPUS
 from train.reinforce import Config, main, parse
 
+pytestmark = pytest.mark.usefixtures("one_commit")
 UPDATES = 8
 SHORT = {
     "env_id": "SignpostGlimpse-v0",
@@ -55,7 +56,7 @@ def results(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, one_commit: None) -> Path:
     """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder)

@@ -97,7 +97,7 @@ def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
             if whole:
                 covered = np.mean([each.behaviour[tag] for each in whole], 0)
                 places.plot(whole[0].env_steps, covered, **look)
-    errors.legend(fontsize=7, loc="lower left")
+    errors.legend(fontsize=7, loc="upper right")
 
 
 def mean_belief(name: str) -> np.ndarray:

@@ -43,7 +43,7 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize("document", DOCUMENTS + PAGES)
 def test_named_files_exist(document):
     folders = "agents|benchmarks|docs|ram_env|tests|train"
-    for name in re.findall(rf"\b(?:{folders})/[\w./-]*\w", read(document)):
+    for name in re.findall(rf"\b(?:{folders})/[\w./=-]*\w", read(document)):
         assert "NAME" in name or "_build" in name or (ROOT / name).exists(), name
 
 

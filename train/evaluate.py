@@ -201,7 +201,7 @@ def make_env(
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
     keywords = {"order": "sequential", "action_format": "dict", **keywords, "allow_stop": False}
-    keywords |= {"autoreset_mode": "SameStep", "reward": "final"}  # which nobody reads
+    keywords |= {"autoreset_mode": "SameStep", "reward": "final"}  # rewards aren't read
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, GlimpseVectorEnv)

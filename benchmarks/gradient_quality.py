@@ -64,6 +64,7 @@ from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
 from train.comparison.results import to_csv
+from train.keywords import read_keywords
 from train.reinforce import choose_label
 
 FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
@@ -139,7 +140,7 @@ class Learner:
         self.model, self._estimator, self._config = copy.deepcopy(stored[0]), estimator, config
         reaches_core = estimator.location_reaches_core
         self.model.config = replace(self.model.config, location_reaches_core=reaches_core)
-        self.batches = self._play(stored[1]["env_id"], seed)
+        self.batches = self._play(stored[1], seed)
         self._fit_baseline()
 
     def gradient(self) -> Tensor:
@@ -152,11 +153,13 @@ class Learner:
         terms = self._estimator.terms(rollout, self._config.weights(self._estimator))
         return list(terms.by_name().values())
 
-    def _play(self, env_id: str, seed: int) -> Iterator[tuple[Rollout, Tensor]]:
+    def _play(self, settings: dict[str, Any], seed: int) -> Iterator[tuple[Rollout, Tensor]]:
         """Play batches without end, as train/reinforce.py does; yield each with its h_t."""
         model, n = self.model, self._config.num_envs
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
-        env = gymnasium.make_vec(env_id, num_envs=n, action_format="dict", split="train")
+        keywords = {"action_format": "dict", "split": "train"}
+        keywords |= read_keywords(settings.get("env_kwargs", ""))
+        env = gymnasium.make_vec(settings["env_id"], num_envs=n, **keywords)
         assert isinstance(env, ram_env.GlimpseVectorEnv)
         obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])
         steps = range(env.task.num_glimpses)

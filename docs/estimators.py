@@ -1,7 +1,7 @@
 """Draw how the estimators learn: `python docs/estimators.py`.
 
-One panel per task of the comparison (`benchmarks/results`), one line per estimator: the validation
-error over the env steps, mean over the seeds, with every seed in the background.
+One panel per task of the comparison (`benchmarks/comparison`), one line per estimator: the
+validation error over the env steps, mean over the seeds, with every seed in the background.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Draw what the dials of the signpost board do: `python docs/signpost.py`.
 
 One panel per dial: each seed's test error, the mean over seeds, and a bound that is known exactly
-(:class:`ram_env.SignpostEnv`); the optimum errs in 0 % everywhere. `benchmarks/signpost` holds the
-runs of `train/signpost_dials.toml`.
+(:class:`ram_env.SignpostEnv`); the optimum errs in 0 % everywhere. `benchmarks/signpost_dials`
+holds the runs of `train/signpost_dials.toml`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib import pyplot
 
 from agents.runs.files import read_csv
 
-TABLE = Path(__file__).parents[1] / "benchmarks/signpost/SignpostGlimpse-v0/table.csv"
+TABLE = Path(__file__).parents[1] / "benchmarks/signpost_dials/SignpostGlimpse-v0/table.csv"
 MARKS = 4  # kinds of marks, the environment's default
 
 

@@ -100,7 +100,7 @@ def test_the_sites_errors_are_those_of_the_published_runs():
 
 def test_the_errors_of_the_comparison_are_those_of_its_reports():
     table = r"^\| `?(\w+)`? \|.*?(\d+\.\d\d) \((\d+\.\d\d) to (\d+\.\d\d)\)"
-    report = read("benchmarks/results/MNISTGlimpse-v0/report.md")
+    report = read("benchmarks/comparison/MNISTGlimpse-v0/report.md")
     reported = {row[1:] for row in re.findall(table, report, re.MULTILINE)}
     shown = r"\| (?:label|reward) \| (\d+\.\d\d) \((\d+\.\d\d)-(\d+\.\d\d)\) \|$"
     listed = re.findall(shown, read("README.md"), re.MULTILINE)

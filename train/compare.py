@@ -79,8 +79,8 @@ class Config(JobConfig):
     """Number of seeds to run; by default all of the protocol."""
     stages: tuple[Literal[STAGES], ...] = STAGES  # pyright: ignore[reportInvalidTypeForm]
     """Stages to go through: tune, run, report."""
-    results: Path = Path("benchmarks/results")
-    """Folder where finished seeds are kept."""
+    results: Path | None = None
+    """Folder where finished seeds are kept; by default benchmarks/NAME for NAME.toml."""
     work_dir: Path = Path("runs/compare")
     """Folder for the runs; it can be deleted afterwards."""
     final_split: Literal["test", "validation"] = "test"
@@ -117,9 +117,9 @@ def main(config: Config) -> None:
     comparison = Comparison(config, read_protocol(config.protocol))
     statuses = []
     make_folder(config.work_dir)
-    make_folder(config.results)
+    make_folder(comparison.results)
     with ExitStack() as locks:
-        for folder in (config.work_dir, config.results):
+        for folder in (config.work_dir, comparison.results):
             lock = folder / f".{config.task}.lock"
             locks.enter_context(hold(lock, f"another comparison uses {folder}"))
         if "tune" in config.stages:
@@ -127,9 +127,9 @@ def main(config: Config) -> None:
         if "run" in config.stages:
             statuses += comparison.run_seeds()
         if "report" in config.stages:  # one for all environments
-            lock = config.results / ".report.lock"
-            with hold(lock, f"another report is made in {config.results}"):
-                for path in write_reports(comparison.protocol, config.results):
+            lock = comparison.results / ".report.lock"
+            with hold(lock, f"another report is made in {comparison.results}"):
+                for path in write_reports(comparison.protocol, comparison.results):
                     print(path)
     if any(statuses):
         sys.exit(DIVERGED if set(statuses) <= {0, DIVERGED} else 1)
@@ -140,6 +140,7 @@ class Comparison:
 
     def __init__(self, config: Config, protocol: Protocol):
         self.config, self.protocol = config, protocol
+        self.results = config.results or Path("benchmarks", config.protocol.stem)
         if config.task not in protocol.tasks:
             known = sorted(protocol.tasks)
             raise ValueError(f"task must be among {known}, got {config.task!r}")
@@ -149,6 +150,9 @@ class Comparison:
             raise ValueError(f"algorithms must be among {sorted(there)}, got {unknown}")
         names = config.algorithms or there
         self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
+        most = max(self.task.for_algorithm(each).seeds for each in self.algorithms)
+        if config.seeds is not None and config.seeds > most:
+            raise ValueError(f"seeds must be at most the protocol's {most}, got {config.seeds}")
 
     def tune(self) -> Iterator[int]:
         """Run the missing trials phase by phase, and yield an exit status for each trial."""
@@ -157,17 +161,16 @@ class Comparison:
             ended = self.read_tuning(self.task, algorithm).ended.values()
             yield from (DIVERGED for t in chain(*ended) if t.status == "diverged")
         for _ in results.PHASES:
-            tunings = {each.name: self.read_tuning(self.task, each) for each in self.algorithms}
-            planned = [each for tuning in tunings.values() for each in tuning.missing]
+            tunings = [self.read_tuning(self.task, each) for each in self.algorithms]
+            planned = [each for tuning in tunings for each in tuning.missing]
             planned = [each for each in planned if each.job not in tried]  # else it failed
             tried |= {each.job for each in planned}
             for each, seed in self.run(planned):
                 if seed is not None:
                     end = (seed.result.error, seed.result.status, each.job.called_as)
-                    ended = tunings[each.algorithm.name].ended[each.phase]
-                    ended.append(results.Trial(each.number, each.settings, *end))
+                    trial = results.Trial(each.number, each.settings, *end)
                     path = each.kept.with_name(f"{each.phase}.csv")
-                    results.write_trials(path, ended)
+                    results.write_trials(path, [*results.read_trials(path), trial])
                 yield exit_status(seed)
 
     def run_seeds(self) -> Iterator[int]:
@@ -180,7 +183,7 @@ class Comparison:
                 print(f"error: {error}", file=sys.stderr)
                 yield 1
         planned = []
-        wanted = {each.name: self.task.for_algorithm(each.name).seeds for each, _ in ready}
+        wanted = {each.name: self.task.for_algorithm(each).seeds for each, _ in ready}
         for number in range(self.config.seeds or max(wanted.values(), default=0)):
             for algorithm, settings in ready:
                 if number >= wanted[algorithm.name]:
@@ -207,7 +210,8 @@ class Comparison:
                 each, seed = by_job[ended.job], None
                 try:
                     names = (each.algorithm.name, each.number)
-                    seed = results.harvest(ended, *names, each.split, self.task.chance_error)
+                    chance_error = self.task.for_algorithm(each.algorithm).chance_error
+                    seed = results.harvest(ended, *names, each.split, chance_error)
                 except ValueError as error:
                     print(f"error: {ended.job.name}: {error}", file=sys.stderr)
                 yield each, seed
@@ -247,7 +251,7 @@ class Comparison:
         title = f"{algorithm.name}, {name.replace('_', ' ')}"
         resume = tuple(fill(program.resume, **values))
         job = Job(title, tuple(words), self.config.work_dir / place, resume)
-        kept = self.config.results / place
+        kept = self.results / place
         return Planned(job, algorithm, number, settings, split, kept, phase)
 
     def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Tuning:
@@ -265,7 +269,7 @@ class Comparison:
             if phase == "finals":
                 finalists = {trial.number for trial in best_first[: task.finalists]}
                 settings = {number: settings[number] for number in sorted(finalists)}
-            path = results.trials_path(self.config.results, task.name, algorithm.name, phase)
+            path = results.trials_path(self.results, task.name, algorithm.name, phase)
             trials = {t.number: t for t in results.read_trials(path) if t.number in settings}
             planned = [
                 self.plan(task, algorithm, number, each, phase=phase)

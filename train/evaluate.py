@@ -39,6 +39,7 @@ from agents.runs.commands import RunConfig, parse_flags, run
 from agents.runs.files import read_json
 from agents.runs.loading import load_run, pretrained_dir
 from agents.runs.machine import commit, describe_device, describe_machine
+from agents.runs.records import portable
 from agents.training import check_settings, choose_device
 from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
 from train.keywords import read_keywords
@@ -180,7 +181,7 @@ def main(config: Config) -> None:
         report = {
             **describe_machine(commit()),
             "device": describe_device(device),
-            "run": name,
+            "run": config.pretrained or run_dir.name,
             "env_id": env_id,
             "env_kwargs": keywords,
             "split": config.split,
@@ -192,7 +193,7 @@ def main(config: Config) -> None:
             "by_glimpse": [to_json(score) for score in by_glimpse],
             **diagnosis,
         }
-        config.json.write_text(json.dumps(report, indent=2) + "\n")
+        config.json.write_text(json.dumps(portable(report, run_dir), indent=2) + "\n")
     print(f"\n{config.split} {by_glimpse[-1]}")
 
 

@@ -49,6 +49,8 @@ def main(config: Config) -> None:
     if not re.fullmatch("[0-9a-f]{40}", record.commit or ""):
         advice = "publish a run of a commit that others can check out"
         raise ValueError(f"{run_dir} is of commit {record.commit} (+: changed files): {advice}")
+    if env_kwargs := record.config.get("env_kwargs"):
+        raise ValueError(f"{run_dir} was trained with {env_kwargs}, which is no id's task")
     if not (run_dir / "result.json").exists():
         raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":

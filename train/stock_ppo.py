@@ -14,7 +14,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,7 @@ class StockConfig:
     env_steps: int = 1_500_000
     """Env steps to train for, all lanes together; rounded up to whole rollouts."""
     marks: int = 10
-    """Number of validations on the first 2,000 images, evenly spaced up to --env-steps."""
+    """Number of validations on the first 2,000 images, evenly spaced up to the end."""
     final_split: Literal["test", "validation"] = "test"
     """Split to evaluate once, at the end, with the last weights."""
 
@@ -73,24 +73,32 @@ class Config(StockConfig):
 
 
 class Marks(BaseCallback):
-    """Validates at the marks, as train/sb3.py does, and records the CPU time of training so far."""
+    """Validates once a mark's env steps are trained on, and records the CPU time of training."""
 
-    def __init__(self, config: StockConfig, player: PolicyPredictor, lanes: GlimpseVecEnv):
+    def __init__(
+        self, folder: Path, marks: Iterable[int], player: PolicyPredictor, lanes: GlimpseVecEnv
+    ):
         super().__init__()
-        self._folder, self._player, self._lanes = config.run_dir, player, lanes
-        self._ahead = sorted(validation_updates(config.env_steps, config.marks))
+        self._folder, self._player, self._lanes = folder, player, lanes
+        self._ahead = sorted(marks)
         self._start, self._validation_time = time.process_time(), 0.0
 
     def _on_step(self) -> bool:
-        if self._ahead and self.num_timesteps >= self._ahead[0]:
-            mark, start = self._ahead.pop(0), time.process_time()
-            trained = start - self._start - self._validation_time
+        return True
+
+    def _on_rollout_start(self) -> None:
+        steps, start = self.num_timesteps, time.process_time()
+        ahead = [mark for mark in self._ahead if mark > steps]
+        if len(ahead) < len(self._ahead):
+            self._ahead, trained = ahead, start - self._start - self._validation_time
             num_images = min(2000, self._lanes.get_attr("num_images")[0])
             _, metrics = validate(self._player, self._lanes, num_images, sampled=True)
-            append_rows(self._folder / "metrics.csv", [[mark, *row] for row in metrics.items()])
-            append_rows(self._folder / "timing.csv", [[mark, trained]])
+            append_rows(self._folder / "metrics.csv", [[steps, *row] for row in metrics.items()])
+            append_rows(self._folder / "timing.csv", [[steps, trained]])
             self._validation_time += time.process_time() - start
-        return True
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
 
 
 def main(config: Config) -> None:
@@ -140,7 +148,8 @@ def train(
     }
     (config.run_dir / "config.json").write_text(json.dumps(settings))
     print(f"{env_steps} env steps, in whole rollouts of {rollout}", flush=True)
-    marks = Marks(config, player, make_lanes(split="validation", order="sequential"))
+    lanes = make_lanes(split="validation", order="sequential")
+    marks = Marks(config.run_dir, validation_updates(env_steps, config.marks), player, lanes)
     with raising_divergence():
         model.learn(env_steps, marks)
     check_finite(env_steps // rollout, dict(model.policy.named_parameters()))

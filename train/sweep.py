@@ -52,6 +52,7 @@ from train.comparison import search
 from train.comparison.clusters import JobConfig
 from train.comparison.job import Job
 from train.comparison.jobs import Ended, exit_on_signals, run_jobs
+from train.keywords import read_keywords
 
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),
@@ -99,7 +100,7 @@ class Config(JobConfig):
     work_dir: Path = Path("runs/sweep")
     """Folder for the runs of each study, and for the journal by default."""
     results: Path | None = None
-    """CSV file of the report; by default benchmarks/results/sweeps/STUDY.csv."""
+    """CSV file of the report; by default benchmarks/sweeps/STUDY.csv."""
     report: bool = False
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
@@ -244,7 +245,7 @@ def main(config: Config) -> None:
         reference = "not finished" if default is None else f"{default.value:.2f} %"
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
         lines = [line, command]
-    report = config.results or Path("benchmarks/results/sweeps") / f"{config.name}.csv"
+    report = config.results or Path("benchmarks/sweeps") / f"{config.name}.csv"
     search.write_report(study, report, command)
     print(report, *lines, sep="\n")
     if failures:
@@ -275,7 +276,9 @@ def search_settings(config: Config, journal: Path) -> int:
 
 def choose_settings(config: Config) -> dict[str, Any]:
     """Return what must be the same for all trials of a study, ready for JSON."""
-    env = gymnasium.make_vec(config.env_id, num_envs=1, split="validation")
+    base = reinforce.parse([*config.flags, "--env-id", config.env_id])
+    keywords = {"split": "validation", **read_keywords(base.env_kwargs)}
+    env = gymnasium.make_vec(config.env_id, num_envs=1, **keywords)
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
     return {

@@ -83,7 +83,7 @@ class RunLog:
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
             if resume:
-                self._note_machine()
+                self._note_moves()
             columns = "env_steps,seconds,cpu_seconds,env_steps_per_second"
             last = _cut_csv(timing, columns, tuple[int, float, float, float], steps + 1)
             self._stopwatch = Stopwatch(*last[1:3] if last else ())
@@ -216,14 +216,15 @@ class RunLog:
             os.fsync(file.fileno())
         self._events.flush()
 
-    def _note_machine(self) -> None:
-        """Add this machine to those of ``config.json`` if the run moved: its bytes may differ."""
+    def _note_moves(self) -> None:
+        """Add this machine and commit to ``config.json`` if they are new: bytes may differ."""
         path = self.folder / "config.json"
         content = read_json(path)
-        visited, here = str(content.get("machine") or ""), machine()
-        if visited.split("; then ")[-1] != here:
-            moved = f"{visited}; then {here}" if visited and self.checkpoint else here
-            write_whole(path, to_json({**content, "machine": moved}))
+        for name, here in (("machine", machine()), ("commit", self._commit)):
+            visited = str(content.get(name) or "")
+            if here and visited.split("; then ")[-1] != here:
+                content[name] = f"{visited}; then {here}" if visited and self.checkpoint else here
+        write_whole(path, to_json(content))
 
     def _find_checkpoint(self) -> int:
         """Find the checkpoint to resume from, check that it is this run's, return its env steps."""

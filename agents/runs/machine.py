@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the project's git commit, with "+" if files were changed, or None."""
+    """Return the project's git commit, or None; with "+" if code or published agents changed."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # git hooks set them
 
     def git(*arguments: str) -> str:
@@ -69,6 +69,7 @@ def commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # else another project's folder
-        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "-uno"))
+        changes = git("status", "--porcelain", "-uno", "--", ":/*.py", ":/*.toml", ":/agents")
+        return git("rev-parse", "HEAD") + "+" * bool(changes)
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -343,13 +343,14 @@ def test_the_programs_of_a_comparison_that_was_killed_go_on_and_are_not_run_twic
         ({"task": "Nothing-v0"}, "task must be among .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
         ({"algorithms": ("nobody",)}, r"algorithms must be among .*tuned.* got \['nobody'\]"),
         ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": 3}, "seeds must be at most the protocol's 2, got 3"),
         ({"parallel": 0}, "parallel must be at least 1"),
         ({}, "another comparison uses .*results"),
     ],
 )
 def test_what_is_not_in_the_protocol_and_a_second_comparison_are_refused(tmp_path, changes, named):
     place = Place(tmp_path)
-    place.config().results.mkdir()
+    (tmp_path / "results").mkdir()
     lock = FileLock(tmp_path / "results" / ".MNISTGlimpse-v0.lock")
     with lock, pytest.raises(ValueError, match=named):
         main(place.config(**changes))
@@ -472,6 +473,10 @@ def test_trials_that_all_fail_are_run_again_and_the_best_compete_at_the_whole_bu
     place.calls()
     main(place.config(task="Phased"))
     assert place.calls() == []
+    more, stored = HEAD.replace("trials = 4", "trials = 9"), (folder / "finals.csv").read_text()
+    place.write(task.replace("trials = 4", "trials = 9"), more)
+    main(place.config(task="Phased", stages=("tune",)))  # new finalists beside the old
+    assert set(stored.splitlines()) < set((folder / "finals.csv").read_text().splitlines())
 
 
 def test_a_tasks_curriculum_reaches_every_program_and_its_report(tmp_path):
@@ -589,12 +594,12 @@ def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
 
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():
-    known, folders = 0, {"comparison": "results", "signpost_dials": "signpost"}
-    folders |= {name: name for name in ("reward_alone", "published")}
-    for name, folder in folders.items():
-        protocol, kept = PROTOCOLS[name], PROTOCOL.parents[1] / "benchmarks" / folder
+    known = 0
+    for name in ("comparison", "signpost_dials", "reward_alone", "published"):
+        path, protocol = PROTOCOL.with_stem(name), PROTOCOLS[name]
         for task in protocol.tasks.values():
-            comparison = Comparison(Config(task=task.name, results=kept), protocol)
+            comparison = Comparison(Config(task=task.name, protocol=path), protocol)
+            kept = PROTOCOL.parents[1] / comparison.results
             for algorithm in protocol.on(task):
                 configs = list((kept / task.name / algorithm.name).glob("seed_*/config.json"))
                 settings = comparison.tuned_settings(algorithm) if configs else {}

@@ -127,6 +127,11 @@ REFUSED = {
     "no commit": ("config.json", {"commit": None}, "commit that others can check out"),
     "changed files": ("config.json", {"commit": f"{COMMIT}+"}, "commit that others can check out"),
     "data that is no string": ("config.json", {"data": 5}, r"config.json is not valid.*data"),
+    "a task of its own": (
+        "config.json",
+        {"config": {"env_kwargs": "board_size = 4"}},
+        "trained with board_size = 4, which is no id's task",
+    ),
     "not on test": ("result.json", {"split": "none"}, "not evaluated on the test split"),
     "split that is no string": ("result.json", {"split": []}, r"result.json is not valid.*split"),
     "no metrics": ("metrics.csv", None, r"metrics.csv cannot be read"),

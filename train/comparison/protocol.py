@@ -65,10 +65,11 @@ class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
     retry_above: Annotated[float, Meta(gt=0, le=100)] = 100.0
     finalists: Annotated[int, Meta(ge=0)] = 0
 
-    def for_algorithm(self, name: str) -> ComparedTask:
-        """Return the task with the number of seeds that an algorithm gets."""
-        own = self.algorithms.get(name) if isinstance(self.algorithms, dict) else None
-        return structs.replace(self, seeds=own or self.seeds)
+    def for_algorithm(self, algorithm: Algorithm) -> ComparedTask:
+        """Return the task with the number of seeds and error of guessing that an algorithm has."""
+        own = self.algorithms.get(algorithm.name) if isinstance(self.algorithms, dict) else None
+        chance_error = algorithm.chance_error or self.chance_error
+        return structs.replace(self, seeds=own or self.seeds, chance_error=chance_error)
 
 
 class Choices(Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +110,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
         passes: How often each env step goes through the networks backward.
         space: Tuned settings by flag, without dashes: a :data:`Span` or :class:`Choices`.
         tuned_as: Algorithm whose tuned settings are used, instead of a space.
+        chance_error: Error of guessing [%], where its flags change the task's.
     """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]*$")]
@@ -121,6 +123,7 @@ class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):
     space: dict[str, Span | Choices] = {}
     tuned_as: str = ""
     binary_reward: bool = False
+    chance_error: Percent | None = None
 
     def __post_init__(self) -> None:
         if self.space and self.tuned_as:

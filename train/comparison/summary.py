@@ -72,7 +72,7 @@ class Row:
         if not self.seeds:
             return Estimate(math.nan)
         value, *ends = mean_interval(self.errors)
-        return Estimate(value, *np.clip(ends if self.task.seeds > FEW else [], 0, 100).tolist())
+        return Estimate(value, *np.clip(ends if len(self.seeds) > FEW else [], 0, 100).tolist())
 
     @property
     def reached(self) -> list[float]:
@@ -140,7 +140,7 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
     stored, algorithms = read_seeds(results, task.name), protocol.on(task)
-    rows = tuple(_row(each, task.for_algorithm(each.name), stored) for each in algorithms)
+    rows = tuple(_row(each, task.for_algorithm(each), stored) for each in algorithms)
     tuned_on = protocol.tuning_task(task)
     names = (each.name for each in algorithms)
     trials = {
@@ -152,7 +152,15 @@ def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskRes
 
 
 def _row(algorithm: Algorithm, task: ComparedTask, stored: list[Seed]) -> Row:
-    seeds = (s for s in stored if s.algorithm == algorithm.name and s.number < task.seeds)
+    seeds = [s for s in stored if s.algorithm == algorithm.name and s.number < task.seeds]
+    settings = [seed.config.get("config", {}) for seed in seeds]
+    for seed, each in zip(seeds, settings, strict=True):
+        shared = each.keys() & settings[0].keys() - {"seed", "run_dir", "resume"}
+        if other := sorted(name for name in shared if each[name] != settings[0][name]):
+            raise ValueError(
+                f"{task.name}/{algorithm.name}/seed_{seed.number}: {other} differ from those of "
+                f"seed {seeds[0].number}; move one of them away to run it again"
+            )
     return Row(algorithm, task, tuple(seeds))
 
 

@@ -105,12 +105,12 @@ def introduction(results: TaskResults) -> list[str]:
         else ""
     )
     return [
-        f"Every run has {task.env_steps:,} env steps, {task.num_glimpses} per episode; the "
+        f"A run's budget is {task.env_steps:,} env steps, {task.num_glimpses} per episode; the "
         f"protocol asks for {task.seeds} seeds per algorithm{own}. {spread}{curriculum}",
         "",
         f"- **error**: error of the stored weights on {' and '.join(splits) or 'the final split'}, "
         "with the policy's mean location and its likeliest label. A seed that diverged counts as "
-        f"guessing, {task.chance_error:.2f} %.",
+        "guessing.",
         "- **sampled**: mean validation error of the sampled policy at the last mark.",
         "- **env steps to the threshold**: env steps until the validation error is first at most "
         f"{task.threshold:.2f} %. The median over the seeds, where one that never gets there "
@@ -129,7 +129,11 @@ def result_tables(results: TaskResults) -> list[list[str]]:
     """Return a section per role and class, and one on guessing."""
     rows = in_order(results.rows)
     lines = [(row.algorithm, [cell(row) for cell in _COLUMNS.values()]) for row in rows]
-    text = f"A random label is wrong on {results.task.chance_error:.2f} % of the images."
+    errors = {row.algorithm.name: row.task.chance_error for row in rows}
+    own = {name: error for name, error in errors.items() if error != results.task.chance_error}
+    parts = [f"{results.task.chance_error:.2f} % of the images"]
+    parts += [f"{error:.2f} % in `{name}`" for name, error in own.items()]
+    text = f"A random label is wrong on {', '.join(parts)}."
     return [*by_role(list(_COLUMNS), lines, "## "), ["## Guessing", "", text]]
 
 
@@ -240,10 +244,14 @@ def behaviour(results: TaskResults) -> list[list[str]]:
 def tuning_tables(results: TaskResults) -> list[list[str]]:
     """Return what was tried for each algorithm on the task of its tuning."""
     source = results.tuning_task
+    if not source.trials:
+        return []
     text = (
         f"On `{source.name}`: {source.trials} trials per algorithm besides its defaults, each "
         "at a third of the budget, with errors on validation. The lowest error is chosen, so it "
-        "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials."
+        "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials. "
+        "**Defaults** and **lowest** are at a third of the budget, **at the whole** is the chosen "
+        "one's error at the whole budget."
     )
     if source.retry_above < 100:
         text += (
@@ -257,7 +265,8 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
         )
     algorithms = [row.algorithm for row in results.rows]
     lines = [(a, _tuning_cells(a, source, results.trials[a.name])) for a in algorithms]
-    header = ("algorithm", "space", "trials", "defaults [%]", "best [%]", "chosen")
+    header = ("algorithm", "space", "trials", "defaults [%]", "lowest [%]", "at the whole [%]")
+    header += ("chosen",)
     return [["## Tuning", "", text], *by_class(header, lines)]
 
 
@@ -272,9 +281,10 @@ def _tuning_cells(
     )
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
     trials = phases["trials"]
-    best = best_trial(next((last for last in reversed(phases.values()) if last), ()))
+    phase, ended = next((each for each in reversed(phases.items()) if each[1]), ("", []))
+    best = best_trial(ended)
     if best is None:
-        return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 3]
+        return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 4]
     diverged = sum(trial.status == "diverged" for trial in trials)
     tried = f"{sum(trial.number > 0 for trial in trials)} of {source.trials}"
     tried += f", {diverged} diverged" if diverged else ""
@@ -283,8 +293,9 @@ def _tuning_cells(
         f"{flag} {value:.3g}" if isinstance(value, float) else f"{flag} {value}"
         for flag, value in best.settings.items()
     )
-    errors = [number(defaults), number(best.error)]
-    return [algorithm.name, space, tried, *errors, chosen or "defaults"]
+    lowest = min((trial.error for trial in trials), default=math.nan)
+    errors = [defaults, lowest, math.nan if phase == "trials" else best.error]
+    return [algorithm.name, space, tried, *map(number, errors), chosen or "defaults"]
 
 
 def provenance(results: TaskResults) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,15 +137,17 @@ def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
     assert seconds == sorted(seconds)
 
 
-def test_a_run_that_moved_to_another_machine_names_each_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fact", ["machine", "commit"])
+def test_a_run_that_moved_to_another_machine_or_commit_names_each_once(tmp_path, monkeypatch, fact):
     folder, moves = tmp_path / "run", ["here", "there", "there", "here"]
-    monkeypatch.setattr(machine, "machine", lambda: moves[0])
+    monkeypatch.setattr(machine, "machine", lambda: "here")
+    monkeypatch.setattr(run_log, "commit", lambda: "here")
     write_some(folder, until=2)
     for name in moves:
-        monkeypatch.setattr(run_log, "machine", lambda name=name: name)
+        monkeypatch.setattr(run_log, fact, lambda name=name: name)
         RunLog(folder, Settings(), resume=True).__exit__(None, None, None)
     stored = json.loads((folder / "config.json").read_text())
-    assert stored["machine"] == "here; then there; then here"
+    assert stored[fact] == "here; then there; then here"
 
 
 def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) -> None:
@@ -216,9 +219,40 @@ def test_another_projects_commit_or_a_hooks_is_never_taken_for_ours(tmp_path, mo
     monkeypatch.setenv("GIT_DIR", str(tmp_path))
     assert machine.commit() == before
     monkeypatch.delenv("GIT_DIR")
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
-    git += ["-c", "commit.gpgsign=false"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "m"], check=True)
+    git = git_in(tmp_path)
+    git("commit", "--quiet", "--allow-empty", "-m", "m")
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
     assert machine.commit() is None
+
+
+def test_a_commit_says_that_code_or_a_published_agent_was_changed_not_a_result(
+    tmp_path, monkeypatch
+):
+    marks = {"agents/machine.py": "+", "train/x.toml": "+", "agents/pretrained/a/model.json": "+"}
+    marks |= {"benchmarks/result.json": "", "README.md": ""}
+    git = git_in(tmp_path)
+    for name in marks:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    git("add", ".")
+    git("commit", "--quiet", "-m", "m")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "agents" / "machine.py"))
+    clean = machine.commit()
+    assert clean is not None
+    assert len(clean) == 40
+    for name, mark in marks.items():
+        (tmp_path / name).write_text("changed")
+        assert machine.commit() == clean + mark
+        git("checkout", "--quiet", ".")
+
+
+def git_in(folder: Path) -> Callable[..., None]:
+    """Make a repository and return what runs git there, whatever the user's settings are."""
+
+    def git(*words: str) -> None:
+        settings = ("user.name=n", "user.email=e", "commit.gpgsign=false")
+        options = [word for setting in settings for word in ("-c", setting)]
+        subprocess.run(["git", "-C", str(folder), *options, *words], check=True)
+
+    git("init", "--quiet")
+    return git

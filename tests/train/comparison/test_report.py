@@ -24,7 +24,7 @@ ALGORITHMS = [
     Algorithm("a2c", "sb3", memory="history", space=SPACE),
     Algorithm("random", "ours", sees_label=True, role="control"),
     Algorithm("oracle", "ours", sees_label=True, role="control"),
-    Algorithm("plain", "sb3", role="naive"),
+    Algorithm("plain", "sb3", role="naive", chance_error=75.0),
 ]
 WITHOUT_A2C = tuple(a.name for a in ALGORITHMS if a.name != "a2c")
 ERRORS = {"dense": 3, "sparse": 6, "ppo": 8, "a2c": 12, "random": 20, "oracle": 2, "plain": 60}
@@ -166,6 +166,9 @@ def test_the_csv_lists_every_seed_and_missing_ones_are_named(results):
     assert float(rows["a2c"]["error_mean"]) == pytest.approx(12.2)
     assert (rows["a2c"]["class"], rows["a2c"]["steps_to_threshold"]) == ("R", "inf")
     assert rows["random"]["role"] == "control"
+    for number in (0, 1):  # three left: too few for an interval
+        (results / "A-v0" / "sparse" / f"seed_{number}" / "result.json").unlink()
+    assert row_of(report_on(results), "sparse")["error [%]"] == "6.30"
     names = ("seeds_wanted", "seeds_finished", "error_seed_3")
     assert [rows["dense"][name] for name in names] == ["5", "4", ""]
     assert row_of(report_on(results), "dense")["seeds"] == "4 of 5 seeds: incomplete"
@@ -186,7 +189,9 @@ def test_algorithms_with_seeds_of_their_own_share_the_columns_and_few_are_not_te
 
 def test_a_diverged_seed_counts_as_guessing(results):
     write(results, TASK, "a2c", 4, marks=2)
-    row, line = row_of(report_on(results), "a2c"), lines_of_csv(results)["a2c"]
+    text, line = report_on(results), lines_of_csv(results)["a2c"]
+    row = row_of(text, "a2c")
+    assert "A random label is wrong on 90.00 % of the images, 75.00 % in `plain`." in text
     # mean of 12.0 12.1 12.2 12.3 90; sampled 13.0 ... 13.3 90
     assert row["error [%]"].startswith("27.72 (0.00 to ")  # the interval's end below 0 is cut
     assert row["each seed [%]"] == "12.00, 12.10, 12.20, 12.30, 90.00"
@@ -276,9 +281,19 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
         "space": "learning-rate 0.0001 to 0.01; lanes {8, 64}",
         "trials": "2 of 4, 1 diverged",
         "defaults [%]": "9.00",
-        "best [%]": "5.50",
+        "lowest [%]": "5.50",
+        "at the whole [%]": "-",
         "chosen": "learning-rate 0.00123; lanes 64",
     }
+    write_trials(results / "A-v0" / "dense" / "finals.csv", [Trial(0, {}, 3.0, "finished", "x")])
+    row = row_of(report_on(results), "dense", "space")
+    assert (row["lowest [%]"], row["at the whole [%]"], row["chosen"]) == (
+        "5.50",
+        "3.00",
+        "defaults",
+    )
+    (results / "A-v0" / "dense" / "finals.csv").unlink()
+    assert "## Tuning" not in report_on(results, replace(TASK, trials=0))
     assert row_of(text, "ppo", "space")["trials"] == "none"
     assert row_of(text, "plain", "space")["space"] == "not tuned"
     task = replace(TASK, name="B-v0", tuned_on="A-v0", trials=0)
@@ -312,6 +327,17 @@ def test_seeds_off_the_budget_or_that_the_protocol_does_not_ask_for_are_named(re
     assert "off the budget" not in text
     text = report_on(results, replace(TASK, env_steps=2000))
     assert re.search(r"off the budget.*dense seed 0 \(1,000\)", text)
+
+
+def test_seeds_with_other_settings_are_not_averaged(results):
+    settings = {"seed": 1, "run_dir": None, "learning_rate": 0.1}
+    write(results, TASK, "ppo", 0, config={**CONFIG, "config": {**settings, "seed": 0}})
+    write(results, TASK, "ppo", 1, config={**CONFIG, "config": settings})
+    report_on(results)  # the other seeds' programs stored no settings
+    write(results, TASK, "ppo", 2, config={**CONFIG, "config": {**settings, "learning_rate": 0.2}})
+    message = r"A-v0/ppo/seed_2: \['learning_rate'\] differ from those of seed 0"
+    with pytest.raises(ValueError, match=message):
+        report_on(results)
 
 
 def test_the_report_across_tasks_has_a_column_per_task_and_names_missing_seeds(results):

@@ -157,7 +157,7 @@ class Learner:
         """Play batches without end, as train/reinforce.py does; yield each with its h_t."""
         model, n = self.model, self._config.num_envs
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
-        keywords = {"action_format": "dict", "split": "train"}
+        keywords: dict[str, Any] = {"action_format": "dict", "split": "train"}
         keywords |= read_keywords(settings.get("env_kwargs", ""))
         env = gymnasium.make_vec(settings["env_id"], num_envs=n, **keywords)
         assert isinstance(env, ram_env.GlimpseVectorEnv)

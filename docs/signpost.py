@@ -1,6 +1,6 @@
 """Draw what the dials of the signpost board do: `python docs/signpost.py`.
 
-One panel per dial: each seed's test error, the mean over seeds, and a bound that is known exactly
+One panel per dial: each seed's test error, the mean over seeds, and an error that is known exactly
 (:class:`ram_env.SignpostEnv`); the optimum errs in 0 % everywhere. `benchmarks/signpost_dials`
 holds the runs of `train/signpost_dials.toml`.
 """
@@ -25,15 +25,15 @@ def looking_at_random(board_size: int, chain: int) -> float:
     return 100 * missed * (1 - 1 / MARKS)
 
 
-def without_memory(parts: int) -> float:
-    """Return the least error [%] of a policy without memory that looks at centres of cells."""
+def following(parts: int) -> float:
+    """Return the error [%] of following the path and naming the last mark alone."""
     return 100 * (1 - MARKS ** (1 - parts))
 
 
 PANELS = {  # by dial: the axis, values, the bound and its name
     "board": ("cells per side", (3, 4, 5, 6, 8), lambda m: looking_at_random(m, 1), "random cells"),
     "chain": ("cells to follow", (1, 2, 3, 4), lambda n: looking_at_random(3, n), "random cells"),
-    "parts": ("marks to remember", (1, 2, 3), without_memory, "best without memory"),
+    "parts": ("marks to remember", (1, 2, 3), following, "following, without memory"),
 }
 
 

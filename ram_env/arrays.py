@@ -95,6 +95,13 @@ def new_empty(array: Array, shape: tuple[int, ...], dtype: str) -> Array:
     return xp.empty(shape, dtype=getattr(xp, dtype), device=array.device)
 
 
+def like(array: Array, value: Any) -> Any:
+    """Return a float beside a tensor as a float32 scalar there, whatever torch's default dtype."""
+    if is_tensor(array) and isinstance(value, float):
+        return array.new_full((), value, dtype=library(array).float32)
+    return value
+
+
 def arange(array: Array, start: int, stop: int) -> Array:
     """Return the integers from ``start`` to before ``stop``, with ``array``'s dtype and device."""
     return library(array).arange(start, stop, dtype=array.dtype, device=array.device)
@@ -127,7 +134,7 @@ def log_softmax(scores: Array) -> Array:
 def read_patches(
     images: Array, index: Array, rows: Array, columns: Array, height: int, width: int
 ) -> Array:
-    """Copy patches, (n, C, h, w), out of C-contiguous images, (M, C, H, W), into fresh memory.
+    """Copy patches, (n, C, h, w), out of images, (M, C, H, W), into fresh memory.
 
     ``index`` is each patch's image, ``rows`` and ``columns`` its top left pixel, 0 to H - h and
     0 to W - w, all of shape (n,), integers.
@@ -153,7 +160,10 @@ def write_patches(images: Array, index: Array, rows: Array, columns: Array, patc
 
 
 def _windows(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """View all windows, (M, C, H-h+1, W-w+1, h, w), without sliding_window_view's overhead."""
+    """View all windows, (M, C, H-h+1, W-w+1, h, w)."""
     m, c, h, w = images.shape
     shape = (m, c, h - height + 1, w - width + 1, height, width)
-    return np.ndarray(shape, images.dtype, images, 0, images.strides + images.strides[2:])
+    strides = images.strides + images.strides[2:]
+    if images.flags.c_contiguous:  # without as_strided's overhead
+        return np.ndarray(shape, images.dtype, images, 0, strides)
+    return np.lib.stride_tricks.as_strided(images, shape, strides)

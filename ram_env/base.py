@@ -69,12 +69,15 @@ class EpisodesEnv:
             The observations and infos of that moment, as from ``reset``, or None before one.
 
         Raises:
-            ValueError: If the state is malformed, or belongs to another version, task, dataset
-                or number of lanes; nothing has changed then.
+            ValueError: If the state is malformed, or belongs to another version, task, number of
+                lanes, or dataset by name and size; nothing has changed then.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)
-        return (self._observe(), self._describe()) if self._episodes.seen.all() else None
+        if not self._episodes.seen.all():
+            return None
+        self._update_window()
+        return self._observe(), self._describe()
 
     def _observe(self) -> dict[str, Any]:
         return self._episodes.observe()

@@ -246,7 +246,6 @@ def draw_canvases(
         raise ValueError("seed must be an int >= 0, got None")
     check_seed(seed)
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    planes = np.ascontiguousarray(planes)
     sizes = map(to_python_int, (canvas_size, translate, num_clutter, clutter_size))
     style = CanvasStyle(*sizes)
     style.check_images(planes.shape)

@@ -82,7 +82,7 @@ def uniform_locations(words: Array) -> Array:
     They are odd multiples of 2^-23, so exact.
     """
     odd = 2 * xp.cast(_shifted(words, 41), "int64") + 1  # below 2^24
-    return xp.cast(odd / 2**23 - 1, "float32")
+    return xp.cast(odd, "float32") / 2**23 - 1
 
 
 def _mix(words: Array) -> Array:

@@ -77,8 +77,10 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     Starting State:
     A random image of the split on a fresh canvas, and a first location uniform over the
     image. In the splits ``"validation"`` and ``"test"`` image k always has the same canvas
-    and first location. Reset options: ``index`` fixes the image, ``location`` the first
-    location; neither changes any other draw.
+    and first location; with ``order="sequential"`` each pass after the first has first locations
+    of its own. Reset options: ``index`` fixes the image, ``location`` the first location. In the
+    training split neither changes another draw, but clutter is never cut from the image itself:
+    a piece may come from its neighbour instead.
 
     A seed s fixes all later episodes, whatever the actions: the k-th episode since the
     seed depends on s and k alone. With ``order="sequential"`` it depends on k alone.
@@ -221,8 +223,9 @@ class SignpostEnv(GlimpseEnv):
     (T > chain) the optimum is 1; with fewer glimpses, each within one cell, it is lower. (A
     glimpse on a corner shows four cells, so that on small boards a few of them read the board
     without following the path; ``multidiscrete`` looks at cell centres alone.) Looking at random
-    cells with chain 1 and parts 1 reaches q + (1 - q)/K, q = 1 - (1 - 1/m^2)^(T-1). Without
-    memory and with parts >= 2, no policy on cell centres exceeds num_marks^-(parts-1).
+    cells with chain 1 and parts 1 reaches q + (1 - q)/K, q = 1 - (1 - 1/m^2)^(T-1). Following the
+    path and naming the last mark alone, which needs no memory, reaches num_marks^-(parts-1). (It
+    isn't the best without memory: where the agent stands can remember a mark.)
 
     Action Space:
     That of :class:`GlimpseEnv`, with K = num_marks^parts.

@@ -263,7 +263,8 @@ class Episodes:
             reward = log_p.clip(_LOG_SCORE_FLOOR) * self._per_lane(weight) - task.glimpse_cost
         else:  # summed on the host, so that a device rounds float64's result once
             cost = task.glimpse_cost
-            reward = xp.library(correct).where(correct, self._per_lane(weight - cost), 0.0 - cost)
+            paid = xp.like(correct, self._per_lane(weight - cost))
+            reward = xp.library(correct).where(correct, paid, xp.like(correct, 0.0 - cost))
         return xp.cast(reward, "float64" if self.device is None else "float32")
 
     def _per_lane(self, values: np.ndarray) -> Any:

@@ -7,6 +7,7 @@ Dimension key:
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorWrapper
 
 from ram_env.arrays import Array
@@ -70,12 +71,18 @@ class LockstepEnv(VectorWrapper):
 
     def reset(self, **how: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         """Begin new episodes in all lanes: see the environment's ``reset``."""
+        if (how.get("options") or {}).get("reset_mask") is not None:
+            raise ValueError("lanes in step are reset together: leave reset_mask out")
         self.env.reset(**how)
-        return self._shown()
+        return self._episodes.observe(), self._episodes.describe()
 
     def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
         """Step all lanes; after an episode's end, the next one is shown."""
+        env: Any = self.env
+        env._check_open("step")
         episodes = self._episodes
+        if not episodes.running.all():
+            raise ResetNeeded("call reset() before step()")
         decision = episodes.action_format.parse(
             actions, (self.num_envs,), device=episodes.device, all_valid=self.valid
         )
@@ -87,13 +94,11 @@ class LockstepEnv(VectorWrapper):
     def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Continue where ``get_state`` was called; see the environment's ``set_state``."""
         env: Any = self.env
-        return None if env.set_state(state) is None else self._shown()
-
-    def _shown(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return what all lanes show; raise ValueError if some are at another glimpse."""
+        before, shown = env.get_state(), env.set_state(state)
         if (self._episodes.seen != self._episodes.seen[0]).any():
             got = self._episodes.seen.tolist()
+            env.set_state(before)
             raise ValueError(
                 f"lanes in step must have seen as many glimpses as each other, got {got}"
             )
-        return self._episodes.observe(), self._episodes.describe()
+        return None if shown is None else (self._episodes.observe(), self._episodes.describe())

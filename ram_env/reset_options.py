@@ -71,9 +71,14 @@ def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> l
     Raises:
         ValueError: If the seed is neither None, an int >= 0 nor a list of N of these.
     """
-    if not isinstance(seed, (list, tuple)):
-        check_seed(seed)
-        seed = [seed + lane if isinstance(seed, int) else None for lane in range(num_lanes)]
+    if seed is None:
+        return [None] * num_lanes
+    if not isinstance(seed, Sequence):
+        try:
+            check_seed(seed)
+        except ValueError as error:
+            raise ValueError(f"{error}, or a list of {num_lanes} of these") from error
+        return [seed + lane for lane in range(num_lanes)]
     if len(seed) != num_lanes:
         raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
     for entry in seed:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from gymnasium import Env, Space, spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 CHECKS = ("spaces", "outputs", "autoreset", "seeds", "lane_seeds", "distinct", "reset_mask")
-CHECKS += ("arguments", "reuse", "single")
+CHECKS += ("arguments", "reuse", "single", "episodes")
 """Names of the checks, which ``skip`` takes; :func:`check_vector_env` describes them."""
 
 MakeSampler = Callable[[VectorEnv, int], Callable[[], Any]]
@@ -54,6 +54,8 @@ def check_vector_env(
     - ``arguments``: ``reset`` doesn't change the options that it is given.
     - ``reuse``: actions and returned arrays are the caller's: never changed, shared or read later.
     - ``single``: every output equals that of a ``SyncVectorEnv`` of ``make_single``, to the bit.
+    - ``episodes``: each lane's episodes are those of another mode, given its actions one by one:
+      ``DISABLED``, or ``SAME_STEP``, if it is among the modes.
 
     Args:
         make_vector: Makes the environment of N lanes in an autoreset mode.
@@ -62,7 +64,7 @@ def check_vector_env(
         skip: Names of checks to leave out, such as ``arguments`` for Gymnasium's
             ``SyncVectorEnv``, which removes the mask from the options, or ``distinct`` if all
             episodes start alike. No environment is reset with a mask or with several seeds if
-            ``reset_mask`` or ``lane_seeds`` is left out.
+            ``reset_mask`` or ``lane_seeds`` is left out, and ``episodes`` is left out, too.
         num_envs: N, at least 2.
         num_steps: Steps of each check. An episode must end within them.
         reset_every: Steps between two resets, enough for an episode to end.
@@ -95,9 +97,12 @@ def check_vector_env(
         least = "num_envs must be at least 2, num_steps and reset_every at least 1"
         raise ValueError(f"{least}, got {got}")
     left_out = {*skip, *(() if make_single else ("single",))}
+    if {"lane_seeds", "reset_mask"} & left_out:
+        left_out.add("episodes")
     calls = _Calls(num_steps, reset_every, seed, make_sampler or _from_space, options, left_out)
     for mode in modes:
-        _check_mode(make_vector, make_single, num_envs, mode, calls)
+        others = [each for each in _WITHOUT_REST if each in modes and each is not mode]
+        _check_mode(make_vector, make_single, num_envs, mode, others, calls)
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,13 @@ def _check_mode(
     make_single: Callable[[], Env] | None,
     num_envs: int,
     mode: AutoresetMode,
+    others: Sequence[AutoresetMode],
     calls: _Calls,
 ) -> None:
     """Run all checks that are not left out, and close what they opened."""
     with ExitStack() as opened:
 
-        def make() -> VectorEnv:
+        def make(mode: AutoresetMode = mode) -> VectorEnv:
             env = make_vector(num_envs, mode)
             opened.callback(env.close)
             return env
@@ -133,7 +139,7 @@ def _check_mode(
             opened.callback(single.close)
             _check_equal(make(), single, calls)
 
-        checks: dict[str, Callable[[], None]] = {
+        checks: dict[str, Callable[[], Any]] = {
             "spaces": lambda: _check_spaces(make(), make_single, num_envs, mode),
             "outputs": lambda: _check_outputs(make(), calls),
             "autoreset": lambda: _check_autoreset(make(), calls),
@@ -144,6 +150,7 @@ def _check_mode(
             "arguments": lambda: _check_arguments(make(), calls),
             "reuse": lambda: _check_no_reuse((make(), make()), calls),
             "single": check_single,
+            "episodes": lambda: [_check_episodes(make(), make(each), calls) for each in others[:1]],
         }
         assert (*checks,) == CHECKS
         for name in checks:
@@ -339,6 +346,52 @@ def _check_equal(env: VectorEnv, reference: VectorEnv, calls: _Calls) -> None:
         _compare(out, expected)
 
 
+def _check_episodes(env: VectorEnv, reference: VectorEnv, calls: _Calls) -> None:
+    """Each lane plays the same episodes in two modes, given its actions one by one."""
+    lanes = _play(env, calls.make_sampler(env, calls.seed), calls.num_steps, calls.seed)
+    space, count = env.single_action_space, min(map(len, lanes))
+    batches = [
+        concatenate(space, [lane[k][0] for lane in lanes], create_empty_array(space, len(lanes)))
+        for k in range(count)
+    ]
+    expected = _play(reference, iter(batches).__next__, count, calls.seed)
+    mode = reference.metadata["autoreset_mode"].name
+    for lane, (steps, wanted) in enumerate(zip(lanes, expected, strict=True)):
+        for k, (step, other) in enumerate(zip(steps, wanted, strict=False)):
+            for name, a, b in zip(_PLAYED, step, other, strict=True):
+                _require(
+                    name == "action" or _to_bytes(a) == _to_bytes(b),
+                    f"{name} of lane {lane} in its action {k} is {a}, in the mode {mode} {b}",
+                )
+
+
+def _play(
+    env: VectorEnv, sample: Callable[[], Any], num_steps: int, seed: int
+) -> list[list[tuple[Any, ...]]]:
+    """Play, and return each lane's steps but for rests, with the parts of ``_PLAYED``."""
+    mode, rests = env.metadata["autoreset_mode"], np.zeros(env.num_envs, bool)
+
+    def rows(obs: Any) -> list[Any]:
+        return copy.deepcopy([*iterate(env.observation_space, obs)])
+
+    before, lanes = rows(env.reset(seed=seed)[0]), [[] for _ in rests]
+    for _ in range(num_steps):
+        if mode is AutoresetMode.DISABLED and rests.any():
+            before = rows(env.reset(options={"reset_mask": rests})[0])
+        action = sample()
+        given = copy.deepcopy([*iterate(env.action_space, action)])
+        obs, reward, terminated, truncated, infos = env.step(action)
+        ended, after = terminated | truncated, rows(obs)
+        for lane, steps in enumerate(lanes):
+            if mode is not AutoresetMode.NEXT_STEP or not rests[lane]:
+                final = mode is AutoresetMode.SAME_STEP and ended[lane]
+                last = copy.deepcopy(infos["final_obs"][lane]) if final else after[lane]
+                end = (bool(terminated[lane]), bool(truncated[lane]))
+                steps.append((given[lane], before[lane], last, float(reward[lane]), end))
+        before, rests = after, np.array(ended)
+    return lanes
+
+
 def _lockstep(envs: Sequence[VectorEnv], calls: _Calls) -> Iterator[list[tuple[Any, ...]]]:
     """Make the same calls on several environments and yield what each returned.
 
@@ -395,6 +448,8 @@ def _from_space(env: VectorEnv, seed: int) -> Callable[[], Any]:
 
 
 _STEP = ("obs", "reward", "terminated", "truncated", "infos")
+_PLAYED = ("action", "the observation before", "the observation after", "reward", "the end")
+_WITHOUT_REST = (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)
 
 
 def _compare(got: tuple[Any, ...], expected: tuple[Any, ...], prefix: str = "") -> None:

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ram_env.lockstep import LockstepEnv
 from ram_env.vector_env import GlimpseVectorEnv
@@ -121,13 +122,24 @@ def test_lanes_that_have_left_the_step_are_refused():
     for each in (lanes, env):
         each.reset(seed=0)
         each.step(act("cpu", 0))
-    first = {"reset_mask": np.arange(N) == 0}
-    message = r"as many glimpses as each other, got \[1, 2, 2, 2\]"
-    with pytest.raises(ValueError, match=message):
+    first, before = {"reset_mask": np.arange(N) == 0}, lanes.get_state()
+    with pytest.raises(ValueError, match="lanes in step are reset together"):
         lanes.reset(options=first)
     env.reset(options=first)
+    message = r"as many glimpses as each other, got \[1, 2, 2, 2\]"
     with pytest.raises(ValueError, match=message):
-        LockstepEnv(make("toy", "cpu")).set_state(env.get_state())
+        lanes.set_state(env.get_state())
+    assert lanes.get_state() == before
+
+
+def test_a_step_before_a_reset_or_after_close_is_refused():
+    lanes = LockstepEnv(make("toy", "cpu"))
+    with pytest.raises(ResetNeeded):
+        lanes.step(act("cpu", 0))
+    lanes.reset(seed=0)
+    lanes.close()
+    with pytest.raises(ClosedEnvironmentError):
+        lanes.step(act("cpu", 0))
 
 
 def test_an_environment_of_another_class_is_refused_since_a_replay_would_not_run_it():

@@ -132,10 +132,8 @@ def test_without_memory_a_part_is_known_and_the_others_are_guessed(parts):
 
     dials: dict[str, Any] = {"chain": 2, "parts": parts, "num_glimpses": 3}
     right, n = accuracy(forgetful, **dials)
-    bound = 4.0 ** -(parts - 1)
-    sigma = np.sqrt(bound * (1 - bound) / n)
-    assert right <= bound + 4 * sigma
-    assert right >= bound - 4 * sigma  # the bound is reached
+    expected = 4.0 ** -(parts - 1)
+    assert abs(right - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
     assert accuracy(follower(2, parts), rounds=2, **dials)[0] == 1
 
 

@@ -61,7 +61,9 @@ class Broken(SyncVectorEnv):
     def step(self, actions: np.ndarray):
         if self.fault == "keeps the action":
             self.last_action, actions = actions, self.last_action
+        mode, rested = self.autoreset_mode, np.flatnonzero(self._autoreset_envs)
         obs, reward, terminated, truncated, infos = super().step(actions)
+        ended = np.flatnonzero(terminated)
         out: list[Any] = [obs, reward, terminated, truncated, infos]
         match self.fault:
             case "changes the action":
@@ -88,6 +90,18 @@ class Broken(SyncVectorEnv):
                 infos |= {"won": np.ones(self.num_envs), "_won": np.zeros(self.num_envs, bool)}
             case "forgets the last observation":
                 out[4] = {k: v for k, v in infos.items() if "final_obs" not in k}
+            case "ends with the next start" if mode is AutoresetMode.SAME_STEP:
+                for lane in ended:
+                    infos["final_obs"][lane]["x"][:] = obs["x"][lane]
+            case "stays at its end" if mode is AutoresetMode.SAME_STEP:
+                for lane in ended:
+                    obs["x"][lane] = infos["final_obs"][lane]["x"]
+            case "acts while it rests" if mode is AutoresetMode.NEXT_STEP:
+                for lane in rested:
+                    obs["x"][lane] = self.envs[lane].step(1)[0]["x"]
+            case "starts by itself" if mode is AutoresetMode.DISABLED:
+                for lane in ended:
+                    obs["x"][lane] = self.envs[lane].reset()[0]["x"]
             case "mixes up lanes":
                 obs["x"] = obs["x"][::-1].copy()
         return tuple(out)
@@ -118,6 +132,18 @@ FAULTS = {
     "keeps the action": r"single .*reward:",
     "mixes up lanes": r"single .*obs\['x'\]:",
 }
+UNEQUAL = {
+    "ends with the next start": r"\(SAME_STEP\): the observation after of lane 0",
+    "stays at its end": r"\(SAME_STEP\): the observation before of lane 0",
+    "acts while it rests": r"\(NEXT_STEP\): the observation before of lane 0",
+    "starts by itself": r"\(\w+\): the observation after of lane 0 in its action 2 is .* DISABLED",
+}
+
+
+@pytest.mark.parametrize("fault", UNEQUAL)
+def test_an_episode_that_depends_on_the_autoreset_mode_is_found_without_a_single_environment(fault):
+    with pytest.raises(AssertionError, match=f"(?s)^episodes {UNEQUAL[fault]}"):
+        check_vector_env(lambda n, mode: Broken(n, mode, fault))
 
 
 @pytest.mark.parametrize("fault", FAULTS)

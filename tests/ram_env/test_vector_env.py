@@ -194,6 +194,13 @@ def pair(kind: str, task: str = "signpost", **keywords: Any) -> tuple[Any, Any]:
     return make_vector(task, **keywords), make_vector(task, **keywords)
 
 
+def test_seeds_may_be_any_sequence_and_the_message_says_that_there_may_be_several():
+    env = make_vector()
+    assert_same(env.reset(seed=range(4, 7)), env.reset(seed=4))
+    with pytest.raises(ValueError, match=r"an int >= 0, got array.*, or a list of 3 of these"):
+        env.reset(seed=np.arange(3))  # pyright: ignore[reportArgumentType]
+
+
 BAD_RESETS = [
     *[("seed", {"seed": seed}) for seed in BAD_SEEDS],
     *[(argument, {"seed": 5, "options": options}) for argument, options in BAD_OPTIONS],
@@ -403,6 +410,9 @@ def test_human_mode_runs(make, monkeypatch):
     env.step(env.action_space.sample())
     assert env.unwrapped._window.is_open
     assert env.render() is None
+    env.unwrapped._close_window()
+    env.unwrapped.set_state(env.unwrapped.get_state())  # shown, too
+    assert env.unwrapped._window.is_open
     env.close()
     assert not env.unwrapped._window.is_open
     monkeypatch.setitem(sys.modules, "pygame", None)  # refused when the environment is made
@@ -511,6 +521,19 @@ def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device):
                 torch.testing.assert_close(out[1], want[1], rtol=0, atol=1e-6)
                 out, want = (out[0], *out[2:]), (want[0], *want[2:])
             assert_same(out, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
+    keywords = {"reward": "dense", "glimpse_cost": 0.1, "num_glimpses": 3}
+    host, other = (make_vector("toy", 4, device=device, **keywords) for device in (None, "cpu"))
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        for expected, out in lockstep((host, other), 8, 0):
+            assert_same(out, as_on_device(expected, "cpu"))
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_a_device_env_reuses_nothing_that_it_returned():

@@ -694,7 +694,7 @@ def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):
     (seed,) = results.read_seeds(tmp_path / "results", "SignpostGlimpse-v0")
     assert seed.result.total == 5000
     assert 60 < seed.result.error < 90  # of guessing one of four
-    assert len(seed.curve.error) == 10
+    assert seed.curve.env_steps.tolist() == [2048]  # all marks lie in one rollout
     assert seed.curve.cpu_seconds[-1] < seed.result.cpu_seconds
     assert set(seed.result.last) < set(results.BEHAVIOUR)
 

@@ -127,13 +127,14 @@ def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path
     replay = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "device": device}
     replay |= {"optimizer": "adamw"}  # Muon takes many steps on a pretended GPU
     train(tmp_path / "whole", **replay)
-    for failed_at in (3, 7):
+    for failed_at in (3, 7) if device == "cpu" else (7,):
         run = tmp_path / f"run_{failed_at}"
         train_and_fail(run, failed_at, **replay)
         resume(run)
         assert results(run) == results(tmp_path / "whole")
-    train(tmp_path / "without", **{**replay, "replay_steps": 0})
-    assert results(tmp_path / "without") != results(tmp_path / "whole")
+    if device == "cpu":
+        train(tmp_path / "without", **{**replay, "replay_steps": 0})
+        assert results(tmp_path / "without") != results(tmp_path / "whole")
 
 
 def test_a_run_with_sgd_resumes_with_its_momentum(tmp_path):

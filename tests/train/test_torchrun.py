@@ -106,8 +106,6 @@ def test_a_stop_of_torchrun_itself_saves_and_a_single_processs_run_resumes_in_tw
     assert read_checkpoint(run)[0] == 3
     assert torchrun(ROOT / "train/reinforce.py", "--resume", run).returncode == 0
     assert_same_run(one / "random", run)
-    again = torchrun(ROOT / "train/reinforce.py", "--resume", run)
-    assert again.stdout == "finished; no final split was evaluated\n"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +119,6 @@ def test_a_stop_of_torchrun_itself_saves_and_a_single_processs_run_resumes_in_tw
             1,
             r"must have the same flags: rank 0 has \[.*, rank 1 has \[.*'--seed', '1'",
         ),
-        ("plain", ["--num-envs", 9], 1, "num_envs must be a multiple of 2, since 2 processes"),
         ("plain", ["--core", "none"], 2, None),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from agents.estimators import ESTIMATORS
 from train.comparison.results import Curve, read_seeds
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "comparison"
 TASKS = ("SignpostGlimpse-v0", "MNISTGlimpse-v0", "ClutteredMNISTGlimpse-v0")
 FLOOR = 0.1  # of an error [%], on a logarithmic axis
-COLOURS = dict(zip(ESTIMATORS, pyplot.colormaps["tab10"].colors, strict=False))  # pyright: ignore
+COLOURS = dict(zip(ESTIMATORS, cycle(pyplot.colormaps["tab10"].colors)))  # pyright: ignore
 
 
 @dataclass(frozen=True)

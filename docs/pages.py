@@ -195,11 +195,12 @@ def _compared(name: str) -> Iterator[tuple[str, ...]]:
         for row in rows:
             if not row["error_mean"]:  # no seed has finished
                 continue
-            steps = int(row["samples_backward"]) // int(row["passes"])
+            trained = row["samples_backward"]  # nothing if all seeds diverged
+            steps = f"{float(trained) / float(row['passes']):,.0f}" if trained else "-"
             numbers = [row[f"error_{part}"] for part in ("mean", "low", "high")]
             error = _error(*(float(number) for number in numbers if number))
             seeds = row["seeds_finished"]
-            yield f"`{row['task']}`", "comparison", f"{steps:,}", error, seeds
+            yield f"`{row['task']}`", "comparison", steps, error, seeds
 
 
 def _published(name: str) -> Iterator[tuple[str, ...]]:

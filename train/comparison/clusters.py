@@ -30,6 +30,8 @@ from train.comparison.job import GRACE, Job
 
 LOOK_SECONDS = 15.0
 """Time between two looks at Slurm's queue, which serves all of its users [s]."""
+RESTART_SECONDS = 600.0
+"""Time in which a job's process starts it again; later, its id may be another process's [s]."""
 _QUEUE = ("squeue", "--me", "--array", "--noheader", "--format=%i")
 _DAY, _YEAR = 24 * 60, 365 * 24 * 60  # [min]
 
@@ -122,8 +124,9 @@ class Local(_Cluster):
         self._gpus = visible_gpus()
 
     def _finds(self, each: Submitted) -> bool:
-        if each.job.record.stopped == "requeued":
-            with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
+            age = time.time() - each.job.beside("json").stat().st_mtime
+            if each.job.record.stopped == "requeued" and age < RESTART_SECONDS:
                 os.kill(int(each.id), 0)
                 return True  # its process starts the program again about now
         return each.job.is_running()

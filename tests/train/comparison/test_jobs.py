@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,16 @@ def test_a_driver_stops_the_jobs_that_it_found(place):
     (ended,) = stop_waiting(place, place.job("a", "waits"))
     assert ended.how == "was cancelled"
     assert place.calls() == ["a from step 0"]
+
+
+def test_a_job_whose_machine_died_before_it_began_again_is_not_waited_for(place):
+    job = place.job("a", "waits")
+    stop_waiting(place, job)
+    job._write(replace(job.record, stopped="requeued"))
+    os.utime(job.beside("json"), (0, 0))
+    job.beside("job").write_text(f"local {os.getpid()}")  # since then, another process's id
+    place.go()
+    assert [each.status for each in run(place, job)] == [0]
 
 
 def test_another_command_in_the_same_folder_starts_over(place):

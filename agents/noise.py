@@ -86,7 +86,8 @@ class Noise:
         words = _mix(starts[:, None] + self._places)
         u = (_shifted(words, 11).double() + 0.5) * 2.0**-53  # (1 + N, words)
         u = u.clamp(max=1 - 2.0**-53)  # in (0, 1); the largest word would be rounded up to 1
-        by_step, rest = u[1:].split((self._num_glimpses * sum(self._sizes), 2), 1)
+        own = self._num_glimpses * sum(self._sizes)
+        by_step, rest = u[1:, : own + 2].split((own, 2), 1)
         by_step = by_step.unflatten(1, (self._num_glimpses, -1)).transpose(0, 1)  # (T, N, 4 + K)
         normal, uniform, clocks = by_step.split(self._sizes, 2)
         parts = torch.special.ndtri(normal), 2 * uniform - 1, -clocks.log()

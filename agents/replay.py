@@ -11,11 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.distributed import all_lanes, own_lanes
+from agents.distributed import all_lanes, num_ranks, own_lanes
 from agents.estimators import Estimator, Rollout, Weights
 from agents.ram import RecurrentAttentionModel
+from agents.runs.hashed import MAX_BYTES
 
 _AXES = {"glimpses": 2, "locations": 2, "answers": 1, "rewards": 1}  # of lanes
+_ROOM = 2**27  # for a checkpoint's other tensors [bytes]
 
 
 class Replay:
@@ -28,6 +30,9 @@ class Replay:
         num_rollouts: R; a newer one replaces the oldest.
         shape: T, N and a glimpse's (P, G, G), whose pixels are stored as bytes.
         device: Where it is stored.
+
+    Raises:
+        ValueError: If a checkpoint could not hold it.
     """
 
     def __init__(self, num_rollouts: int, shape: tuple[int, ...], device: torch.device):
@@ -43,6 +48,13 @@ class Replay:
             "rewards": zeros(episodes, dtype=torch.float32),
             "added": torch.zeros((), dtype=torch.int64, device=device),
         }
+        size = num_ranks() * sum(part.nbytes for part in self.tensors.values())
+        if size > MAX_BYTES - _ROOM:
+            raise ValueError(
+                f"a replay of {num_rollouts} rollouts of {num_ranks() * episodes} episodes has "
+                f"{size / 2**30:.1f} GiB, and a checkpoint at most {MAX_BYTES / 2**30:.0f}: lower "
+                "replay_size or num_envs"
+            )
 
     def add(self, glimpses: Tensor, locations: Tensor, answers: Tensor, rewards: Tensor) -> None:
         """Store a rollout: (T, N, P, G, G) in [0, 1], (T, N, 2), (N,) and (N,)."""

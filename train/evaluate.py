@@ -201,8 +201,8 @@ def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    keywords = {"order": "sequential", "action_format": "dict", **keywords, "allow_stop": False}
-    keywords |= {"autoreset_mode": "SameStep", "reward": "final"}  # rewards aren't read
+    keywords = {"action_format": "dict", "autoreset_mode": "SameStep", **keywords}
+    keywords |= {"order": "sequential", "allow_stop": False, "reward": "final"}  # it isn't read
     where = None if device.type == "cpu" else str(device)
     env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
     assert isinstance(env, GlimpseVectorEnv)

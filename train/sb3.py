@@ -51,6 +51,7 @@ from agents.training import (
     check_settings,
     check_validation_images,
     choose_device,
+    cosine_rate,
     spread_seed,
     validation_updates,
 )
@@ -77,7 +78,7 @@ class Config(RunConfig):
     device: str = "auto"
     """Device for the networks: cpu, cuda or cuda:N; auto is cpu, which is faster for small ones."""
     reward: Literal["final", "dense", "log_score"] = "final"
-    """Reward of the environment; dense and log_score reward every label, not only the last."""
+    """Reward, whatever the id's own; dense and log_score reward every label, not only the last."""
     rollout_episodes: int | None = None
     """Episodes per lane and update; by default 8, or 4 for A2C. Fewer learn more slowly."""
     batch_episodes: int = 64
@@ -87,7 +88,7 @@ class Config(RunConfig):
     learning_rate: float = 2e-3
     """Learning rate at the start."""
     decay: bool = True
-    """Decay the learning rate along half a cosine to 0, which is the rate of the last update."""
+    """Decay the learning rate along half a cosine to 0."""
     std: float = 0.22
     """Std of the location policy at the start, in units of half an image."""
     final_std: float = 0.05
@@ -95,7 +96,7 @@ class Config(RunConfig):
     learned_std: bool = False
     """Learn the std of x and of y, starting from --std; --final-std then has no effect."""
     hidden_size: int = 256
-    """Units of the LSTM, or of the layer over the episode's glimpses."""
+    """Units of the LSTM, or of the layer over the episode's glimpses. Not for ppo and a2c."""
     entropy_coef: float = 0.05
     """Weight of the entropy: the label's where it is scored, the location's before the end."""
     policy_coef: float = 1.0
@@ -118,7 +119,9 @@ class Config(RunConfig):
         super().__post_init__()
         counts = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
         counts = (*counts, "hidden_size", "validation_images")
-        check_settings(self, {"at least 1": counts, "positive": ("learning_rate",)})
+        check_settings(
+            self, {"at least 1": counts, "positive": ("learning_rate", "std", "final_std")}
+        )
         check_settings(
             self, {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
         )
@@ -126,10 +129,14 @@ class Config(RunConfig):
             raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         check_env(self.env_id)
         if self.curriculum is not None:
-            read_curriculum(self.curriculum, find_task(self.env_id))
-        if not 0 < self.final_std <= self.std < math.inf:
-            got = f"final_std={self.final_std}, std={self.std}"
-            raise ValueError(f"0 < final_std <= std must hold, got {got}")
+            stages = read_curriculum(self.curriculum, find_task(self.env_id))
+            if self.reward == "log_score" and any(stage.success for stage in stages):
+                raise ValueError(
+                    "reward must be 'final' or 'dense' with a curriculum that follows success, "
+                    "since 'log_score' is never positive"
+                )
+        if not self.learned_std and self.final_std > self.std:
+            raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
         if not self.algorithm.startswith("a2c") and self.update_episodes % self.batch_episodes:
             whole = (
                 f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"
@@ -231,9 +238,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if (begun := env.advance(update / num_updates)) is not None:
             resumed_env.restored, model._last_obs = begun, None  # so that the next rollout resets
             log.say(f"{model.num_timesteps} env steps: {env}")
-        if config.decay:  # Stable-Baselines3 takes an update's learning rate at its end
-            left = 1 - updates_done / num_updates
-            rate = config.learning_rate * (1 - math.cos(math.pi * left)) / 2
+        if config.decay:
+            rate = cosine_rate(config.learning_rate, update / num_updates)
             model.lr_schedule = lambda _, rate=rate: rate
         if not config.learned_std:
             std = config.std * (config.final_std / config.std) ** (update / num_updates)

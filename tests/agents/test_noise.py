@@ -39,6 +39,13 @@ def test_words_are_those_of_the_environments():
     assert source.draw(4).shared.tolist() == shared.astype(np.float32).tolist()
 
 
+def test_a_long_replay_needs_more_words_than_an_episode_and_changes_no_other():
+    usual, more = (Noise(7, range(6), **{**SIZES, "num_shared": n}).draw(4) for n in (2, 1000))
+    assert more.shared.shape == (1000,)
+    for name, part in usual._asdict().items():
+        assert torch.equal(part, getattr(more, name)[: len(part)])
+
+
 def test_moments_are_those_of_the_distributions():
     drawn = Noise(0, range(20_000), **SIZES).draw(0)
     assert drawn.normal.shape == drawn.uniform.shape == (3, 20_000, 2)

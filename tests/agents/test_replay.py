@@ -73,3 +73,8 @@ def test_it_draws_from_the_newest_rollouts_alone_and_from_all_of_them():
     for seed in range(5):
         replay.add(*make_rollout(seed))
         assert losses(replay) == set().union(*alone[max(0, seed - 2) : seed + 1])
+
+
+def test_a_replay_that_no_checkpoint_could_hold_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"has 5\.4 GiB, .* lower replay_size or num_envs"):
+        Replay(200, (8, 8192, 3, 12, 12), torch.device("meta"))

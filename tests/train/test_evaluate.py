@@ -122,6 +122,23 @@ def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
     assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
 
 
+def test_the_animation_ends_with_the_verdict_on_the_episode_that_it_shows(
+    run_dir, tmp_path, monkeypatch
+):
+    render, shown = GlimpseVectorEnv.render, []
+    monkeypatch.setattr(
+        GlimpseVectorEnv,
+        "render",
+        lambda env: (
+            shown.append((env._episodes.running.tolist(), env._episodes.prediction.tolist()))
+            or render(env)
+        ),
+    )
+    animate(load_run(run_dir)[0], "SignpostGlimpse-v0", tmp_path / "a.gif", 2, "learned")
+    assert [running for running, _ in shown] == [[True, True]] * 4 + [[False, False]]
+    assert min(shown[-1][1]) >= 0
+
+
 def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
     model, _ = load_run(run_dir)
     step, executed = GlimpseVectorEnv.step, []

@@ -41,6 +41,7 @@ from train.reinforce import (
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu", "num_envs": 128, "hidden_size": 64, "conv_features": 4}
+SHORT |= {"validation_images": 500}
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:
@@ -109,7 +110,7 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
 
     monkeypatch.setattr(GlimpseVectorEnv, "step", check)
     train(tmp_path / "run", capsys, locations=locations)
-    assert sorted(steps.values()) == [4 * 10, 4 * 2 * 10, 4 * 20]  # training, validation, test
+    assert sorted(steps.values()) == [4 * 2, 4 * 10, 4 * 20]  # validation, training, test
 
 
 @pytest.mark.parametrize("locations", ["learned", "random"])

@@ -184,7 +184,7 @@ def test_std_and_learning_rate_follow_their_schedules_or_not(tmp_path, capsys, s
     decayed = [0.4 * 0.25 ** (update / 7) for update in range(7)]
     assert (stds == pytest.approx(decayed)) is scheduled
     assert len(set(stds)) == 7
-    falling = [1e-3 * (1 + math.cos(math.pi * update / 7)) / 2 for update in range(1, 8)]
+    falling = [1e-3 * (1 + math.cos(math.pi * update / 7)) / 2 for update in range(7)]
     assert rates == pytest.approx(falling if scheduled else [1e-3] * 7)
 
 
@@ -293,6 +293,16 @@ def test_a_bad_setting_fails_at_once_except_minibatches_of_a2c(name):
     with pytest.raises(ValueError, match=name):
         Config(**{name: WRONG[name]})
     assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
+    assert Config(learned_std=True, std=0.04).final_std > 0.04  # which then has no effect
+
+
+def test_a_reward_that_is_never_positive_can_not_end_a_stage_by_success(tmp_path):
+    path = tmp_path / "stages.toml"
+    path.write_text("stages = [{ until = 0.5, success = 0.5, env = { board_size = 2 } }]")
+    settings: Any = {"env_id": "SignpostGlimpse-v0", "curriculum": str(path)}
+    Config(**settings)
+    with pytest.raises(ValueError, match="reward must be 'final' or 'dense' with a curriculum"):
+        Config(reward="log_score", **settings)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -80,7 +80,7 @@ def test_ci_runs_the_readmes_test_command():
 
 
 def test_the_readmes_errors_are_those_of_the_published_runs():
-    row = r"^\| .* \| (\d\.\d\d) \((\d\.\d\d)-(\d\.\d\d)\) \| \d"
+    row = r"^\| .* \| (\d\.\d\d) \((\d\.\d\d)-(\d\.\d\d)\) \| \d+ \| \d"
     listed = re.findall(row, read("README.md"), re.MULTILINE)
     results = [json.loads(path.read_text()) for path in PRETRAINED.glob("*/result.json")]
     published = {tuple(f"{x:.2f}" for x in (r["error"], *r["interval"])) for r in results}
@@ -106,6 +106,14 @@ def test_the_errors_of_the_comparison_are_those_of_its_reports():
     listed = re.findall(shown, read("README.md"), re.MULTILINE)
     assert len(listed) == 7
     assert set(listed) <= reported
+    worth = read("README.md").partition("**What a label is worth.**")[2].partition("After 20")[0]
+    columns = (r"\| (\d[^|]*) \| [^|]* \|$", r"\| (\d[^|]*) \|$")
+    for column, task in zip(columns, ("cluttered-3M", "cluttered-3M-curriculum"), strict=True):
+        shown = re.findall(column, worth, re.MULTILINE)
+        assert len(shown) >= 3
+        for error in shown:
+            report = read(f"benchmarks/reward_alone/{task}/report.md")
+            assert f"| {error.replace('-', ' to ')} |" in report
 
 
 @pytest.mark.parametrize("protocol", ["comparison", "reward_alone", "published", "signpost_dials"])

@@ -30,7 +30,7 @@ def following(parts: int) -> float:
     return 100 * (1 - MARKS ** (1 - parts))
 
 
-PANELS = {  # by dial: the axis, values, the bound and its name
+PANELS = {  # by dial: the axis, values, the known error and its name
     "board": ("cells per side", (3, 4, 5, 6, 8), lambda m: looking_at_random(m, 1), "random cells"),
     "chain": ("cells to follow", (1, 2, 3, 4), lambda n: looking_at_random(3, n), "random cells"),
     "parts": ("marks to remember", (1, 2, 3), following, "following, without memory"),
@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     rows = {row["algorithm"]: row for row in read_csv(TABLE)}
     size = {"figsize": (11, 3.6), "dpi": 130, "layout": "constrained"}
     figure, panels = pyplot.subplots(1, 3, sharey=True, **size)
-    for axes, (dial, (label, values, bound, name)) in zip(panels, PANELS.items(), strict=True):
+    for axes, (dial, (label, values, known, name)) in zip(panels, PANELS.items(), strict=True):
         for estimator, colour in (("dense", "C0"), ("outcome", "C3")):
             usual = rows[f"{estimator}_board_3"]  # all dials at their defaults
             settings = [rows.get(f"{estimator}_{dial}_{value}", usual) for value in values]
@@ -59,7 +59,7 @@ def main(config: Config) -> None:
             for value, row in zip(values, settings, strict=True):
                 seeds = [float(row[key]) for key in row if "error_seed" in key and row[key]]
                 axes.plot([value] * len(seeds), seeds, ".", color=colour, alpha=0.6)
-        axes.plot(values, list(map(bound, values)), "k--", label=name)
+        axes.plot(values, list(map(known, values)), "k--", label=name)
         axes.set(xlabel=label, xticks=values, ylim=(-3, 100))
         axes.legend()
         axes.grid(alpha=0.25)

@@ -150,7 +150,7 @@ class Comparison:
             raise ValueError(f"algorithms must be among {sorted(there)}, got {unknown}")
         names = config.algorithms or there
         self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
-        most = max(self.task.for_algorithm(each).seeds for each in self.algorithms)
+        most = max((self.task.for_algorithm(each).seeds for each in self.algorithms), default=0)
         if config.seeds is not None and config.seeds > most:
             raise ValueError(f"seeds must be at most the protocol's {most}, got {config.seeds}")
 

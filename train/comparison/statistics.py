@@ -92,7 +92,7 @@ def rank_test(first: np.ndarray, second: np.ndarray) -> float:
     ways = np.zeros((n + 1, total + 1))  # to draw k of the ranks so far with a sum
     ways[0, 0] = 1
     for rank in twice:
-        ways[1:, rank:] += ways[:-1, : total + 1 - rank].copy()
+        ways[1:, rank:] += ways[:-1, : total + 1 - rank]
     distance = np.abs(np.arange(total + 1) - n * (len(twice) + 1))  # of twice the sum from its mean
     return float(ways[n, distance >= distance[twice[:n].sum()]].sum() / ways[n].sum())
 

@@ -1,6 +1,6 @@
 """Agents for glimpse-based classification, for any environment with the same spaces.
 
-Models and published weights need no extra; training and evaluation need the extra ``train``. The
+Models, published weights and evaluation need no extra; training needs the extra ``train``. The
 scripts that train, evaluate and export are in the repository's ``train/``, not in the wheel.
 """
 

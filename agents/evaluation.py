@@ -10,13 +10,14 @@ Dimension key:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from scipy.stats import binomtest
 from torch import Tensor
 
 from agents.controls import Control, to_boxes
@@ -39,9 +40,16 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the error [%] by Wilson's (1927) method."""
-        low, high = binomtest(self.wrong, self.total).proportion_ci(0.95, method="wilson")
-        return 100 * low, 100 * high
+        """95 % interval of the error [%].
+
+            (k + z^2 / 2 -+ z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2),  z = Phi^-1(0.975)
+
+        Source:
+            Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+        """
+        k, n, z = self.wrong, self.total, NormalDist().inv_cdf(0.975)
+        centre, half = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
+        return max(0.0, 100 * (centre - half) / (n + z**2)), 100 * (centre + half) / (n + z**2)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -6,8 +6,8 @@ import sys
 from types import TracebackType
 
 EXTRAS = {
-    **dict.fromkeys(("imageio", "rich", "scipy", "tyro"), "train"),
-    **dict.fromkeys(("matplotlib", "optuna", "submitit"), "compare"),
+    **dict.fromkeys(("imageio", "rich", "tyro"), "train"),
+    **dict.fromkeys(("matplotlib", "optuna", "scipy", "submitit"), "compare"),
     **dict.fromkeys(("onnx", "onnxscript"), "train,onnx"),
     "sb3_contrib": "train,sb3",
 }

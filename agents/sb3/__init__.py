@@ -14,20 +14,20 @@ many lanes. Start from :class:`HybridPolicy`, whose docstring has an example.
 | ``evaluate_sb3``, ``play_split_sb3`` | test error, and what the agent saw and predicted |
 | ``save_sb3``, ``load_sb3``, ``ManifestCheckpointCallback`` | zips with a manifest |
 
-Only RecurrentPPO needs sb3-contrib (the extra ``sb3``), and only evaluation needs SciPy (the extra
-``train``). :mod:`agents.sb3.training` is the part of ``train/sb3.py`` that logs and resumes runs.
+Only the policy for RecurrentPPO and its buffer need sb3-contrib (the extra ``sb3``).
+:mod:`agents.sb3.training` is the part of ``train/sb3.py`` that logs and resumes runs.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from agents.sb3.checkpoints import ManifestCheckpointCallback, load_sb3, save_sb3
+from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
 from agents.sb3.history import HistoryFeatures, VectorGlimpseHistory
 from agents.sb3.policies import GlimpseFeatures, HybridPolicy
 from agents.sb3.vec_env import GlimpseVecEnv
 
 if TYPE_CHECKING:
-    from agents.sb3.evaluation import evaluate_sb3, play_split_sb3
     from agents.sb3.recurrent import EpisodeBuffer, RecurrentHybridPolicy
 
 __all__ = [
@@ -45,21 +45,15 @@ __all__ = [
     "save_sb3",
 ]
 
-_OPTIONAL = {  # name: module, extra that the module needs
-    **dict.fromkeys(("evaluate_sb3", "play_split_sb3"), ("evaluation", "train")),
-    **dict.fromkeys(("EpisodeBuffer", "RecurrentHybridPolicy"), ("recurrent", "sb3")),
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Import what needs an optional package when it is first asked for."""
-    if name not in _OPTIONAL:
+    """Import what needs sb3-contrib when it is first asked for."""
+    if name not in {"EpisodeBuffer", "RecurrentHybridPolicy"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, extra = _OPTIONAL[name]
     try:
-        return getattr(import_module(f"{__name__}.{module}"), name)
+        return getattr(import_module(f"{__name__}.recurrent"), name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{name} needs the extra {extra!r}: python -m pip install -e '.[{extra}]' in a clone",
+            f"{name} needs the extra 'sb3': python -m pip install -e '.[sb3]' in a clone",
             name=error.name,
         ) from error

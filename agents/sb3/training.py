@@ -13,14 +13,15 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorWrapper
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
-from agents.runs.folder import RunLog
+if TYPE_CHECKING:
+    from agents.runs.folder import RunLog  # needs the extra train
 
 
 class ResumedVectorEnv(VectorWrapper):

@@ -11,7 +11,7 @@ import pytest
 CLIENTS = Path(__file__).parents[2] / "docs" / "clients"
 PROGRAMS = {  # the library that each needs, and a few updates' env steps
     "ppo_single_file": ("torch", 1800),
-    "with_sb3": ("scipy", 1800),
+    "with_sb3": ("torch", 1800),
     "with_torchrl": ("torchrl", 3600),
     "with_tianshou": ("tianshou", 1000),
 }

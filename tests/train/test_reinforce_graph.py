@@ -69,9 +69,10 @@ def test_it_learns_what_the_plain_loop_learns(
     keywords = {"dataset": toy_dataset, "canvas_size": 36, "translate": True, "num_clutter": 2}
     spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Toy-v0", kwargs=keywords)
     monkeypatch.setitem(gymnasium.registry, "Toy-v0", spec)
-    changes = {"estimator": estimator, "device": device, **MORE[estimator]}
-    plain = train(tmp_path / "plain", **changes)
-    assert_close(train(tmp_path / "graph", graph=True, **changes), plain)
+    changes = {"estimator": estimator, **MORE[estimator]}
+    rounds_as_the_cpu = device == NAME and "bf16" not in changes
+    plain = train(tmp_path / "plain", device="cpu" if rounds_as_the_cpu else device, **changes)
+    assert_close(train(tmp_path / "graph", graph=True, device=device, **changes), plain)
 
 
 @pytest.mark.parametrize("device", ["cpu", NAME], indirect=True)

@@ -207,6 +207,7 @@ def run(
     threading.excepthook = _report_thread
     try:
         with distributed.joined(allowed=torchrun):
+            _check_checkout(Path(sys.argv[0]).resolve())
             main(distributed.on_first(lambda: read(sys.argv[1:])))
     except FloatingPointError as error:
         if distributed.reports():
@@ -214,6 +215,16 @@ def run(
         sys.exit(DIVERGED)
     except (ValueError, OSError, gymnasium.error.Error) as error:
         sys.exit(f"error: {printable(str(error))}" if distributed.reports() else 1)
+
+
+def _check_checkout(script: Path) -> None:
+    """Raise a ValueError if a script of one checkout would run the modules of another one."""
+    ours = Path(__file__).resolve()
+    checkout, other = ours.parents[2], script.parents[1]
+    if (other / ours.relative_to(checkout)).exists() and not other.samefile(checkout):
+        raise ValueError(
+            f"{script} would run with the modules installed from {checkout}: set PYTHONPATH={other}"
+        )
 
 
 def _report_thread(error: threading.ExceptHookArgs) -> None:

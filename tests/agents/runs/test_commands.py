@@ -210,6 +210,25 @@ def test_a_users_mistake_ends_in_one_line_and_a_bug_in_a_traceback(error, status
 
 
 @pytest.mark.usefixtures("_own_excepthook")
+@pytest.mark.parametrize("has_modules", [False, True])
+def test_a_script_refuses_to_run_with_the_modules_of_another_checkout(
+    tmp_path, monkeypatch, has_modules
+):
+    module = tmp_path / "agents" / "runs" / "commands.py"
+    module.parent.mkdir(parents=True)
+    if has_modules:
+        module.touch()
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "train" / "reinforce.py")])
+    called: list[list[str]] = []
+    if has_modules:
+        with pytest.raises(SystemExit, match=f"train/reinforce.py .*set PYTHONPATH={tmp_path}$"):
+            run(called.append, list)
+    else:  # a user's own script
+        run(called.append, list)
+    assert called == ([] if has_modules else [[]])
+
+
+@pytest.mark.usefixtures("_own_excepthook")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_script_that_cannot_share_a_run_refuses_torchrun_and_the_first_process_says_so(
     monkeypatch, rank

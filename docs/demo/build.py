@@ -56,7 +56,8 @@ def main(config: Config) -> None:
     """Write the page; ValueError if it is too large."""
     header, content = pack()
     page = (SOURCES / "template.html").read_text(encoding="utf-8")
-    parts = {name: (SOURCES / name).read_text() for name in ("style.css", "ram.js", "page.js")}
+    names = ("style.css", "ram.js", "page.js")
+    parts = {name: (SOURCES / name).read_text(encoding="utf-8") for name in names}
     parts["header"] = json.dumps(header)
     parts["content"] = base64.b64encode(zlib.compress(content, 9)).decode()
     for name, part in parts.items():
@@ -101,9 +102,9 @@ def round_weights(weights: Any) -> np.ndarray:
 def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     """Add an agent's weights, without those of its baseline, and return its entry."""
     model, settings = load_pretrained(name)
-    options = model.config.num_glimpses, model.config.stop_hidden
-    if model.config.core == "lstm" or any(options):
-        raise ValueError(f"{name}: ram.js knows rectifier and GRU cores alone, without options")
+    options = ("num_glimpses", "stop_hidden", "state_cap", "initial_std")
+    if model.config.core == "lstm" or any(getattr(model.config, key) for key in options):
+        raise ValueError(f"{name}: ram.js knows rnn and gru cores without {', '.join(options)}")
     tensors = {}
     for key, tensor in model.state_dict().items():
         if not key.startswith("baseline_network"):
@@ -115,7 +116,6 @@ def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
     return {
         "offset": model.config.location == "offset",
         "core": model.config.core,
-        "cap": model.config.state_cap,
         "size": model.config.hidden_size,
         "std": settings["final_std"] or settings["std"],
         "error": f"{result['error']:.2f} % ({low:.2f}-{high:.2f})",
@@ -130,7 +130,7 @@ def _pack_task(env_id: str) -> tuple[dict[str, Any], np.ndarray, bool]:
     assert isinstance(env.task, ImageTask)
     obs, infos = env.reset(seed=0)
     canvases, _ = ram_env.frozen_canvases(env_id, "validation")
-    episodes = {name: infos[name].tolist() for name in ("index", "label", "position")}
+    episodes = {name: infos[name].tolist() for name in ("index", "label")}
     sizes = {
         "side": env.task.side,
         "glimpseSize": env.task.glimpse_size,

@@ -15,13 +15,18 @@ const TITLES = {
   "TranslatedMNISTGlimpse-v0": "Translated, 60×60",
   "MNISTGlimpse-v0": "MNIST, 28×28",
 };
-const OTHERS = { "cluttered-paper-rule": "The paper’s rule" };
+const OTHERS = { "cluttered-paper-rule": "Network and rule of Mnih et al. (2014)" };
+const LABELS = { // of the canvas
+  watch: "The canvas with the agent’s glimpses and its path",
+  draw: "The canvas. Drag the digit, or move it with the arrow keys.",
+  play: "The canvas, hidden. Arrow keys move the cross, Enter looks there.",
+};
 
 let data; // {agents, tasks, sample}
 let view; // what is on the page: {task, pixels, label, path, cards}
 const state = {
   mode: "watch", number: 0, glimpse: 0, timer: 0,
-  digits: [], clutter: [], first: [0, 0], drawn: null, // Draw; `drawn` is what the pad edits
+  digits: [], clutter: [], first: [0, 0], drawn: null, pen: null, // Draw; the pad edits `drawn`
   locations: [], cross: [0, 0], answer: null, seen: 0, right: [0, 0], // Play; right: person, agent
 };
 
@@ -29,6 +34,7 @@ const task = () => data.tasks[$("task").value];
 const episode = () => task().canvases[state.number];
 const percent = (p) => `${Math.round(100 * p)} %`;
 const toLocation = (x, y) => [x, y].map((value) => Math.fround(clip(value)));
+const anywhere = (random) => toLocation(2 * random() - 1, 2 * random() - 1);
 
 /** Play the episodes that the state asks for, and show them. */
 function update() {
@@ -44,13 +50,14 @@ const perform = (agent, locations, length) => look(agent, task(), view.pixels, l
 
 function updateWatch(ours) {
   const { index, location } = episode(), random = randomNumbers(index);
-  const anywhere = () => toLocation(2 * random() - 1, 2 * random() - 1);
-  const locations = Array.from({ length: task().numGlimpses }, (_, t) => t ? anywhere() : location);
+  const places = Array.from({ length: task().numGlimpses - 1 }, () => anywhere(random));
   Object.assign(view, { path: perform(ours, [location]), std: ours.std });
-  view.cards = task().agents.slice(1).map((agent) =>
-    ({ title: OTHERS[agent.name], path: perform(agent, [location]), std: agent.std }));
+  view.cards = task().agents.slice(1).map((agent) => ({
+    title: `${OTHERS[agent.name]}, test error ${agent.error}`,
+    path: perform(agent, [location]), std: agent.std,
+  }));
   const title = "Random locations, our agent’s classifier";
-  view.cards.push({ title, path: perform(ours, locations), std: 0 });
+  view.cards.push({ title, path: perform(ours, [location, ...places]), std: 0 });
 }
 
 function updateDraw(ours) {
@@ -71,19 +78,19 @@ function render() {
   drawScene($("scene"), { ...view, path, t, hidden, cross: hidden && t < last });
   drawRetina(path[t].glimpse);
   if (state.mode !== "play") showBelief(path[t].probabilities, path[t - 1]?.probabilities);
-  $("cards").replaceChildren();
-  for (const card of cards) {
-    const says = describeBelief(card.path[t], t === last);
-    const title = make("h3", { textContent: card.title }), text = make("p", { textContent: says });
-    const canvas = makePicture({}, `${card.title}: ${says}`);
-    $("cards").append(make("article", {}, title, canvas, text));
-    drawScene(canvas, { ...view, ...card, t });
-  }
+  $("cards").replaceChildren(...cards.map((card) => {
+    const says = describeBelief(card.path[t], t === last), text = make("p", { textContent: says });
+    const title = make("h3", { textContent: card.title });
+    return make("article", {}, title, makePicture({}, `${card.title}: ${says}`), text);
+  }));
+  const canvases = $("cards").querySelectorAll("canvas"); // drawn when all of them are laid out
+  canvases.forEach((canvas, k) => drawScene(canvas, { ...view, ...cards[k], t }));
   $("glimpse").max = last + 1;
   $("glimpse").value = t + 1;
   $("glimpse").setAttribute("aria-valuetext", `${t + 1} of ${last + 1}`);
   $("back").disabled = t === 0;
   $("step").disabled = t === last;
+  if (document.activeElement.disabled) $("run").focus(); // the keyboard keeps its place
   $("number").textContent = `Canvas ${state.number + 1} of ${view.task.canvases.length}`;
   const text = state.mode === "play" ? describePlay() : describeGlimpse();
   if ($("status").textContent !== text) $("status").textContent = text;
@@ -93,7 +100,8 @@ function render() {
 const verdict = (label) =>
   view.label === null ? "" : label === view.label ? ": right" : ": wrong";
 const describePlace = (location) => {
-  const [x, y] = location.map((value) => value.toFixed(2));
+  const rounded = location.map((value) => Math.round(100 * value) / 100); // toFixed has a -0.00
+  const [x, y] = rounded.map((value) => value.toFixed(2).replace("-", "−"));
   return `x ${x}, y ${y}`;
 };
 
@@ -119,9 +127,9 @@ function describePlay() {
   const seen = view.path.length, { numGlimpses } = view.task;
   if (state.answer === null) {
     const next = seen < numGlimpses
-      ? "Click where to look next, or move the cross with the arrow keys and press Enter. "
-        + `The cross is at ${describePlace(state.cross)}.`
-      : "That was the last glimpse. Which digit is it?";
+      ? `The cross is at ${describePlace(state.cross)}. `
+        + "Click where to look next, or move the cross with the arrow keys and press Enter."
+      : "That was the last glimpse. Which digit is it? Click it or press its key.";
     return `Glimpse ${seen} of ${numGlimpses}. ${next}`;
   }
   const agent = argmax(view.cards[0].path.at(-1).probabilities);
@@ -134,7 +142,8 @@ function showPlay() {
   const over = state.answer !== null, ready = view.path.length === view.task.numGlimpses;
   for (const button of $("answers").children) button.disabled = over || !ready;
   for (const id of ["again", "save"]) $(id).disabled = !over;
-  $("answer-part").hidden = !ready;
+  const label = over ? "The canvas with your glimpses and your path" : "The canvas, hidden";
+  $("scene").ariaLabel = ready ? label : LABELS.play;
   const [person, agent] = state.right.map((count) => `${count} of ${state.seen}`);
   $("score").textContent = state.seen ? `You ${person}, the agent ${agent}` : "Not played yet";
 }
@@ -285,20 +294,13 @@ const makePicture = (properties, ariaLabel) =>
 // What a person does
 
 function chooseMode(mode) {
-  stop();
   document.body.dataset.mode = state.mode = mode;
   for (const part of document.querySelectorAll("[data-modes]")) {
     part.hidden = !part.dataset.modes.split(" ").includes(mode);
   }
   $("others-title").textContent = mode === "play" ? "You and the agent" : "On the same canvas";
-  const scene = $("scene"), labels = {
-    watch: "The canvas with the agent’s glimpses and its path",
-    draw: "The canvas. Drag the digit, or move it with the arrow keys.",
-    play: "The canvas, hidden. Arrow keys move the cross, Enter looks there.",
-  };
-  scene.setAttribute("aria-label", labels[mode]);
-  scene.setAttribute("role", mode === "watch" ? "img" : "application");
-  scene.tabIndex = mode === "watch" ? -1 : 0;
+  const role = mode === "watch" ? "img" : "application", tabIndex = mode === "watch" ? -1 : 0;
+  Object.assign($("scene"), { ariaLabel: LABELS[mode], role, tabIndex });
   chooseTask();
 }
 
@@ -308,12 +310,12 @@ function chooseTask() {
   $("about").textContent = `Canvases: the first ${canvases.length} of the validation split, none `
     + `picked. Test error of this task’s published agent: ${agents[0].error}, 95 % interval; its `
     + "weights are rounded to float16 here. Nothing leaves this page.";
-  for (const digit of state.digits) moveDigit(digit, digit.x, digit.y);
-  for (const piece of state.clutter) {
-    [piece.x, piece.y] = [piece.x, piece.y].map((at) => Math.min(at, side - piece.size));
+  if (view && view.task !== task()) {
+    const shift = (side - view.task.side) / 2; // what was in the middle stays there
+    for (const p of [...state.digits, ...state.clutter]) moveDigit(p, p.x + shift, p.y + shift);
+    Object.assign(state, { seen: 0, right: [0, 0] });
   }
   state.glimpse = state.mode === "draw" ? task().numGlimpses - 1 : 0;
-  if (state.mode === "draw" && !state.digits.length) borrowDigit();
   if (state.mode === "play") startPlay();
   update();
 }
@@ -351,16 +353,17 @@ function stop() {
 
 const mnist = () => data.tasks["MNISTGlimpse-v0"].canvases;
 
-/** Add a digit in the middle of the canvas; it is the one that the keys move. */
+/** Add a digit in the middle of the canvas, in place of one of MNIST that nobody moved or kept. */
 function addDigit(image) {
   const middle = (task().side - DIGIT_SIDE) / 2;
   const digit = { image, cut: [0, 0], size: DIGIT_SIDE, x: middle, y: middle };
-  state.digits.push(digit);
+  state.digits = [...state.digits.filter(({ borrowed }) => !borrowed), digit];
   return digit;
 }
 
+/** Move a digit or a piece of clutter, as far as the canvas goes. */
 function moveDigit(digit, x, y) {
-  const room = task().side - DIGIT_SIDE;
+  const room = task().side - digit.size;
   [digit.x, digit.y] = [x, y].map((at) => clip(Math.round(at), 0, room));
 }
 
@@ -374,18 +377,26 @@ function borrowDigit() {
 /** Empty the pad; what it held stays on the canvas. */
 function beginDrawing() {
   state.drawn = null;
+  movePen([PAD / 2, PAD / 2]);
   $("pad").getContext("2d").clearRect(0, 0, PAD, PAD);
   showPreview(new Uint8Array(DIGIT_SIDE ** 2));
 }
 
 const showPreview = (image) => putPixels($("preview"), image, (grey) => grey);
 
-/** Put what the pad shows on the canvas; the first stroke replaces a lone digit of MNIST. */
+/** Move the pen; style.css shows it to a person who draws by keyboard. */
+function movePen(to) {
+  state.pen = to;
+  $("pad").style.setProperty("--pen", to.map((at) => `${(100 * at) / PAD}%`).join(" "));
+}
+
+/** Put what the pad shows on the canvas. */
 function takeDrawing() {
   const colours = $("pad").getContext("2d").getImageData(0, 0, PAD, PAD).data;
-  const image = preprocess(colours.filter((_, k) => k % 4 === 3), PAD); // what is not transparent
+  const ink = new Uint8Array(PAD * PAD);
+  for (let i = 0; i < ink.length; i++) ink[i] = colours[4 * i + 3]; // what is not transparent
+  const image = preprocess(ink, PAD);
   if (!image) return; // a stroke beside the pad
-  if (!state.drawn && state.digits.length === 1 && state.digits[0].borrowed) state.digits.pop();
   state.drawn ??= addDigit(image);
   state.drawn.image = image;
   showPreview(image);
@@ -395,47 +406,55 @@ function takeDrawing() {
 function startPad() {
   const pad = $("pad"), pen = pad.getContext("2d", { willReadFrequently: true });
   Object.assign(pen, { lineWidth: PEN_WIDTH, lineCap: "round", strokeStyle: "#fff" });
-  let at = [PAD / 2, PAD / 2];
-  const stroke = (to) => {
-    pen.beginPath();
-    pen.moveTo(...at);
-    pen.lineTo(to[0] + 0.01, to[1]); // some browsers draw no line without a length
-    at = to;
-    pen.stroke();
+  const stroke = (...points) => {
+    for (const [x, y] of points) {
+      pen.beginPath();
+      pen.moveTo(...state.pen);
+      pen.lineTo(x + 0.01, y); // some browsers draw no line without a length
+      pen.stroke();
+      movePen([x, y]);
+    }
     takeDrawing();
   };
-  const place = (event) => pointAt(event).map((share) => share * PAD);
-  follow(pad, (event) => stroke((at = place(event))), (event) => stroke(place(event)));
+  const place = (event) => pointAt(event, pad).map((share) => share * PAD);
+  follow(pad, (event) => { movePen(place(event)); stroke(state.pen); }, (event) => {
+    const events = event.getCoalescedEvents?.() ?? []; // all since the last frame
+    stroke(...(events.length ? events : [event]).map(place));
+  });
   pad.addEventListener("keydown", (event) => {
     const arrow = readArrow(event);
     if (!arrow) return;
-    const to = at.map((x, k) => clip(x + PEN_STEP * arrow[k], 0, PAD));
+    const to = state.pen.map((x, k) => clip(x + PEN_STEP * arrow[k], 0, PAD));
     if (event.shiftKey) stroke(to);
-    else at = to;
+    else movePen(to);
   });
 }
 
-/** Call `begin` where a pointer goes down on an element and `move` as it is dragged, per frame. */
+/** In Draw, call `begin` where a pointer goes down on an element and `move` as it is dragged. */
 function follow(element, begin, move) {
   let pointer = null;
   element.addEventListener("pointerdown", (event) => {
-    if (!event.isPrimary || event.button) return;
+    if (!event.isPrimary || event.button || state.mode !== "draw") return;
     pointer = event.pointerId;
     element.setPointerCapture(pointer);
+    $("status").ariaLive = "off"; // screen readers don't follow every move
     begin(event);
   });
   element.addEventListener("pointermove", (event) => event.pointerId === pointer && move(event));
-  for (const end of ["pointerup", "pointercancel"]) {
-    element.addEventListener(end, () => (pointer = null));
-  }
+  element.addEventListener("lostpointercapture", (event) => { // as it is released or cancelled
+    if (event.pointerId !== pointer) return; // a second finger
+    pointer = null;
+    $("status").ariaLive = "polite";
+  });
 }
 
-/** Return where in its element an event lies, as shares of its width and height. */
-const pointAt = ({ offsetX, offsetY, currentTarget: { clientWidth, clientHeight } }) =>
+/** Return where in an element its event lies, as shares of its width and height. */
+const pointAt = ({ offsetX, offsetY }, { clientWidth, clientHeight }) =>
   [offsetX / clientWidth, offsetY / clientHeight];
 
 /** Return the (x, y) of an arrow key, or null; the page does not scroll. */
 function readArrow(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return null;
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   if (event.key in arrows) event.preventDefault();
   return arrows[event.key] ?? null;
@@ -463,7 +482,7 @@ function answer(label) {
   state.seen += 1;
   state.right = state.right.map((count, k) => count + (answers[k] === view.label));
   showPlay();
-  $("again").focus();
+  $("again").focus({ preventScroll: true }); // on a phone the canvas, now uncovered, stays in view
 }
 
 /** Return the episode in the format of ram_env.episode_from_json. */
@@ -494,45 +513,42 @@ function save() {
 
 function startScene() {
   const scene = $("scene");
-  let held = null, grip = [0, 0];
+  let held, grip;
   follow(scene, (event) => {
-    if (state.mode !== "draw" || !state.digits.length) return;
-    const [x, y] = pointAt(event).map((share) => share * task().side);
+    const [x, y] = pointAt(event, scene).map((share) => share * task().side);
     const within = (from) => from >= 0 && from <= DIGIT_SIDE;
     const covers = (digit) => within(x - digit.x) && within(y - digit.y);
     held = state.digits.findLast(covers) ?? state.digits.at(-1);
+    if (!held) return;
     grip = [x - held.x, y - held.y];
+    held.borrowed = false;
+    state.digits = [...state.digits.filter((digit) => digit !== held), held]; // the keys move it
   }, (event) => {
-    if (state.mode !== "draw" || !held) return;
-    const [x, y] = pointAt(event).map((share, k) => share * task().side - grip[k]);
-    $("status").setAttribute("aria-live", "off");
-    moveDigit(held, x, y);
+    if (!held) return;
+    moveDigit(held, ...pointAt(event, scene).map((share, k) => share * task().side - grip[k]));
     update();
   });
   scene.addEventListener("click", (event) => { // a touch that scrolls is no click
-    if (state.mode === "play") lookAt(...pointAt(event).map((share) => 2 * share - 1));
+    if (state.mode === "play") lookAt(...pointAt(event, scene).map((share) => 2 * share - 1));
   });
-  scene.addEventListener("pointerup", () => $("status").setAttribute("aria-live", "polite"));
   scene.addEventListener("keydown", (event) => {
-    const arrow = state.mode === "watch" ? null : readArrow(event), digit = state.digits.at(-1);
-    const steps = event.shiftKey ? 5 : 1;
-    if (state.mode === "play" && event.key === "Enter" && !event.repeat) lookAt(...state.cross);
+    const looks = state.mode === "play" && state.locations.length < task().numGlimpses;
+    const arrow = looks || state.mode === "draw" ? readArrow(event) : null;
+    const steps = event.shiftKey ? 5 : 1, digit = state.digits.at(-1);
+    if (looks && event.key === "Enter" && !event.repeat) lookAt(...state.cross);
     if (!arrow) return;
-    if (state.mode === "draw" && digit) {
-      moveDigit(digit, digit.x + steps * arrow[0], digit.y + steps * arrow[1]);
-      update();
-    } else if (state.mode === "play") {
+    if (looks) {
       state.cross = toLocation(...state.cross.map((x, k) => x + (steps * arrow[k]) / 15));
       render();
+    } else if (digit) {
+      digit.borrowed = false;
+      moveDigit(digit, digit.x + steps * arrow[0], digit.y + steps * arrow[1]);
+      update();
     }
   });
 }
 
 async function start() {
-  if (typeof DecompressionStream === "undefined") {
-    $("status").textContent = "This browser is too old: it lacks DecompressionStream.";
-    return;
-  }
   data = read(JSON.parse($("header").textContent), await unpack($("content").textContent));
   $("sample").hidden = !data.sample;
   for (const envId of Object.keys(data.tasks)) $("task").append(new Option(TITLES[envId], envId));
@@ -545,10 +561,12 @@ async function start() {
     $("belief").append(make("li", {}, ...parts));
   }
   const clicks = {
-    back: () => go(state.glimpse - 1), step: () => go(state.glimpse + 1), run,
+    run, save,
+    back: () => { stop(); go(state.glimpse - 1); },
+    step: () => { stop(); go(state.glimpse + 1); },
     previous: () => { stop(); turn(-1); update(); },
     next: () => { stop(); turn(1); update(); },
-    another: beginDrawing,
+    another: () => { for (const digit of state.digits) digit.borrowed = false; beginDrawing(); },
     borrow: () => { borrowDigit(); update(); },
     clutter: () => {
       const { side, clutterSize } = task(), digits = mnist().map(({ pixels }) => pixels);
@@ -556,27 +574,27 @@ async function start() {
       update();
     },
     clear: () => { state.digits = []; state.clutter = []; beginDrawing(); update(); },
-    first: () => {
-      state.first = toLocation(2 * Math.random() - 1, 2 * Math.random() - 1);
-      update();
-    },
+    first: () => { state.first = anywhere(Math.random); update(); },
     again: () => { startPlay(); update(); $("scene").focus(); },
-    save,
   };
   for (const [id, act] of Object.entries(clicks)) $(id).onclick = act;
   $("choices").onsubmit = (event) => event.preventDefault();
   $("choices").onchange = ({ target }) =>
     target.name === "mode" ? chooseMode(target.value) : chooseTask();
   $("glimpse").oninput = ({ target }) => { stop(); go(target.value - 1); };
-  document.addEventListener("keydown", ({ key, ctrlKey, metaKey, altKey }) => {
-    if (/^[0-9]$/.test(key) && !ctrlKey && !metaKey && !altKey) answer(Number(key));
+  document.addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
+    const meant = ctrlKey || metaKey || altKey || target.closest("form"); // for something else
+    if (!meant && /^[0-9]$/.test(key)) answer(Number(key));
   });
   addEventListener("resize", () => view && render());
   startPad();
   startScene();
   $("choices").elements.mode.value = "watch"; // some browsers restore another choice
+  borrowDigit();
   chooseMode("watch");
   document.body.dataset.ready = "yes";
 }
 
-start();
+start().catch(({ message }) => {
+  $("status").textContent = `The page is damaged or this browser is too old: ${message}`;
+});

@@ -37,7 +37,6 @@ function read(header, bytes) {
     const canvases = episodes.index.map((index, k) => ({
       index,
       label: episodes.label[k],
-      position: episodes.position[k],
       location: episodes.location[k],
       pixels: bytes.subarray(start + k * area, start + (k + 1) * area),
     }));
@@ -133,14 +132,14 @@ function convolve({ weights }, layer, input) {
   return output;
 }
 
-const relu = (array, cap = Infinity) => array.map((x) => Math.min(Math.max(x, 0), cap));
+const relu = (array) => array.map((x) => Math.max(x, 0));
 const add = (a, b) => a.map((x, i) => x + b[i]);
 const clip = (x, low = -1, high = 1) => Math.min(Math.max(x, low), high);
 
 /** Return h_t (D) from g_t and h_{t-1}: as agents.ram.RectifierCore or GRUCore. */
 function core(agent, g, state) {
   const input = linear(agent, "core.input", g), recurrent = linear(agent, "core.recurrent", state);
-  if (agent.core === "rnn") return relu(add(input, recurrent), agent.cap || Infinity);
+  if (agent.core === "rnn") return relu(add(input, recurrent));
   const size = state.length, gate = (i) => 1 / (1 + Math.exp(-input[i] - recurrent[i]));
   return state.map((old, i) => {
     const reset = gate(i), keep = gate(size + i), last = 2 * size + i;

@@ -16,6 +16,8 @@ async function runAgent() {
   const task = Object.values(data.tasks).find(({ agents }) => agents.includes(agent));
   const canvases = bytesOf("canvases"), locations = new Float32Array(bytesOf("locations").buffer);
   const area = task.side ** 2, length = task.numGlimpses, glimpses = [], logits = [], means = [];
+  const chosen = task.canvases.flatMap(({ pixels, location }) =>
+    look(agent, task, pixels, [location]).flatMap((seen) => [...seen.location]));
   for (let k = 0; k < canvases.length / area; k++) {
     const path = Array.from({ length }, (_, t) =>
       [...locations.subarray(2 * (k * length + t), 2 * (k * length + t) + 2)]);
@@ -28,6 +30,7 @@ async function runAgent() {
   write("glimpses", glimpses);
   write("logits", logits);
   write("means", means);
+  write("chosen", [Float32Array.from(chosen)]);
   write("shown", task.canvases.map(({ pixels }) => pixels));
 }
 

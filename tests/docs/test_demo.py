@@ -111,6 +111,8 @@ def test_retina_and_network_are_those_of_python(env_id, name, html, run_node):
     np.testing.assert_allclose(result("means", np.float32), means.ravel(), rtol=0, atol=1e-4)
     shown = result("shown", np.uint8).reshape(-1, *canvases.shape[1:])
     np.testing.assert_array_equal(shown, canvases[: len(shown)])
+    chosen = result("chosen", np.float32)  # by the page itself, glimpse after glimpse
+    np.testing.assert_allclose(chosen, locations[: len(shown)].ravel(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.usefixtures("full_mnist")
@@ -221,16 +223,21 @@ def status(page: Any) -> str:
 
 
 def test_a_person_watches(page):
+    columns = "repeat(auto-fit, minmax(9px, 1fr))"  # cards side by side at every width
+    page.evaluate(f"$('cards').style.gridTemplateColumns = '{columns}'")
     for env_id, agents in build.AGENTS.items():
         page.select_option("#task", env_id)
         last = ram_env.find_task(env_id).num_glimpses
         assert page.locator("#retina canvas").count() == ram_env.find_task(env_id).num_scales
         assert page.locator("#cards canvas").count() == len(agents)
+        size = "(canvas) => canvas.width === Math.round(canvas.clientWidth * devicePixelRatio)"
+        assert page.evaluate(f"[...document.querySelectorAll('#cards canvas')].every({size})")
         for t in range(2, last + 1):
             page.click("#step")
             assert status(page).startswith(f"Glimpse {t} of {last} ")
         assert re.search(r"Answers \d, \d+ %.*: (right|wrong)\. It is \d\.", status(page))
         assert page.is_disabled("#step")
+        assert page.evaluate("document.activeElement.id") == "run"  # not lost with the button
         page.click("#back")
         assert "Believes" in status(page)
     page.click("#next")
@@ -241,6 +248,10 @@ def test_a_person_watches(page):
     assert page.inner_text("#run") == "Pause"
     page.clock.run_for(page.evaluate("PACE"))
     assert status(page).startswith("Glimpse 2 of 7 ")
+    for button in ("step", "back"):
+        page.click(f"#{button}")
+        assert page.inner_text("#run") == "Run"
+        page.click("#run")
     page.clock.run_for(page.evaluate("10 * PACE"))
     assert status(page).startswith("Glimpse 7 of 7 ")
     assert page.inner_text("#run") == "Run"
@@ -256,22 +267,34 @@ def drag(page: Any, element: str, *points: tuple[float, float]) -> None:
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
         if k == 0:
             page.mouse.down()
+            for event in ("pointerup", "lostpointercapture"):  # of a second finger
+                page.dispatch_event(element, event, {"pointerId": 99})
     page.mouse.up()
 
 
 def test_a_person_draws_and_drags(page):
     choose(page, "draw")
+    page.click("#borrow")
+    assert page.evaluate("state.digits.length") == 1
+    early = "[{ offsetX: 9, offsetY: 9 }, this]"  # two points within a frame
+    page.evaluate(f"PointerEvent.prototype.getCoalescedEvents = function () {{ return {early}; }}")
     drag(page, "#pad", (0.3, 0.2), (0.7, 0.2), (0.45, 0.85))
+    assert page.evaluate("$('pad').getContext('2d').getImageData(9, 9, 1, 1).data[3]") > 0
     page.wait_for_function("state.drawn && view.pixels.some((grey) => grey)")
     place = "[state.digits[0].x, state.digits[0].y]"
     ink = "state.digits.map(({ image }) => image.reduce((a, b) => a + b))"
+    assert len(page.evaluate(ink)) == 1  # a drawing replaces a digit that nobody moved
     assert page.evaluate(ink)[0] > 0
+    assert page.evaluate(place) == [16, 16]
+    for env_id in ("MNISTGlimpse-v0", "ClutteredMNISTGlimpse-v0"):
+        page.select_option("#task", env_id)
     assert page.evaluate(place) == [16, 16]
     drag(page, "#scene", (0.5, 0.5), (0.1, 0.1))
     page.wait_for_function("view.pixels[30 * 60 + 30] === 0 && view.pixels.some((grey) => grey)")
     assert page.evaluate(place) == [0, 0]
     page.focus("#scene")
     page.keyboard.press("ArrowRight")
+    page.keyboard.press("Control+ArrowRight")
     assert page.evaluate(place) == [1, 0]
     page.click("#clutter")
     assert page.evaluate("state.clutter.length") == 4
@@ -280,9 +303,19 @@ def test_a_person_draws_and_drags(page):
     for key in ("Shift+ArrowDown", "ArrowLeft", "Shift+ArrowUp"):
         page.keyboard.press(key)
     assert len(page.evaluate(ink)) == 2
+    assert page.evaluate("state.pen") == [132, 140]
+    drag(page, "#scene", (0.1, 0.1), (0.2, 0.1))
+    assert page.evaluate("state.digits.map(({ x }) => x)") == [16, 7]  # the keys move the last
+    page.click("#borrow")
+    drag(page, "#scene", (0.5, 0.5), (0.9, 0.9))
+    page.click("#borrow")
+    page.click("#another")
+    drag(page, "#pad", (0.3, 0.2), (0.7, 0.2))
+    assert len(page.evaluate(ink)) == 5  # moved or kept: no digit is replaced
     page.select_option("#task", "MNISTGlimpse-v0")
     assert "Answers" in status(page)
     page.click("#clear")
+    page.select_option("#task", "ClutteredMNISTGlimpse-v0")
     assert page.evaluate("view.pixels.every((grey) => grey === 0)")
 
 
@@ -290,7 +323,9 @@ def test_a_person_draws_and_drags(page):
 def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     choose(page, "play")
     assert page.is_disabled("#answers button >> nth=0")
-    last = page.evaluate("task().numGlimpses")
+    last, top = page.evaluate("[task().numGlimpses, $('scene').offsetTop]")
+    drag(page, "#scene", (0.5, 0.5), (0.5, -0.05))  # a press taken back
+    assert status(page).startswith(f"Glimpse 1 of {last}.")
     for t in range(2, last + 1):
         if rightly:  # by keyboard
             page.focus("#scene")
@@ -299,8 +334,14 @@ def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
         else:
             page.locator("#scene").click(position={"x": 20 * t, "y": 30})
         assert status(page).startswith(f"Glimpse {t} of {last}.")
+    assert page.evaluate("$('scene').offsetTop") == top  # a double tap gives no answer
+    assert page.get_attribute("#scene", "aria-label") == "The canvas, hidden"
     label = page.evaluate("episode().label")
+    page.focus("#task")
+    page.keyboard.press(str(label))
+    assert page.evaluate("state.answer") is None
     if rightly:
+        page.focus("#scene")
         page.keyboard.press(str(label))
     else:
         page.click(f"#answers button >> nth={(label + 1) % 10}")
@@ -320,3 +361,5 @@ def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     assert json.loads(printed) == [saved["locations"], saved["rewards"]]
     page.click("#again")
     assert status(page).startswith("Glimpse 1 of")
+    page.select_option("#task", "MNISTGlimpse-v0")
+    assert page.inner_text("#score") == "Not played yet"

@@ -57,7 +57,8 @@ def reports() -> bool:
 def joined(*, allowed: bool = True) -> Iterator[None]:
     """Join the ranks that torchrun started; a process of its own joins nothing.
 
-    An error in one rank ends all: those that wait for its messages raise ConnectionError.
+    An error in one rank ends all: those that wait for its messages raise ConnectionError. Call
+    :func:`leave` afterwards.
 
     Raises:
         ValueError: If ranks have different flags, or torchrun is not ``allowed``.
@@ -89,11 +90,17 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
                 "rank that failed first and its exit code; find out why, then resume the run"
             ) from error
         raise
-    finally:
+
+
+def leave() -> None:
+    """End this process's part in the group, when nothing but garbage refers to a model any more.
+
+    The last reference to the group waits for Gloo's threads, and they may wait for Python's lock,
+    to free a tensor. The reference that is dropped here gives the lock away; a model's wouldn't.
+    """
+    if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
-    # Gloo's threads end with the last reference to the group, and a reducer has one. A thread that
-    # still frees a tensor when Python ends aborts the process.
-    gc.collect()
 
 
 def _check_same_flags() -> None:

@@ -205,6 +205,7 @@ def run(
     ``torchrun`` says whether the script may be one of several processes of a run.
     """
     threading.excepthook = _report_thread
+    status: Any = 0
     try:
         with distributed.joined(allowed=torchrun):
             _check_checkout(Path(sys.argv[0]).resolve())
@@ -212,9 +213,14 @@ def run(
     except FloatingPointError as error:
         if distributed.reports():
             print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(DIVERGED)
+        status = DIVERGED
     except (ValueError, OSError, gymnasium.error.Error) as error:
-        sys.exit(f"error: {printable(str(error))}" if distributed.reports() else 1)
+        status = f"error: {printable(str(error))}" if distributed.reports() else 1
+    except SystemExit as error:
+        status = error.code
+    distributed.leave()
+    if status:
+        sys.exit(status)
 
 
 def _check_checkout(script: Path) -> None:

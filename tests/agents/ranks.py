@@ -84,3 +84,4 @@ if __name__ == "__main__":
     with joined():
         for check in (check_lanes, check_agreements, check_gradients):
             check(distributed.rank())
+    distributed.leave()

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.evaluation import Score
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.training import (
@@ -44,10 +44,11 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import ImageTask
+from train.keywords import TaskConfig
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(TaskConfig):
     """Settings of a run; every one is a flag."""
 
     model: Literal[tuple(BASELINES)] = "fc256"  # pyright: ignore[reportInvalidTypeForm]
@@ -66,7 +67,7 @@ class Config(RunConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        canvas_side(self.env_id)  # refuses other tasks
+        canvas_side(self.env_id, **self.keywords)  # refuses other tasks
         counts = ("total_episodes", "num_envs")
         bounds = {"at least 1": counts, "positive": ("learning_rate",), "in [0, 1)": ("ema",)}
         check_settings(self, bounds)
@@ -79,7 +80,7 @@ class Config(RunConfig):
 
 GROUPS = {
     "run": RUN_FLAGS,
-    "task": ("env_id",),
+    "task": ("env_id", "env_kwargs"),
     "model": ("model", "bf16"),
     "learning": ("total_episodes", "num_envs", "learning_rate", "ema"),
     "logging": LOGGING_FLAGS,
@@ -184,9 +185,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.result(config.final_split, score, data)
 
 
-def canvas_side(env_id: str) -> int:
+def canvas_side(env_id: str, **keywords: Any) -> int:
     """Return the side of a task's canvases [px]; ValueError if odd, or without labelled images."""
-    task = find_task(env_id)
+    task = find_task(env_id, **keywords)
     if not isinstance(task, ImageTask):
         raise ValueError(
             f"env_id must name a task of labelled images, such as MNISTGlimpse-v0, got {env_id!r}: "
@@ -201,10 +202,10 @@ def canvas_side(env_id: str) -> int:
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
-    more |= {"glimpse_size": canvas_side(config.env_id), "num_scales": 1, "num_glimpses": 1}
-    more |= {"autoreset_mode": "SameStep"}
-    where = None if device.type == "cpu" else str(device)
-    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, device=where, **more)
+    side = canvas_side(config.env_id, **config.keywords)
+    more |= {"glimpse_size": side, "num_scales": 1, "num_glimpses": 1}
+    more |= {"autoreset_mode": "SameStep", "device": None if device.type == "cpu" else str(device)}
+    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **{**config.keywords, **more})
     assert isinstance(env, GlimpseVectorEnv)
     return env
 

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from agents.runs.commands import RunConfig
 from agents.runs.files import read_inline
+from ram_env import find_task
+from ram_env.tasks import Task
+
+
+@dataclass(frozen=True)
+class TaskConfig(RunConfig):
+    """Settings that all training scripts share, and the task."""
+
+    env_kwargs: str = ""
+    """Keywords of the environment that differ from its id's, in training and validation: TOML, such
+    as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keywords, by name."""
+        return read_keywords(self.env_kwargs)
+
+    @property
+    def task(self) -> Task:
+        """The task, with its keywords."""
+        return find_task(self.env_id, **self.keywords)
 
 
 def read_keywords(text: str) -> dict[str, Any]:

@@ -59,7 +59,6 @@ from agents.replay import Replay
 from agents.runs.commands import (
     LOGGING_FLAGS,
     RUN_FLAGS,
-    RunConfig,
     Stop,
     Stopped,
     parse_flags,
@@ -84,11 +83,10 @@ from agents.training import (
     validation_updates,
     warmed_up_decay,
 )
-from ram_env import GlimpseVectorEnv, find_task
+from ram_env import GlimpseVectorEnv
 from ram_env.lockstep import LockstepEnv
-from ram_env.tasks import Task
 from train.curriculum import CurriculumEnv, read_curriculum
-from train.keywords import read_keywords
+from train.keywords import TaskConfig
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -98,7 +96,7 @@ PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(TaskConfig):
     """Settings of a run; every one is a flag."""
 
     preset: Literal[PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
@@ -113,9 +111,6 @@ class Config(RunConfig):
     reward-only-mnist: Best recipe for MNIST without labels, 20 million env steps."""
     initial: str | None = None
     """Weights to start from: the name of a published agent, such as cluttered, or a run folder."""
-    env_kwargs: str = ""
-    """Keywords of the environment that differ from its id's, in training and validation: TOML, such
-    as 'object_scale = [0.5, 1.5], num_clutter = 8'."""
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_episodes: int = 700_000
@@ -294,11 +289,6 @@ class Config(RunConfig):
         ):
             if bad:
                 raise ValueError(message)
-
-    @property
-    def task(self) -> Task:
-        """The task, with its keywords."""
-        return find_task(self.env_id, **read_keywords(self.env_kwargs))
 
     @property
     def price(self) -> float | None:
@@ -605,7 +595,7 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     where = None if device.type == "cpu" and not config.graph else str(device)
     more |= {"action_format": "dict", "device": where, "allow_stop": False}
     more |= {"autoreset_mode": "SameStep"}
-    keywords = {**read_keywords(config.env_kwargs), **more}
+    keywords = {**config.keywords, **more}
     env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **keywords)
     assert isinstance(env, GlimpseVectorEnv)
     return env

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from agents.baselines import count_parameters
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import Score, score_by_glimpse
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, RunConfig, Stop, parse_flags, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.sb3 import (
@@ -57,12 +57,13 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 from train.curriculum import CurriculumEnv, read_curriculum
+from train.keywords import TaskConfig
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(TaskConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal[ALGORITHMS] = "ppo_history"  # pyright: ignore[reportInvalidTypeForm]
@@ -127,9 +128,11 @@ class Config(RunConfig):
         )
         if self.seed >= 2**32:  # the limit of NumPy's global generator
             raise ValueError(f"seed must be less than 2**32, got {self.seed}")
-        check_env(self.env_id)
+        check_env(self.env_id, **self.keywords)
+        if "reward" in self.keywords:
+            raise ValueError("env_kwargs must leave out reward: --reward sets it")
         if self.curriculum is not None:
-            stages = read_curriculum(self.curriculum, find_task(self.env_id))
+            stages = read_curriculum(self.curriculum, self.task)
             if self.reward == "log_score" and any(stage.success for stage in stages):
                 raise ValueError(
                     "reward must be 'final' or 'dense' with a curriculum that follows success, "
@@ -156,7 +159,7 @@ class Config(RunConfig):
 
 GROUPS = {
     "run": RUN_FLAGS,
-    "task": ("env_id", "curriculum", "reward", "num_envs"),
+    "task": ("env_id", "env_kwargs", "curriculum", "reward", "num_envs"),
     "model": ("algorithm", "hidden_size", "std", "final_std", "learned_std"),
     "learning": (
         *("total_steps", "rollout_episodes", "batch_episodes", "n_epochs", "learning_rate"),
@@ -177,9 +180,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.set_num_threads(config.threads)
     device = choose_device("cpu" if config.device == "auto" else config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
-    make = partial(make_env, config.env_id, reward=config.reward)
-    name, task = config.curriculum, find_task(config.env_id)
-    stages = () if name is None else read_curriculum(name, task)
+    make = partial(make_env, config.env_id, reward=config.reward, **config.keywords)
+    name = config.curriculum
+    stages = () if name is None else read_curriculum(name, config.task)
     env = CurriculumEnv(
         partial(make, config.num_envs, split="train"),
         stages,
@@ -290,9 +293,9 @@ def validate(
     return score, metrics
 
 
-def check_env(env_id: str) -> None:
+def check_env(env_id: str, **keywords: Any) -> None:
     """Raise a ValueError unless actions are a location and class scores in one ``Box``."""
-    task = find_task(env_id)
+    task = find_task(env_id, **keywords)
     if task.action_format != "box" or task.allow_stop:
         raise ValueError(
             "env_id must name a glimpse environment whose actions are a Box of x, y and class "
@@ -311,7 +314,7 @@ def make_env(env_id: str, num_envs: int, **keywords: Any) -> GlimpseVectorEnv:
 def to_sb3(config: Config, env: VectorEnv) -> GlimpseVecEnv:
     """Adapt an environment, with the episode so far as observation if the algorithm uses it."""
     if config.algorithm.endswith("_history"):
-        env = VectorGlimpseHistory(env, find_task(config.env_id).num_glimpses)
+        env = VectorGlimpseHistory(env, config.task.num_glimpses)
     return GlimpseVecEnv(env)
 
 

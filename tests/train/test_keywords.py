@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+import train.baselines
 import train.evaluate
 import train.reinforce
+import train.sb3
 from agents.runs.commands import read_resumed
 from ram_env import GlimpseVectorEnv
 from ram_env.base import EpisodesEnv
@@ -43,6 +45,25 @@ def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys
     assert boards[3:] == [4, 4, 3]  # evaluation, animation; evaluation on the id as it is
 
 
+def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
+    make, made = EpisodesEnv._make, []
+
+    def note(env: GlimpseVectorEnv, keywords: dict[str, Any], *more: Any):
+        made.append((keywords.get("num_glimpses"), keywords.get("num_clutter")))
+        make(env, keywords, *more)
+
+    monkeypatch.setattr(EpisodesEnv, "_make", note)
+    run: dict[str, Any] = {"num_validations": 1, "threads": 1, "final_split": "test"}
+    run |= {"env_id": "MNISTGlimpse-v0", "num_envs": 4, "device": "cpu"}
+    sb3: dict[str, Any] = {"total_steps": 1, "rollout_episodes": 1, "batch_episodes": 4}
+    sb3 |= {"validation_images": 1, "env_kwargs": "num_glimpses = 2", "run_dir": tmp_path / "a"}
+    train.sb3.main(train.sb3.Config(**run, **sb3))
+    network: dict[str, Any] = {"total_episodes": 4, "run_dir": tmp_path / "b"}
+    network |= {"model": "fc64", "env_kwargs": "num_clutter = 2, clutter_size = 4"}
+    train.baselines.main(train.baselines.Config(**run, **network))
+    assert made == [(2, None)] * 3 + [(1, 2)] * 3  # a network has one glimpse, whole
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
@@ -58,3 +79,5 @@ def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys
 def test_bad_keywords_are_refused_with_the_reason(keywords, message):
     with pytest.raises(ValueError, match=message):
         Config(env_kwargs=keywords, **FLAGS)
+    with pytest.raises(ValueError, match="must leave out reward: --reward sets it"):
+        train.sb3.Config(env_kwargs="reward = 'dense'")

@@ -1,8 +1,9 @@
 """Draw what the reward alone teaches on cluttered MNIST: `python docs/reward_alone.py`.
 
 Left and middle, over the env steps of the comparison's runs (`benchmarks/reward_alone`, means over
-seeds): the validation error, and the share of glimpses on the digit's middle. Right: the belief in
-the true class of the published agents on the validation images, after each glimpse.
+seeds): the validation error, and the share of glimpses on the digit's middle where locations are
+learned. Right: the belief in the true class of the published agents on the validation images, after
+each glimpse.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
             }
             curve, tag = mean_curve(row), "eval/centre_coverage"
             errors.plot(curve.env_steps, curve.error, label=label, **look)
+            learned = "--locations" not in row.algorithm.flags
             whole = [s.curve for s in row.finished if tag in s.curve.behaviour]
-            if whole:
+            if whole and learned:
                 covered = np.mean([each.behaviour[tag] for each in whole], 0)
                 places.plot(whole[0].env_steps, covered, **look)
     errors.legend(fontsize=7, loc="upper right")

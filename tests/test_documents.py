@@ -45,9 +45,10 @@ def test_named_files_exist(document):
         assert "NAME" in name or "_build" in name or (ROOT / name).exists(), name
 
 
-def test_links_within_a_document_lead_to_a_heading():
-    for document, anchor in re.findall(r"\]\((\w+\.md)#([\w-]+)\)", read("README.md")):
-        headings = re.findall(r"^#+ (.*)", read(document), re.MULTILINE)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_to_headings_lead_to_one(document):
+    for target, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#([\w-]+)\)", read(document)):
+        headings = re.findall(r"^#+ (.*)", read(target or document), re.MULTILINE)
         assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
 
 

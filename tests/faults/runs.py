@@ -34,7 +34,7 @@ from ram_env import register_dataset
 from tests.faults.system_calls import Handler, handled_by
 from train import baselines, reinforce
 
-DEADLINE = 120.0  # [s] after which a process counts as hanging; none comes near it
+DEADLINE = 600.0  # [s] after which a process counts as hanging; none comes near it
 CALLS = 250  # system calls of an undisturbed run, about
 _COMMON = "--num-envs 8 --total-episodes 96 --threads 1 --device cpu --num-validations 2 "
 _COMMON += "--log-every 2 --checkpoint-every 3 --final-split validation "

@@ -230,7 +230,7 @@ FIVE = np.zeros((2, 5, 5), np.uint8)
 
 def test_a_registered_dataset_is_loaded_once_and_copied():
     calls = []
-    pairs = {"train": shapes_pair(4, 9, 7, 3), "validation": shapes_pair(2, 9, 7, 3, first_label=2)}
+    pairs = {"train": shapes_pair(4, 9, 7, 3), "validation": shapes_pair(2, 9, 7, 3, first_label=1)}
     register_dataset("shapes", lambda: calls.append(1) or pairs)
     train = open_split("shapes", "train")
     pairs["train"][0][:] = 99
@@ -240,8 +240,9 @@ def test_a_registered_dataset_is_loaded_once_and_copied():
     assert train.labels.dtype == np.int64
     assert not any(a.flags.writeable for a in (train.images, train.planes, train.labels))
     assert train.num_classes == 4
+    assert open_split("shapes", "validation").num_classes == 4
     both = open_split("shapes", "train+validation")
-    np.testing.assert_array_equal(both.labels, [0, 1, 2, 3, 2, 3])
+    np.testing.assert_array_equal(both.labels, [0, 1, 2, 3, 1, 2])
     assert pickle.loads(pickle.dumps(train)) is train
     assert calls == [1]
     with pytest.raises(ValueError, match=r"'shapes' has the splits .*, got 'test'"):

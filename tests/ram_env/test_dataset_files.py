@@ -54,9 +54,6 @@ FAULTS: dict[str, tuple[bool, Callable[[bytes, dict[str, bytes]], bytes], str]] 
     "truncated": (False, lambda c, _: c[:-1], WHOLE),
     "bit_flip": (False, lambda c, _: flip(c), "SHA-256: got .* expected"),
     "html": (False, lambda c, _: b"<!DOCTYPE html><html>", "looks like an HTML page"),
-    "labels": (False, lambda c, t: t[TRAIN_LABELS], WHOLE),
-    "too_long": (False, lambda c, t: c + b"\0", WHOLE),
-    "header": (False, lambda c, _: flip(c, 7), WHOLE),
     "gz_truncated": (True, lambda c, _: c[:-9], "it cannot be read .*end-of-stream"),
     "gz_bomb": (True, lambda c, _: compress(bytes(10_000_000)), WHOLE),
     "gz_flipped": (True, lambda c, t: compress(flip(t[TRAIN_IMAGES])), "SHA-256: got"),
@@ -78,9 +75,7 @@ def test_a_damaged_file_is_named_with_the_reason_and_never_replaced_by_the_sampl
 
 @pytest.mark.parametrize("name", ["MNIST", "MNIST/raw"])
 @pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("not mounted")])
-def test_what_stands_where_a_folder_belongs_is_never_replaced_by_the_sample(
-    put, name, cache, tmp_path
-):
+def test_a_file_in_place_of_a_folder_is_never_replaced_by_the_sample(put, name, cache, tmp_path):
     folder = tmp_path / "digits"
     (folder / name).parent.mkdir(parents=True)
     put(folder / name)
@@ -269,7 +264,7 @@ def test_a_download_begins_with_the_part_that_was_asked_for(tiny, cache, serve):
 def open_when_all_are_ready(barrier: Any, tables: tuple[Any, ...]) -> str:
     """Open the made-up training split in a process of its own; return its digest."""
     dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._MNIST_SHA256 = tables
-    barrier.wait(60)
+    barrier.wait(600)
     return hashlib.sha256(load_digits("MNIST", "train")[0].tobytes()).hexdigest()
 
 

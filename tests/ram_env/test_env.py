@@ -187,9 +187,7 @@ def play(env, labels, stops=None, **reset) -> list[float]:
         ([0, 1], [0, 0], [0.25, 0]),
     ],
 )
-def test_final_pays_the_last_label_dense_every_label_and_a_stop_is_paid_for_the_steps_it_saves(
-    make, labels, final, dense
-):
+def test_final_and_dense_rewards_by_hand_with_and_without_a_stop(make, labels, final, dense):
     stops = [0] * (len(labels) - 1) + [1]
     assert play(make(allow_stop=True), labels, stops) == final
     assert play(make(allow_stop=True, reward="dense"), labels, stops) == dense
@@ -422,7 +420,7 @@ def test_stable_baselines_checker_is_content(any_id, action_format):
         check_for_sb3(env.unwrapped, skip_render_check=False)
 
 
-def test_ppo_of_stable_baselines_learns_from_the_id_alone():
+def test_ppo_of_stable_baselines_runs_from_the_id_alone():
     from stable_baselines3 import PPO
 
     env_id = "ram_env:SignpostGlimpse-v0"

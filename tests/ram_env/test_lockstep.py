@@ -117,7 +117,7 @@ def test_lanes_that_a_graph_could_not_hold_are_refused(keywords, message):
         LockstepEnv(make("toy", **{"device": "cpu", **keywords}))
 
 
-def test_lanes_that_have_left_the_step_are_refused():
+def test_lanes_out_of_step_are_refused():
     lanes, env = LockstepEnv(make("toy", "cpu")), make("toy", "cpu")
     for each in (lanes, env):
         each.reset(seed=0)

@@ -41,7 +41,7 @@ def test_an_ids_task_is_its_environments_and_a_users_module_is_imported(own_modu
 
 
 @pytest.mark.parametrize("config", [train.reinforce.Config, train.sb3.Config])
-def test_training_takes_it_and_refuses_what_is_no_glimpse_environment(own_module, config):
+def test_training_accepts_glimpse_environments_only(own_module, config):
     assert config(env_id=f"{own_module}:MyDigits-v0").env_id == "my_digits:MyDigits-v0"
     assert config(env_id="ram_env:MNISTGlimpse-v0")
     with pytest.raises(ValueError, match=r"must name a glimpse .*'CartPole-v1'"):
@@ -53,7 +53,7 @@ def test_training_takes_it_and_refuses_what_is_no_glimpse_environment(own_module
 
 
 @pytest.mark.usefixtures("toy_dataset")
-def test_a_run_in_it_goes_on_once_the_user_allows_the_import(own_module, tmp_path, capsys):
+def test_a_run_resumes_once_the_user_allows_the_import(own_module, tmp_path, capsys):
     env_id = f"{own_module}:MyDigits-v0"
     flags = ["--env-id", env_id, "--run-dir", str(tmp_path / "run"), "--total-episodes", "256"]
     train.reinforce.main(train.reinforce.parse([*flags, "--threads", "1", "--device", "cpu"]))

@@ -70,6 +70,13 @@ def test_every_scale_has_a_box_fainter_than_the_finer_one():
     assert edges[0].sum() > edges[1].sum() > edges[2].sum() > 200
 
 
+def test_every_glimpse_of_the_path_has_a_dot():
+    # rint((-0.5 + 1) * 14) = 7, rint((0.5 + 1) * 14) = 21: dots at pixels (7, 21) and (14, 14)
+    frame = draw(path=np.array([[-0.5, 0.5], [0, 0], [0.9, -0.9]], np.float32))
+    for x, y in ((LEFT + 7 * ZOOM, TOP + 21 * ZOOM), (LEFT + 14 * ZOOM, TOP + 14 * ZOOM)):
+        assert is_color(frame[y - 5 : y + 6, x - 5 : x + 6], PATH).any()
+
+
 @pytest.mark.parametrize(("corner", "edge", "dot"), [(-1, 59, 0), (1, 360, 420)])
 def test_a_box_is_cut_off_where_the_canvas_ends(corner, edge, dot):
     boxes = is_color(draw(path=np.full((1, 2), corner, np.float32)), BOX)[:, : LEFT + 435]
@@ -119,12 +126,20 @@ def test_many_classes_show_the_top_ten(num_classes, shown):
     assert num_bars(draw(scores=np.zeros(num_classes))) == shown
 
 
+def test_the_top_ten_begin_with_the_likeliest():
+    frame = draw(scores=np.log(np.arange(1.0, 18)))
+    rows = [is_color(frame[BARS_TOP + 24 * k + 12, BARS_LEFT:], PATH).any() for k in range(10)]
+    assert rows == [True] + [False] * 9
+
+
 def test_the_prediction_is_bright_and_the_label_marked():
     frame = draw(scores=np.zeros(4), prediction=2, label=1)
     rows = [frame[BARS_TOP + 24 * k + 12] for k in range(4)]
     assert [is_color(row[BARS_LEFT:], PATH).any() for row in rows] == [False, False, True, False]
     assert [is_color(row[:BARS_LEFT], RIGHT).any() for row in rows] == [False, True, False, False]
     assert not is_color(draw(scores=np.zeros(4)), RIGHT).any()  # hidden unless given
+    written = {draw(prediction=answer).tobytes() for answer in (None, 1, 2)}
+    assert len(written) == 3
 
 
 def test_the_verdict_has_a_colour():

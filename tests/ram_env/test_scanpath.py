@@ -19,6 +19,7 @@ def saved(toy_dataset) -> dict[str, Any]:
         maker = {"entry_point": "ram_env.env:GlimpseEnv"}
         maker["vector_entry_point"] = "ram_env.vector_env:GlimpseVectorEnv"
         sizes = {"dataset": toy_dataset, "num_glimpses": 3, "reward": "dense"}
+        sizes |= {"allow_stop": True}  # a scanpath knows no stop
         gym.register(ENV_ID, **maker, kwargs=sizes)  # pyright: ignore[reportArgumentType]
     return {
         "format": "ram-env-scanpath",

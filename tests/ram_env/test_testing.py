@@ -54,9 +54,18 @@ class Broken(SyncVectorEnv):
             seed = [seed] * self.num_envs
         elif self.fault == "resets all lanes":
             options = None
+        elif self.fault == "knows few seeds" and seed is not None:
+            listed = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
+            seed = [None if each is None else each % self.num_envs for each in listed]
         elif self.fault == "takes no list" and isinstance(seed, list):
             raise TypeError("seed must be an int")
-        return super().reset(seed=seed, options=options)
+        mask = (options or {}).get("reset_mask")
+        if self.fault == "skips an episode" and mask is not None:
+            super().reset(seed=seed, options=dict(options))
+        obs, infos = super().reset(seed=seed, options=options)
+        if self.fault == "moves other lanes" and mask is not None:
+            obs["x"][~mask] /= 2
+        return obs, infos
 
     def step(self, actions: np.ndarray):
         if self.fault == "keeps the action":
@@ -90,6 +99,10 @@ class Broken(SyncVectorEnv):
                 infos |= {"won": np.ones(self.num_envs), "_won": np.zeros(self.num_envs, bool)}
             case "forgets the last observation":
                 out[4] = {k: v for k, v in infos.items() if "final_obs" not in k}
+            case "forgets the last info":
+                out[4] = {k: v for k, v in infos.items() if "final_info" not in k}
+            case "shares its memory":
+                infos |= {"copy": infos["start"], "_copy": infos["_start"].copy()}
             case "ends with the next start" if mode is AutoresetMode.SAME_STEP:
                 for lane in ended:
                     infos["final_obs"][lane]["x"][:] = obs["x"][lane]
@@ -121,13 +134,18 @@ FAULTS = {
     "changes the action": "outputs .*the action after the step",
     "pays while it rests": r"autoreset \(NEXT_STEP\): .* must have reward 0",
     "forgets the last observation": r"autoreset \(SAME_STEP\): infos\['final_obs'\]",
+    "forgets the last info": r"autoreset \(SAME_STEP\): infos\['final_info'\]",
     "ignores seeds": r"seeds .*of the same seed: obs\['x'\]",
     "ignores lists": "lane_seeds .*seeded seed \\+ i",
     "seeds all lanes alike": "lane_seeds .*seeded seed \\+ i",
     "repeats itself": "lane_seeds .*None in a list of seeds must not seed its lane",
+    "knows few seeds": "distinct .*other seeds must not start alike",
     "resets all lanes": "reset_mask .*of the masked lanes",
+    "skips an episode": "reset_mask .*lane 0 .* must start its next episode",
+    "moves other lanes": "reset_mask .*lane 1 .* must stay as it was",
     "takes the mask away": "arguments .*reset's arguments afterwards",
     "reuses arrays": "reuse .*a later call changed",
+    "shares its memory": "reuse .*two returned arrays share memory",
     "pays float32": r"single .*reward: .*float32.* is not .*float64",
     "keeps the action": r"single .*reward:",
     "mixes up lanes": r"single .*obs\['x'\]:",
@@ -152,9 +170,16 @@ def test_a_fault_is_named(fault):
         check_vector_env(lambda n, mode: Broken(n, mode, fault), Toy)
 
 
-def test_an_unseeded_reset_that_repeats_itself_is_found_without_lists_of_seeds():
-    with pytest.raises(AssertionError, match=r"^distinct .*an unseeded reset must not start again"):
-        check_vector_env(lambda n, mode: Broken(n, mode, "repeats itself"), skip=["lane_seeds"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("repeats itself", "an unseeded reset must not start again"),
+        ("seeds all lanes alike", "lanes seeded differently must not start alike"),
+    ],
+)
+def test_equal_starts_are_found_without_lists_of_seeds(fault, message):
+    with pytest.raises(AssertionError, match=f"^distinct .*{message}"):
+        check_vector_env(lambda n, mode: Broken(n, mode, fault), skip=["lane_seeds"])
 
 
 def test_what_the_environment_raises_gets_the_checks_name():

@@ -278,7 +278,7 @@ def test_nothing_works_before_a_reset_or_after_close(make):
             call()
 
 
-def test_a_masked_reset_needs_a_full_one_before_and_disabled_autoreset_one_of_every_ended_lane():
+def test_a_masked_reset_follows_a_full_one_and_under_disabled_autoreset_covers_every_ended_lane():
     env = make_vector(autoreset_mode="Disabled", num_glimpses=1)
     action = env.action_space.sample()
     with pytest.raises(ResetNeeded, match="reset_mask"):
@@ -439,6 +439,33 @@ def test_a_window_shows_how_each_episode_ended(monkeypatch, mode):
     env.close()
 
 
+def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
+    frames: list[Any] = []
+    blank = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(
+        "ram_env.base.draw_frame", lambda *a, **k: frames.append((a[1], k)) or blank
+    )
+    keywords = {"render_mode": "rgb_array", "allow_stop": True, "autoreset_mode": "NextStep"}
+    env, twin = (make_vector(num_envs=2, **keywords) for _ in range(2))
+    obs, infos = env.reset(seed=0)
+    path = [obs["location"]]
+    actions = np.random.default_rng(0).uniform(-1, 1, (3, 2, 7)).astype(np.float32)
+    actions[..., -1] = -1
+    actions[-1, 1, -1] = 1  # lane 1 stops
+    path += [env.step(action)[0]["location"] for action in actions]
+    env.render()
+    for lane, (shown, say) in enumerate(frames):
+        assert_same(shown, np.stack(path)[: 4 - lane, lane])
+        assert_same(say["scores"], actions[-1, lane, 2:-1])
+        assert (say["label"], say["stopped"]) == (infos["label"][lane], lane == 1)
+    twin.set_state(json.loads(json.dumps(env.get_state())))
+    twin.render()
+    assert_same(frames[2][0], frames[0][0])
+    env.reset()
+    env.render()
+    assert [say["prediction"] for _, say in frames[4:]] == [None, None]
+
+
 def test_a_frame_knows_no_verdict_after_a_state_was_set():
     env: Any = make_single(num_glimpses=1, render_mode="rgb_array").unwrapped
     _, info = env.reset(seed=0)
@@ -461,6 +488,16 @@ def test_reset_options_may_be_tensors_of_the_device(device):
     assert torch.equal(infos["index"], index)
 
 
+def test_options_of_a_masked_reset_are_those_of_its_lanes():
+    env = make_vector("toy", 3)
+    env.reset(seed=0)
+    options = {"reset_mask": np.array([False, True, True])}
+    options |= {"index": [5, 6, 7], "location": [(0.5, 0), (0, 0.5), (-0.5, 0)]}
+    obs, infos = env.reset(options=options)
+    assert infos["index"].tolist() == [0, 6, 7]
+    assert obs["location"][1:].tolist() == [[0, 0.5], [-0.5, 0]]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_single_environment_has_the_same_task_properties(task):
     many, one = make_vector(task), make_single(task).unwrapped
@@ -477,11 +514,12 @@ def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
     width, height = infos["object_size"].T
     assert (abs(width - 2 * height) <= 1).all()
     assert len({*width}) > 5  # the toy task scales its objects
-    last = infos["object_size"] - 1  # the farthest pixel, and the next one
-    for offset, inside in ((last, True), (last + 1, False)):
-        far = (infos["position"] + offset + 1) / 18 - 1  # the retina's pixels go from c - 1 on
+    ends = infos["position"] + infos["object_size"]
+    for corner, lit in ((ends - 1, True), (ends, False)):  # the farthest pixel, and the next one
+        far = (corner + 1) / 18 - 1  # the retina's pixels go from c - 1 on
         obs, _ = env.reset(seed=0, options={"location": np.clip(far, -1, 1)})
-        assert (obs["glimpse"][:, 0, 0, 0] > 0).all() == inside
+        on_canvas = (corner < 36).any(1)
+        assert ((obs["glimpse"][:, 0, 0, 0] > 0) == lit)[on_canvas].all()
 
 
 # On a device
@@ -558,7 +596,7 @@ def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)
-def test_a_gpu_has_its_number_so_that_its_two_names_share_the_images(device):
+def test_both_names_of_a_gpu_share_the_images(device):
     envs = [make_vector("toy", device=name) for name in (device, f"{device}:0")]
     assert [env.device for env in envs] == [f"{device}:0"] * 2
 

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def test_a_window_follows_the_frames_shape_up_to_the_screen(
     window.show(FRAME)
     window.show(np.zeros((*shape, 3), np.uint8))
     assert window._window.get_surface().get_size() == size
+
+
+def test_a_window_keeps_the_pace(pygame, monkeypatch):
+    paces = []
+    monkeypatch.setattr(pygame.time, "Clock", lambda: SimpleNamespace(tick=paces.append))
+    paced = Window("paced", fps=4)
+    paced.show(FRAME)
+    paced.show(FRAME)
+    paced.close()
+    assert paces == [4, 4]
 
 
 def test_a_window_closed_by_the_user_stays_closed_and_others_stay_open(pygame, window):

@@ -3,10 +3,13 @@
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
-from ram_env import register_dataset
+from ram_env import GlimpseVectorEnv, register_dataset
 
 LAST_LINE = re.compile(
     r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, \d+ images\)"
@@ -20,6 +23,31 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def read_metrics(run_dir: Path) -> dict[str, dict[int, float]]:
+    """Return the values of ``metrics.csv`` by tag and env steps."""
+    rows = (row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()[1:])
+    metrics: dict[str, dict[int, float]] = {}
+    for env_steps, tag, value in rows:
+        metrics.setdefault(tag, {})[int(env_steps)] = float(value)
+    return metrics
+
+
+def hide_infos(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Set entries of the infos of every environment to 0."""
+
+    def hidden(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*words: Any, **keywords: Any) -> Any:
+            answer = call(*words, **keywords)
+            for name in answer[-1].keys() & {*names}:
+                answer[-1][name] = np.zeros_like(answer[-1][name])
+            return answer
+
+        return wrapped
+
+    for name in ("step", "reset"):
+        monkeypatch.setattr(GlimpseVectorEnv, name, hidden(getattr(GlimpseVectorEnv, name)))
 
 
 def register_shades() -> str:

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from agents.estimators import ESTIMATORS, Rollout, Weights
-from agents.losses import dense_returns, exact_dense_returns
+from agents.losses import dense_returns, exact_dense_returns, gaussian_entropy
 
 NUM_STEPS, NUM_ENVS = 4, 6
-TERMINAL_REWARD = ("paper", "every_glimpse", "leave_one_out")
 DENSE = ("dense", "dense_last_glimpse", "dense_not_normalised", "paper_dense_returns")
 NORMALISED = (
     "dense",
@@ -175,7 +174,9 @@ def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
     assert rollout.answer_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
     assert rollout.other_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
     assert rollout.rest_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
-    assert rollout.location_entropy.shape == rollout.label_entropy.shape == (2, 1)
+    assert rollout.label_entropy.flatten().tolist() == pytest.approx([0.56234, 0.69315], abs=1e-5)
+    spread = gaussian_entropy(0.5).item()
+    assert rollout.location_entropy.flatten().tolist() == pytest.approx([spread, spread])
 
 
 def classifier_gradient(name: str, step: int, belief: torch.Tensor, episodes) -> torch.Tensor:
@@ -217,7 +218,7 @@ TOLD_APART = [(0, 0, [1.0, 1e-9, 1e-9])] * 4
 TOLD_APART += [(y, a, [1e-9, 0.5, 0.5]) for y in (1, 2) for a in (1, 1, 2, 2)]
 
 
-def test_before_the_last_glimpse_the_outcome_is_overconfident_in_what_later_glimpses_tell_apart():
+def test_outcome_is_overconfident_before_the_last_glimpse():
     # -1/3 log(1 - 2 x) - 1/3 (log x + log(1 - x)) is least where 6 x^2 - 6 x + 1 = 0
     x = (6 - 12**0.5) / 12  # 0.211
     there = torch.tensor([1 - 2 * x, x, x])
@@ -225,7 +226,7 @@ def test_before_the_last_glimpse_the_outcome_is_overconfident_in_what_later_glim
     assert classifier_gradient("outcome", 0, torch.full((3,), 1 / 3), TOLD_APART).norm() > 0.01
 
 
-def test_what_a_calibrated_last_belief_completes_has_the_posterior_as_its_mean():
+def test_outcome_completed_is_unbiased_if_the_last_belief_is_calibrated():
     uniform = torch.full((3,), 1 / 3)
     assert classifier_gradient("outcome_completed", 0, uniform, TOLD_APART).norm() < 1e-6
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.controls import to_boxes
+from agents.controls import Control
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -79,7 +79,8 @@ def test_beliefs_are_those_of_single_episodes_whatever_the_batch(toy_dataset, nu
     for visit in range(80):  # a slow loop
         p, k, state = visit // 40, visit % 40, torch.zeros(1, 1)
         assert beliefs.labels[k] == int(infos["label"][0])
-        assert torch.equal(beliefs.boxes[k], to_boxes(infos, torch.device("cpu"))[0])
+        box = np.concatenate([infos["position"][0], infos["object_size"][0]])
+        assert beliefs.boxes[k].tolist() == box.tolist()
         for t in range(3):
             glimpse, location = torch.tensor(obs["glimpse"]), torch.tensor(obs["location"])
             output, state = model(glimpse, location, state)
@@ -88,6 +89,15 @@ def test_beliefs_are_those_of_single_episodes_whatever_the_batch(toy_dataset, nu
             action = {"location": output.location_mean.detach().numpy(), "label": np.zeros(1, int)}
             obs, *_ = env.step(action)
         obs, infos = env.reset()
+
+
+def test_a_random_control_looks_everywhere_and_the_same_way_each_time(toy_dataset):
+    env = make_toy_env(40)
+    first, again = (play(env, control=Control("random", env), num_passes=5) for _ in range(2))
+    assert torch.equal(first.locations, again.locations)
+    seen = first.locations[:, :, 1:].reshape(-1, 2)  # 400, uniform in [-1, 1]
+    assert seen.mean(0).abs().max() < 0.15
+    assert (seen.std(0) - 3**-0.5).abs().max() < 0.08
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])

@@ -37,6 +37,9 @@ def test_stopping_by_hand():
     assert loss.item() == pytest.approx(1 / 2 * 0.3 + 3 / 4 * 0.8)
     loss.backward()
     assert logit.grad is not None
+    # H(1/2) + H(3/4) = 0.69315 + 0.56234
+    entropy = loss.item() - stop_loss(logit, torch.tensor([[0.1], [0.2], [1.0]]), 0.1).item()
+    assert entropy == pytest.approx(0.1 * 1.25549, abs=1e-6)
     # d s / d logit = s (1 - s): 1/4 and 3/16; the last logit is unused
     assert logit.grad[:, 0].tolist() == pytest.approx([0.3 / 4, 0.8 * 3 / 16, 0])
 
@@ -48,7 +51,7 @@ def test_the_first_stop_has_the_exact_policy_gradient():
     s = torch.cat([logit[:-1, 0].sigmoid(), torch.ones(1)])
     reach = torch.cat([torch.ones(1), (1 - s[:-1]).cumprod(0)])  # that glimpse t is seen
     (exact,) = torch.autograd.grad(-(reach * s * reward[:, 0]).sum(), logit)
-    torch.testing.assert_close(ours[:, 0] * reach, exact[:, 0])  # the others but for their weights
+    torch.testing.assert_close(ours[:, 0] * reach, exact[:, 0])  # later: times the chance
 
 
 def test_stopping_learns_what_backward_induction_finds():

@@ -96,9 +96,9 @@ def test_the_trainer_gives_adamw_the_outputs_however_many_classes_there_are():
     env = make_env(config, torch.device("cpu"), 1)
     model = make_model(config, env)
     model.action_network = nn.Linear(48, 100)
-    for group in make_optimizer(config, model).param_groups:
-        if any(parameter is model.action_network.weight for parameter in group["params"]):
-            assert (group["blocks"], group["multiple"]) == (0, 1.0)
+    groups = make_optimizer(config, model).param_groups
+    theirs = [g for g in groups if any(p is model.action_network.weight for p in g["params"])]
+    assert [(group["blocks"], group["multiple"]) for group in theirs] == [(0, 1.0)]
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -107,9 +107,11 @@ def test_the_trainer_gives_it_the_thick_matrices_and_the_gates_of_the_core_one_b
     model = make_model(config, make_env(config, torch.device("cpu"), 1))
     groups = make_optimizer(config, model).param_groups
     blocks = {id(p): group["blocks"] for group in groups for p in group["params"]}
+    multiples = {id(p): group["multiple"] for group in groups for p in group["params"]}
     assert len(blocks) == sum(len(group["params"]) for group in groups)
     for name, parameter in model.named_parameters():
         thin = parameter.ndim < 2 or min(parameter.shape) in (1, 2, 10)
         gates = len(parameter) // 48 if name.startswith("core.") else 1
         assert blocks[id(parameter)] == (0 if thin else gates), name
+        assert multiples[id(parameter)] == (1.0 if thin else config.muon_rate), name
         assert is_matrix(parameter) == (not thin), name

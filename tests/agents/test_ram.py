@@ -223,3 +223,7 @@ def test_a_core_that_sees_the_time_tells_equal_glimpses_apart(core):
     early, late = timed.initial_state(3), timed.initial_state(3)
     late[:, -1] = 2
     assert not torch.equal(*(timed(glimpse, location, each)[0].logits for each in (early, late)))
+    assert timed.time is not None
+    _, state = timed(glimpse, location, late)
+    seen = timed.glimpse_network(glimpse, location) + 3 / 4 * timed.time.weight[:, 0]
+    torch.testing.assert_close(state[:, :-1], timed.core(seen, late[:, :-1]))

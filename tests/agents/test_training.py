@@ -20,6 +20,7 @@ from agents.training import (
     clip_gradients,
     spread_seed,
     validation_updates,
+    warmed_up_decay,
 )
 from tests.pretend_gpu import GPUS, NAME
 
@@ -61,6 +62,12 @@ def test_the_mean_of_the_weights_takes_batch_normalisation_along():
     assert mean["weight"].tolist() == [1.5, 1.5]  # 0.75 * 1 + 0.25 * 3
     assert mean["running_mean"].tolist() == [1.0, 1.0]  # 0.75 * 0 + 0.25 * 4
     assert mean["num_batches_tracked"].item() == 7
+    assert not training.mean_model.training  # or validating would change its statistics
+
+
+def test_the_mean_follows_closely_at_first():
+    decays = [warmed_up_decay(0.9, update) for update in (0, 8, 80, 999)]
+    assert decays == pytest.approx([1 / 10, 9 / 18, 0.9, 0.9])
 
 
 def test_the_best_mean_stays_until_one_is_no_worse_or_the_newest_is_wanted():

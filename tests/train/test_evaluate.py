@@ -106,7 +106,8 @@ def test_numbers_are_also_written_and_hindsight_is_held_against_a_wrong_label(
     assert last["wrong"] / last["total"] == pytest.approx(last["error"] / 100)
     for name, rows in (("by_glimpse", 4), ("centre_coverage", 4), ("bits_gained", 3)):
         assert len(numbers[name]) == rows
-    assert numbers["centre_coverage"] <= numbers["object_coverage"]
+    pairs = zip(numbers["centre_coverage"], numbers["object_coverage"], strict=True)
+    assert all(centre <= whole for centre, whole in pairs)
     assert numbers["stop"] == {**last, "glimpses": 4}  # as this agent never stops
     hindsight = numbers["hindsight"]
     assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000

@@ -1,5 +1,6 @@
 """The main job: what it prints, that it repeats exactly, and what its flags reach."""
 
+import itertools
 import json
 import math
 import re
@@ -17,14 +18,16 @@ from safetensors.torch import load_file
 
 from agents.controls import CONTROLS, oracle_location, raster_locations, to_boxes
 from agents.estimators import ESTIMATORS, Terms
-from agents.ram import RecurrentAttentionModel
+from agents.losses import stop_loss
+from agents.noise import Noise
+from agents.ram import Output, RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
 from agents.runs.loading import PRETRAINED, load_run
 from agents.runs.progress import TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE
+from tests.script_helpers import LAST_LINE, hide_infos, read_metrics
 from train import reinforce
 from train.reinforce import (
     PRESET_FOLDER,
@@ -36,6 +39,7 @@ from train.reinforce import (
     make_model,
     parse,
     read_preset,
+    stop_loss_of,
     to_shift,
 )
 
@@ -52,8 +56,7 @@ def train(run_dir: Path, capsys, **changes) -> list[str]:
 
 def read_metric(run_dir: Path, tag: str) -> list[float]:
     """Return a metric's values, in order."""
-    rows = [row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()]
-    return [float(value) for _, name, value in rows if name == tag]
+    return [*read_metrics(run_dir).get(tag, {}).values()]
 
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -368,18 +371,49 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
 ):
     rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
     options = {"estimator": estimator, "total_episodes": 256, "keep": "last", **rollouts}
+    options |= {"replay_steps": 1} if ESTIMATORS[estimator].binary_reward else {}
     train(tmp_path / "seen", capsys, **options)
-    step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
-
-    def hide(answer):
-        answer[-1]["label"] = np.zeros_like(answer[-1]["label"])
-        return answer
-
-    monkeypatch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
-    monkeypatch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
+    hide_infos(monkeypatch, "label", "position", "object_size")
     train(tmp_path / "hidden", capsys, **options)
     seen, hidden = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("seen", "hidden"))
     assert (seen == hidden) != ESTIMATORS[estimator].sees_label
+
+
+def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monkeypatch):
+    calls: dict[str, list[Any]] = {"sample_location": [], "choose_label": []}
+    for name, noted in calls.items():
+        call = getattr(reinforce, name)
+        monkeypatch.setattr(reinforce, name, lambda *w, c=call, n=noted: n.append(w) or c(*w))
+    flags = {"estimator": "outcome", "label_temperature": 2.0, "total_episodes": 24}
+    train(tmp_path / "run", capsys, num_envs=8, **flags)
+    source = Noise(0, range(8), num_glimpses=4, num_classes=4)
+    noise = [source.draw(update) for update in range(3)]
+    pairs = list(zip(*calls.values(), strict=True))
+    assert len(pairs) == 3 * 4
+    for k, ((_, _, normal), (_, clocks, temperature)) in enumerate(pairs):
+        update, step = divmod(k, 4)
+        assert torch.equal(normal, noise[update].normal[step])
+        assert torch.equal(clocks, noise[update].clocks[step])
+        assert temperature == 2.0
+
+
+def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
+    judge, count = Training.is_best, itertools.count()
+    monkeypatch.setattr(Training, "is_best", lambda self, *_, **__: judge(self, next(count)))
+    flags = {"ema": 0.0, "learning_rate": 0.05, "final_split": "validation"}
+    lines = train(tmp_path / "run", capsys, validation_images=None, **flags)
+    first, last = (line for line in lines if "validation error" in line and " left" in line)
+    assert lines[-1].split(" %")[0] in first
+    assert lines[-1].split(" %")[0] not in last
+
+
+def test_stopping_pays_for_being_right_and_costs_a_price_per_glimpse():
+    rest = {"location_mean": torch.zeros(1, 2), "baseline": torch.zeros(1)}
+    logits, stops = torch.tensor([[[2.0, 1.0]], [[1.0, 2.0]]]), torch.tensor([[0.3], [-0.2]])
+    pairs = zip(logits, stops, strict=True)
+    outputs = [Output(logits=each, stop_logit=stop, **rest) for each, stop in pairs]
+    loss = stop_loss_of(outputs, torch.tensor([1]), 0.1, 0.02)
+    assert torch.equal(loss, stop_loss(stops, torch.tensor([[-0.1], [0.8]]), 0.02))
 
 
 def test_a_gpu_may_be_chosen_by_its_number():
@@ -387,7 +421,7 @@ def test_a_gpu_may_be_chosen_by_its_number():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_valid_and_flags_come_before_them(preset):
+def test_presets_are_valid_and_flags_override_them(preset):
     config = parse(["--preset", preset])
     written = tomllib.loads((PRESET_FOLDER / f"{preset}.toml").read_text())
     assert {name: getattr(config, name) for name in written} == written

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,8 +23,7 @@ from agents.runs.commands import Stop, Stopped
 from agents.runs.folder import RunLog
 from agents.sb3 import load_sb3
 from agents.sb3.training import weights_of
-from ram_env import GlimpseVectorEnv
-from tests.script_helpers import LAST_LINE, register_shades
+from tests.script_helpers import LAST_LINE, hide_infos, read_metrics, register_shades
 from train import off_policy, sb3, stock_ppo
 from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
 
@@ -55,15 +53,6 @@ def train(run_dir: Path, capsys, **changes) -> list[str]:
     """Train in this process; return the printed lines."""
     main(Config(run_dir=run_dir, **{**SHORT, **changes}))
     return capsys.readouterr().out.splitlines()
-
-
-def read_metrics(run_dir: Path) -> dict[str, dict[int, float]]:
-    """Return values by tag and env steps."""
-    rows = (row.split(",") for row in (run_dir / "metrics.csv").read_text().splitlines()[1:])
-    metrics: dict[str, dict[int, float]] = {}
-    for env_steps, tag, value in rows:
-        metrics.setdefault(tag, {})[int(env_steps)] = float(value)
-    return metrics
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -132,15 +121,7 @@ def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(tm
 def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algorithm):
     options = {"algorithm": algorithm, "final_split": "none", "keep": "last"}
     train(tmp_path / "label", capsys, **options)
-    step, reset = GlimpseVectorEnv.step, GlimpseVectorEnv.reset
-
-    def hide(answer):
-        for name in {"label", "index", "position", "object_size"} & answer[-1].keys():
-            answer[-1][name] = np.zeros_like(answer[-1][name])
-        return answer
-
-    monkeypatch.setattr(GlimpseVectorEnv, "step", lambda *a, **k: hide(step(*a, **k)))
-    monkeypatch.setattr(GlimpseVectorEnv, "reset", lambda *a, **k: hide(reset(*a, **k)))
+    hide_infos(monkeypatch, "label", "index", "position", "object_size")
     played = Beliefs(*(torch.zeros(shape) for shape in ((1, 2, 3, 4), 2, (1, 2, 3, 2), (2, 4))))
     monkeypatch.setattr(sb3, "play_split_sb3", lambda *a, **k: played)  # it counts by infos
     train(tmp_path / "hidden", capsys, **options)
@@ -309,6 +290,7 @@ def test_a_reward_that_is_never_positive_can_not_end_a_stage_by_success(tmp_path
 def test_flags_reach_the_algorithm(algorithm):
     flags = {"gae_lambda": 0.7, "entropy_coef": 0.02, "n_epochs": 3, "learning_rate": 1e-3}
     flags |= {"batch_episodes": 4, "hidden_size": 24, "num_envs": 8, "reward": "dense"}
+    flags |= {"policy_coef": 0.3, "std": 0.4}
     config = Config(algorithm=algorithm, env_id="ShadesGlimpse-v0", rollout_episodes=2, **flags)
     lanes = to_sb3(config, make_env("ShadesGlimpse-v0", 8))
     model: Any = make_model(config, lanes, torch.device("cpu"), seed=1)
@@ -316,6 +298,8 @@ def test_flags_reach_the_algorithm(algorithm):
     assert (model.n_steps, model.lr_schedule(0.1)) == (2 * 3, 1e-3)
     assert model.policy_kwargs["num_classes"] == 4
     assert model.policy_kwargs["label_counts"] == "every"
+    assert model.policy_kwargs["location_weight"] == 0.3
+    assert model.policy_kwargs["initial_std"] == 0.4
     if not algorithm.startswith("a2c"):
         assert (model.n_epochs, model.batch_size) == (3, 4 * 3)
     if algorithm == "recurrent_ppo":

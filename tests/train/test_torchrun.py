@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agents.runs.checkpoints import latest_checkpoint
+from tests.script_helpers import read_metrics
 from tests.torchrun import ROOT, errors, torchrun
 from tests.train import ranks
 from tests.train.ranks import RUNS, SHORT, UPDATES
@@ -17,11 +18,6 @@ from train.reinforce import main, parse
 
 PROGRAM = ROOT / "tests/train/ranks.py"
 FLAGS = [word for name, value in SHORT.items() for word in (f"--{name.replace('_', '-')}", value)]
-
-
-def read_metrics(run: Path) -> dict[tuple[str, str], float]:
-    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()[1:]]
-    return {(steps, tag): float(value) for steps, tag, value in rows}
 
 
 def read_checkpoint(run: Path) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]]:
@@ -35,8 +31,10 @@ def read_checkpoint(run: Path) -> tuple[int, dict[str, torch.Tensor], dict[str, 
 
 def assert_same_run(a: Path, b: Path) -> None:
     """Check that two runs end in the same metrics and checkpoints, but for rounding."""
-    metrics = read_metrics(a)
-    assert read_metrics(b) == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+    metrics, others = read_metrics(a), read_metrics(b)
+    assert metrics.keys() == others.keys()
+    for tag, values in metrics.items():
+        assert others[tag] == pytest.approx(values, rel=1e-3, abs=1e-5), tag
     (step, tensors, state), (other_step, others, other_state) = map(read_checkpoint, (a, b))
     assert step == other_step == UPDATES
     assert tensors.keys() == others.keys()

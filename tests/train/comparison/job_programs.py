@@ -33,7 +33,7 @@ for step in range(step, 8 if "late" in does else 3):
     (folder / "waits").touch()
     if "late" in does:
         os.kill(os.getppid(), signal.SIGUSR2)  # as submitit does before a time limit
-        time.sleep(60)
+        time.sleep(600)
     while "waits" in does and not (here / "go").exists():
         time.sleep(0.01)
     (checkpoints / f"step_{step + 1}").touch()

@@ -39,7 +39,7 @@ def test_the_papers_convolution_has_the_papers_size_at_28_px():
         (28, 3, 784, (784, 196, 49, 16)),
     ],
 )
-def test_resnet18_is_torchvisions_but_for_its_first_and_last_layer(
+def test_resnet18_equals_torchvisions_except_its_first_and_last_layer(
     side, kernel, first_pixels, stage_pixels
 ):
     model = make_baseline("resnet18", channels=1, side=side, num_classes=10)

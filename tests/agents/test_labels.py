@@ -1,4 +1,4 @@
-"""The label policy draws from its probabilities, on a GPU without a check that could end it."""
+"""The label policy draws from its probabilities; NaN there doesn't end a GPU."""
 
 import pytest
 import torch

@@ -127,7 +127,7 @@ def test_groups_partition_all_parameters(stored):
     assert {*GROUPS, "baseline_network"} == set(groups_of(stored[0]))
 
 
-def test_every_objective_has_a_reference_that_gives_and_weighs_labels_as_its_estimators_do():
+def test_each_reference_matches_its_estimators():
     assert set(REFERENCES) == set(get_args(Objective))
     for estimator in ESTIMATORS.values():
         reference = REFERENCES[estimator.objective]

@@ -108,6 +108,8 @@ def test_retina_and_network_are_those_of_python(env_id, name, html, run_node):
     result = run_node(html, name, canvases=canvases, locations=locations)
     np.testing.assert_array_equal(result("glimpses", np.float32), glimpses.ravel())
     np.testing.assert_allclose(result("logits", np.float32), logits.ravel(), rtol=0, atol=1e-4)
+    expected = torch.as_tensor(logits).softmax(-1).numpy().ravel()
+    np.testing.assert_allclose(result("probabilities", np.float32), expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(result("means", np.float32), means.ravel(), rtol=0, atol=1e-4)
     shown = result("shown", np.uint8).reshape(-1, *canvases.shape[1:])
     np.testing.assert_array_equal(shown, canvases[: len(shown)])
@@ -296,6 +298,9 @@ def test_a_person_draws_and_drags(page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Control+ArrowRight")
     assert page.evaluate(place) == [1, 0]
+    (shown,) = page.evaluate("state.digits.map(({ image, x, y }) => [[...image], x, y])")
+    canvas = np.reshape(page.evaluate("[...view.pixels]"), (60, 60))
+    assert canvas[shown[2] :, shown[1] :][:28, :28].ravel().tolist() == shown[0]
     page.click("#clutter")
     assert page.evaluate("state.clutter.length") == 4
     page.click("#another")
@@ -324,6 +329,7 @@ def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     choose(page, "play")
     assert page.is_disabled("#answers button >> nth=0")
     last, top = page.evaluate("[task().numGlimpses, $('scene').offsetTop]")
+    side = page.evaluate("$('scene').clientWidth")
     drag(page, "#scene", (0.5, 0.5), (0.5, -0.05))  # a press taken back
     assert status(page).startswith(f"Glimpse 1 of {last}.")
     for t in range(2, last + 1):
@@ -355,6 +361,9 @@ def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     text = download.value.path().read_text()
     saved = json.loads(text)
     assert saved["rewards"] == [0] * (last - 1) + [int(rightly)]
+    if not rightly:  # the first click, at (40, 30) px
+        clicked = [2 * 40 / side - 1, 2 * 30 / side - 1]
+        assert saved["locations"][1] == pytest.approx(clicked, abs=2 / side)
     read = "import sys, ram_env as r; e = r.episode_from_json(sys.stdin.read());"
     code = f"{read} print([e.locations.tolist(), e.rewards.tolist()])"
     printed = run_python("-c", code, text=text)

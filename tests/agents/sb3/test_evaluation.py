@@ -174,7 +174,7 @@ def test_another_order_or_number_of_images_is_refused():
         evaluate_sb3(model, make_lanes(**SEQUENTIAL), 0)
 
 
-def test_a_policy_that_diverged_is_said_to_have():
+def test_a_diverged_policy_is_reported():
     model = make_agent("memoryless")
     for weight in model.policy.parameters():
         weight.data.fill_(torch.nan)

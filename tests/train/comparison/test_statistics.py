@@ -86,7 +86,7 @@ def test_with_ties_p_is_that_of_all_permutations():
     assert rank_test(x, y) == pytest.approx((np.abs(sums - sums.mean()) >= far).mean())
 
 
-def test_the_least_p_is_reached_when_all_seeds_are_better_and_nearly_with_one_diverged():
+def test_the_least_p_needs_all_seeds_better_and_one_diverged_seed_barely_raises_it():
     for n in (5, 10):
         assert rank_test(np.arange(n), np.arange(n) + n) == pytest.approx(least_p(n))
     assert (least_p(5), least_p(1)) == (2 / 252, 1)

@@ -53,18 +53,26 @@ def report(run_dir: Path, capsys, **changes) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize(("split", "n"), [("validation", 5000), ("test", 10_000)])
-def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(
-    tmp_path, capsys, split, n
-):
-    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
-    lines = report(run_dir, capsys, split=split)
-    assert LAST_LINE.fullmatch(lines[-1])
-    model, _ = load_run(run_dir)
-    env = gymnasium.make_vec(
+def make_split(split: str) -> gymnasium.vector.VectorEnv:
+    return gymnasium.make_vec(
         "SignpostGlimpse-v0", 500, split=split, order="sequential", action_format="dict"
     )
-    assert lines[-1] == f"{split} {evaluate(model, env, n)}"
+
+
+def test_the_test_split_is_evaluated_whole_when_asked_for(tmp_path, capsys):
+    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
+    model, _ = load_run(run_dir)
+    last = report(run_dir, capsys, split="test", num_passes=1)[-1]
+    assert last == f"test {evaluate(model, make_split('test'), 10_000)}"
+
+
+def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(tmp_path, capsys):
+    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
+    lines, n = report(run_dir, capsys), 5000
+    assert LAST_LINE.fullmatch(lines[-1])
+    model, _ = load_run(run_dir)
+    env = make_split("validation")
+    assert lines[-1] == f"validation {evaluate(model, env, n)}"
     reported = dict(line.split(":", 1) for line in lines if re.search(r":  +error .* images", line))
     names = ["mean location", "sampled location, std 0.25", "mean of 2 first glimpses"]
     assert [*reported] == names

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.training import spread_seed
+from agents.training import cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from ram_env.frozen import FROZEN_SHA256, digest
 from tests.script_helpers import LAST_LINE
@@ -138,6 +138,18 @@ def test_it_learns_and_the_best_validation_is_what_is_kept(tmp_path, capsys):
     errors = [float(match[1]) for match in found if match]
     assert errors[-1] == min(errors)
     assert errors[-1] < 10  # chance: 75
+
+
+def test_the_learning_rate_falls_along_half_a_cosine(tmp_path, capsys, monkeypatch):
+    step, rates = torch.optim.Adam.step, []
+
+    def note(self, closure=None):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", note)
+    train(tmp_path / "run", capsys, total_episodes=128, learning_rate=0.01)
+    assert rates == pytest.approx([cosine_rate(0.01, update / 4) for update in range(4)])
 
 
 def test_its_run_folder_has_what_a_comparison_reads(tmp_path, capsys):

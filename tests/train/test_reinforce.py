@@ -346,7 +346,13 @@ def test_the_last_weights_are_kept_where_asked_for(tmp_path, capsys):
     assert json.loads((tmp_path / "again" / "result.json").read_text()) == result
 
 
-def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(tmp_path, capsys):
+def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(
+    tmp_path, capsys, monkeypatch
+):
+    play, stds = reinforce.play_split, []
+    monkeypatch.setattr(
+        reinforce, "play_split", lambda *w, **k: stds.append(k.get("std")) or play(*w, **k)
+    )
     for name, sampled in (("plain", False), ("sampled", True)):
         train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
     plain, sampled = weights_of(tmp_path / "plain"), weights_of(tmp_path / "sampled")
@@ -355,6 +361,9 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
     assert len(errors) == 2
     assert errors != read_metric(tmp_path / "sampled", "eval/error")
     assert not read_metric(tmp_path / "plain", "eval/error_sampled")
+    config = Config(total_episodes=1280, **SHORT)  # validated after 5 and 10 updates
+    means = [None, None]  # of the run that samples nothing
+    assert stds == [*means, None, config.scheduled_std(4), None, config.scheduled_std(9)]
 
 
 def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys):
@@ -405,6 +414,19 @@ def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys
     first, last = (line for line in lines if "validation error" in line and " left" in line)
     assert lines[-1].split(" %")[0] in first
     assert lines[-1].split(" %")[0] not in last
+
+
+def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(
+    tmp_path, capsys, monkeypatch
+):
+    judge, judged = Training.is_best, []
+    monkeypatch.setattr(
+        Training, "is_best", lambda self, cost, **k: judged.append(cost) or judge(self, cost, **k)
+    )
+    train(tmp_path / "run", capsys, glimpse_cost=0.1)
+    errors, glimpses = (read_metric(tmp_path / "run", f"eval/{k}") for k in ("error", "glimpses"))
+    costs = [error + 10 * number for error, number in zip(errors, glimpses, strict=True)]
+    assert judged == pytest.approx(costs, rel=1e-4)
 
 
 def test_stopping_pays_for_being_right_and_costs_a_price_per_glimpse():

@@ -1,5 +1,7 @@
 """Learning, on tasks whose bounds are known: what the agent needs, and that it is needed."""
 
+from dataclasses import replace
+
 import gymnasium
 import pytest
 import torch
@@ -15,10 +17,8 @@ SOLVING |= {"core": "rnn", "total_episodes": 70_000}
 @pytest.fixture(autouse=True)
 def _two_parts(monkeypatch):
     spec = gymnasium.spec("SignpostGlimpse-v0")  # registered by the trainer's import
-    entry_points = {k: getattr(spec, k) for k in ("entry_point", "vector_entry_point")}
-    gymnasium.register(TWO_PARTS, **entry_points, kwargs={"parts": 2, "num_marks": 2})
-    yield
-    del gymnasium.registry[TWO_PARTS]
+    spec = replace(spec, id=TWO_PARTS, kwargs={"parts": 2, "num_marks": 2})
+    monkeypatch.setitem(gymnasium.registry, TWO_PARTS, spec)
 
 
 def error_after(tmp_path, capsys, **changes) -> float:

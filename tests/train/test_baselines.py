@@ -40,10 +40,10 @@ def cluttered_id() -> Iterator[str]:
     env_id, spec = "BarsGlimpse-v0", gymnasium.spec("MNISTGlimpse-v0")
     keywords = {"dataset": "bars", "canvas_size": 16, "translate": True}
     keywords |= {"num_clutter": 2, "clutter_size": 3}
-    entry_points = {k: getattr(spec, k) for k in ("entry_point", "vector_entry_point")}
-    gymnasium.register(env_id, **entry_points, kwargs=keywords)
-    yield env_id
-    del gymnasium.registry[env_id]
+    with pytest.MonkeyPatch.context() as patch:
+        own = dataclasses.replace(spec, id=env_id, kwargs=keywords)
+        patch.setitem(gymnasium.registry, env_id, own)
+        yield env_id
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -254,20 +254,16 @@ def test_a_run_that_cannot_be_evaluated_is_refused_with_the_reason(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, tiny):
+def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, monkeypatch, tiny):
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, content in tiny.items():
         (raw / name).write_bytes(content)
     spec = gymnasium.spec("MNISTGlimpse-v0")
-    keywords = {**spec.kwargs, "data_dir": str(tmp_path / "data")}
-    entry_points = {name: getattr(spec, name) for name in ("entry_point", "vector_entry_point")}
-    gymnasium.register("ElsewhereGlimpse-v0", **entry_points, kwargs=keywords)
-    try:
-        folder = write_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
-        assert report(folder, capsys, env_id="ElsewhereGlimpse-v0", hindsight=True)
-    finally:
-        del gymnasium.registry["ElsewhereGlimpse-v0"]
+    name, keywords = "ElsewhereGlimpse-v0", {**spec.kwargs, "data_dir": str(tmp_path / "data")}
+    monkeypatch.setitem(gymnasium.registry, name, replace(spec, id=name, kwargs=keywords))
+    folder = write_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
+    assert report(folder, capsys, env_id=name, hindsight=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The label policy draws from its probabilities; NaN there doesn't end a GPU."""
+"""The label policy draws from its probabilities; NaN there doesn't crash a GPU."""
 
 import pytest
 import torch

@@ -51,7 +51,7 @@ def test_the_first_stop_has_the_exact_policy_gradient():
     s = torch.cat([logit[:-1, 0].sigmoid(), torch.ones(1)])
     reach = torch.cat([torch.ones(1), (1 - s[:-1]).cumprod(0)])  # that glimpse t is seen
     (exact,) = torch.autograd.grad(-(reach * s * reward[:, 0]).sum(), logit)
-    torch.testing.assert_close(ours[:, 0] * reach, exact[:, 0])  # later: times the chance
+    torch.testing.assert_close(ours[:, 0] * reach, exact[:, 0])  # times the chance of t
 
 
 def test_stopping_learns_what_backward_induction_finds():

@@ -25,7 +25,6 @@ def test_the_parts_of_training_take_no_longer_than_the_whole():
     del shares["bare matrix products alone"]
     assert len(shares) == 5
     assert min(shares.values()) >= 0
-    assert min(shares[part] for part in ("environment", "forward", "backward")) > 0
 
 
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)

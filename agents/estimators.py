@@ -287,7 +287,7 @@ def outcome_normalised(rollout: Rollout, weights: Weights) -> Terms:
 
 
 def paper_dense_returns(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`paper`'s loss, with each location paid with its gain in log-likelihood.
+    """:func:`paper`'s loss, with each location's gain in log-likelihood as its return.
 
         L = -log p_T - c sum_{t<T} (g_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
 

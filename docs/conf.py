@@ -88,7 +88,7 @@ def setup(app: Sphinx) -> None:
 
 
 def copy_demo(app: Sphinx, exception: Exception | None) -> None:
-    """Copy the page to play with beside the site's pages, if it was built."""
+    """Copy the interactive demo beside the site's pages, if it was built."""
     if exception is None and "demo" in app.tags:
         folder = Path(app.outdir) / "demo"
         folder.mkdir(exist_ok=True)

@@ -70,7 +70,7 @@ import agents
 model, settings = agents.load_pretrained("{name}")
 ```
 
-ram-env's README plays an episode with it. In a checkout,
+In a checkout of ram-env, docs/agents.md plays an episode with it, and
 `python train/export.py {name} --onnx agent.onnx` writes it as ONNX.
 
 **Limits.** Trained on these images only, with one seed: the interval covers the choice of test

@@ -1,4 +1,4 @@
-"""Write the page to play with, one HTML file: `python docs/demo/build.py`.
+"""Write the interactive demo, one HTML file: `python docs/demo/build.py`.
 
 The page watches the published agents, draws for them and plays in their place. It holds their
 weights, rounded to float16, and the first canvases of each validation split, and it needs no

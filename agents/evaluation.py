@@ -93,8 +93,8 @@ def play_split(
 ) -> Beliefs:
     """Show every image of a split ``num_passes`` times and record what the model believes.
 
-    Each pass begins with other first locations. With ``std`` 0 the number of sub-environments
-    changes nothing but rounding; the noise of sampled locations also depends on it.
+    Each pass begins with other first locations. With ``std`` 0 and no random control the
+    number of sub-environments changes nothing but rounding; the noise of locations depends on it.
 
     Args:
         model: In the mode to evaluate it in.

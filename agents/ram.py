@@ -76,7 +76,7 @@ class RAMConfig:
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
         least = dict.fromkeys(("num_classes", "what_size", "where_size", "hidden_size"), 1)
         at_least_0 = ("location_hidden", "conv_features", "initial_std", "state_cap", "stop_hidden")
-        least |= dict.fromkeys(at_least_0, 0)
+        least |= dict.fromkeys((*at_least_0, "num_glimpses"), 0)
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")

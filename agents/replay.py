@@ -36,25 +36,24 @@ class Replay:
     """
 
     def __init__(self, num_rollouts: int, shape: tuple[int, ...], device: torch.device):
-        steps, episodes = shape[:2]
-
-        def zeros(*sizes: int, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(num_rollouts, *sizes, dtype=dtype, device=device)
-
-        self.tensors = {
-            "glimpses": zeros(*shape, dtype=torch.uint8),  # (R, T, N, P, G, G)
-            "locations": zeros(steps, episodes, 2, dtype=torch.float32),
-            "answers": zeros(episodes, dtype=torch.int64),
-            "rewards": zeros(episodes, dtype=torch.float32),
-            "added": torch.zeros((), dtype=torch.int64, device=device),
+        r, (steps, episodes) = num_rollouts, shape[:2]
+        planned = {  # without memory yet
+            "glimpses": torch.empty(r, *shape, dtype=torch.uint8, device="meta"),
+            "locations": torch.empty(r, steps, episodes, 2, device="meta"),
+            "answers": torch.empty(r, episodes, dtype=torch.int64, device="meta"),
+            "rewards": torch.empty(r, episodes, device="meta"),
+            "added": torch.empty((), dtype=torch.int64, device="meta"),
         }
-        size = num_ranks() * sum(part.nbytes for part in self.tensors.values())
+        size = num_ranks() * sum(part.nbytes for part in planned.values())
         if size > MAX_BYTES - _ROOM:
             raise ValueError(
                 f"a replay of {num_rollouts} rollouts of {num_ranks() * episodes} episodes has "
                 f"{size / 2**30:.1f} GiB, and a checkpoint at most {MAX_BYTES / 2**30:.0f}: lower "
                 "replay_size or num_envs"
             )
+        self.tensors = {
+            name: torch.zeros_like(part, device=device) for name, part in planned.items()
+        }
 
     def add(self, glimpses: Tensor, locations: Tensor, answers: Tensor, rewards: Tensor) -> None:
         """Store a rollout: (T, N, P, G, G) in [0, 1], (T, N, 2), (N,) and (N,)."""

@@ -17,7 +17,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import gymnasium
@@ -43,7 +43,7 @@ from agents.training import (
     warmed_up_decay,
 )
 from ram_env import GlimpseVectorEnv, find_task
-from ram_env.tasks import ImageTask
+from ram_env.tasks import ImageTask, Task
 from train.keywords import TaskConfig
 
 
@@ -68,6 +68,11 @@ class Config(TaskConfig):
         """Check every value."""
         super().__post_init__()
         canvas_side(self.env_id, **self.keywords)  # refuses other tasks
+        if unused := sorted(self.keywords.keys() & {field.name for field in fields(Task)}):
+            raise ValueError(
+                f"env_kwargs must leave out {unused}: a network sees the whole canvas once, and is "
+                "told the label"
+            )
         counts = ("total_episodes", "num_envs")
         bounds = {"at least 1": counts, "positive": ("learning_rate",), "in [0, 1)": ("ema",)}
         check_settings(self, bounds)

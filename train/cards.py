@@ -7,11 +7,14 @@ agent's folder as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from agents.estimators import ESTIMATORS
-from agents.runs.files import parse
+from agents.runs.commands import parse_flags, run
+from agents.runs.files import convert, parse
 from agents.runs.hashed import read_hashed, write_hashed
 from agents.runs.loading import PRETRAINED, pretrained_dir, published_names
 from agents.runs.records import RunRecord
@@ -80,6 +83,12 @@ images, not of seeds.
 """
 
 
+class _Settings(msgspec.Struct):
+    env_id: str
+    seed: int
+    estimator: Literal[tuple(ESTIMATORS)]  # pyright: ignore[reportInvalidTypeForm]
+
+
 class _Result(msgspec.Struct):
     error: float
     interval: tuple[float, float]
@@ -100,30 +109,36 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
     folder = PRETRAINED / name
     record = parse(files["config.json"], folder / "config.json", RunRecord)
     result = parse(files["result.json"], folder / "result.json", _Result)
-    settings, data, n = record.config, record.data.partition(" ")[0], result.glimpses
+    settings = convert(record.config, _Settings)
+    data, n = record.data.partition(" ")[0], result.glimpses
     hub = HUB_DATASETS.get(data)
-    sees_label = ESTIMATORS[settings["estimator"]].sees_label
+    sees_label = ESTIMATORS[settings.estimator].sees_label
     card = CARD.format(
         name=name,
-        env_id=settings["env_id"],
+        env_id=settings.env_id,
         datasets=f"datasets:\n- {hub}\n" if hub else "",
-        dataset=hub or settings["env_id"],
+        dataset=hub or settings.env_id,
         error=result.error,
         low=result.interval[0],
         high=result.interval[1],
         total=result.total,
         how="mean location" if n is None else f"own stop, {n:.2f} glimpses on average",
-        estimator=settings["estimator"],
+        estimator=settings.estimator,
         learns=f"the loss {'sees the true label' if sees_label else 'sees the reward, no label'}",
         data=record.data,
         command=record.command,
         commit=record.commit,
-        seed=settings["seed"],
+        seed=settings.seed,
     )
     return card.encode()
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Config:
+    """No settings."""
+
+
+def main(config: Config) -> None:
     """Write all cards and their digests."""
     for name in published_names():
         folder = pretrained_dir(name)
@@ -132,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, lambda arguments: parse_flags(Config, arguments, (__doc__ or "").splitlines()[0]))

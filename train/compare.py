@@ -46,9 +46,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import tyro
-
-from agents.runs.commands import DIVERGED, run
+from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
 from train.comparison import results, search
@@ -90,6 +88,8 @@ class Config(JobConfig):
         super().__post_init__()
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if not self.stages:
+            raise ValueError(f"stages must be some of {', '.join(STAGES)}, got none")
 
 
 class Planned(NamedTuple):
@@ -203,6 +203,10 @@ class Comparison:
     def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, results.Seed | None]]:
         """Run programs, print a line as each ends, and yield what it left: None if it failed."""
         by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
+        for job in by_job:
+            if job.holds_another():
+                advice = "move it away, or choose another --work-dir"
+                raise ValueError(f"{job.folder} holds a run of another command: {advice}")
         with closing(run_jobs(lambda: next(jobs, None), self.config)) as all_ended:
             for count, ended in enumerate(all_ended, 1):
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_words}"
@@ -319,7 +323,7 @@ def refuse_another(what: str, called_as: Any, job: Job) -> None:
 
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line."""
-    return tyro.cli(Config, args=arguments, description=__doc__)
+    return parse_flags(Config, arguments, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ def read_curriculum(name: str, task: Task) -> tuple[Stage, ...]:
             keyword or one that changes more than the scene. The message names file and stage.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if path.parent == FOLDER and not path.exists():
+        known = sorted(each.stem for each in FOLDER.glob("*.toml"))
+        raise ValueError(f"curriculum must be a .toml file or among {known}, got {name!r}")
     stages = read_toml(path, dict[str, tuple[Stage, ...]])
     if stages.keys() != {"stages"} or not stages["stages"]:
         raise ValueError(f"{path} must hold [[stages]] and nothing else, got {sorted(stages)}")

@@ -93,6 +93,8 @@ class Config:
         for path in (self.gif, self.json):
             if path and not path.parent.is_dir():
                 raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
+            if path and path.is_dir():
+                raise ValueError(f"{path} cannot be written: it is a folder")
 
 
 class RunSettings(msgspec.Struct):

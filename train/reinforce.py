@@ -240,13 +240,17 @@ class Config(TaskConfig):
             ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
+                self.shift >= task.side,
+                f"shift must be less than the canvas's {task.side} pixels, got {self.shift}",
+            ),
+            (
                 self.graph and num_ranks() > 1,
                 f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
                 "several GPUs' messages is untested",
             ),
             (
                 not self.learned_std and (self.final_std or 0) > self.std,
-                f"final_std must be at most std={self.std}",
+                f"final_std must be at most std={self.std}, got {self.final_std}",
             ),
             (
                 self.state_cap and self.core != "rnn",

@@ -126,8 +126,7 @@ class Config(TaskConfig):
         check_settings(
             self, {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
         )
-        if self.seed >= 2**32:  # the limit of NumPy's global generator
-            raise ValueError(f"seed must be less than 2**32, got {self.seed}")
+        check_seed(self.seed)
         check_env(self.env_id, **self.keywords)
         if "reward" in self.keywords:
             raise ValueError("env_kwargs must leave out reward: --reward sets it")
@@ -145,6 +144,8 @@ class Config(TaskConfig):
                 f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"
             )
             raise ValueError(f"batch_episodes must divide {whole}, got {self.batch_episodes}")
+        if self.batch_episodes * self.task.num_glimpses < 2:
+            raise ValueError("batch_episodes must be at least 2 where an episode has one glimpse")
 
     @property
     def lane_episodes(self) -> int:
@@ -298,9 +299,15 @@ def check_env(env_id: str, **keywords: Any) -> None:
     task = find_task(env_id, **keywords)
     if task.action_format != "box" or task.allow_stop:
         raise ValueError(
-            "env_id must name a glimpse environment whose actions are a Box of x, y and class "
-            f"scores, without allow_stop, such as MNISTGlimpse-v0, got {env_id!r}"
+            "the environment's actions must be a Box of x, y and class scores, without allow_stop: "
+            f"{env_id} has action_format={task.action_format!r} and allow_stop={task.allow_stop}"
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raise a ValueError if a seed is above the limit of NumPy's global generator."""
+    if seed >= 2**32:
+        raise ValueError(f"seed must be less than 2**32, got {seed}")
 
 
 def make_env(env_id: str, num_envs: int, **keywords: Any) -> GlimpseVectorEnv:

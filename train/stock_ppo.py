@@ -31,7 +31,7 @@ from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, evaluate_sb3
 from agents.sb3.training import raising_divergence
 from agents.training import check_finite, check_settings, validation_updates
-from train.sb3 import check_env, make_env, validate
+from train.sb3 import check_env, check_seed, make_env, validate
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class StockConfig:
         """Check every value before anything is written."""
         check_env(self.env_id)
         check_settings(self, {"at least 1": ("env_steps", "marks"), "at least 0": ("seed",)})
+        check_seed(self.seed)
+        if self.run_dir.exists():
+            raise ValueError(f"{self.run_dir} exists already: choose another with --run-dir")
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,6 @@ def train(
         to_player: What takes the actions there, given the model.
     """
     torch.set_num_threads(1)
-    config.run_dir.mkdir(parents=True)
-    append_rows(config.run_dir / "metrics.csv", [["env_steps", "tag", "value"]])
-    append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
     model = make_model()
     player = to_player(model)
     final_lanes = make_lanes(split=config.final_split, order="sequential")
@@ -146,7 +146,10 @@ def train(
         "sample": final_env.data_is_sample,
         "env_steps": env_steps,
     }
+    config.run_dir.mkdir(parents=True)
     (config.run_dir / "config.json").write_text(json.dumps(settings))
+    append_rows(config.run_dir / "metrics.csv", [["env_steps", "tag", "value"]])
+    append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
     print(f"{env_steps} env steps, in whole rollouts of {rollout}", flush=True)
     lanes = make_lanes(split="validation", order="sequential")
     marks = Marks(config.run_dir, validation_updates(env_steps, config.marks), player, lanes)

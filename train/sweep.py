@@ -28,6 +28,7 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
+import math
 import re
 import shlex
 import sys
@@ -45,7 +46,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 import ram_env
-from agents.runs.commands import DIVERGED, run
+from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.machine import commit, describe_machine
 from train import reinforce
 from train.comparison import search
@@ -116,6 +117,10 @@ class Config(JobConfig):
         for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
             if (value := getattr(self, name)) < (least := int(name in positive)):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= self.poll_seconds < math.inf:
+            raise ValueError(f"poll_seconds must be at least 0, got {self.poll_seconds}")
+        if self.results is not None and self.results.suffix != ".csv":
+            raise ValueError(f"results must end in .csv, got {self.results}")
         ram_env.find_task(self.env_id)  # raises if it isn't a glimpse environment
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"study must be of letters, digits, _, . and -, got {self.name!r}")
@@ -322,7 +327,7 @@ def read_errors(run_dir: Path) -> list[float]:
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line; the words after ``--`` go to the trainings."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    config = tyro.cli(Config, args=arguments[:cut], description=__doc__)
+    config = parse_flags(Config, arguments[:cut], __doc__ or "")
     return replace(config, flags=tuple(arguments[cut + 1 :]))
 
 

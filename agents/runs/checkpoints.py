@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     """Write a checkpoint into a folder, which is returned, and prune others; crashes harm none."""
     path = folder / f"step_{checkpoint.step:08d}"
     files = {f"{group}.safetensors": save(part) for group, part in checkpoint.tensors.items()}
-    write_hashed(path, {**files, "state.json": to_json(dict(checkpoint.state))})
+    write_hashed(path, {**files, "state.json": to_json(dict(checkpoint.state), None)})
     prune_checkpoints(folder, checkpoint.step, keep=keep)
     return path
 
@@ -97,8 +97,8 @@ def load_tensors(content: bytes, path: Path) -> Tensors:
         ) from error
 
 
-def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
-    """Return the tensors of a group; CheckpointError if a name, shape or type is unexpected."""
+def check_like(group: str, tensors: Tensors, expected: Tensors) -> None:
+    """Raise CheckpointError if a name, shape or type of a group's tensors is unexpected."""
 
     def describe(part: Tensor | None) -> str:
         return "absent" if part is None else f"{part.dtype} {tuple(part.shape)}"
@@ -108,7 +108,6 @@ def check_like(group: str, tensors: Tensors, expected: Tensors) -> Tensors:
         if wanted != got:
             file = f"{group}.safetensors belongs to another model or device"
             raise CheckpointError(f"{file}: {name} must be {wanted}, got {got}")
-    return tensors
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -18,13 +19,14 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import gymnasium
 
 from agents import distributed
-from agents.runs.files import convert
+from agents.runs.files import convert, first_line
 from agents.runs.records import printable, read_settings
 from agents.training import check_settings
 
 ConfigT = TypeVar("ConfigT")
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")  # torch's RuntimeErrors
 
 DIVERGED = 3
 """Exit status of a run in which a loss or weight became NaN or infinite."""
@@ -92,21 +94,25 @@ def parse_flags(
     import tyro  # an extra, which importing this module must not need
     from docstring_parser import parse_from_object  # comes with tyro
 
-    if groups is None:
-        return tyro.cli(config_class, args=arguments, description=description)
-    if (resumed := read_resumed(config_class, arguments)) is not None:
+    if groups is not None and (resumed := read_resumed(config_class, arguments)) is not None:
         return resumed
     hints = get_type_hints(config_class, include_extras=True)
-    assert sorted(hints) == sorted(chain(*groups.values()))
+    defaults = {each.name: each.default for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
+    if default is not None:
+        defaults = vars(default)
     bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
     params = [param for base in bases for param in parse_from_object(base).params]
     helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
     def flag(name: str) -> tuple[str, Any, Any]:
         kind = Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))]
-        return name, kind, field(default=getattr(default or config_class, name))
+        return name, kind, field(default=defaults[name])
 
+    if groups is None:
+        flags = make_dataclass("Flags", map(flag, hints))
+        return config_class(**vars(tyro.cli(flags, args=arguments, description=description)))
     # tyro draws one box per nested dataclass
+    assert sorted(hints) == sorted(chain(*groups.values()))
     boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
     nested = [(title, box, field(default=box())) for title, box in boxes.items()]
     flags, flat = make_dataclass("Flags", nested), (tyro.conf.OmitArgPrefixes,)
@@ -121,10 +127,9 @@ class Stopped(SystemExit):
 class Stop:
     """Lets SIGINT (Ctrl-C) and SIGTERM end a run where the run asks for it.
 
-    As a context manager it handles both signals: the first one is :attr:`requested` until
-    :meth:`check`. A Ctrl-C after that ends the process at once; a SIGTERM doesn't, as Slurm sends
-    several. Under torchrun, which passes signals on and ends processes itself after 30 s, neither
-    does.
+    As a context manager it handles both signals: the first one is :attr:`requested`. A Ctrl-C after
+    that ends the process at once; a SIGTERM doesn't, as Slurm sends several. Under torchrun, which
+    passes signals on and ends processes itself after 30 s, neither does.
     """
 
     requested: signal.Signals | None = None
@@ -216,6 +221,10 @@ def run(
         status = DIVERGED
     except (ValueError, OSError, gymnasium.error.Error) as error:
         status = f"error: {printable(str(error))}" if distributed.reports() else 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        status = f"error: out of memory, so make something smaller: {first_line(error)}"
     except SystemExit as error:
         status = error.code
     distributed.leave()

@@ -44,6 +44,8 @@ def _write_and_sync(path: Path, flags: int, content: bytes) -> None:
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents if missing, and wait until they are on the disk."""
     for path in reversed((folder, *folder.parents)):
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"{path} is a file: expected a folder")
         if not path.is_dir():
             path.mkdir(exist_ok=True)
             sync_folder(path.parent)
@@ -62,9 +64,9 @@ def write_whole(path: Path, content: bytes) -> None:
     replace(new, path)
 
 
-def to_json(content: Any) -> bytes:
+def to_json(content: Any, indent: int | None = 2) -> bytes:
     """Return JSON as files hold it; ValueError for NaN, infinity or more than :data:`MAX_TEXT`."""
-    text = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+    text = (json.dumps(content, indent=indent, allow_nan=False) + "\n").encode()
     if len(text) > MAX_TEXT:
         raise ValueError(f"{len(text)} bytes of JSON are more than the {MAX_TEXT} that are read")
     return text
@@ -103,7 +105,10 @@ def read_toml(path: Path, schema: Any = dict[str, Any]) -> Any:
 def read_inline(text: str) -> dict[str, Any]:
     """Return the content of an inline TOML table without its braces: ``a = 1, b = [2, 3]``."""
     try:
-        return tomllib.loads(f"table = {{{text}}}")["table"]
+        match tomllib.loads(f"tables = [{{{text}}}]"):  # which a comment or a new line would break
+            case {"tables": [table], **others} if not others:
+                return table
+        raise ValueError("it is more than one table")
     except (ValueError, RecursionError) as error:
         example = "'object_scale = [0.5, 1.5], num_clutter = 8'"
         raise ValueError(f"expected TOML such as {example}, got {text!r}: {error}") from error

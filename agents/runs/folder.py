@@ -296,9 +296,9 @@ class _NoLog:
 
 def _claim(folder: Path, resume: bool) -> FileLock:
     """Create the folder if necessary and lock it for this process."""
-    if not resume and folder.exists():
+    if not resume and folder.is_dir():
         unclaimed = {"run.lock", "config.json.new"}  # what an interrupted start leaves
-        if not folder.is_dir() or {path.name for path in folder.iterdir()} - unclaimed:
+        if {path.name for path in folder.iterdir()} - unclaimed:
             if not (folder / "config.json").is_file():
                 raise FileExistsError(f"{folder} is not empty: choose another with --run-dir")
             raise FileExistsError(

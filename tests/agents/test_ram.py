@@ -173,6 +173,7 @@ def test_a_sampled_location_is_a_constant_that_teaches_by_its_log_prob_alone(lea
         ({"initial_std": -0.1}, "initial_std"),
         ({"core": "transformer"}, "core"),
         ({"location_hidden": -1}, "location_hidden"),
+        ({"num_glimpses": -3}, "num_glimpses"),
         ({"num_classes": 0}, "num_classes"),
         ({"glimpse_shape": (4, 4)}, "glimpse_shape"),
     ],

@@ -92,6 +92,20 @@ program = "ours"
 space = { rate = [0.1, 0.9] }
 """  # noqa: E501
 
+ELSEWHERE = """
+threshold = 10.0
+algorithms = ["seer"]
+[tasks.more]
+num_glimpses = 7
+env_steps = 3000
+seeds = 1
+trials = 0
+chance_error = 90.0
+threshold = 10.0
+tuned_on = "MNISTGlimpse-v0"
+algorithms = ["tuned"]
+"""
+
 
 class Place:
     """A protocol, its program and its folders, in a scratch directory."""
@@ -258,6 +272,17 @@ def test_results_of_another_protocol_are_refused(tmp_path, old, new):
             main(place.config(algorithms=("fixed",)))
 
 
+def test_an_interrupted_run_of_another_protocol_is_refused_and_stays(tmp_path):
+    place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
+    folder = tmp_path / "work" / "MNISTGlimpse-v0" / "fixed" / "seed_1"
+    (folder / "checkpoints" / "step_1").mkdir(parents=True)
+    folder.with_suffix(".json").write_text(json.dumps({"command": ["python", "another.py"]}))
+    with pytest.raises(ValueError, match="fixed/seed_1 holds a run of another command: move it"):
+        main(place.config(algorithms=("fixed",)))
+    assert (folder / "checkpoints" / "step_1").exists()
+    assert place.calls() == []
+
+
 def test_seeds_wait_for_the_whole_tuning_and_the_hint_keeps_all_flags(
     tmp_path, capsys, monkeypatch
 ):
@@ -345,6 +370,7 @@ def test_the_programs_of_a_comparison_that_was_killed_go_on_and_are_not_run_twic
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"seeds": 3}, "seeds must be at most the protocol's 2, got 3"),
         ({"parallel": 0}, "parallel must be at least 1"),
+        ({"stages": ()}, "stages must be some of tune, run, report, got none"),
         ({}, "another comparison uses .*results"),
     ],
 )
@@ -374,6 +400,8 @@ def test_what_is_not_in_the_protocol_and_a_second_comparison_are_refused(tmp_pat
         ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
         ('program = "ours"', 'program = "theirs"', r"algorithms\.tuned\.program must be among"),
         ("[algorithms.tuned]", "[algorithms.'../tuned']", r"\.\./tuned: Expected `str` m"),
+        ("[tasks.MNISTGlimpse-v0]", "[tasks.'../MNIST']", r"\.\./MNIST: Expected `str` matching"),
+        ("threshold = 10.0\n", ELSEWHERE, r"are tuned on MNISTGlimpse-v0 .*got \['tuned'\]"),
         ("[0.1, 0.9]", "[0.9, 0.1]", r"space\.rate must be \[low, high\]"),
         ("[0.1, 0.9]", "{ choices = [] }", r"algorithms\.tuned: .* at `\$\.space\[...\]\.choices"),
         ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', r"tuned\.tuned_as must be among"),
@@ -699,9 +727,13 @@ def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):
     assert set(seed.result.last) < set(results.BEHAVIOUR)
 
 
-def test_the_naive_first_try_refuses_an_environment_without_glimpses(tmp_path):
+def test_the_naive_first_try_refuses_what_it_could_not_do(tmp_path):
     with pytest.raises(ValueError, match=r"env_id must name a glimpse environment .*CartPole"):
         stock_ppo.Config(tmp_path / "run", "CartPole-v1")
+    with pytest.raises(ValueError, match=f"{tmp_path} exists already: choose another"):
+        stock_ppo.Config(tmp_path)
+    with pytest.raises(ValueError, match=r"seed must be less than 2\*\*32"):
+        stock_ppo.Config(tmp_path / "run", seed=2**32)
 
 
 def test_the_naive_first_try_reports_that_it_diverged(tmp_path, monkeypatch):

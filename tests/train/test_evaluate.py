@@ -275,6 +275,11 @@ def test_a_bad_setting_fails_at_once(name, value):
         Config(Path("run"), **{name: value})
 
 
+def test_numbers_are_not_promised_to_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="cannot be written: it is a folder"):
+        Config(Path("run"), json=tmp_path)
+
+
 def test_it_runs_as_a_command(run_dir):
     command = [sys.executable, SCRIPT, run_dir, "--num-passes", "1", "--threads", "1"]
     run = subprocess.run([*command, "--no-hindsight"], capture_output=True, text=True)

@@ -71,6 +71,9 @@ def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
             "board_size = ",
             r"expected TOML such as 'object_scale = \[0.5, 1.5\].*got 'board_size = '",
         ),
+        ("board_size = 4} # , chain = 2", "expected TOML such as"),  # half of it would be ignored
+        ("board_size = 4}, {chain = 2", "it is more than one table"),
+        ("board_size = 4}]\nx = [{chain = 2", "it is more than one table"),
         ("split = 'test', order = 'random'", r"must leave out \['order', 'split'\]"),
         ("colour = 1", r"has the keywords \[.*'board_size'.*\], got \['colour'\]"),
         ("board_size = 1", "board_size must be a Python int in 2..32, got 1"),
@@ -81,3 +84,5 @@ def test_bad_keywords_are_refused_with_the_reason(keywords, message):
         Config(env_kwargs=keywords, **FLAGS)
     with pytest.raises(ValueError, match="must leave out reward: --reward sets it"):
         train.sb3.Config(env_kwargs="reward = 'dense'")
+    with pytest.raises(ValueError, match=r"must leave out \['num_glimpses', 'reward'\]: a network"):
+        train.baselines.Config(env_kwargs="num_glimpses = 3, reward = 'dense'")

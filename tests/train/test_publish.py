@@ -111,6 +111,10 @@ def test_a_stored_card_is_what_the_code_writes_and_says_how_the_agent_learned(na
     stops = json.loads(files["result.json"]) | {"glimpses": 3.2}
     card = model_card(name, {**files, "result.json": json.dumps(stops).encode()}).decode()
     assert "| test error, own stop, 3.20 glimpses on average |" in card
+    config = json.loads(files["config.json"])
+    config["config"]["estimator"] = "mine"
+    with pytest.raises(ValueError, match="estimator"):
+        model_card(name, {**files, "config.json": json.dumps(config).encode()})
 
 
 @pytest.mark.parametrize("name", ["/tmp/elsewhere", ".", "..", "a/b", "", "A"])

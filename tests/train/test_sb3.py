@@ -260,7 +260,7 @@ def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
 
 @pytest.mark.parametrize("env_id", ["StopGlimpse-v0", "DictGlimpse-v0"])
 def test_an_environment_without_box_actions_is_refused(env_id):
-    with pytest.raises(ValueError, match=f"actions are a Box of x, y and class.*'{env_id}'"):
+    with pytest.raises(ValueError, match=f"actions must be a Box of x, y and class.*{env_id} has"):
         Config(env_id=env_id)
 
 
@@ -274,6 +274,9 @@ def test_a_bad_setting_fails_at_once_except_minibatches_of_a2c(name):
     with pytest.raises(ValueError, match=name):
         Config(**{name: WRONG[name]})
     assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
+    one: Any = {"env_kwargs": "num_glimpses = 1", "batch_episodes": 1}
+    with pytest.raises(ValueError, match="batch_episodes must be at least 2 where an episode has"):
+        Config(**one)
     assert Config(learned_std=True, std=0.04).final_std > 0.04  # which then has no effect
 
 

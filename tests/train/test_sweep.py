@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -294,6 +295,8 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"parallel": 0}, "parallel must be at least 1"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
+        ({"poll_seconds": math.nan}, "poll_seconds must be at least 0, got nan"),
+        ({"results": Path("all.json")}, "results must end in .csv, got all.json"),
         ({"env_id": "Nothing-v0"}, "Nothing"),
         ({"env_id": "CartPole-v1"}, "env_id must name a glimpse environment"),
         ({"study": "../x"}, "study must be of letters"),

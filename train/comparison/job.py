@@ -89,11 +89,18 @@ class Job:
     @property
     def record(self) -> Record:
         """How far it came; a new record if none is there, or that of another command."""
+        stored = self._stored()
+        return stored if stored.command == self.command else Record()
+
+    def holds_another(self) -> bool:
+        """Say whether a start would delete a checkpoint of another command in its folder."""
+        another = self._stored().command not in ((), self.command)
+        return another and self._newest_checkpoint() != ""
+
+    def _stored(self) -> Record:
         with suppress(OSError, ValueError, TypeError, KeyError):
             content = json.loads(self.beside("json").read_text())
-            record = Record(**{**content, "command": tuple(content["command"])})
-            if record.command == self.command:
-                return record
+            return Record(**{**content, "command": tuple(content["command"])})
         return Record()
 
     def is_running(self) -> bool:

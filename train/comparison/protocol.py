@@ -51,7 +51,7 @@ class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
             to choose among them. 0: the best trial is chosen.
     """
 
-    name: str
+    name: Annotated[str, Meta(pattern=r"^\w[\w.:-]*$")]
     num_glimpses: Positive
     env_steps: Positive
     seeds: Positive
@@ -167,6 +167,12 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
         for name, task in self.tasks.items():
             _check_known(f"tasks.{name}.algorithms", task.algorithms, self.algorithms)
             _check_known(f"tasks.{name}.tuned_on", filter(None, [task.tuned_on]), self.tasks)
+        for name, task in self.tasks.items():
+            tuning = self.tuning_task(task)
+            own = [self.algorithms[each.tuned_as or each.name] for each in self.on(task)]
+            wanted = [each.name for each in own if each.space and tuning.trials]
+            entry = f"tasks.{name}.algorithms that are tuned on {tuning.name}"
+            _check_known(entry, wanted, [each.name for each in self.on(tuning)])
         for pair in self.comparisons:
             _check_known("comparisons", pair, self.algorithms)
             if len({self.algorithms[name].feedback for name in pair}) > 1:

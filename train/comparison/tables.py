@@ -104,9 +104,11 @@ def introduction(results: TaskResults) -> list[str]:
         if task.curriculum
         else ""
     )
+    longer = any("num_glimpses" in row.algorithm.flags for row in results.rows)
+    longer = " (rows whose flags change that play as many episodes)" if longer else ""
     return [
-        f"A run's budget is {task.env_steps:,} env steps, {task.num_glimpses} per episode; the "
-        f"protocol asks for {task.seeds} seeds per algorithm{own}. {spread}{curriculum}",
+        f"A run's budget is {task.env_steps:,} env steps, {task.num_glimpses} per episode{longer}; "
+        f"the protocol asks for {task.seeds} seeds per algorithm{own}. {spread}{curriculum}",
         "",
         f"- **error**: error of the stored weights on {' and '.join(splits) or 'the final split'}, "
         "with the policy's mean location and its likeliest label. A seed that diverged counts as "

@@ -73,6 +73,8 @@ def test_resume_and_bad_flags_are_handled_before_the_run(tmp_path):
     assert config.resume == tmp_path
     with pytest.raises(ValueError, match="seed must be at least 0"):
         parse_flags(Config, ["--seed", "-1"], "Train.", groups=GROUPS)
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        parse_flags(Config, ["--rate", "1", "--seed", "-1"], "Train.")
     with pytest.raises(SystemExit):
         parse_flags(Config, ["--colour", "red"], "Train.", groups=GROUPS)
 
@@ -192,6 +194,12 @@ def _own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
         (gymnasium.error.NameNotFound("no `Env`"), "error: no `Env`"),
         (ValueError("unknown setting \x1b[2J"), "error: unknown setting \\x1b[2J"),
         (FloatingPointError("update 3: loss not finite"), DIVERGED),
+        (MemoryError("9 GiB"), "error: out of memory, so make something smaller: 9 GiB"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory\nC++"),
+            "error: out of memory, so make something smaller: DefaultCPUAllocator: can't allocate "
+            "memory",
+        ),
         (KeyError("a bug"), None),
     ],
 )

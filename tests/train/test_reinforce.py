@@ -517,7 +517,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
             {"estimator": "reward_only", "label_temperature": 0.5},
             "label_temperature must be 1 for reward_only, .* got 0.5",
         ),
-        ({"curriculum": "none"}, "none.toml cannot be read"),
+        ({"curriculum": "none"}, "curriculum must be a .toml file or among .* got 'none'"),
         ({"env_kwargs": "reward = 'log_score'"}, "reward must be 'final' or 'dense', .* got 'log"),
         (
             {"estimator": "reward_only", "env_kwargs": "reward = 'dense'"},

@@ -366,6 +366,25 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
     assert stds == [*means, None, config.scheduled_std(4), None, config.scheduled_std(9)]
 
 
+def test_validation_of_the_sampled_policy_samples_labels_at_their_temperature(
+    tmp_path, capsys, monkeypatch
+):
+    play, score = reinforce.play_split, reinforce.score_sampled_labels
+    played: list[Any] = []
+    scored: list[Any] = []
+    monkeypatch.setattr(
+        reinforce, "play_split", lambda *w, **k: played.append(play(*w, **k)) or played[-1]
+    )
+    monkeypatch.setattr(
+        reinforce, "score_sampled_labels", lambda *w: scored.append(w[0]) or score(*w)
+    )
+    how = {"estimator": "outcome", "label_temperature": 0.5, "validate_sampled": True}
+    train(tmp_path / "run", capsys, **how)
+    assert len(scored) == 2
+    assert torch.equal(scored[0].log_p, 2 * played[1].log_p)  # played[0] has mean locations
+    assert torch.equal(scored[1].log_p, 2 * played[3].log_p)
+
+
 def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"validation_images must be at most 5000, .* got 5001"):
         train(tmp_path / "run", capsys, validation_images=5001)

@@ -1,4 +1,4 @@
-"""The programs of the page "Use with other libraries" run."""
+"""The programs of the page "Other libraries" run."""
 
 import re
 import subprocess

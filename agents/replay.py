@@ -52,7 +52,8 @@ class Replay:
                 "replay_size or num_envs"
             )
         self.tensors = {
-            name: torch.zeros_like(part, device=device) for name, part in planned.items()
+            name: torch.zeros(part.shape, dtype=part.dtype, device=device)
+            for name, part in planned.items()
         }
 
     def add(self, glimpses: Tensor, locations: Tensor, answers: Tensor, rewards: Tensor) -> None:

@@ -60,8 +60,8 @@ class RunLogger(Logger):
         super().dump(step)
 
 
-def train_once(model: OnPolicyAlgorithm) -> None:
-    """Make one update: a rollout and the training on it.
+def train_once(model: OnPolicyAlgorithm) -> int:
+    """Make one update, a rollout and the training on it, and return its number of env steps.
 
     It writes no metrics: call ``model.dump_logs`` for that. Diverging outputs raise
     FloatingPointError.
@@ -69,6 +69,7 @@ def train_once(model: OnPolicyAlgorithm) -> None:
     steps = model.n_steps * model.n_envs
     with raising_divergence():
         model.learn(steps, reset_num_timesteps=False, log_interval=sys.maxsize)
+    return steps
 
 
 @contextmanager

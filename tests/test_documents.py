@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ram_env
@@ -14,6 +15,7 @@ from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
 from train.comparison.protocol import read_protocol
 from train.comparison.report import write_reports
+from train.comparison.statistics import mean_interval
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RESULTS.md", "SECURITY.md", "CHANGELOG.md"]
@@ -79,12 +81,23 @@ def test_ci_runs_the_readmes_test_command():
 
 
 def test_the_readmes_errors_are_those_of_the_published_runs():
-    row = r"^\| .* \| (\d\.\d\d) \((\d\.\d\d)-(\d\.\d\d)\) \| \d+ \| \d"
-    listed = re.findall(row, read("README.md"), re.MULTILINE)
+    error = r"\d\.\d\d \(\d\.\d\d-\d\.\d\d\)"
+    row = rf"^\| .* \| ({error}|not run) \| ({error}) \| \d[^|]* \| \d"
+    means, seeds_0 = zip(*re.findall(row, read("README.md"), re.MULTILINE), strict=True)
     results = [json.loads(path.read_text()) for path in PRETRAINED.glob("*/result.json")]
-    published = {tuple(f"{x:.2f}" for x in (r["error"], *r["interval"])) for r in results}
-    assert len(listed) == 4
-    assert set(listed) <= published
+    assert len(seeds_0) == 4
+    assert set(seeds_0) <= {_error(r["error"], *r["interval"]) for r in results}
+    stored = [
+        [json.loads(path.read_text())["error"] for path in row.glob("seed_*/result.json")]
+        for row in (ROOT / "benchmarks/published").glob("*/best-*")
+    ]
+    assert {mean for mean in means if mean != "not run"} == {
+        _error(*mean_interval(np.array(row))) for row in stored if len(row) > 1
+    }
+
+
+def _error(error: float, low: float, high: float) -> str:
+    return f"{error:.2f} ({low:.2f}-{high:.2f})"
 
 
 def test_the_sites_errors_are_those_of_the_published_runs():

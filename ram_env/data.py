@@ -75,10 +75,21 @@ class LabelledImages:
         return read_only(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_split, (self.dataset, self.split, self.data_dir)
+        content = len(self.images), self.num_classes, self.is_sample
+        return _reopen, (self.dataset, self.split, self.data_dir, content, self.source)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LabelledImages":
         return self
+
+
+def _reopen(
+    dataset: str, split: str, data_dir: str | None, content: tuple[Any, ...], source: str
+) -> LabelledImages:
+    """Open the split of a pickle; ValueError if this process finds other data."""
+    opened = open_split(dataset, split, data_dir)
+    if (len(opened.images), opened.num_classes, opened.is_sample) != content:
+        raise ValueError(f"the pickle's data, {source}, are not what is found: {opened.source}")
+    return opened
 
 
 def load_digits(dataset: str, split: str, data_dir: Folder | None = None) -> Pair:

@@ -278,7 +278,7 @@ def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> N
         except _Damage as damage:
             damaged = True
             failures.append(f"  {url} is damaged: {damage}")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # of a bad address, too
             failures.append(f"  {url}: {error or type(error).__name__}")
     reasons = "\n".join(failures)
     if damaged:

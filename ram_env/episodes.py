@@ -128,9 +128,9 @@ class Episodes:
             reward = reward * self._per_lane(active) + 0.0  # 0, not -0
         continues = ~ends if active is None else active & ~ends
         if continues.all():
-            self._location = decision.location
+            self._location[:] = decision.location
         elif continues.any():
-            self._location = xp.library(self._location).where(
+            self._location[:] = xp.library(self._location).where(
                 xp.to_device(continues[:, None], self.device), decision.location, self._location
             )
         self.seen += continues
@@ -195,8 +195,8 @@ class Episodes:
         """Continue where :meth:`get_state` was called; see :func:`ram_env.states.read_state`."""
         read = read_state(state, self.task, self.scenes, self.num_lanes)
         self.keyed, self.seen, self.running = read["keyed"], read["seen"], read["running"]
-        self._keys = to_words(read["key"], self.device)
-        self._episodes = xp.to_device(read["episode"], self.device)
+        self._keys[:] = to_words(read["key"], self.device)
+        self._episodes[:] = xp.to_device(read["episode"], self.device)
         self.prediction[:] = -1
         begun = np.flatnonzero(read["episode"] >= 0)
         if len(begun):

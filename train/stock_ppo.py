@@ -30,7 +30,7 @@ from agents.runs.commands import parse_flags, run
 from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, evaluate_sb3
 from agents.sb3.training import raising_divergence
-from agents.training import check_finite, check_settings, validation_updates
+from agents.training import check_finite, check_settings, spread_seed, validation_updates
 from train.sb3 import check_env, check_seed, make_env, validate
 
 
@@ -135,6 +135,9 @@ def train(
     """
     torch.set_num_threads(1)
     model = make_model()
+    lanes: Any = model.get_env()
+    if lanes.num_envs > 1:  # SB3 seeds lane i with seed + i: adjacent runs would share lanes
+        lanes.seed(spread_seed(config.seed, lanes.num_envs)[0])
     player = to_player(model)
     final_lanes = make_lanes(split=config.final_split, order="sequential")
     final_env: Any = final_lanes.env.unwrapped

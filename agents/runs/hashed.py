@@ -64,11 +64,13 @@ def write_hashed(folder: Path, files: Mapping[str, bytes]) -> None:
 def read_hashed(folder: Path) -> dict[str, bytes]:
     """Return the files that :func:`write_hashed` wrote, by name, after checking every byte.
 
-    The ValueError names a file that is missing, unexpected, changed, too large or a link.
+    The ValueError names a file that is missing, unexpected, changed, too large or a link. Hidden
+    files, which a file manager may leave, are ignored.
     """
     path = _regular(folder / MANIFEST)
     digests = disk.read_json(path, _FolderManifest).files
-    if differing := {each.name for each in folder.iterdir()} - {MANIFEST} ^ digests.keys():
+    names = {each.name for each in folder.iterdir() if not each.name.startswith(".")}
+    if differing := names - {MANIFEST} ^ digests.keys():
         raise ValueError(f"{path} must list the folder's files: {sorted(differing)} differ")
     if (total := sum(digest.bytes for digest in digests.values())) > MAX_BYTES:
         raise ValueError(f"{path} lists {total} bytes, more than {MAX_BYTES}")

@@ -60,8 +60,9 @@ class ManifestCheckpointCallback(BaseCallback):
             old.unlink()
 
 
-def save_sb3(model: BaseAlgorithm, path: Path) -> Path:
+def save_sb3(model: BaseAlgorithm, path: str | Path) -> Path:
     """Write ``model`` to ``path``, a zip of Stable-Baselines3, and its manifest next to it."""
+    path = Path(path)
     content = io.BytesIO()
     model.save(content)
     facts = {"algorithm": type(model).__name__, "env_steps": model.num_timesteps}
@@ -70,7 +71,7 @@ def save_sb3(model: BaseAlgorithm, path: Path) -> Path:
 
 
 def load_sb3(
-    algorithm: type[AlgorithmT], path: Path, *, trust: bool = False, **keywords: Any
+    algorithm: type[AlgorithmT], path: str | Path, *, trust: bool = False, **keywords: Any
 ) -> AlgorithmT:
     """Load a zip of Stable-Baselines3 after checking it against its manifest.
 

@@ -44,11 +44,12 @@ class VectorGlimpseHistory(VectorWrapper):
     | ``time`` | (1,) | share of the episode's glimpses seen, unchanged |
 
     Args:
-        env: Environment with the observations ``glimpse``, ``location`` and ``time``.
+        env: Environment with the NumPy observations ``glimpse``, ``location`` and ``time``.
         num_glimpses: T, the environment's.
 
     Raises:
-        ValueError: If the observation space is another one, or later, if T isn't the environment's.
+        ValueError: If the observations are others or lie on a device, or later, if T isn't the
+            environment's.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], num_glimpses: int):
@@ -56,6 +57,8 @@ class VectorGlimpseHistory(VectorWrapper):
         require_keys(env.single_observation_space, ("glimpse", "location", "time"))
         if num_glimpses < 1:
             raise ValueError(f"num_glimpses must be at least 1, got {num_glimpses}")
+        if device := getattr(env.unwrapped, "device", None):
+            raise ValueError(f"env must return NumPy arrays: make it without device={device!r}")
         self._num_glimpses = num_glimpses
         single: Any = env.single_observation_space
         self.single_observation_space = space = spaces.Dict(

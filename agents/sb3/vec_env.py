@@ -69,7 +69,7 @@ class GlimpseVecEnv(VecEnv):
         differ between lanes raise a ``ValueError``.
         """
         options = self._options[0]
-        if any(other is not options and other != options for other in self._options):
+        if not all(_equal(options, other) for other in self._options[1:]):
             raise ValueError("options must be the same for all lanes, got different ones")
         obs, infos = self.env.reset(seed=self._next_seed(), options=options or None)
         parts = obs.values() if isinstance(obs, dict) else [obs]
@@ -182,6 +182,10 @@ class GlimpseVecEnv(VecEnv):
         if first is not None and seeds == list(range(first, first + self.num_envs)):
             return first
         return seeds
+
+
+def _equal(some: dict[str, Any], others: dict[str, Any]) -> bool:
+    return some.keys() == others.keys() and all(np.array_equal(some[k], others[k]) for k in some)
 
 
 def split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:

@@ -249,6 +249,14 @@ def test_a_registered_dataset_is_loaded_once_and_copied():
         open_split("shapes", "test")
 
 
+def test_a_pickle_is_refused_where_other_data_are_found():
+    register_dataset("shapes", lambda: {"train": shapes_pair(4, 9, 7)})
+    pickled = pickle.dumps(open_split("shapes", "train"))
+    register_dataset("shapes", lambda: {"train": shapes_pair(3, 9, 7)})
+    with pytest.raises(ValueError, match=r"pickle's data, .* 4 images .*are not .* 3 images"):
+        pickle.loads(pickled)
+
+
 def test_images_of_one_colour_are_grey_and_registering_again_replaces():
     register_dataset("shapes", lambda: {"train": shapes_pair(4, 9, 7, 1)})
     train = open_split("shapes", "train")

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import multiprocessing
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +231,13 @@ def test_a_refused_download_says_so(status, cache, serve):
     for part in ("KMNIST", str(cache), url, str(status), "RAM_ENV_DATA", "data_dir"):
         assert part in str(caught.value)
     assert file_names(cache) == set()
+
+
+@pytest.mark.parametrize("address", ["/data/mirror", "example.com/mnist", "http://[bad/x"])
+def test_an_address_that_is_none_is_named(address, cache, monkeypatch):
+    monkeypatch.setenv("RAM_ENV_MIRROR", address)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"  {address}/{TRAIN_IMAGES}.gz: ")):
+        load_digits("KMNIST", "train")
 
 
 def test_a_second_mirror_makes_up_for_the_first(tiny, serve, monkeypatch):

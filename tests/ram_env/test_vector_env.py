@@ -488,6 +488,21 @@ def test_reset_options_may_be_tensors_of_the_device(device):
     assert torch.equal(infos["index"], index)
 
 
+def test_an_env_that_stepped_in_inference_mode_goes_on_outside():
+    envs = [make_vector(device="cpu") for _ in range(2)]
+    actions = torch.zeros(3, envs[0].single_action_space.shape[0])
+    for env, mode in zip(envs, (True, False), strict=True):
+        env.reset(seed=0)
+        with torch.inference_mode(mode):
+            env.step(actions)
+        env.set_state(env.get_state())
+        env.reset()
+        with torch.inference_mode(mode):
+            env.set_state(env.get_state())
+        env.step(actions)
+    assert envs[0].get_state() == envs[1].get_state()
+
+
 def test_options_of_a_masked_reset_are_those_of_its_lanes():
     env = make_vector("toy", 3)
     env.reset(seed=0)

@@ -21,7 +21,7 @@ from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
 from agents.runs.commands import Stop, Stopped
 from agents.runs.folder import RunLog
-from agents.sb3 import load_sb3
+from agents.sb3 import GlimpseVecEnv, load_sb3
 from agents.sb3.training import weights_of
 from tests.script_helpers import LAST_LINE, hide_infos, read_metrics, register_shades
 from train import off_policy, sb3, stock_ppo
@@ -253,6 +253,20 @@ def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
     assert replay.dones[2 : 160 // 8 : 3].all()
     assert read_metrics(run)["eval/error"].keys() == {80, 160}
     assert json.loads((run / "result.json").read_text())["total"] == 40
+
+
+def test_adjacent_seeds_of_an_off_policy_run_share_no_lane(tmp_path, monkeypatch):
+    seeds, reset = [], GlimpseVecEnv.reset
+
+    def noting(env: GlimpseVecEnv) -> Any:
+        seeds.extend(env._seeds if env.num_envs == 8 else ())  # not those of validation
+        return reset(env)
+
+    monkeypatch.setattr(GlimpseVecEnv, "reset", noting)
+    for seed in (0, 1):
+        run = tmp_path / str(seed)
+        off_policy.main(off_policy.Config(run, "ShadesGlimpse-v0", seed, env_steps=8, marks=1))
+    assert len(seeds) == len(set(seeds)) == 2 * 8
 
 
 # What is refused

@@ -66,6 +66,12 @@ def test_damage_to_a_single_file_is_refused_and_the_file_named(file, name, damag
         read_hashed_file(file)
 
 
+def test_a_hidden_file_does_no_harm(folder):
+    content = read_hashed(folder)
+    (folder / ".DS_Store").touch()
+    assert read_hashed(folder) == content
+
+
 def test_what_is_too_large_or_has_another_size_is_refused_unread(folder, file, monkeypatch):
     os.truncate(folder / "best.safetensors", 2**41)  # sparse
     with pytest.raises(ValueError, match=f"has {2**41} bytes, its manifest says 200"):

@@ -54,7 +54,7 @@ def test_a_loaded_model_is_the_one_that_was_saved(trained):
 
 
 def test_a_zip_that_was_changed_or_exchanged_is_refused_unless_trusted(trained, tmp_path):
-    path = save_sb3(make_model(1), tmp_path / "model.zip")
+    path = save_sb3(make_model(1), str(tmp_path / "model.zip"))
     whole, other = path.read_bytes(), (trained[1] / "step_0000000040.zip").read_bytes()
     for content in (whole[:-1], whole[:-1] + b"x", other):
         path.write_bytes(content)

@@ -218,6 +218,9 @@ def test_options_hold_for_one_reset():
     env.set_options([{"index": 1}] * N)
     env.reset()
     assert [info["index"] for info in env.reset_infos] == [1] * N
+    env.set_options([{"index": np.array([4, 2, 0])} for _ in range(N)])
+    env.reset()
+    assert [info["index"] for info in env.reset_infos] == [4, 2, 0]
     env.set_options([{"index": lane} for lane in range(N)])
     with pytest.raises(ValueError, match="same for all lanes"):
         env.reset()

@@ -6,6 +6,8 @@
 # DEVICE=cpu tries the script.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] && PATH="$PWD/.venv/bin:$PATH"
+python -c 'import torch, gymnasium' || exit 1 # without the project's environment
 out="${1:-first_gpu.md}" device="${DEVICE:-cuda}" failed=0
 read -ra tests <<<"${TESTS:-tests}"
 read -ra speed <<<"${SPEED:---lanes 128 512 2048 8192}"

@@ -45,7 +45,11 @@ def find_task(env_id: str, **keywords: Any) -> Task:
             importlib.import_module(module)
         except ImportError as error:
             raise ValueError(f"env_id {env_id!r}: cannot import {module!r}: {error}") from error
-    spec = gymnasium.spec(name)
+    try:
+        spec = gymnasium.spec(name)
+    except gymnasium.error.NameNotFound:  # it names the most similar of all libraries' ids
+        known = ", ".join(TASKS)
+        raise gymnasium.error.NameNotFound(f"{name!r} is not registered; known: {known}") from None
     maker = spec.vector_entry_point
     if isinstance(maker, str):
         maker = load_env_creator(maker)

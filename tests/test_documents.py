@@ -19,6 +19,7 @@ from train.comparison.statistics import mean_interval
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "RESULTS.md", "SECURITY.md", "CHANGELOG.md"]
+ERROR = r"\d+\.\d\d \(\d+\.\d\d-\d+\.\d\d\)"  # and its interval
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 
 
@@ -81,8 +82,7 @@ def test_ci_runs_the_readmes_test_command():
 
 
 def test_the_readmes_errors_are_those_of_the_published_runs():
-    error = r"\d\.\d\d \(\d\.\d\d-\d\.\d\d\)"
-    row = rf"^\| .* \| ({error}|not run) \| ({error}) \| \d[^|]* \| \d"
+    row = rf"^\| .* \| ({ERROR}|not run) \| ({ERROR}) \| \d[^|]* \| \d"
     means, seeds_0 = zip(*re.findall(row, read("README.md"), re.MULTILINE), strict=True)
     results = [json.loads(path.read_text()) for path in PRETRAINED.glob("*/result.json")]
     assert len(seeds_0) == 4
@@ -110,22 +110,22 @@ def test_the_sites_errors_are_those_of_the_published_runs():
         assert errors == [f"{x:.2f}" for x in (result["error"], *result["interval"])]
 
 
-def test_the_errors_of_the_comparison_are_those_of_its_reports():
-    table = r"^\| `?(\w+)`? \|.*?(\d+\.\d\d) \((\d+\.\d\d) to (\d+\.\d\d)\)"
-    report = read("benchmarks/comparison/MNISTGlimpse-v0/report.md")
-    reported = {row[1:] for row in re.findall(table, report, re.MULTILINE)}
-    shown = r"\| (?:label|reward) \| (\d+\.\d\d) \((\d+\.\d\d)-(\d+\.\d\d)\) \|$"
-    listed = re.findall(shown, read("README.md"), re.MULTILINE)
-    assert len(listed) == 7
-    assert set(listed) <= reported
-    worth = read("README.md").partition("**What a label is worth.**")[2].partition("## Start")[0]
-    columns = (r"\| (\d[^|]*) \| [^|]* \|$", r"\| (\d[^|]*) \|$")
-    for column, task in zip(columns, ("cluttered-3M", "cluttered-3M-curriculum"), strict=True):
-        shown = re.findall(column, worth, re.MULTILINE)
-        assert len(shown) >= 3
-        for error in shown:
-            report = read(f"benchmarks/reward_alone/{task}/report.md")
-            assert f"| {error.replace('-', ' to ')} |" in report
+def test_the_readmes_comparison_is_that_of_the_reports():
+    columns = (
+        ("comparison/MNISTGlimpse-v0", "reward_alone/mnist-1500k"),
+        ("reward_alone/cluttered-3M-curriculum",),
+        ("reward_alone/cluttered-3M",),
+    )
+    of_row = rf"^\| (?:the )?`?(\w+)[`'].* \| ({ERROR}|not run) \| ({ERROR}|not run) \|$"
+    rows = re.findall(of_row, read("README.md"), re.MULTILINE)
+    plain = re.findall(rf"`(\w+)` ({ERROR})", read("README.md"))
+    assert len(rows) == 7
+    assert len(plain) == 3
+    listed = [(name, error, columns[i]) for name, *of in rows for i, error in enumerate(of)]
+    for name, error, tasks in listed + [(*each, columns[2]) for each in plain]:
+        reports = "".join(read(f"benchmarks/{task}/report.md") for task in tasks)
+        reported = re.findall(rf"^\| {name} \|[^|]*\|[^|]*\| ([^|]*) \|", reports, re.MULTILINE)
+        assert error == "not run" or error.replace("-", " to ") in reported, name
 
 
 @pytest.mark.parametrize("protocol", ["comparison", "reward_alone", "published", "signpost_dials"])

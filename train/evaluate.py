@@ -146,8 +146,9 @@ def main(config: Config) -> None:
     protocols = {
         "mean location": by_glimpse[-1],
         f"sampled location, std {of_axes}": score_by_glimpse(sampled)[-1],
-        f"mean of {config.num_passes} first glimpses": score_mean_of_passes(beliefs),
     }
+    if config.num_passes > 1:
+        protocols[f"mean of {config.num_passes} first glimpses"] = score_mean_of_passes(beliefs)
     at_stop, glimpses = score_at_stop(beliefs)
     if beliefs.stop_logits is not None:
         protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
@@ -164,7 +165,9 @@ def main(config: Config) -> None:
     }
 
     # Report
-    print(f"Mean location: error of one pass, other columns over {config.num_passes} passes")
+    passes = "" if config.num_passes == 1 else f", other columns over {config.num_passes} passes"
+    print(f"Mean location: error of one pass{passes}. Fovea: the finest patch; bits: information")
+    print("about the true label, gained by the glimpse\n")
     print(table(by_glimpse, diagnosis), end="\n\n")
     for protocol, score in protocols.items():
         print(f"{protocol + ':':36}{score}")
@@ -196,7 +199,7 @@ def main(config: Config) -> None:
             **diagnosis,
         }
         config.json.write_text(json.dumps(portable(report, run_dir), indent=2) + "\n")
-    print(f"\n{config.split} {by_glimpse[-1]}")
+    print(f"\n{config.split} {at_stop}")
 
 
 def make_env(
@@ -224,9 +227,11 @@ def check_fit(
         )
     if trained_on_sample not in (None, env.data_is_sample):
         data = ("the full data", "the sample of digits")
+        advice = "" if trained_on_sample else ". Set RAM_ENV_DATA to a folder with MNIST/raw"
         raise ValueError(
             f"the run was trained on {data[trained_on_sample]}, but the data found here are "
-            f"{data[env.data_is_sample]}, which shares images with it: the error would be too low"
+            f"{data[env.data_is_sample]}, which shares images with it: the error would be too "
+            f"low{advice}"
         )
 
 

@@ -101,7 +101,7 @@ class Config(JobConfig):
     work_dir: Path = Path("runs/sweep")
     """Folder for the runs of each study, and for the journal by default."""
     results: Path | None = None
-    """CSV file of the report; by default benchmarks/sweeps/STUDY.csv."""
+    """CSV file of the report; by default STUDY.csv in the work_dir."""
     report: bool = False
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
@@ -250,7 +250,7 @@ def main(config: Config) -> None:
         reference = "not finished" if default is None else f"{default.value:.2f} %"
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
         lines = [line, command]
-    report = config.results or Path("benchmarks/sweeps") / f"{config.name}.csv"
+    report = config.results or config.work_dir / f"{config.name}.csv"
     search.write_report(study, report, command)
     print(report, *lines, sep="\n")
     if failures:

@@ -152,10 +152,14 @@ def _own_signals():
         signal.signal(each, handler)
 
 
-def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path):
+def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path, capsys):
     place = Place(tmp_path)
     main(place.config())
-    calls = place.calls()
+    calls, said = place.calls(), capsys.readouterr().out
+    assert re.findall(r"(\d) runs begin or go on in (.*)", said) == [
+        ("5", str(tmp_path / "work")),
+        ("2", str(tmp_path / "work")),
+    ]
     trials = results.read_trials(tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv")
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
     assert trials[0].settings == {}
@@ -169,6 +173,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert sizes == ["test 3000 10"] * 2 + ["validation 1000 1"] * 5  # a third of the budget
     main(place.config())
     assert place.calls() == []
+    assert f"all runs are stored in {tmp_path / 'results'}: " in capsys.readouterr().out
     (tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "seed_1" / "result.json").unlink()
     main(place.config())
     assert place.calls() == expected[1:]
@@ -641,7 +646,7 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
 
 def test_the_published_rows_are_the_presets_at_their_own_budgets():
     settings = settings_of("published")
-    assert set(settings) == {*reinforce.PRESETS, "without-convolutions"}
+    assert set(settings) == {*reinforce.PRESETS, "without-convolutions", "every-size"}
     for name in reinforce.PRESETS:
         task, row = settings[name]
         preset = asdict(reinforce.parse(["--preset", name]))

@@ -85,6 +85,19 @@ def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(tmp_pat
     assert first != others[0]  # the third equals the first: a board's first glimpse is given
 
 
+def test_the_last_line_of_an_agent_that_stops_is_its_error_there(tmp_path, capsys):
+    config = RAMConfig((3, 4, 4), 4, hidden_size=8, stop_hidden=4)
+    folder = write_run(tmp_path / "run", config)
+    weights = load_file(folder / "best.safetensors")
+    weights["stop_network.2.bias"][:] = 100
+    save_file(weights, folder / "best.safetensors")
+    lines = report(folder, capsys)
+    (own,) = (line for line in lines if line.startswith("own stop, 1.00 glimpses on average:"))
+    assert lines[-1] == f"validation {own.partition(':')[2].strip()}"
+    (first,) = (row.split()[1] for row in lines if re.match(r" +1 ", row))
+    assert f"error {first} %" in lines[-1]
+
+
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
     folder = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
     weights = load_file(folder / "best.safetensors")

@@ -95,7 +95,7 @@ def _report(each: Submitted) -> Ended:
             output, before = each.handle.paths.stdout, 0  # submitit's
     text = output.read_bytes()[before:] if output.exists() else b""
     lines = text.decode(errors="replace").splitlines()
-    lines = ["nothing printed", *filter(str.strip, lines)]
+    lines = ["nothing printed", *(line for line in lines if any(map(str.isalnum, line)))]
     errors = [k for k, line in enumerate(lines) if line.startswith("error: ")] or [-1]
     first = errors[-1] if record.status else -1  # a message may have several lines
     last_words = "\n".join(lines[first:]).strip()

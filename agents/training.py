@@ -246,8 +246,8 @@ def choose_bf16(wanted: bool, device: torch.device, log: Any) -> bool:
         has = device.type != "cpu" or any(abilities.get(name) for name in _CPU_BFLOAT16)
     name = on_first(lambda: log.decide("dtype", "bfloat16" if wanted and has else "float32"))
     if wanted and name == "float32":
-        where = "the run began on hardware" if has else "this hardware is"
-        log.say(f"bf16: {where} without bfloat16, so the run computes in float32")
+        why = "the run began on hardware without bfloat16" if has else "this hardware has none"
+        log.say(f"bf16: {why}, so the run computes in float32")
     return name == "bfloat16"
 
 

@@ -6,8 +6,9 @@
 # DEVICE=cpu tries the script.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ -x .venv/bin/python ] && PATH="$PWD/.venv/bin:$PATH"
-python -c 'import torch, gymnasium' || exit 1 # without the project's environment
+works() { python -c 'import torch, gymnasium' 2>/dev/null; }
+works || PATH="$PWD/.venv/bin:$PATH"
+works || { echo "activate the project's environment first: see README.md" >&2 && exit 1; }
 out="${1:-first_gpu.md}" device="${DEVICE:-cuda}" failed=0
 read -ra tests <<<"${TESTS:-tests}"
 read -ra speed <<<"${SPEED:---lanes 128 512 2048 8192}"

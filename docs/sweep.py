@@ -1,4 +1,4 @@
-"""Draw a sweep: `python docs/sweep.py benchmarks/sweeps/ENV_ID.csv FIGURE.png`."""
+"""Draw a sweep: `python docs/sweep.py runs/sweep/ENV_ID.csv FIGURE.png`."""
 
 from pathlib import Path
 

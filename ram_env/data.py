@@ -85,10 +85,13 @@ class LabelledImages:
 def _reopen(
     dataset: str, split: str, data_dir: str | None, content: tuple[Any, ...], source: str
 ) -> LabelledImages:
-    """Open the split of a pickle; ValueError if this process finds other data."""
+    """Open the split of a pickle; ValueError if its number of images or classes is another here."""
     opened = open_split(dataset, split, data_dir)
     if (len(opened.images), opened.num_classes, opened.is_sample) != content:
-        raise ValueError(f"the pickle's data, {source}, are not what is found: {opened.source}")
+        raise ValueError(
+            f"the pickle is of {source}, but this process finds {opened.source}: give it the same "
+            "RAM_ENV_DATA, data_dir or registered loader"
+        )
     return opened
 
 

@@ -48,8 +48,8 @@ def find_task(env_id: str, **keywords: Any) -> Task:
     try:
         spec = gymnasium.spec(name)
     except gymnasium.error.NameNotFound:  # it names the most similar of all libraries' ids
-        known = ", ".join(TASKS)
-        raise gymnasium.error.NameNotFound(f"{name!r} is not registered; known: {known}") from None
+        advice = f"known: {', '.join(TASKS)}; or name the module that registers it: module:{name}"
+        raise gymnasium.error.NameNotFound(f"{name!r} is not registered; {advice}") from None
     maker = spec.vector_entry_point
     if isinstance(maker, str):
         maker = load_env_creator(maker)

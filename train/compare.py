@@ -195,8 +195,8 @@ class Comparison:
                     yield exit_status(seed)
                 else:
                     planned.append(each)
-        if ready and not planned:
-            print(f"all runs are stored in {self.results}: --results FOLDER repeats them")
+        if len(ready) == len(self.algorithms) and not planned:
+            print(f"all runs are stored in {self.results}: another --results FOLDER repeats them")
         for each, seed in self.run(planned):
             if seed is not None:
                 results.write_seed(each.kept, seed)
@@ -210,7 +210,7 @@ class Comparison:
                 advice = "move it away, or choose another --work-dir"
                 raise ValueError(f"{job.folder} holds a run of another command: {advice}")
         if planned:
-            print(f"{len(planned)} runs begin or go on in {self.config.work_dir}", flush=True)
+            print(f"runs to do in {self.config.work_dir}: {len(planned)}", flush=True)
         with closing(run_jobs(lambda: next(jobs, None), self.config)) as all_ended:
             for count, ended in enumerate(all_ended, 1):
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_words}"

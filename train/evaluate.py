@@ -2,7 +2,7 @@
 
 Papers report three different protocols, so they are kept apart. The report adds what the agent does
 with its glimpses and, on request, an animation and locations chosen in hindsight. The last line is
-the error of the first protocol: mean locations, every image once.
+the error with mean locations, every image once; an agent that stops is scored at its own stop.
 """
 
 from __future__ import annotations

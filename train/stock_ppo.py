@@ -135,9 +135,9 @@ def train(
     """
     torch.set_num_threads(1)
     model = make_model()
-    lanes: Any = model.get_env()
-    if lanes.num_envs > 1:  # SB3 seeds lane i with seed + i: adjacent runs would share lanes
-        lanes.seed(spread_seed(config.seed, lanes.num_envs)[0])
+    trained: Any = model.get_env()
+    if trained.num_envs > 1:  # SB3 seeds lane i with seed + i: adjacent runs would share lanes
+        trained.seed(spread_seed(config.seed, trained.num_envs)[0])
     player = to_player(model)
     final_lanes = make_lanes(split=config.final_split, order="sequential")
     final_env: Any = final_lanes.env.unwrapped

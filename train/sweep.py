@@ -99,7 +99,7 @@ class Config(JobConfig):
     journal: Path | None = None
     """File that holds the study; by default ENV.journal in the work_dir."""
     work_dir: Path = Path("runs/sweep")
-    """Folder for the runs of each study, and for the journal by default."""
+    """Folder for the runs of each study and, by default, for the journal and the report."""
     results: Path | None = None
     """CSV file of the report; by default STUDY.csv in the work_dir."""
     report: bool = False

@@ -53,8 +53,8 @@ class RunConfig:
     run_dir: Path | None = None
     """Folder to write the run to; by default a new one below runs/."""
     resume: Path | None = None
-    """Folder of a run to resume with its own settings; takes no other flag than the run's
-    --env-id."""
+    """Folder of a run to resume with its own settings; no other flag but the run's
+    --env-id is allowed."""
     final_split: Literal["test", "validation", "none"] = "test"
     """Split to evaluate once, at the end, with the stored weights; none skips this."""
     num_validations: int = 12

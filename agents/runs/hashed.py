@@ -69,8 +69,9 @@ def read_hashed(folder: Path) -> dict[str, bytes]:
     """
     path = _regular(folder / MANIFEST)
     digests = disk.read_json(path, _FolderManifest).files
-    names = {each.name for each in folder.iterdir() if not each.name.startswith(".")}
-    if differing := names - {MANIFEST} ^ digests.keys():
+    names = {each.name for each in folder.iterdir()} - {MANIFEST}
+    names = {name for name in names if not name.startswith(".") or name in digests}
+    if differing := names ^ digests.keys():
         raise ValueError(f"{path} must list the folder's files: {sorted(differing)} differ")
     if (total := sum(digest.bytes for digest in digests.values())) > MAX_BYTES:
         raise ValueError(f"{path} lists {total} bytes, more than {MAX_BYTES}")

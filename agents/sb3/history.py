@@ -48,8 +48,8 @@ class VectorGlimpseHistory(VectorWrapper):
         num_glimpses: T, the environment's.
 
     Raises:
-        ValueError: If the observations are others or lie on a device, or later, if T isn't the
-            environment's.
+        ValueError: If the observations are others or, later, if they aren't NumPy arrays or T
+            isn't the environment's.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], num_glimpses: int):
@@ -57,8 +57,6 @@ class VectorGlimpseHistory(VectorWrapper):
         require_keys(env.single_observation_space, ("glimpse", "location", "time"))
         if num_glimpses < 1:
             raise ValueError(f"num_glimpses must be at least 1, got {num_glimpses}")
-        if device := getattr(env.unwrapped, "device", None):
-            raise ValueError(f"env must return NumPy arrays: make it without device={device!r}")
         self._num_glimpses = num_glimpses
         single: Any = env.single_observation_space
         self.single_observation_space = space = spaces.Dict(
@@ -76,6 +74,9 @@ class VectorGlimpseHistory(VectorWrapper):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Begin new episodes; lanes that a ``reset_mask`` leaves out keep theirs."""
         obs, infos = self.env.reset(seed=seed, options=options)
+        if not isinstance(glimpse := obs["glimpse"], np.ndarray):
+            kind = type(glimpse).__name__
+            raise ValueError(f"env must return NumPy arrays, got {kind}: make it without device")
         return self._observe(obs), infos
 
     def step(self, actions: Any) -> Any:

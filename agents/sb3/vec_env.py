@@ -69,7 +69,7 @@ class GlimpseVecEnv(VecEnv):
         differ between lanes raise a ``ValueError``.
         """
         options = self._options[0]
-        if not all(_equal(options, other) for other in self._options[1:]):
+        if not all(other is options or _equal(options, other) for other in self._options[1:]):
             raise ValueError("options must be the same for all lanes, got different ones")
         obs, infos = self.env.reset(seed=self._next_seed(), options=options or None)
         parts = obs.values() if isinstance(obs, dict) else [obs]

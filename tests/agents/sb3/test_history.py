@@ -140,8 +140,8 @@ def test_another_number_of_glimpses_is_refused(wrong):
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="num_glimpses must be at least 1, got 0"):
         VectorGlimpseHistory(make_vector(), 0)
-    with pytest.raises(ValueError, match="make it without device='cpu'"):
-        VectorGlimpseHistory(make_vector(device="cpu"), 3)
+    with pytest.raises(ValueError, match="must return NumPy arrays, got Tensor: make it without"):
+        VectorGlimpseHistory(make_vector(device="cpu"), 3).reset()
     with pytest.raises(ValueError, match="observation_space must be a Dict with glimpse"):
         VectorGlimpseHistory(gym.make_vec("CartPole-v1", 2), 3)
     with pytest.raises(ValueError, match="observation_space must be a Dict with glimpses"):

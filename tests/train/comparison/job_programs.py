@@ -26,6 +26,9 @@ signal.signal(signal.SIGTERM, stop)
 if "complains" in does and not step:
     (checkpoints / "step_1").touch()
     sys.exit("error: not this time")
+if "frames" in does:
+    print("told\\n------")
+    sys.exit(2)
 for step in range(step, 8 if "late" in does else 3):
     if step == 1 and not (here / "lives").exists():
         for number in [os.getppid()] * ("is lost" in does) + [os.getpid()] * ("dies" in does):

@@ -93,6 +93,11 @@ def test_a_job_is_not_blamed_for_what_it_printed_before_it_was_resumed(place):
     assert (ended.status, ended.last_words) == (-9, "nothing printed")
 
 
+def test_the_last_words_of_a_job_are_words(place):
+    (ended,) = run(place, place.job("a", "frames"))
+    assert (ended.status, ended.last_words) == (2, "told")
+
+
 def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):
     words = [sys.executable, "-c", DRIVER, str(place.folder)]
     with subprocess.Popen(words) as driver:

@@ -166,8 +166,8 @@ def main(config: Config) -> None:
 
     # Report
     passes = "" if config.num_passes == 1 else f", other columns over {config.num_passes} passes"
-    print(f"Mean location: error of one pass{passes}. Fovea: the finest patch; bits: information")
-    print("about the true label, gained by the glimpse\n")
+    print(f"Mean location: error of one pass{passes}")
+    print("Fovea: the finest patch. Bits: information about the true label that a glimpse adds\n")
     print(table(by_glimpse, diagnosis), end="\n\n")
     for protocol, score in protocols.items():
         print(f"{protocol + ':':36}{score}")

@@ -172,6 +172,8 @@ class Comparison:
                     path = each.kept.with_name(f"{each.phase}.csv")
                     results.write_trials(path, [*results.read_trials(path), trial])
                 yield exit_status(seed)
+        if not tried and any(self.task.for_algorithm(each).trials for each in self.algorithms):
+            print(f"all trials are stored in {self.results}: another --results FOLDER repeats them")
 
     def run_seeds(self) -> Iterator[int]:
         """Run the missing seeds, the first of all algorithms first; yield their exit statuses."""

@@ -171,7 +171,10 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert sizes == ["test 3000 10"] * 2 + ["validation 1000 1"] * 5  # a third of the budget
     main(place.config())
     assert place.calls() == []
-    assert f"all runs are stored in {tmp_path / 'results'}: " in capsys.readouterr().out
+    stored = f"are stored in {tmp_path / 'results'}: "
+    said = capsys.readouterr().out
+    assert f"all trials {stored}" in said
+    assert f"all runs {stored}" in said
     (tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "seed_1" / "result.json").unlink()
     main(place.config())
     assert place.calls() == expected[1:]

@@ -32,6 +32,9 @@ from torch import Tensor
 from agents import losses
 from agents.losses import baseline_loss, reinforce_loss, reward_to_go
 
+MAX_LOG_ODDS = 9.0
+"""Log-odds up to which ``dense_log_odds`` pays for evidence: p = 0.9999."""
+
 Objective = Literal[
     "log-likelihood", "reward, last glimpse", "reward, every glimpse", "sampled reward"
 ]
@@ -43,6 +46,7 @@ class Rollout:
 
     Attributes:
         label_log_prob: log p_t of the true label.
+        label_log_odds: log p_t - log(1 - p_t) of the true label, without a gradient.
         prediction_log_prob: Log-probability of the label that the agent gave.
         answer_log_prob: log p_t(a).
         other_log_prob: log(1 - p_t(a)), without cancellation where p_t(a) is near 1.
@@ -56,6 +60,7 @@ class Rollout:
     """
 
     label_log_prob: Tensor
+    label_log_odds: Tensor
     prediction_log_prob: Tensor
     answer_log_prob: Tensor
     other_log_prob: Tensor
@@ -87,8 +92,10 @@ class Rollout:
         of_label, of_prediction, of_answer = of_classes
         rest = log_p.scatter(2, answer[..., None], -math.inf)  # (T, N, K)
         q = rest[-1].detach().softmax(1)  # (N, K)
+        wrong = log_p.detach().scatter(2, classes[0][..., None], -math.inf)  # (T, N, K)
         return cls(
             label_log_prob=of_label,
+            label_log_odds=of_label.detach() - wrong.logsumexp(2),
             prediction_log_prob=of_prediction,
             answer_log_prob=of_answer,
             other_log_prob=rest.logsumexp(2),
@@ -206,6 +213,23 @@ def dense(rollout: Rollout, weights: Weights) -> Terms:
         Ours; Ba et al. (2015), arXiv:1412.7755, pay with the last log-likelihood.
     """
     returns = _gain(rollout, weights)
+    return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
+
+
+def dense_log_odds(rollout: Rollout, weights: Weights) -> Terms:
+    """As :func:`dense`, but pay each location with its gain in the label's log-odds.
+
+        o_t = log(p_t / (1 - p_t)) / 9, limited to [-1, 1], in place of log p_t in g_t
+
+    A log-likelihood has nothing left to gain where p_t is near 1, so an agent that is paid with it
+    stops looking for evidence. Log-odds have, up to p_t = 0.9999.
+
+    Source:
+        Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
+        weighing of evidence".
+    """
+    log_odds = (rollout.label_log_odds / MAX_LOG_ODDS).clamp(-1, 1)
+    returns = losses.dense_returns(log_odds, weights.discount)
     return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
 
 
@@ -347,6 +371,7 @@ ESTIMATORS = {
     "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", **_DETACHED),
     "leave_one_out": Estimator(leave_one_out, "reward, every glimpse", needs_rollouts=True),
     "dense": Estimator(dense, "log-likelihood"),
+    "dense_log_odds": Estimator(dense_log_odds, "log-likelihood"),
     "dense_exact": Estimator(dense_exact, "log-likelihood"),
     "reward_only": Estimator(reward_only, "sampled reward", **_REWARD),
     "reward_only_no_baseline": Estimator(reward_only_no_baseline, "sampled reward", **_REWARD),

@@ -13,6 +13,7 @@ DENSE = ("dense", "dense_last_glimpse", "dense_not_normalised", "paper_dense_ret
 NORMALISED = (
     "dense",
     "dense_last_glimpse",
+    "dense_log_odds",
     "dense_terminal_reward",
     "outcome_normalised",
     "paper_normalised",
@@ -45,6 +46,8 @@ def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
     log_p = rollout.label_log_prob.detach()
     if name in DENSE:
         return dense_returns(log_p, 0.5)
+    if name == "dense_log_odds":
+        return dense_returns(rollout.label_log_odds.detach() / 9, 0.5)
     if name == "dense_exact":
         return exact_dense_returns(log_p, torch.full((NUM_STEPS,), 1 / NUM_STEPS))
     if name in OUTCOME:
@@ -95,7 +98,8 @@ def test_the_baseline_is_drawn_to_the_returns(name):
 @pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if not e.sees_label])
 def test_a_reward_only_estimator_never_looks_at_the_label(name):
     rollout = make_rollout()
-    other = replace(rollout, label_log_prob=torch.full((NUM_STEPS, NUM_ENVS), torch.nan))
+    unknown = torch.full((NUM_STEPS, NUM_ENVS), torch.nan)
+    other = replace(rollout, label_log_prob=unknown, label_log_odds=unknown)
     assert torch.equal(loss_of(name, rollout), loss_of(name, other))
 
 
@@ -127,6 +131,7 @@ def test_the_classifier_learns_at_every_glimpse_alike_or_at_the_last_alone(name)
         ("paper_dense_returns", "paper", {"policy", "baseline"}),
         ("paper_normalised", "paper", {"policy"}),
         ("dense_last_glimpse", "dense", {"classifier"}),
+        ("dense_log_odds", "dense", {"policy", "baseline"}),
         ("dense_terminal_reward", "dense", {"policy", "baseline"}),
         ("dense_not_normalised", "dense", {"policy"}),
         ("outcome_normalised", "outcome", {"policy"}),
@@ -170,6 +175,7 @@ def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
     ]
     rollout = Rollout.from_steps(torch.tensor([0]), 0.5, steps)
     assert rollout.label_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
+    assert rollout.label_log_odds.exp().flatten().tolist() == pytest.approx([1 / 3, 1])
     assert rollout.prediction_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
     assert rollout.answer_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
     assert rollout.other_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])

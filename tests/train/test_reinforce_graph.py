@@ -32,6 +32,7 @@ MORE: dict[str, dict[str, Any]] = {  # by estimator, what else can differ
     "every_glimpse": {"locations": "random", "see_time": True},
     "leave_one_out": {"locations": "learned", "num_rollouts": 4},
     "dense": {"locations": "raster", "see_time": True},
+    "dense_log_odds": {"core": "gru", "bf16": True},
     "dense_exact": {"locations": "oracle", "see_time": True},
     "reward_only": {"optimizer": "sgd", "final_std": None, "num_rollouts": 4},
     "reward_only_no_baseline": {"env_id": "Toy-v0", "validation_images": 40},

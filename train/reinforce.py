@@ -117,7 +117,7 @@ class Config(TaskConfig):
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 512
     """Number of episodes played in parallel, over all processes: the batch of one update."""
-    estimator: Literal[tuple(ESTIMATORS)] = "dense"  # pyright: ignore[reportInvalidTypeForm]
+    estimator: Literal[tuple(ESTIMATORS)] = "dense_log_odds"  # pyright: ignore[reportInvalidTypeForm]
     """How the agent learns from an episode: see agents/estimators.py."""
     num_rollouts: int = 1
     """How often each image is played, with any estimator; leave_one_out needs at least 2. Must

@@ -602,7 +602,7 @@ def test_the_class_of_the_published_rows_is_that_of_their_estimators(protocol):
         assert algorithm.binary_reward == (estimator is not None and estimator.binary_reward)
 
 
-def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_the_default():
+def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_dense():
     settings = {name: each for name, (_, each) in settings_of("ladder").items()}
 
     def differing(row: str, base: str) -> set[str]:
@@ -624,7 +624,9 @@ def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
             for algorithm in PROTOCOLS[name].on(task):
                 command = comparison.plan(task, algorithm, 0, {}).job.command
                 if command[1] == "train/reinforce.py":
-                    assert {"--optimizer", "--num-envs", "--learning-rate"} <= set(command)
+                    assert {"--estimator", "--optimizer", "--num-envs", "--learning-rate"} <= set(
+                        command
+                    )
 
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():
@@ -647,7 +649,7 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
 
 def test_the_published_rows_are_the_presets_at_their_own_budgets():
     settings = settings_of("published")
-    assert set(settings) == {*reinforce.PRESETS, "without-convolutions", "every-size"}
+    assert set(settings) == {*reinforce.PRESETS, "every-size"}
     for name in reinforce.PRESETS:
         task, row = settings[name]
         preset = asdict(reinforce.parse(["--preset", name]))
@@ -696,7 +698,7 @@ def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it
     text = PROTOCOL.with_name("other_data.toml").read_text()
     place = Place(tmp_path)
     (tmp_path / "protocol.toml").write_text(text.replace("14_000_000", "896"))
-    changes = {"algorithms": ("dense",), "seeds": 1, "stages": ("run",)}
+    changes = {"algorithms": ("dense_log_odds",), "seeds": 1, "stages": ("run",)}
     with pytest.raises(SystemExit, match="1"):
         main(place.config(task="kmnist", **changes))
     said = capsys.readouterr().out

@@ -618,15 +618,14 @@ def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_d
 
 
 def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
+    pinned = {"--estimator", "--optimizer", "--num-envs", "--learning-rate"}
     for name in ("comparison", "reward_alone", "paper_rule", "signpost_dials"):
         for task in PROTOCOLS[name].tasks.values():
             comparison = Comparison(Config(task=task.name), PROTOCOLS[name])
             for algorithm in PROTOCOLS[name].on(task):
                 command = comparison.plan(task, algorithm, 0, {}).job.command
                 if command[1] == "train/reinforce.py":
-                    assert {"--estimator", "--optimizer", "--num-envs", "--learning-rate"} <= set(
-                        command
-                    )
+                    assert pinned <= set(command)
 
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():

@@ -67,7 +67,7 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     lines = train(tmp_path / "run", capsys, seed=7, final_split="test")
     assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
-    assert lines[2].startswith("estimator dense, learned locations, ")
+    assert lines[2].startswith("estimator dense_log_odds, learned locations, ")
     assert lines[2].endswith(" parameters: 1280 episodes, 128 per update")
     assert sum("validation error" in line and " left" in line for line in lines) == 2
     assert LAST_LINE.fullmatch(lines[-1])
@@ -526,11 +526,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"validation_images": 0}, "validation_images"),
         ({"state_cap": -1.0}, "state_cap"),
         ({"state_cap": 20.0}, "state_cap must be 0 for core gru, .* got 20"),
-        ({"env_kwargs": "num_glimpses = 1"}, "num_glimpses must be at least 2 for dense, .* got 1"),
+        ({"env_kwargs": "num_glimpses = 1"}, "num_glimpses must be at least 2 for .* got 1"),
         ({"location_rate": -1.0}, "location_rate"),
         ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
         ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
-        ({"replay_steps": 1}, "replay_steps must be 0 for dense, .* got 1"),
+        ({"replay_steps": 1}, "replay_steps must be 0 for dense_log_odds, .* got 1"),
         ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
         (
             {"estimator": "reward_only", "label_temperature": 0.5},

@@ -10,7 +10,7 @@ from agents.ram import RecurrentAttentionModel
 from train.reinforce import Config, main
 
 TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cells
-SOLVING = {"location": "absolute", "location_hidden": 0}
+SOLVING = {"estimator": "dense", "location": "absolute", "location_hidden": 0}
 SOLVING |= {"core": "rnn", "total_episodes": 70_000}
 
 
@@ -29,9 +29,10 @@ def error_after(tmp_path, capsys, **changes) -> float:
     return float(capsys.readouterr().out.splitlines()[-1].split()[2])
 
 
-def test_the_signpost_task_is_solved(tmp_path, capsys):
-    settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": 40_000}
-    assert error_after(tmp_path, capsys, **settings) < 5  # chance: 75
+@pytest.mark.parametrize(("estimator", "episodes"), [("dense", 40_000), ("dense_log_odds", 80_000)])
+def test_the_signpost_task_is_solved(tmp_path, capsys, estimator, episodes):
+    settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": episodes}
+    assert error_after(tmp_path, capsys, estimator=estimator, **settings) < 5  # chance: 75
 
 
 def test_two_parts_are_solved_with_memory(tmp_path, capsys):

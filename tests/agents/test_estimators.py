@@ -144,6 +144,17 @@ def test_a_step_between_the_papers_rule_and_ours_changes_one_thing(name, other, 
     assert {k for k in terms | others if not torch.equal(terms[k], others[k])} == changed
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_evidence_beyond_log_odds_of_9_earns_nothing(sign):
+    def policy(last: float) -> torch.Tensor:
+        log_odds = torch.linspace(-2, 2, NUM_STEPS * NUM_ENVS).reshape(NUM_STEPS, NUM_ENVS)
+        log_odds[-1, 0] = sign * last
+        rollout = replace(make_rollout(), label_log_odds=log_odds)
+        return ESTIMATORS["dense_log_odds"].terms(rollout, WEIGHTS).location["policy"]
+
+    assert policy(9) == policy(30) == policy(torch.inf) != policy(8)
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_advantages_are_constants_so_what_teaches_locations_teaches_nothing_else(name):
     terms = ESTIMATORS[name].terms(rollout := make_rollout(), WEIGHTS).by_name()

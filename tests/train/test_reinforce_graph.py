@@ -222,4 +222,4 @@ def test_an_estimator_that_waits_for_a_gpu_is_refused_with_its_line(
     monkeypatch.setitem(ESTIMATORS, "dense", replace(dense, terms=terms))
     line = rf"test_reinforce_graph\.py:{terms.__code__.co_firstlineno + 1} makes the host wait"
     with pytest.raises(ValueError, match=line):
-        train(tmp_path / "run", graph=True, device=NAME)
+        train(tmp_path / "run", graph=True, device=NAME, estimator="dense")

@@ -222,7 +222,8 @@ def dense_log_odds(rollout: Rollout, weights: Weights) -> Terms:
         o_t = log(p_t / (1 - p_t)) / 9, limited to [-1, 1], in place of log p_t in g_t
 
     A log-likelihood has nothing left to gain where p_t is near 1, so an agent that is paid with it
-    stops looking for evidence. Log-odds have, up to p_t = 0.9999.
+    stops looking for evidence. Log-odds have, up to p_t = 0.9999. Only the classifier still ascends
+    the log-likelihood; the locations don't.
 
     Source:
         Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the

@@ -32,9 +32,6 @@ from torch import Tensor
 from agents import losses
 from agents.losses import baseline_loss, reinforce_loss, reward_to_go
 
-MAX_LOG_ODDS = 9.0
-"""Log-odds up to which ``dense_log_odds`` pays for evidence: p = 0.9999."""
-
 Objective = Literal[
     "log-likelihood", "reward, last glimpse", "reward, every glimpse", "sampled reward"
 ]
@@ -114,6 +111,8 @@ class Weights:
         policy_coef: c, weight of the location policy's loss.
         baseline_coef: c_b, weight of the baseline's loss.
         discount: gamma of :func:`~agents.losses.dense_returns`.
+        max_log_odds: o_max, log-odds up to which ``dense_log_odds`` pays for evidence. 9 is
+            p = 0.9999.
         num_rollouts: M, rollouts of one image for leave-one-out.
         entropy_coef: c_e, weight of both actions' entropy in the reward_only estimators.
     """
@@ -121,6 +120,7 @@ class Weights:
     policy_coef: float
     baseline_coef: float
     discount: float
+    max_log_odds: float = 9.0
     num_rollouts: int = 1
     entropy_coef: float = 0.0
 
@@ -219,17 +219,17 @@ def dense(rollout: Rollout, weights: Weights) -> Terms:
 def dense_log_odds(rollout: Rollout, weights: Weights) -> Terms:
     """As :func:`dense`, but pay each location with its gain in the label's log-odds.
 
-        o_t = log(p_t / (1 - p_t)) / 9, limited to [-1, 1], in place of log p_t in g_t
+        o_t = log(p_t / (1 - p_t)) / o_max, limited to [-1, 1], in place of log p_t in g_t
 
     A log-likelihood has nothing left to gain where p_t is near 1, so an agent that is paid with it
-    stops looking for evidence. Log-odds have, up to p_t = 0.9999. Only the classifier still ascends
-    the log-likelihood; the locations don't.
+    stops looking for evidence. Log-odds have, up to o_max, ``max_log_odds``. Only the classifier
+    still ascends the log-likelihood; the locations don't.
 
     Source:
         Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
         weighing of evidence".
     """
-    log_odds = (rollout.label_log_odds / MAX_LOG_ODDS).clamp(-1, 1)
+    log_odds = (rollout.label_log_odds / weights.max_log_odds).clamp(-1, 1)
     returns = losses.dense_returns(log_odds, weights.discount)
     return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
 

@@ -142,8 +142,8 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
 
     Args:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N), T >= 2.
-        discount: gamma, 0 to 1. 1 credits a location equally with all later glimpses, 0 with
-            the next one only.
+        discount: gamma, at least 0. 0 credits a location with the next glimpse only, 1 equally
+            with all later ones, and above 1 most with the last.
 
     Source:
         Ours.
@@ -151,8 +151,8 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
     _check_time_first(label_log_prob=label_log_prob)
     if len(label_log_prob) < 2:
         raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
-    if not 0 <= discount <= 1:
-        raise ValueError(f"discount must be in 0..1, got {discount}")
+    if not 0 <= discount < math.inf:
+        raise ValueError(f"discount must be finite and at least 0, got {discount}")
     log_p = label_log_prob.detach()
     total, weight = torch.zeros_like(log_p[0]), 0.0
     means = []

@@ -172,7 +172,10 @@ class Config(TaskConfig):
     glimpse_cost: float = 0.0
     """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
     discount: float = 0.5
-    """Discount on the credit for glimpses after the next one (estimators with dense_returns)."""
+    """Discount on the credit for glimpses after the next one (estimators with dense_returns). Above
+    1, the last glimpses count most."""
+    max_log_odds: float = 9.0
+    """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
     policy_coef: float = 0.2
     """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
@@ -205,7 +208,7 @@ class Config(TaskConfig):
         super().__post_init__()
         if self.curriculum is not None:
             read_curriculum(self.curriculum, self.task)
-        weights = ("policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
+        weights = ("discount", "policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
         more = ("state_cap", "shift", "location_rate", "muon_rate", "replay_steps", "glimpse_cost")
         bounds = {
             "at least 1": (
@@ -215,9 +218,11 @@ class Config(TaskConfig):
                 "validation_images",
                 "replay_size",
             ),
-            "positive": ("learning_rate", "max_grad_norm", "std", "final_std", "label_temperature"),
+            "positive": (
+                *("learning_rate", "max_grad_norm", "max_log_odds"),
+                *("std", "final_std", "label_temperature"),
+            ),
             "at least 0": (*weights, *more),
-            "in [0, 1]": ("discount",),
             "in [0, 1)": ("ema", "beta2"),
         }
         check_settings(self, bounds)
@@ -324,7 +329,7 @@ GROUPS = {
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "optimizer", "learning_rate"),
         *("location_rate", "muon_rate", "label_temperature", "replay_steps", "replay_size"),
-        *("discount", "policy_coef", "baseline_coef", "entropy_coef"),
+        *("discount", "max_log_odds", "policy_coef", "baseline_coef", "entropy_coef"),
         *("max_grad_norm", "weight_decay", "beta2", "ema"),
     ),
     "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),

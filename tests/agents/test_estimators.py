@@ -145,14 +145,17 @@ def test_a_step_between_the_papers_rule_and_ours_changes_one_thing(name, other, 
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_evidence_beyond_log_odds_of_9_earns_nothing(sign):
+@pytest.mark.parametrize("most", [9.0, 18.0])
+def test_evidence_beyond_the_largest_log_odds_earns_nothing(most, sign):
+    weights = replace(WEIGHTS, max_log_odds=most)
+
     def policy(last: float) -> torch.Tensor:
         log_odds = torch.linspace(-2, 2, NUM_STEPS * NUM_ENVS).reshape(NUM_STEPS, NUM_ENVS)
         log_odds[-1, 0] = sign * last
         rollout = replace(make_rollout(), label_log_odds=log_odds)
-        return ESTIMATORS["dense_log_odds"].terms(rollout, WEIGHTS).location["policy"]
+        return ESTIMATORS["dense_log_odds"].terms(rollout, weights).location["policy"]
 
-    assert policy(9) == policy(30) == policy(torch.inf) != policy(8)
+    assert policy(most) == policy(2 * most) == policy(torch.inf) != policy(most - 1)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -113,6 +113,7 @@ class Weights:
         discount: gamma of :func:`~agents.losses.dense_returns`.
         max_log_odds: o_max, log-odds up to which ``dense_log_odds`` pays for evidence. 9 is
             p = 0.9999.
+        normalise_by_step: Whether estimators that normalise do so at each step alone.
         num_rollouts: M, rollouts of one image for leave-one-out.
         entropy_coef: c_e, weight of both actions' entropy in the reward_only estimators.
     """
@@ -121,6 +122,7 @@ class Weights:
     baseline_coef: float
     discount: float
     max_log_odds: float = 9.0
+    normalise_by_step: bool = False
     num_rollouts: int = 1
     entropy_coef: float = 0.0
 
@@ -409,7 +411,8 @@ def _hybrid(
     """
     learned = rollout.baseline[:-1]
     advantage = returns - (learned.detach() if baseline is None else baseline)
-    advantage = losses.normalise(advantage) if normalised else advantage
+    if normalised:
+        advantage = losses.normalise(advantage, by_step=weights.normalise_by_step)
     policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
     location = {"policy": weights.policy_coef * (policy / len(returns) if mean else policy)}
     if baseline is None:

@@ -191,18 +191,25 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     return later - later_weights * log_p[:-1]
 
 
-def normalise(advantage: Tensor) -> Tensor:
+def normalise(advantage: Tensor, *, by_step: bool = False) -> Tensor:
     """Return (A - mean A) / std A, (T, N), with both taken over all steps, episodes and ranks.
 
-    This rescales each step, so the result is not the gradient of one objective.
+    This rescales each update, so the result is not the gradient of one objective.
+
+    Args:
+        advantage: A_t. Shape (T, N).
+        by_step: Take mean and std at each step alone. Steps whose advantages are small then count
+            as much as others.
 
     Raises:
-        ValueError: If there is only one advantage, which has no std.
+        ValueError: If there is only one advantage to take them over, which has no std.
     """
     everywhere = all_lanes(advantage, axis=1)
-    if everywhere.numel() < 2:
+    axes = (1,) if by_step else (0, 1)
+    if everywhere.shape[1] < 2 and (by_step or len(everywhere) < 2):
         raise ValueError("normalise needs two advantages or more: take more lanes or glimpses")
-    return (advantage - everywhere.mean()) / (everywhere.std() + 1e-8)
+    mean, std = (f(everywhere, axes, keepdim=True) for f in (torch.mean, torch.std))
+    return (advantage - mean) / (std + 1e-8)
 
 
 def gaussian_entropy(std: float | Tensor) -> Tensor:

@@ -176,6 +176,8 @@ class Config(TaskConfig):
     1, the last glimpses count most."""
     max_log_odds: float = 9.0
     """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
+    normalise_by_step: bool = False
+    """Normalise the return of each glimpse's location on its own (estimators that normalise)."""
     policy_coef: float = 0.2
     """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
     baseline_coef: float = 0.5
@@ -329,7 +331,8 @@ GROUPS = {
     "learning": (
         *("total_episodes", "num_envs", "estimator", "num_rollouts", "optimizer", "learning_rate"),
         *("location_rate", "muon_rate", "label_temperature", "replay_steps", "replay_size"),
-        *("discount", "max_log_odds", "policy_coef", "baseline_coef", "entropy_coef"),
+        *("discount", "max_log_odds", "normalise_by_step"),
+        *("policy_coef", "baseline_coef", "entropy_coef"),
         *("max_grad_norm", "weight_decay", "beta2", "ema"),
     ),
     "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),

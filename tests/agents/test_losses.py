@@ -96,6 +96,15 @@ def test_dense_returns_equal_a_slow_loop(gamma):
     torch.testing.assert_close(dense_returns(log_p, gamma), slow)
 
 
+@pytest.mark.parametrize(("by_step", "axes"), [(False, (0, 1)), (True, (1,))])
+def test_normalised_advantages_have_mean_0_and_std_1_over_the_batch_or_at_each_step(by_step, axes):
+    sizes = torch.tensor([[1.0], [0.1], [10.0]])
+    advantage = 3 + sizes * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    normalised = normalise(advantage, by_step=by_step)
+    for moment, value in ((normalised.mean(axes), 0.0), (normalised.std(axes), 1.0)):
+        torch.testing.assert_close(moment, torch.full_like(moment, value), atol=1e-5, rtol=0)
+
+
 def test_entropies_equal_those_of_the_distributions():
     normal = torch.distributions.Normal(torch.zeros(2), 0.3)
     assert gaussian_entropy(0.3).item() == pytest.approx(normal.entropy().sum().item())
@@ -249,6 +258,7 @@ EVEN = torch.tensor([0.5, 0.5])
         (lambda: cross_entropy(torch.zeros(3, 2), EVEN), "weights"),
         (lambda: exact_dense_returns(torch.zeros(3, 2), EVEN), "weights"),
         (lambda: normalise(torch.zeros(1, 1)), "two advantages"),
+        (lambda: normalise(torch.zeros(2, 1), by_step=True), "two advantages"),
     ],
 )
 def test_bad_arguments_are_refused(call, named):

@@ -101,7 +101,7 @@ class Config(TaskConfig):
 
     preset: Literal[PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
     """Settings to take in place of the defaults; other flags override them.
-    best-cluttered: Best recipe for cluttered 60x60, 32 min on one core.
+    best-cluttered: Best recipe for cluttered 60x60, 31 min on one core.
     best-large-cluttered: Best recipe for cluttered 100x100, 65 min on one core in float32.
     best-mnist: Best recipe for MNIST, 45 min on one core.
     best-translated: Best recipe for translated 60x60, 60 min on one core in float32.

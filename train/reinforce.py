@@ -103,7 +103,7 @@ class Config(TaskConfig):
     """Settings to take in place of the defaults; other flags override them.
     best-cluttered: Best recipe for cluttered 60x60, 31 min on one core.
     best-large-cluttered: Best recipe for cluttered 100x100, 65 min on one core in float32.
-    best-mnist: Best recipe for MNIST, 20 min on one core.
+    best-mnist: Best recipe for MNIST, 25 min on one core.
     best-translated: Best recipe for translated 60x60, 60 min on one core in float32.
     paper-cluttered: The paper's rule for cluttered 60x60, 47 min on one core.
     paper-mnist: The paper's rule for MNIST, a few minutes on one core.

@@ -648,7 +648,7 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
 
 def test_the_published_rows_are_the_presets_at_their_own_budgets():
     settings = settings_of("published")
-    assert set(settings) == {*reinforce.PRESETS, "every-size"}
+    assert set(settings) == {*reinforce.PRESETS, "every-size", "long", "wide"}
     for name in reinforce.PRESETS:
         task, row = settings[name]
         preset = asdict(reinforce.parse(["--preset", name]))

@@ -126,7 +126,10 @@ def test_the_readmes_comparison_is_that_of_the_reports():
         assert error == "not run" or error.replace("-", " to ") in reported, name
 
 
-@pytest.mark.parametrize("protocol", ["comparison", "reward_alone", "published", "signpost_dials"])
+STORED = ["comparison", "reward_alone", "published", "signpost_dials", "ladder"]
+
+
+@pytest.mark.parametrize("protocol", STORED)
 def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path, monkeypatch, protocol):
     for figure in ("learning_curves", "final_errors", "write_figure"):
         monkeypatch.setattr(f"train.comparison.figures.{figure}", lambda *of: None)

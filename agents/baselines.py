@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 _KERNEL, _STRIDE, _FILTERS = 10, 5, 8  # of the paper's convolution
-_LARGE = 56  # side [px] from which the standard ResNet-18 still ends with 2x2 pixels or more
+_LARGE = 56  # side [px] from which ResNet-18 keeps its first two layers
 
 
 class FullImageBaseline(nn.Module):
@@ -109,8 +109,8 @@ def _convolutional(channels: int, side: int, num_classes: int) -> nn.Module:
 def _resnet18(channels: int, side: int, num_classes: int) -> nn.Module:
     """Return torchvision's ResNet-18 on C planes, without pretrained weights.
 
-    It is made for 224 px and would shrink canvases below 56 px to a single pixel before the end.
-    For them the first convolution is 3x3 with stride 1 rather than 7x7 with stride 2, and no
+    It is made for 224 px and shrinks canvases by 32: those of 32 px or less to a single pixel.
+    Below 56 px the first convolution is 3x3 with stride 1 rather than 7x7 with stride 2, and no
     max-pooling follows it, as is common for CIFAR.
     """
     from torchvision.models import resnet18  # a second to import, which the others don't need

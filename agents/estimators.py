@@ -427,10 +427,13 @@ def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights, **shared
     The baseline is among the ``shared`` terms, since it serves the label's advantage too.
     """
     policy = weights.policy_coef * reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
-    label = reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:])
-    entropy = rollout.location_entropy[:-1].sum(0) + rollout.label_entropy[-1]  # (N,)
-    shared = {"entropy": -weights.entropy_coef * entropy.mean(), **shared}
-    return Terms({"label": label}, {"policy": policy}, shared)
+    of_location = -weights.entropy_coef * rollout.location_entropy[:-1].sum(0).mean()
+    of_label = -weights.entropy_coef * rollout.label_entropy[-1].mean()
+    label = {
+        "label": reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:]),
+        "label_entropy": of_label,
+    }
+    return Terms(label, {"policy": policy, "location_entropy": of_location}, shared)
 
 
 def _log_outcome(rollout: Rollout) -> Tensor:

@@ -6,6 +6,9 @@ agent's folder as it is.
 
 from __future__ import annotations
 
+import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+
+# isort: split
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

@@ -170,7 +170,7 @@ def main(config: Config) -> None:
     print("Fovea: the finest patch. Bits: information about the true label that a glimpse adds\n")
     print(table(by_glimpse, diagnosis), end="\n\n")
     for protocol, score in protocols.items():
-        print(f"{protocol + ':':36}{score}")
+        print(f"{protocol + ':':35} {score}")
     if hindsight:
         swayed = 100 - hindsight["wrong_label"].error
         print(f"\nLocations chosen for the true label: {hindsight['true_label']}")

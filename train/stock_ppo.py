@@ -143,9 +143,10 @@ def train(
     final_env: Any = final_lanes.env.unwrapped
     rollout = getattr(model, "n_steps", 1) * model.n_envs
     env_steps = math.ceil(config.env_steps / rollout) * rollout
+    frozen = getattr(model.policy, "critic_target", None) or torch.nn.Module()  # SAC's average
     settings = {
         **describe_machine(commit()),
-        "parameters": count_parameters(model.policy),
+        "parameters": count_parameters(model.policy) - count_parameters(frozen),
         "sample": final_env.data_is_sample,
         "env_steps": env_steps,
     }

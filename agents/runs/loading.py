@@ -20,6 +20,8 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 _FREE = {"identity_core", "location_reaches_core", "state_cap"}
 """Fields of a model's configuration that may change when a run starts from its weights."""
+_PRESENT = {"num_glimpses": "see_time", "initial_std": "learned_std", "stop_hidden": "stop network"}
+"""Fields of which only presence must be the same, and what is then there."""
 
 
 def published_names() -> list[str]:
@@ -58,10 +60,12 @@ def start_from(model: RecurrentAttentionModel, name: str) -> None:
     if not published and not Path(name).is_dir():
         names = ", ".join(published_names())
         raise ValueError(f"{name!r} must be a run folder or one of {names}")
-    other = (load_pretrained(name) if published else load_run(Path(name)))[0]
+    other = (load_pretrained(name) if published else load_run(Path(name), env_id=""))[0]
     theirs, mine = (asdict(each.config) for each in (other, model))
     if other.stop_network is None:
         theirs["stop_hidden"] = mine["stop_hidden"]
+    for settings in (theirs, mine):
+        settings |= {there: settings.pop(field) > 0 for field, there in _PRESENT.items()}
     if differing := sorted(key for key in mine.keys() - _FREE if mine[key] != theirs[key]):
         pairs = ", ".join(f"{key} {theirs[key]} and not {mine[key]}" for key in differing)
         raise ValueError(f"{name} can't be the start of this run: it has {pairs}")

@@ -122,7 +122,7 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
     ("estimator", "of_location", "others"),
     [
         ("paper", {"policy", "baseline"}, {"classifier"}),
-        ("reward_only", {"policy"}, {"label", "baseline", "entropy"}),
+        ("reward_only", {"policy", "location_entropy"}, {"label", "baseline", "label_entropy"}),
     ],
 )
 def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they_are_called(

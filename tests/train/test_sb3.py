@@ -253,6 +253,9 @@ def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
     assert replay.dones[2 : 160 // 8 : 3].all()
     assert read_metrics(run)["eval/error"].keys() == {80, 160}
     assert json.loads((run / "result.json").read_text())["total"] == 40
+    learned = {id(each) for part in (model.actor, model.critic) for each in part.parameters()}
+    sizes = (each.numel() for each in model.policy.parameters() if id(each) in learned)
+    assert json.loads((run / "config.json").read_text())["parameters"] == sum(sizes)
 
 
 def test_adjacent_seeds_of_an_off_policy_run_share_no_lane(tmp_path, monkeypatch):

@@ -107,6 +107,8 @@ def test_resume_takes_the_settings_of_the_run_but_for_its_folder(tmp_path, folde
     config = read_resumed(Config, [f"--resume={name}"] if joined else ["--resume", name])
     where = {"run_dir": tmp_path / folder, "resume": tmp_path / folder}
     assert config == Config(seed=7, rate=1, core="lstm", preset="best", **where)
+    with pytest.raises(ValueError, match="is a run on 'SignpostGlimpse-v0', got --env-id Other"):
+        read_resumed(Config, ["--resume", name, "--env_id", "Other-v0"])
     assert read_resumed(Config, ["--seed", "4", "--run-dir", "resume"]) is None
 
 

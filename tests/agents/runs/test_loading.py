@@ -42,6 +42,11 @@ def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_d
     differs = "it has hidden_size 8 and not 9, location offset and not absolute"
     with pytest.raises(ValueError, match=f"{run_dir} can't be the start of this run: {differs}"):
         start_from(other, str(run_dir))
+    change(run_dir / "config.json", config={"env_id": "of_another:Shapes-v0"})
+    start_from(model, str(run_dir))  # which imports nothing
+    learned = RecurrentAttentionModel(replace(CONFIG, num_glimpses=7, initial_std=0.2))
+    with pytest.raises(ValueError, match="learned_std False and not True, see_time False and not"):
+        start_from(learned, str(run_dir))
     with pytest.raises(ValueError, match="'nowhere' must be a run folder or one of cluttered"):
         start_from(model, "nowhere")
 

@@ -126,7 +126,7 @@ def test_the_readmes_comparison_is_that_of_the_reports():
         assert error == "not run" or error.replace("-", " to ") in reported, name
 
 
-STORED = ["comparison", "reward_alone", "published", "signpost_dials", "ladder"]
+STORED = ["comparison", "reward_alone", "published", "signpost_dials", "ladder", "paper_tables"]
 
 
 @pytest.mark.parametrize("protocol", STORED)

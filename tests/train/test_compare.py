@@ -630,7 +630,8 @@ def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():
     known = 0
-    for name in ("comparison", "signpost_dials", "reward_alone", "published", "ladder"):
+    names = ("comparison", "signpost_dials", "reward_alone", "published", "ladder", "paper_tables")
+    for name in names:
         path, protocol = PROTOCOL.with_stem(name), PROTOCOLS[name]
         for task in protocol.tasks.values():
             comparison = Comparison(Config(task=task.name, protocol=path), protocol)

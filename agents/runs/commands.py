@@ -168,8 +168,7 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     words = [part for pair in pairs for part in pair]
     if "--resume" not in words:
         return None
-    names = (word.replace("_", "-") for word in words[::2])
-    flags = dict(zip(names, words[1::2], strict=False))
+    flags = {k.replace("_", "-"): v for k, v in zip(words[::2], words[1::2], strict=False)}
     if len(words) != 2 * len(flags) or not flags.keys() <= {"--resume", "--env-id"}:
         got = shlex.join(arguments)
         raise ValueError(
@@ -177,8 +176,8 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         )
     folder = Path(flags["--resume"])
     settings = read_settings(folder)
-    fields_here = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
-    if differing := sorted(fields_here ^ settings.keys()):
+    names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
+    if differing := sorted(names ^ settings.keys()):
         raise ValueError(f"{folder} is of another script or version: settings {differing} differ")
     check_env_id(settings["env_id"], folder, allowed=flags.get("--env-id"))
     settings |= {"run_dir": str(folder), "resume": str(folder)}

@@ -154,11 +154,12 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
     if not 0 <= discount < math.inf:
         raise ValueError(f"discount must be finite and at least 0, got {discount}")
     log_p = label_log_prob.detach()
-    total, weight = torch.zeros_like(log_p[0]), 0.0
+    mean, weight = torch.zeros_like(log_p[0]), 0.0
     means = []
     for later in log_p[1:].flip(0):  # from the last step back
-        total, weight = later + discount * total, 1 + discount * weight
-        means.append(total / weight)
+        weight = 1 + discount * weight
+        mean = mean + (later - mean) / weight
+        means.append(mean)
     return torch.stack(means[::-1]) - log_p[:-1]
 
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.evaluation import Score
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, Stopped, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.training import (
@@ -173,9 +173,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             log.scalars(num_canvases, metrics)
             log.speed(num_canvases)
         save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
-        if save_now or stop.requested:
+        stopping = stop.requested
+        if save_now or stopping:
             log.save_checkpoint(updates_done, num_canvases, *training.pack())
-        stop.check()
+        if stopping:
+            raise Stopped(128 + stopping)
         if updates_done in validations:
             validate(updates_done)
 

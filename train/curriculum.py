@@ -59,7 +59,8 @@ def read_curriculum(name: str, task: Task) -> tuple[Stage, ...]:
 
     Raises:
         ValueError: If the file can't be read, the shares don't rise, or a stage has an unknown
-            keyword or one that changes more than the scene. The message names file and stage.
+            keyword, changes more than the scene, or follows success where no last reward is
+            positive. The message names the file and, where it is one's, the stage.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if path.parent == FOLDER and not path.exists():
@@ -83,6 +84,13 @@ def read_curriculum(name: str, task: Task) -> tuple[Stage, ...]:
             replace(task, **stage.env)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+    last_reward = 1 / task.num_glimpses if task.reward == "dense" else 1
+    pays = task.reward != "log_score" and last_reward > task.glimpse_cost
+    if not pays and any(stage.success for stage in stages["stages"]):
+        raise ValueError(
+            f"{path}: success counts last rewards above 0, but reward={task.reward!r} with "
+            f"glimpse_cost={task.glimpse_cost} has none: give until alone"
+        )
     for before, after in pairwise(stages["stages"]):
         if before.until >= after.until:
             shares = [stage.until for stage in stages["stages"]]
@@ -114,7 +122,13 @@ class CurriculumEnv(VectorWrapper):
     ):
         self._stages, self._seeds = tuple(stages), seeds
         task: Any = make()
-        self._envs: list[Any] = [*(make(**stage.env) for stage in stages), task]
+        self._envs: list[Any] = []
+        for number, stage in enumerate(stages, 1):
+            try:
+                self._envs.append(make(**stage.env))
+            except ValueError as error:  # such as a canvas smaller than the images
+                raise ValueError(f"stage {number} of the curriculum: {error}") from error
+        self._envs.append(task)
         for number, env in enumerate(self._envs, 1):
             for name in ("single_observation_space", "single_action_space", "num_classes"):
                 wanted, got = getattr(task, name), getattr(env, name)

@@ -51,6 +51,13 @@ def main(config: Config) -> None:
         raise ValueError(f"{run_dir} is of commit {record.commit} (+: changed files): {advice}")
     if env_kwargs := record.config.get("env_kwargs"):
         raise ValueError(f"{run_dir} was trained with {env_kwargs}, which is no id's task")
+    if (rule := record.config.get("locations", "learned")) != "learned":
+        raise ValueError(f"{run_dir} looked where the rule {rule!r} says: publish a learned policy")
+    initial, curriculum = (record.config.get(name) or "" for name in ("initial", "curriculum"))
+    if initial and initial not in loading.published_names():
+        raise ValueError(f"{run_dir} began with {initial}, which others lack: publish that first")
+    if curriculum.endswith(".toml"):
+        raise ValueError(f"{run_dir} used {curriculum}: add it to train/curricula, and name it")
     if not (run_dir / "result.json").exists():
         raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":

@@ -143,7 +143,8 @@ class Config(TaskConfig):
     """Standard deviation of the location policy at the end. It falls geometrically. None keeps
     std, as in the paper."""
     learned_std: bool = False
-    """Learn the standard deviations of x and y, from std on, in place of a schedule."""
+    """Learn the standard deviations of x and y, from std on (with --initial: from that run's), in
+    place of a schedule."""
     core: Literal["rnn", "lstm", "gru"] = "gru"
     """Type of the recurrent core. The paper's is rnn."""
     recurrent_init: Literal["identity", "uniform"] = "identity"
@@ -208,8 +209,11 @@ class Config(TaskConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
+        estimator, task = ESTIMATORS[self.estimator], self.task
+        sides = [task.side]
         if self.curriculum is not None:
-            read_curriculum(self.curriculum, self.task)
+            stages = read_curriculum(self.curriculum, task)
+            sides += [replace(task, **stage.env).side for stage in stages]
         weights = ("discount", "policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
         more = ("state_cap", "shift", "location_rate", "muon_rate", "replay_steps", "glimpse_cost")
         bounds = {
@@ -229,7 +233,6 @@ class Config(TaskConfig):
         }
         check_settings(self, bounds)
         rollouts, envs = self.num_rollouts, self.num_envs
-        estimator, task = ESTIMATORS[self.estimator], self.task
         unpaired = estimator.needs_rollouts and rollouts < 2
         on_policy = not estimator.binary_reward
         binary = task.reward == "final" and not task.glimpse_cost
@@ -247,8 +250,9 @@ class Config(TaskConfig):
             ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
-                self.shift >= task.side,
-                f"shift must be less than the canvas's {task.side} pixels, got {self.shift}",
+                self.shift >= min(sides),
+                f"shift must be less than the {min(sides)} pixels of the smallest canvas, got "
+                f"{self.shift}",
             ),
             (
                 self.graph and num_ranks() > 1,
@@ -349,6 +353,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
     torch.set_num_threads(config.threads)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device(config.device)
     torch.manual_seed(spread_seed(config.seed, config.num_envs)[1])
     lanes = own_lanes(config.num_envs, config.num_rollouts)  # all of them, but under torchrun
@@ -360,7 +365,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     weights = Weights(**{field.name: getattr(config, field.name) for field in fields(Weights)})
     model = make_model(config, env).to(device)
     if config.initial is not None and log.checkpoint is None:
-        start_from(model, config.initial)
+        start_from(model, config.initial, is_sample=env.data_is_sample)
     optimizer = make_optimizer(config, model)
     noise_source = Noise(
         config.seed,

@@ -12,7 +12,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from agents.baselines import count_parameters
 from agents.diagnostics import behaviour, sizes_of
 from agents.evaluation import Score, score_by_glimpse
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, Stopped, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.sb3 import (
@@ -56,6 +56,7 @@ from agents.training import (
     validation_updates,
 )
 from ram_env import GlimpseVectorEnv, find_task
+from ram_env.tasks import Task
 from train.curriculum import CurriculumEnv, read_curriculum
 from train.keywords import TaskConfig
 
@@ -115,6 +116,11 @@ class Config(TaskConfig):
     checkpoint_every: int = 50
     """Updates between two checkpoints; each validation has one too."""
 
+    @property
+    def task(self) -> Task:
+        """The task, with its keywords and reward."""
+        return replace(super().task, reward=self.reward)
+
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
@@ -131,12 +137,7 @@ class Config(TaskConfig):
         if "reward" in self.keywords:
             raise ValueError("env_kwargs must leave out reward: --reward sets it")
         if self.curriculum is not None:
-            stages = read_curriculum(self.curriculum, self.task)
-            if self.reward == "log_score" and any(stage.success for stage in stages):
-                raise ValueError(
-                    "reward must be 'final' or 'dense' with a curriculum that follows success, "
-                    "since 'log_score' is never positive"
-                )
+            read_curriculum(self.curriculum, self.task)
         if not self.learned_std and self.final_std > self.std:
             raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
         if not self.algorithm.startswith("a2c") and self.update_episodes % self.batch_episodes:
@@ -179,6 +180,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and evaluate the best model once on the final split."""
     # Setup
     torch.set_num_threads(config.threads)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device("cpu" if config.device == "auto" else config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     make = partial(make_env, config.env_id, reward=config.reward, **config.keywords)
@@ -258,9 +260,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if updates_done % config.log_every == 0 or updates_done == num_updates:
             model.dump_logs()
         validates = updates_done in validations
-        if updates_done % config.checkpoint_every == 0 or validates or stop.requested:
+        stopping = stop.requested
+        if updates_done % config.checkpoint_every == 0 or validates or stopping:
             log.save_checkpoint(updates_done, model.num_timesteps, *training.pack())
-        stop.check()
+        if stopping:
+            raise Stopped(128 + stopping)
         if validates:
             validate_and_keep()
 

@@ -28,7 +28,7 @@ from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
 from agents.runs.commands import Stop, Stopped
 from agents.runs.files import convert, make_folder, read_file, read_json, to_json, write_whole
 from agents.runs.hashed import remove
-from agents.runs.machine import command_line, commit, describe_machine, machine, versions
+from agents.runs.machine import command_line, commit, describe_machine, versions
 from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.runs.records import ResultRecord, printable
 
@@ -77,13 +77,9 @@ class RunLog:
         timing, metrics = folder / "timing.csv", folder / "metrics.csv"
         with ExitStack() as opened:
             opened.callback(_claim(folder, resume).release)
-            if not resume:
-                content = {"config": settings, **describe_machine(self._commit)}
-                write_whole(folder / "config.json", to_json(content))
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
-            if resume:
-                self._note_moves()
+            self._describe(settings)
             columns = "env_steps,seconds,cpu_seconds,env_steps_per_second"
             last = _cut_csv(timing, columns, tuple[int, float, float, float], steps + 1)
             self._stopwatch = Stopwatch(*last[1:3] if last else ())
@@ -216,14 +212,23 @@ class RunLog:
             os.fsync(file.fileno())
         self._events.flush()
 
-    def _note_moves(self) -> None:
-        """Add this machine and commit to ``config.json`` if they are new: bytes may differ."""
-        path = self.folder / "config.json"
-        content = read_json(path)
-        for name, here in (("machine", machine()), ("commit", self._commit)):
-            visited = str(content.get(name) or "")
-            if here and visited.split("; then ")[-1] != here:
-                content[name] = f"{visited}; then {here}" if visited and self.checkpoint else here
+    def _describe(self, settings: dict[str, Any]) -> None:
+        """Write to ``config.json`` what runs, and where.
+
+        A run that goes on from a checkpoint adds what is new, since bytes may differ. One that
+        starts over is described anew.
+        """
+        path, here = self.folder / "config.json", describe_machine(self._commit)
+        content = {"config": settings, **here}
+        if self._resumed:
+            before = read_json(path)
+            content |= {name: before[name] for name in ("config", "command") if name in before}
+            if self.checkpoint is not None:
+                new, old = here["versions"], before.get("versions", {})
+                joined = {name: _joined(old.get(name), version) for name, version in new.items()}
+                facts = ("machine", "commit", "python")
+                moves = {name: _joined(before.get(name), here[name]) for name in facts}
+                content = {**before, **moves, "versions": joined}
         write_whole(path, to_json(content))
 
     def _find_checkpoint(self) -> int:
@@ -292,6 +297,13 @@ class _NoLog:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *values, **named: None
+
+
+def _joined(before: str | None, here: str | None) -> str | None:
+    """Return what was and what is now, such as ``here; then there``; None is unknown."""
+    if here is None or (before or "").split("; then ")[-1] == here:
+        return before
+    return f"{before}; then {here}" if before else here
 
 
 def _claim(folder: Path, resume: bool) -> FileLock:

@@ -13,7 +13,7 @@ from agents.runs.checkpoints import check_like, load_tensors
 from agents.runs.commands import check_env_id
 from agents.runs.files import first_line, read_file, read_json
 from agents.runs.hashed import MANIFEST, MAX_BYTES, find_hashed, read_hashed
-from agents.runs.records import read_settings
+from agents.runs.records import RunRecord, read_settings
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the published runs, each in a folder with ``manifest.json``."""
@@ -48,19 +48,44 @@ def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]
     return load_run(pretrained_dir(name))
 
 
-def start_from(model: RecurrentAttentionModel, name: str) -> None:
-    """Give a model the weights of a published agent or of a run folder.
+def check_data(name: str, trained_on_sample: bool | None, is_sample: bool) -> None:
+    """Raise ValueError if a run may have been trained on images that these data hold out.
+
+    Args:
+        name: Where the run is, for the message.
+        trained_on_sample: Whether it was trained on the fallback sample; None is unknown.
+        is_sample: Whether these data are that sample.
+    """
+    if trained_on_sample not in (None, is_sample):
+        data = ("the full data", "the sample of digits")
+        advice = "" if trained_on_sample else ". Set RAM_ENV_DATA to a folder with MNIST/raw"
+        raise ValueError(
+            f"{name} was trained on {data[trained_on_sample]}, but the data found here are "
+            f"{data[is_sample]}, which shares images with it: the error would be too low{advice}"
+        )
+
+
+def start_from(model: RecurrentAttentionModel, name: str, *, is_sample: bool) -> None:
+    """Give a model the weights of a published agent or of a run folder, its learned std included.
 
     A stop network that the other lacks keeps its own.
 
+    Args:
+        model: Takes the weights.
+        name: The published agent or the run folder.
+        is_sample: Whether the model will be trained on the fallback sample of digits.
+
     Raises:
-        ValueError: If there is neither, or it has other networks or sizes than the model.
+        ValueError: If there is neither, it has other networks or sizes than the model, or it was
+            trained on other data, whose images overlap.
     """
     published = name in published_names()
     if not published and not Path(name).is_dir():
         names = ", ".join(published_names())
         raise ValueError(f"{name!r} must be a run folder or one of {names}")
-    other = (load_pretrained(name) if published else load_run(Path(name), env_id=""))[0]
+    folder = pretrained_dir(name) if published else Path(name)
+    other, _ = load_run(folder, env_id="")
+    check_data(name, read_json(folder / "config.json", RunRecord).sample, is_sample)
     theirs, mine = (asdict(each.config) for each in (other, model))
     if other.stop_network is None:
         theirs["stop_hidden"] = mine["stop_hidden"]

@@ -96,6 +96,10 @@ def test_dense_returns_equal_a_slow_loop(gamma):
     torch.testing.assert_close(dense_returns(log_p, gamma), slow)
 
 
+def test_dense_returns_of_a_long_episode_are_finite_whatever_the_discount():
+    assert dense_returns(-torch.rand(3000, 2), 4.0).isfinite().all()
+
+
 @pytest.mark.parametrize(("by_step", "axes"), [(False, (0, 1)), (True, (1,))])
 def test_normalised_advantages_have_mean_0_and_std_1_over_the_batch_or_at_each_step(by_step, axes):
     sizes = torch.tensor([[1.0], [0.1], [10.0]])

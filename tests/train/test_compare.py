@@ -408,6 +408,11 @@ def test_what_is_not_in_the_protocol_and_a_second_comparison_are_refused(tmp_pat
         ("[algorithms.tuned]", "[algorithms.'../tuned']", r"\.\./tuned: Expected `str` m"),
         ("[tasks.MNISTGlimpse-v0]", "[tasks.'../MNIST']", r"\.\./MNIST: Expected `str` matching"),
         ("threshold = 10.0\n", ELSEWHERE, r"are tuned on MNISTGlimpse-v0 .*got \['tuned'\]"),
+        (
+            "threshold = 10.0\n",
+            ELSEWHERE.replace("trials = 0", "trials = 2"),
+            r"tasks\.more\.trials must be 0: nothing reads them",
+        ),
         ("[0.1, 0.9]", "[0.9, 0.1]", r"space\.rate must be \[low, high\]"),
         ("[0.1, 0.9]", "{ choices = [] }", r"algorithms\.tuned: .* at `\$\.space\[...\]\.choices"),
         ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', r"tuned\.tuned_as must be among"),

@@ -88,6 +88,16 @@ def test_a_stage_with_other_classes_is_refused():
         make(Stage(0.5, {"num_marks": 3}))
 
 
+def test_a_stage_that_does_not_fit_the_images_is_named():
+    def make_canvas(**keywords):
+        if keywords.get("canvas_size") == 20:
+            raise ValueError("canvas_size must be at least 28")
+        return gymnasium.make_vec("SignpostGlimpse-v0", 2)
+
+    with pytest.raises(ValueError, match="stage 2 of the curriculum: canvas_size must be"):
+        CurriculumEnv(make_canvas, [Stage(0.1, {}), Stage(0.5, {"canvas_size": 20})], range)
+
+
 @pytest.mark.parametrize(
     ("name", "env_id"),
     [

@@ -69,19 +69,16 @@ def test_a_published_model_is_the_runs_with_its_validation_errors(run_dir, publi
 def test_no_path_of_the_machine_is_published(copied, published):
     data, script = f"MNIST train: 55000 images from {copied.parent} (unpacked)", copied.parent / "x"
     edit_json(copied / "result.json", data=data)
-    start = copied.parent / "runs" / "start"
-    command = f"python {script}/train/reinforce.py --run-dir {copied} --threads 1"
-    settings = json.loads((copied / "config.json").read_text())["config"]
-    settings |= {"initial": str(start)}
-    edit_json(
-        copied / "config.json", data=data, command=f"{command} --initial={start}", config=settings
-    )
+    other = copied.parent / "runs" / "other"
+    command = f"python {script}/train/reinforce.py --run-dir {copied} --threads 1 --other={other}"
+    settings = json.loads((copied / "config.json").read_text())["config"] | {"other": str(other)}
+    edit_json(copied / "config.json", data=data, command=command, config=settings)
     publish(copied)
     content = json.loads((published / "config.json").read_text())
     assert content["data"] == "MNIST train: 55000 images"
-    command = "python train/reinforce.py --run-dir RUN_DIR --threads 1 --initial=runs/start"
+    command = "python train/reinforce.py --run-dir RUN_DIR --threads 1 --other=runs/other"
     assert content["command"] == command
-    assert content["config"] == {**settings, "initial": "runs/start", "run_dir": None}
+    assert content["config"] == {**settings, "other": "runs/other", "run_dir": None}
     for file in ("config.json", "result.json", "model.json"):
         assert str(copied.parent) not in (published / file).read_text()
 
@@ -135,6 +132,21 @@ REFUSED = {
         "config.json",
         {"config": {"env_kwargs": "board_size = 4"}},
         "trained with board_size = 4, which is no id's task",
+    ),
+    "a rule's locations": (
+        "config.json",
+        {"config": {"locations": "oracle"}},
+        "looked where the rule 'oracle' says: publish a learned policy",
+    ),
+    "weights that others lack": (
+        "config.json",
+        {"config": {"initial": "runs/mine"}},
+        "began with runs/mine, which others lack",
+    ),
+    "a curriculum that others lack": (
+        "config.json",
+        {"config": {"curriculum": "mine/mine.toml"}},
+        "used mine/mine.toml: add it to train/curricula",
     ),
     "not on test": ("result.json", {"split": "none"}, "not evaluated on the test split"),
     "split that is no string": ("result.json", {"split": []}, r"result.json is not valid.*split"),

@@ -520,7 +520,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
         ({"ema": 1.0}, "ema"),
         ({"shift": -1}, "shift"),
-        ({"shift": 60}, "shift must be less than the canvas's 60 pixels, got 60"),
+        ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
+        (
+            {"shift": 28, "curriculum": "cluttered-60"},
+            "shift must be less than the 28 pixels of the smallest canvas, got 28",
+        ),
         ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"validation_images": 0}, "validation_images"),

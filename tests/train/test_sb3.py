@@ -297,13 +297,17 @@ def test_a_bad_setting_fails_at_once_except_minibatches_of_a2c(name):
     assert Config(learned_std=True, std=0.04).final_std > 0.04  # which then has no effect
 
 
-def test_a_reward_that_is_never_positive_can_not_end_a_stage_by_success(tmp_path):
+def test_a_last_reward_that_is_never_positive_can_not_end_a_stage_by_success(tmp_path):
     path = tmp_path / "stages.toml"
     path.write_text("stages = [{ until = 0.5, success = 0.5, env = { board_size = 2 } }]")
     settings: Any = {"env_id": "SignpostGlimpse-v0", "curriculum": str(path)}
     Config(**settings)
-    with pytest.raises(ValueError, match="reward must be 'final' or 'dense' with a curriculum"):
+    with pytest.raises(ValueError, match="success counts last rewards above 0, but reward='log_sc"):
         Config(reward="log_score", **settings)
+    for reward, price in (("final", 1.0), ("dense", 0.5)):  # no right answer is worth it
+        settings |= {"reward": reward, "env_kwargs": f"glimpse_cost = {price}"}
+        with pytest.raises(ValueError, match=f"reward='{reward}' with glimpse_cost={price} has"):
+            Config(**settings)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

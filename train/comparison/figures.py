@@ -147,7 +147,7 @@ def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
     panels[-1].set_xlim(_error_limits(errors, chance_error))
     _error_ticks(panels[-1].xaxis)
     text = "final error [%]; cross: diverged, counts as guessing (dotted)"
-    bars = "" if results.task.seeds <= FEW else "\nbar: mean over seeds, with 95 % t interval"
+    bars = "" if results.few else "\nbar: mean over seeds, with 95 % t interval"
     panels[-1].set_xlabel(text + bars)
     figure.suptitle(f"{results.task.name}: final error of every seed")
     return figure
@@ -224,7 +224,7 @@ def _mean_line(row: Row, style: Style) -> dict[str, Any]:
 
 def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
     """Name the lines next to a row of panels, the highest first unless seeds are few."""
-    few, task = rows[0].task.seeds <= FEW, rows[0].task
+    few, task = any(row.task.seeds <= FEW for row in rows), rows[0].task
     handles = [
         Line2D([], [], markersize=5, label=_label(row), **_mean_line(row, look[row.algorithm.name]))
         for row in (rows if few else sorted(rows, key=lambda row: -row.mean.value))

@@ -119,6 +119,11 @@ class TaskResults:
     left_out: int
 
     @property
+    def few(self) -> bool:
+        """Whether every algorithm has a few seeds only: nothing is then ranked or tested."""
+        return all(row.task.seeds <= FEW for row in self.rows)
+
+    @property
     def seeds(self) -> list[Seed]:
         """All seeds, algorithm by algorithm."""
         return [seed for row in self.rows for seed in row.seeds]

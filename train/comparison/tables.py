@@ -92,7 +92,7 @@ def introduction(results: TaskResults) -> list[str]:
     task = results.task
     splits = sorted({seed.result.split for row in results.rows for seed in row.finished})
     spread = "Brackets hold 95 % intervals of Student's t over the seeds, cut at 0 and 100."
-    if task.seeds <= FEW:
+    if results.few:
         seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
         spread = f"**Only {seeds}: points, without ranking, intervals or tests.**"
     named = task.algorithms if isinstance(task.algorithms, dict) else {}
@@ -179,7 +179,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
     """Test the named comparisons, corrected for all of them together."""
-    if results.task.seeds <= FEW or not protocol.comparisons:
+    if results.few or not protocol.comparisons:
         return []
     by_name = {row.algorithm.name: row for row in results.rows}
     pairs = [[by_name[name] for name in pair if name in by_name] for pair in protocol.comparisons]

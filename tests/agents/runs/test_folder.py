@@ -137,17 +137,35 @@ def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
     assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize("fact", ["machine", "commit"])
-def test_a_run_that_moved_to_another_machine_or_commit_names_each_once(tmp_path, monkeypatch, fact):
-    folder, moves = tmp_path / "run", ["here", "there", "there", "here"]
-    monkeypatch.setattr(machine, "machine", lambda: "here")
-    monkeypatch.setattr(run_log, "commit", lambda: "here")
+def move(monkeypatch, place: str) -> None:
+    """Let this process describe another machine and commit."""
+    monkeypatch.setattr(machine, "machine", lambda: place)
+    monkeypatch.setattr(machine, "versions", lambda: {"torch": place})
+    monkeypatch.setattr(run_log, "commit", lambda: place)
+
+
+def test_a_run_that_moved_names_each_machine_commit_and_version_once(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    move(monkeypatch, "here")
     write_some(folder, until=2)
-    for name in moves:
-        monkeypatch.setattr(run_log, fact, lambda name=name: name)
+    for place in ("here", "there", "there", "here"):
+        move(monkeypatch, place)
         RunLog(folder, Settings(), resume=True).__exit__(None, None, None)
     stored = json.loads((folder / "config.json").read_text())
-    assert stored[fact] == "here; then there; then here"
+    for fact in (stored["machine"], stored["commit"], stored["versions"]["torch"]):
+        assert fact == "here; then there; then here"
+
+
+def test_a_run_that_starts_over_is_described_anew(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    for place in ("here", "there"):
+        move(monkeypatch, place)
+        with RunLog(folder, Settings(), resume=folder.exists()) as log:
+            log.note_facts({"data": place, "sample": place == "there"})
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["versions"] == {"torch": "there"}
+    assert {stored[name] for name in ("machine", "commit", "data")} == {"there"}
+    assert stored["sample"]
 
 
 def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) -> None:

@@ -252,6 +252,8 @@ def test_with_three_seeds_there_are_points_and_no_ranking(results):
     assert row_of(text, "sparse")["each seed [%]"] == "6.00, 6.10, 6.20"
     groups = [[row["algorithm"] for row in table] for table in tables_of(text)]
     assert ["random", "oracle"] in groups  # as in the protocol, though the oracle errs less
+    more = replace(TASK, seeds=3, algorithms={"dense": 5, "sparse": 5, "random": 3})
+    assert row_of(report_on(results, more), "dense", "than")["p after Holm"] == "0.0159"
     one = replace(TASK, seeds=1)
     assert row_of(report_on(results, one), "dense")["error [%]"] == "3.00"
     line = lines_of_csv(results, one)["dense"]

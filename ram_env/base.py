@@ -14,9 +14,8 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ram_env.arrays import to_host
 from ram_env.episodes import Episodes
-from ram_env.rendering import draw_frame, tile_frames
+from ram_env.rendering import draw_frame
 from ram_env.tasks import ImageTask, Task
-from ram_env.window import Window, require_pygame
 
 
 class EpisodesEnv:
@@ -31,7 +30,7 @@ class EpisodesEnv:
         num_images: Number of images in the split, which is the episodes of a sequential pass.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
     task_class: ClassVar[type[Task]] = ImageTask
     closed: bool
 
@@ -44,10 +43,7 @@ class EpisodesEnv:
             raise ValueError(f"render_mode must be None or one of {modes}, got {render_mode!r}")
         self.render_mode, self.device = render_mode, device
         self.task = self.task_class(**keywords)
-        if render_mode == "human":
-            require_pygame()  # here, where nothing has happened yet
         self._episodes = Episodes(self.task, num_lanes, device, record=render_mode is not None)
-        self._window = Window("ram_env", self.metadata["render_fps"])
         self.glimpse_shape, scenes = self._episodes.glimpse_shape, self._episodes.scenes
         self.data_source, self.data_is_sample = scenes.source, scenes.is_sample
         self.num_classes, self.num_images = scenes.num_classes, scenes.num_scenes
@@ -76,7 +72,6 @@ class EpisodesEnv:
         self._episodes.set_state(state)
         if not self._episodes.seen.all():
             return None
-        self._update_window()
         return self._observe(), self._describe()
 
     def _observe(self) -> dict[str, Any]:
@@ -90,26 +85,14 @@ class EpisodesEnv:
         if self.closed:
             raise ClosedEnvironmentError(f"{call}() was called after close()")
 
-    def _update_window(self) -> None:
-        """Show the present state in the window, if there is one."""
-        if self.render_mode == "human":
-            self._window.show(tile_frames(self._frames()))
-
-    def _close_window(self) -> None:
-        """Close the window; the next update opens a new one."""
-        self._window.close()
-        self._window = Window("ram_env", self.metadata["render_fps"])
-
     def _render_lanes(self) -> tuple[np.ndarray, ...] | None:
-        """Return a frame (H, W, 3) for each lane, or None unless asked for ``"rgb_array"``."""
+        """Return a frame (H, W, 3) for each lane, or None without a render mode."""
         self._check_open("render")
         if not self._episodes.seen.all():
             raise ResetNeeded("call reset() before render()")
         if self.render_mode is None:
             logger.warn("render() shows nothing: make the environment with a render_mode")
-        return self._frames() if self.render_mode == "rgb_array" else None
-
-    def _frames(self) -> tuple[np.ndarray, ...]:
+            return None
         glimpses = to_host(self._episodes.observe()["glimpse"])
         labels = to_host(self._episodes.describe()["label"])
         return tuple(map(self._frame, range(len(labels)), glimpses, labels.tolist()))

@@ -109,7 +109,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     - ``glimpse_size`` (8): G [px], even. ``num_scales`` (1): S. ``num_glimpses`` (7): T.
     - ``action_format`` ("box"), ``grid_size`` ((9, 9): columns and rows of "multidiscrete").
     - ``reward`` ("final"), ``allow_stop`` (False), ``glimpse_cost`` (0.0): see above.
-    - ``render_mode`` (None): "rgb_array" or "human".
+    - ``render_mode`` (None): "rgb_array". ``gymnasium.make`` also takes "human", a window.
 
     | id | canvas | object | clutter | G | S | T |
     |---|---|---|---|---|---|---|
@@ -154,7 +154,6 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             episodes.seed(_LANE, np.array([key], np.uint64))
         episodes.begin(_LANE, index, location)
         self.closed = False
-        self._update_window()
         return self._observe(), self._describe()
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -181,17 +180,15 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         info = self._describe()
         if ends[0]:
             info |= {"correct": bool(correct[0]), "prediction": int(decision.label[0])}
-        self._update_window()
         return self._observe(), float(reward[0]), bool(ends[0]), False, info
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return a frame (H, W, 3), uint8 (``"rgb_array"``); ``"human"`` needs no call."""
+        """Return a frame (H, W, 3), uint8 (``"rgb_array"``)."""
         frames = self._render_lanes()
         return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Close the window; ``reset`` reopens the environment, unlike a vector env's."""
-        self._close_window()
+        """Close the environment; ``reset`` reopens it, unlike a vector env's."""
         self.closed = True
 
     def _observe(self) -> dict[str, np.ndarray]:

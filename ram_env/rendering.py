@@ -12,8 +12,6 @@ Dimension key:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,18 +89,6 @@ def draw_frame(
         picture.scores(np.exp(log_softmax(scores[None])[0]), prediction, label)
     picture.verdict(label, correct)
     return np.array(picture.image)
-
-
-def tile_frames(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Lay frames of one shape out in a near-square grid, row by row, on the background."""
-    height, width, _ = frames[0].shape
-    columns = math.ceil(math.sqrt(len(frames)))
-    rows = math.ceil(len(frames) / columns)
-    grid = np.empty((rows, columns, height, width, 3), np.uint8)
-    grid[:] = BACKGROUND
-    for place, frame in enumerate(frames):
-        grid[divmod(place, columns)] = frame
-    return grid.swapaxes(1, 2).reshape(rows * height, columns * width, 3)  # (rows H, columns W, 3)
 
 
 def _tiles(glimpse: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:

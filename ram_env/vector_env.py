@@ -132,7 +132,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             super().reset(seed=seed)
         self._seed(lanes, [seeds[lane] for lane in lanes])
         episodes.begin(lanes, index, location)
-        self._update_window()
         return self._observe(), self._describe(lanes)
 
     def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
@@ -160,16 +159,11 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         end = (self._begin_ended if same_step else self._outcome)(ended, correct, decision.label)
         infos = {**self._describe(), **end}
-        self._update_window()
         return self._observe(), reward, self._flags(ends), self._mask([]), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return one frame per lane (``"rgb_array"``); ``"human"`` needs no call."""
+        """Return one frame per lane (``"rgb_array"``)."""
         return self._render_lanes()
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the window."""
-        self._close_window()
 
     def _active_lanes(self) -> np.ndarray | None:
         """Return the lanes whose action counts, None for all."""
@@ -196,7 +190,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             return {}
         final_obs = self._episodes.observe(ended)
         final_info = {**self._describe(ended), **self._outcome(ended, correct, prediction)}
-        self._update_window()  # the last decision, and whether it was right
         self._episodes.begin(ended)
         infos: dict[str, Any] = {"final_info": final_info}
         if self.device is None:  # one dict per lane, as Gymnasium's vector envs do

@@ -246,6 +246,17 @@ def test_log_score_pays_the_log_probability_of_the_truth(make, scores, log_p, st
 # Calls out of turn and bad arguments
 
 
+def test_gymnasium_shows_a_window(monkeypatch):
+    pytest.importorskip("pygame", reason="needs pygame-ce")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    with pytest.warns(UserWarning, match="HumanRendering wrapper is being applied"):
+        env = gym.make("SignpostGlimpse-v0", render_mode="human")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    assert env.get_wrapper_attr("window").get_size() > (100, 100)
+    env.close()
+
+
 def test_an_ended_episode_can_be_rendered_but_not_stepped_and_a_reset_reopens(make):
     env = make(render_mode="rgb_array")
     play(env, [0] * 4)

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ram_env import rendering
-from ram_env.rendering import BOX, PATH, RIGHT, TRACK, WRONG, draw_frame, tile_frames
+from ram_env.rendering import BOX, PATH, RIGHT, TRACK, WRONG, draw_frame
 
 # By hand, for a 28x28 canvas and an 8x8 glimpse of one scale: the canvas is enlarged 420 // 28 = 15
 # times with its corner at (20, 20 + 28), the retina 128 // 8 = 16 times at 20 + 420 + 30 = 470.
@@ -147,10 +146,3 @@ def test_the_verdict_has_a_colour():
     assert is_color(wrong, WRONG).any()
     assert not is_color(right, WRONG).any()
     assert is_color(right, RIGHT).sum() > is_color(wrong, RIGHT).sum()
-
-
-def test_frames_are_tiled_row_by_row():
-    frames = [np.full((2, 4, 3), value, np.uint8) for value in range(1, 6)]
-    grid = tile_frames(frames)
-    assert grid.shape == (2 * 2, 3 * 4, 3)
-    assert grid[::2, ::4, 0].tolist() == [[1, 2, 3], [4, 5, rendering.BACKGROUND[0]]]

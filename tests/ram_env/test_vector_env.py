@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import sys
 from itertools import product
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.error import ClosedEnvironmentError, DependencyNotInstalled, ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import vector as wrappers
 
@@ -401,44 +400,6 @@ def test_render_returns_one_frame_per_lane(device):
         assert env.render() is None
 
 
-@pytest.mark.parametrize("make", [make_single, make_vector])
-def test_human_mode_runs(make, monkeypatch):
-    pytest.importorskip("pygame", reason="needs pygame-ce")
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    env = make(render_mode="human")
-    env.reset(seed=0)
-    env.step(env.action_space.sample())
-    assert env.unwrapped._window.is_open
-    assert env.render() is None
-    env.unwrapped._close_window()
-    env.unwrapped.set_state(env.unwrapped.get_state())  # shown, too
-    assert env.unwrapped._window.is_open
-    env.close()
-    assert not env.unwrapped._window.is_open
-    monkeypatch.setitem(sys.modules, "pygame", None)  # refused when the environment is made
-    with pytest.raises(DependencyNotInstalled, match="human"):
-        make(render_mode="human")
-
-
-@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
-def test_a_window_shows_how_each_episode_ended(monkeypatch, mode):
-    pytest.importorskip("pygame", reason="needs pygame-ce")
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    verdicts = []
-    monkeypatch.setattr(
-        "ram_env.base.draw_frame",
-        lambda *a, correct, **k: verdicts.append(correct) or np.zeros((8, 8, 3), np.uint8),
-    )
-    env = make_vector(num_envs=1, render_mode="human", autoreset_mode=mode, num_glimpses=2)
-    env.reset(seed=0)
-    rewards = [env.step(env.action_space.sample())[1][0] for _ in range(9)]
-    shown = [verdict for verdict in verdicts if verdict is not None]
-    ends = 4 if mode == "SameStep" else 3  # in the other every third step is a reset
-    assert len(shown) == ends
-    assert sum(shown) == sum(rewards)
-    env.close()
-
-
 def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
     frames: list[Any] = []
     blank = np.zeros((8, 8, 3), np.uint8)
@@ -475,7 +436,7 @@ def test_a_frame_knows_no_verdict_after_a_state_was_set():
     right = env.render()
     env.set_state(env.get_state())
     assert not (env.render() == right).all()
-    assert env._frames()[0].shape == right.shape
+    assert env.render().shape == right.shape
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)

@@ -520,6 +520,12 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
         ({"ema": 1.0}, "ema"),
         ({"shift": -1}, "shift"),
+        (
+            {"optimizer": "adamw", "muon_rate": 2.0},
+            "muon_rate has no effect without optimizer muon:",
+        ),
+        ({"optimizer": "sgd", "beta2": 0.9}, "beta2 has no effect without optimizer muon or adamw"),
+        ({"replay_size": 7}, "replay_size has no effect without replay_steps: .* got 7"),
         ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
         (
             {"shift": 28, "curriculum": "cluttered-60"},

@@ -43,6 +43,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests, and processes they start, out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("FORCE_COLOR", raising=False)
         yield
 
 
@@ -117,6 +118,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RAM_ENV_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("RAM_ENV_MIRROR", "http://127.0.0.1:9/")  # the discard port: refused
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(data, "_sample", {})
     monkeypatch.setattr(data, "_opened", {})
     return tmp_path / "cache" / "ram_env"

@@ -40,8 +40,9 @@ def hide_infos(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def hidden(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*words: Any, **keywords: Any) -> Any:
             answer = call(*words, **keywords)
-            for name in answer[-1].keys() & {*names}:
-                answer[-1][name] = np.zeros_like(answer[-1][name])
+            for infos in (answer[-1], answer[-1].get("final_info", {})):  # an ended episode's, too
+                for name in infos.keys() & {*names}:
+                    infos[name] = np.zeros_like(infos[name])
             return answer
 
         return wrapped

@@ -309,7 +309,7 @@ def _joined(before: str | None, here: str | None) -> str | None:
 def _claim(folder: Path, resume: bool) -> FileLock:
     """Create the folder if necessary and lock it for this process."""
     if not resume and folder.is_dir():
-        unclaimed = {"run.lock", "config.json.new"}  # what an interrupted start leaves
+        unclaimed = {"run.lock", "log.txt", "config.json.new"}  # what an interrupted start leaves
         if {path.name for path in folder.iterdir()} - unclaimed:
             if not (folder / "config.json").is_file():
                 raise FileExistsError(f"{folder} is not empty: choose another with --run-dir")

@@ -17,13 +17,6 @@ def test_labels_have_the_frequencies_of_their_probabilities():
     assert chi_square < 16.3  # 3 degrees of freedom: above it with probability 0.001
 
 
-def test_labels_are_those_of_multinomial_with_the_same_generator():
-    p = torch.randn(500, 10, generator=torch.Generator().manual_seed(0)).softmax(1)
-    mine, torchs = (torch.Generator().manual_seed(1) for _ in range(2))
-    clocks = torch.empty_like(p).exponential_(generator=mine)
-    assert torch.equal(sample_label(p, clocks), p.multinomial(1, generator=torchs)[:, 0])
-
-
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
 def test_labels_from_nan_are_labels(device):
     nan = torch.full((4, 3), torch.nan, device=device)

@@ -36,11 +36,9 @@ def test_the_signpost_task_is_solved(tmp_path, capsys, estimator, episodes):
 
 
 def test_two_parts_are_solved_with_memory(tmp_path, capsys):
-    # chance is 75, following without memory 50; seeds 0 to 3 ended at 0, 18, 17 and 0, but each
-    # kind of processor rounds in its own way, which is like another seed
-    folders = {seed: tmp_path / str(seed) for seed in (0, 1)}
-    errors = (error_after(folders[s], capsys, env_id=TWO_PARTS, seed=s, **SOLVING) for s in folders)
-    assert any(error < 30 for error in errors)
+    # chance is 75, following without memory 50; seeds 0 to 7 ended at 33 or less. Each kind of
+    # processor rounds in its own way, which is like another seed
+    assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) < 40
 
 
 def test_two_parts_are_not_solved_without_memory(tmp_path, capsys, monkeypatch):

@@ -149,3 +149,11 @@ def test_a_bad_file_is_refused_with_its_name_and_the_reason(tmp_path: Path, text
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"a .toml file or among .*'cluttered-60'.*got 'none'"):
         read_curriculum("none", find_task(SIGNPOST))
+
+
+def test_success_counts_anew_in_every_stage():
+    env = make(*(Stage(u, {"board_size": s}, success=0.002) for u, s in ((0.5, 2), (0.9, 4))))
+    env.begin()
+    while env.advance(0.0) is None:
+        play(env)
+    assert (env.stage, env.get_state()["success"]) == (1, 0)

@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 
 from agents.controls import CONTROLS, oracle_location, raster_locations, to_boxes
 from agents.estimators import ESTIMATORS, Terms
+from agents.evaluation import score_at_stop
 from agents.losses import stop_loss
 from agents.noise import Noise
 from agents.ram import Output, RecurrentAttentionModel
+from agents.replay import Replay
 from agents.runs.checkpoints import latest_checkpoint
 from agents.runs.loading import PRETRAINED, load_run
 from agents.runs.progress import TrainingProgress
@@ -413,8 +415,8 @@ def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monke
         call = getattr(reinforce, name)
         monkeypatch.setattr(reinforce, name, lambda *w, c=call, n=noted: n.append(w) or c(*w))
     flags = {"estimator": "outcome", "label_temperature": 2.0, "total_episodes": 24}
-    train(tmp_path / "run", capsys, num_envs=8, **flags)
-    source = Noise(0, range(8), num_glimpses=4, num_classes=4)
+    train(tmp_path / "run", capsys, num_envs=8, seed=5, **flags)
+    source = Noise(5, range(8), num_glimpses=4, num_classes=4)
     noise = [source.draw(update) for update in range(3)]
     pairs = list(zip(*calls.values(), strict=True))
     assert len(pairs) == 3 * 4
@@ -455,10 +457,6 @@ def test_stopping_pays_for_being_right_and_costs_a_price_per_glimpse():
     outputs = [Output(logits=each, stop_logit=stop, **rest) for each, stop in pairs]
     loss = stop_loss_of(outputs, torch.tensor([1]), 0.1, 0.02)
     assert torch.equal(loss, stop_loss(stops, torch.tensor([[-0.1], [0.8]]), 0.02))
-
-
-def test_a_gpu_may_be_chosen_by_its_number():
-    assert parse(["--device", "cuda:1"]).device == "cuda:1"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -663,18 +661,21 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
     monkeypatch.setitem(gymnasium.registry, "Dense-v0", dense)
     with pytest.raises(ValueError, match=r"reward must be 'final' where .*, got 'dense'"):
         Config(env_id="Dense-v0", glimpse_cost=0.1)
-    for env_id, cost, between in (
-        ("Stopping-v0", 0, (1, 1.1)),
-        ("SignpostGlimpse-v0", 1e-9, (3, 4)),
-    ):
+    for env_id, cost in (("Stopping-v0", 0), ("SignpostGlimpse-v0", 1e-9)):
         run_dir = tmp_path / env_id
-        flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 1e-3}
-        flags |= {"hidden_size": 170, "conv_features": 0, "final_split": "test"}
+        flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 5e-3}
+        flags |= {"total_episodes": 3840, "conv_features": 0, "final_split": "test"}
         train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, **flags)
         result = json.loads((run_dir / "result.json").read_text())
-        assert between[0] <= result["glimpses"] <= between[1]
         assert f"glimpses {result['glimpses']:.3f}" in result["line"]
         assert len(read_metric(run_dir, "eval/glimpses")) == 2
+        if env_id == "Stopping-v0":
+            assert result["glimpses"] < 1.1
+        else:  # as its weights stop, played again
+            how = {"split": "test", "order": "sequential"}
+            env = reinforce.make_env(Config(env_id=env_id), torch.device("cpu"), 500, **how)
+            beliefs = reinforce.play_split(load_run(run_dir)[0], env, env.num_images)
+            assert result["glimpses"] == score_at_stop(beliefs)[1]
 
 
 def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsys):
@@ -686,3 +687,57 @@ def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsy
         torch.testing.assert_close(second[name], part, rtol=0, atol=1e-20)
     with pytest.raises(ValueError, match="it has hidden_size 64 and not 8"):
         train(tmp_path / "third", capsys, hidden_size=8, **more)
+
+
+def test_a_replay_holds_the_scored_answers_and_each_of_its_steps_begins_without_a_gradient(
+    tmp_path, capsys, monkeypatch
+):
+    step, add, loss, clip = GlimpseVectorEnv.step, Replay.add, Replay.loss, reinforce.clip_gradients
+    played, stored, clipped = [], [], []
+
+    def play(env: Any, action: Any) -> Any:
+        answer = step(env, action)
+        played.append((action["label"], answer[1]))
+        return answer
+
+    def fresh(self: Replay, model: Any, *more: Any) -> Any:
+        assert all(p.grad is None for p in model.parameters())
+        return loss(self, model, *more)
+
+    monkeypatch.setattr(GlimpseVectorEnv, "step", play)
+    monkeypatch.setattr(Replay, "add", lambda *w: stored.append((w[3:], played[-1])) or add(*w))
+    monkeypatch.setattr(Replay, "loss", fresh)
+    monkeypatch.setattr(
+        reinforce, "clip_gradients", lambda *w, **k: clipped.append(w[1]) or clip(*w, **k)
+    )
+    flags = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "max_grad_norm": 0.7}
+    train(tmp_path / "run", capsys, num_envs=8, total_episodes=24, **flags)
+    assert clipped == [0.7] * 3 * (1 + 2)
+    assert len(stored) == 3
+    for kept, seen in stored:
+        assert [part.tolist() for part in kept] == [part.tolist() for part in seen]
+
+
+def test_what_is_validated_and_stored_is_the_running_mean(tmp_path, capsys, monkeypatch):
+    play, seen = reinforce.play_split, []
+
+    def note(model: Any, *words: Any, **keywords: Any) -> Any:
+        seen.append({name: part.clone() for name, part in model.state_dict().items()})
+        return play(model, *words, **keywords)
+
+    monkeypatch.setattr(reinforce, "play_split", note)
+    train(tmp_path / "run", capsys, num_validations=1, keep="last", ema=0.9, learning_rate=0.05)
+    checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
+    assert checkpoint is not None
+    mean, last = checkpoint.tensors["mean_model"], checkpoint.tensors["model"]
+    assert all(torch.equal(seen[0][name], part) for name, part in mean.items())
+    assert not all(torch.equal(seen[0][name], part) for name, part in last.items())
+    stored = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(stored[name], part) for name, part in mean.items())
+
+
+def test_a_seed_decides_the_initial_weights(tmp_path, capsys):
+    for seed in (0, 1):
+        train(tmp_path / str(seed), capsys, seed=seed, learning_rate=1e-30, total_episodes=128)
+    a, b = (weights_of(tmp_path / str(seed)) for seed in (0, 1))
+    assert not torch.equal(a["glimpse_network.what.weight"], b["glimpse_network.what.weight"])

@@ -134,7 +134,7 @@ def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path
         resume(run)
         assert results(run) == results(tmp_path / "whole")
     if device == "cpu":
-        train(tmp_path / "without", **{**replay, "replay_steps": 0})
+        train(tmp_path / "without", **{**replay, "replay_steps": 0, "replay_size": 200})
         assert results(tmp_path / "without") != results(tmp_path / "whole")
 
 

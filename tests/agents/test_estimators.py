@@ -37,8 +37,8 @@ def make_rollout(seed: int = 0) -> Rollout:
     return Rollout(**{**leaves, "reward": reward})
 
 
-def loss_of(name: str, rollout: Rollout) -> torch.Tensor:
-    return torch.stack(list(ESTIMATORS[name].terms(rollout, WEIGHTS).by_name().values())).sum()
+def loss_of(name: str, rollout: Rollout, weights: Weights = WEIGHTS) -> torch.Tensor:
+    return torch.stack(list(ESTIMATORS[name].terms(rollout, weights).by_name().values())).sum()
 
 
 def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
@@ -78,6 +78,17 @@ def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     expected = torch.zeros(NUM_STEPS, NUM_ENVS)
     expected[:-1] = -policy_coef * advantage_of(name, rollout)[: NUM_STEPS - 1] / NUM_ENVS
     torch.testing.assert_close(rollout.location_log_prob.grad, expected)
+
+
+@pytest.mark.parametrize("name", [*NORMALISED])
+def test_returns_may_be_normalised_at_each_step_alone(name):
+    rollout = make_rollout()
+    loss_of(name, rollout, replace(WEIGHTS, normalise_by_step=True)).backward()
+    gradient = rollout.location_log_prob.grad
+    assert gradient is not None
+    used = gradient[: NUM_STEPS - 1]
+    torch.testing.assert_close(used.mean(1), torch.zeros(NUM_STEPS - 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(used.std(1) / used.std(1)[0], torch.ones(NUM_STEPS - 1))
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -41,6 +41,15 @@ class _SavedState(msgspec.Struct):
     config: dict[str, Any]
 
 
+class _Place(msgspec.Struct):
+    """Entries of ``config.json`` that say where a run has been."""
+
+    commit: str | None = None
+    machine: str | None = None
+    python: str | None = None
+    versions: dict[str, str | None] = {}
+
+
 class RunLog:
     """A folder for one run, and what a person sees of it meanwhile.
 
@@ -221,13 +230,13 @@ class RunLog:
         path, here = self.folder / "config.json", describe_machine(self._commit)
         content = {"config": settings, **here}
         if self._resumed:
-            before = read_json(path)
+            before, place = read_json(path), read_json(path, _Place)
             content |= {name: before[name] for name in ("config", "command") if name in before}
             if self.checkpoint is not None:
-                new, old = here["versions"], before.get("versions", {})
+                facts = ("commit", "machine", "python")
+                moves = {name: _joined(getattr(place, name), here[name]) for name in facts}
+                new, old = here["versions"], place.versions
                 joined = {name: _joined(old.get(name), version) for name, version in new.items()}
-                facts = ("machine", "commit", "python")
-                moves = {name: _joined(before.get(name), here[name]) for name in facts}
                 content = {**before, **moves, "versions": joined}
         write_whole(path, to_json(content))
 

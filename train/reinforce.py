@@ -304,15 +304,15 @@ class Config(TaskConfig):
         ):
             if bad:
                 raise ValueError(message)
-        users = {
+        used_by = {
             "muon_rate": (self.optimizer == "muon", "optimizer muon"),
             "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
             "replay_size": (self.replay_steps > 0, "replay_steps"),
         }
         default = {field.name: field.default for field in fields(self)}
-        for name, (used, by) in users.items():
+        for name, (used, user) in used_by.items():
             if not used and (got := getattr(self, name)) != default[name]:
-                raise ValueError(f"{name} has no effect without {by}: leave it out, got {got}")
+                raise ValueError(f"{name} has no effect without {user}: leave it out, got {got}")
 
     @property
     def price(self) -> float | None:

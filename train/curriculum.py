@@ -60,7 +60,7 @@ def read_curriculum(name: str, task: Task) -> tuple[Stage, ...]:
     Raises:
         ValueError: If the file can't be read, the shares don't rise, or a stage has an unknown
             keyword, changes more than the scene, or follows success where no last reward is
-            positive. The message names the file and, where it is one's, the stage.
+            positive. The message names the file, and the stage if one is at fault.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if path.parent == FOLDER and not path.exists():

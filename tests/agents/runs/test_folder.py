@@ -138,7 +138,7 @@ def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
 
 
 def move(monkeypatch, place: str) -> None:
-    """Let this process describe another machine and commit."""
+    """Let this process name another machine, commit and torch."""
     monkeypatch.setattr(machine, "machine", lambda: place)
     monkeypatch.setattr(machine, "versions", lambda: {"torch": place})
     monkeypatch.setattr(run_log, "commit", lambda: place)

@@ -104,7 +104,8 @@ def play_split(
         num_images: n, images in the split; visits after the last pass are dropped.
         num_passes: M, passes through the split.
         std: Standard deviation of the location policy; 0 executes its mean.
-        generator: Source of the noise of locations, on the model's device; None uses torch's own.
+        generator: Source of the noise of locations, on the model's device. None gives every call
+            the same noise.
         control: Chooses the locations in the policy's place. Its noise is always the same.
         on_batch: Called after every batch of episodes; may raise to stop early.
 
@@ -123,6 +124,7 @@ def play_split(
     device, num_visits = next(model.parameters()).device, num_passes * num_images
     samples = bool(torch.as_tensor(std > 0).any())
     own = torch.Generator(device).manual_seed(0)  # the control's
+    generator = generator or torch.Generator(device).manual_seed(0)
     batches: list[list[Tensor]] = []
     obs, infos = env.reset(seed=0)
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i

@@ -13,6 +13,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,8 +141,9 @@ def main(config: Config) -> None:
     print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
 
     # Protocols
-    beliefs = play(model, env, settings.locations, num_passes=config.num_passes)
-    sampled = play(model, env, settings.locations, std=std)
+    control = Control(settings.locations, env)  # as the trainer validates it
+    play = partial(play_split, model, env, env.num_images, control=control)
+    beliefs, sampled = play(num_passes=config.num_passes), play(std=std)
     by_glimpse = score_by_glimpse(beliefs)
     of_axes = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
     protocols = {
@@ -224,16 +226,6 @@ def check_fit(model: RecurrentAttentionModel, env: GlimpseVectorEnv) -> None:
             f"the run's model takes glimpses {made_for[0]} and knows {made_for[1]} classes, "
             f"the environment has glimpses {offered[0]} and {offered[1]} classes"
         )
-
-
-def play(
-    model: RecurrentAttentionModel, env: GlimpseVectorEnv, locations: str, **more: Any
-) -> Beliefs:
-    """Play the split with the run's control, as the trainer validates it."""
-    device = next(model.parameters()).device
-    noise = torch.Generator(device).manual_seed(0)
-    control = Control(locations, env)
-    return play_split(model, env, env.num_images, generator=noise, control=control, **more)
 
 
 def score_in_hindsight(

@@ -40,7 +40,6 @@ from agents.distributed import (
 )
 from agents.estimators import ESTIMATORS, Rollout, Weights
 from agents.evaluation import (
-    Beliefs,
     Score,
     play_split,
     score_at_stop,
@@ -544,7 +543,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
         model = training.mean_model
         model.load_state_dict(training.best)
-        beliefs, _ = play(config, model, final_env, final_env.num_images, on_batch=stop.check)
+        control = Control(config.locations, final_env)
+        how = {"control": control, "on_batch": stop.check}
+        beliefs = play_split(model, final_env, final_env.num_images, **how)
         (score, glimpses), data = score_at_stop(beliefs), final_env.data_source
         more = {} if config.price is None else {"glimpses": glimpses}
         log.say(data)
@@ -559,30 +560,22 @@ def validation_metrics(
     ``std`` is for sampled locations, unless the model learns its own.
     """
     num_images = config.validation_images or env.num_images
-    beliefs, _ = play(config, model, env, num_images, on_batch=stop.check)
+    noise = torch.Generator(next(model.parameters()).device).manual_seed(0)  # the same each time
+    how = {"generator": noise, "control": Control(config.locations, env), "on_batch": stop.check}
+    play = partial(play_split, model, env, num_images, **how)
+    beliefs = play()
     score, glimpses = score_at_stop(beliefs)
     metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
     if config.price is not None:
         metrics["eval/glimpses"] = glimpses
     if config.validate_sampled:
         std_or_learned = std if model.location_std is None else model.location_std
-        how = {"std": std_or_learned, "on_batch": stop.check}
-        beliefs, noise = play(config, model, env, num_images, **how)
+        beliefs = play(std=std_or_learned)
         samples_label = ESTIMATORS[config.estimator].samples_label
         cooled = beliefs._replace(log_p=beliefs.log_p / config.label_temperature)
         sampled = score_sampled_labels(cooled, noise) if samples_label else None
         metrics["eval/error_sampled"] = (sampled or score_at_stop(beliefs)[0]).error
     return score, metrics
-
-
-def play(
-    config: Config, model: RecurrentAttentionModel, env: GlimpseVectorEnv, n: int, **more: Any
-) -> tuple[Beliefs, torch.Generator]:
-    """Play n images with the run's control; return beliefs, and the noise, the same each time."""
-    noise = torch.Generator(next(model.parameters()).device).manual_seed(0)
-    control = Control(config.locations, env)
-    beliefs = play_split(model, env, n, generator=noise, control=control, **more)
-    return beliefs, noise
 
 
 def stop_loss_of(

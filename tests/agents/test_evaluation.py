@@ -114,8 +114,9 @@ def test_each_pass_has_its_own_first_locations_and_the_first_is_evaluates(toy_da
 def test_a_sampled_location_scatters_around_the_mean_and_repeats_with_its_generator(toy_dataset):
     env = make_toy_env(40)
 
-    def sample() -> Beliefs:
-        return play(env, std=0.1, generator=torch.Generator().manual_seed(3))
+    def sample(seed: int | None = 3) -> Beliefs:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return play(env, std=0.1, generator=generator)
 
     mean, sampled = play(env), sample()
     off = sampled.locations - mean.locations
@@ -123,6 +124,8 @@ def test_a_sampled_location_scatters_around_the_mean_and_repeats_with_its_genera
     second = off[0, :, 1][mean.locations[0, :, 1].abs().lt(0.7).all(1)]  # what isn't clipped
     assert 0.07 < second.std() < 0.13
     assert torch.equal(sampled.locations, sample().locations)
+    assert not torch.equal(sampled.locations, sample(4).locations)
+    assert torch.equal(sample(None).locations, sample(None).locations)
 
 
 def test_part_of_a_split_can_be_played_once_but_not_twice(toy_dataset):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from agents.training import cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from ram_env.frozen import FROZEN_SHA256, digest
-from tests.script_helpers import LAST_LINE
+from tests.script_helpers import LAST_LINE, keep_first, note_seeds
 from train.baselines import Config, draw, evaluate, main, make_env
 from train.comparison.job import Job
 from train.comparison.jobs import Ended
@@ -130,14 +130,18 @@ def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error
     assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
 
 
-def test_it_learns_and_the_best_validation_is_what_is_kept(tmp_path, capsys):
-    lines = train(tmp_path / "run", capsys, total_episodes=20_000, final_split="validation")
+def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
+    keep_first(monkeypatch)
+    seeds = note_seeds(monkeypatch)
+    flags = {"total_episodes": 20_000, "num_validations": 20, "seed": 5}
+    lines = train(tmp_path / "run", capsys, final_split="validation", **flags)
+    assert seeds[0] == spread_seed(5, 32)[0]
     assert not [line for line in lines if "test error" in line]
     assert LAST_LINE.fullmatch(lines[-1])
     found = (re.search(r"validation error ([\d.]+)", line) for line in lines)
-    errors = [float(match[1]) for match in found if match]
-    assert errors[-1] == min(errors)
-    assert errors[-1] < 10  # chance: 75
+    first, *_, last, kept = (float(match[1]) for match in found if match)
+    assert kept == first > last
+    assert last < 10  # chance: 75
 
 
 def test_the_learning_rate_falls_along_half_a_cosine(tmp_path, capsys, monkeypatch):

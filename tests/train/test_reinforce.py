@@ -1,6 +1,5 @@
 """The main job: what it prints, that it repeats exactly, and what its flags reach."""
 
-import itertools
 import json
 import math
 import re
@@ -29,7 +28,7 @@ from agents.runs.progress import TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, hide_infos, read_metrics
+from tests.script_helpers import LAST_LINE, hide_infos, keep_first, read_metrics
 from train import reinforce
 from train.reinforce import (
     PRESET_FOLDER,
@@ -428,8 +427,7 @@ def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monke
 
 
 def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
-    judge, count = Training.is_best, itertools.count()
-    monkeypatch.setattr(Training, "is_best", lambda self, *_, **__: judge(self, next(count)))
+    keep_first(monkeypatch)
     flags = {"ema": 0.0, "learning_rate": 0.05, "final_split": "validation"}
     lines = train(tmp_path / "run", capsys, validation_images=None, **flags)
     first, last = (line for line in lines if "validation error" in line and " left" in line)

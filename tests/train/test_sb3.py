@@ -23,7 +23,15 @@ from agents.runs.commands import Stop, Stopped
 from agents.runs.folder import RunLog
 from agents.sb3 import GlimpseVecEnv, load_sb3
 from agents.sb3.training import weights_of
-from tests.script_helpers import LAST_LINE, hide_infos, read_metrics, register_shades
+from agents.training import spread_seed
+from tests.script_helpers import (
+    LAST_LINE,
+    hide_infos,
+    keep_first,
+    note_seeds,
+    read_metrics,
+    register_shades,
+)
 from train import off_policy, sb3, stock_ppo
 from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
 
@@ -173,14 +181,25 @@ def test_std_and_learning_rate_follow_their_schedules_or_not(tmp_path, capsys, s
     ("algorithm", "kind"), [("a2c", A2C), ("recurrent_ppo", RecurrentPPO), ("ppo_history", PPO)]
 )
 def test_the_best_model_is_left_as_a_zip_of_stable_baselines_and_as_safetensors(
-    tmp_path, capsys, algorithm, kind
+    tmp_path, capsys, monkeypatch, algorithm, kind
 ):
-    train(tmp_path / "run", capsys, algorithm=algorithm, final_split="none")
+    flags = {"algorithm": algorithm, "final_split": "none"}
+    train(tmp_path / "last", capsys, keep="last", **flags)
+    keep_first(monkeypatch)
+    train(tmp_path / "run", capsys, **flags)
     model = load_sb3(kind, tmp_path / "run" / "best.zip", device="cpu")
     saved, weights = load_file(tmp_path / "run" / "best.safetensors"), weights_of(model.policy)
     assert weights.state_dict().keys() == saved.keys()
     assert all(torch.equal(weight, saved[name]) for name, weight in weights.state_dict().items())
+    last = load_file(tmp_path / "last" / "best.safetensors")
+    assert not torch.equal(last["log_std"], saved["log_std"])
     assert count_parameters(model.policy) == sum(w.numel() for w in saved.values())
+
+
+def test_training_begins_with_the_seeds_that_all_scripts_share(tmp_path, capsys, monkeypatch):
+    seeds = note_seeds(monkeypatch)
+    train(tmp_path / "run", capsys, seed=5, final_split="none")
+    assert seeds[0] == spread_seed(5, 16)[0]
 
 
 def test_it_learns_to_classify_what_it_sees(tmp_path, capsys):

@@ -117,11 +117,6 @@ def fail(number: int, code: int, call: Call) -> Any:
     raise OSError(code, os.strerror(code))
 
 
-def write_half(number: int, call: Call) -> Any:
-    """Let one ``write`` write only half of its bytes and report so, as the system may."""
-    return call.make_half() if call.number == number else call.make()
-
-
 def fill_disk(number: int, call: Call) -> Any:
     """Let the disk be full from a call on: writes stop half-way, nothing new can be made."""
     exists = call.name == "open" and Path(call.args[0]).exists()

@@ -14,9 +14,7 @@ import re
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,6 @@ from ram_env import GlimpseVectorEnv
 from tests.faults import system_calls
 from tests.faults.runs import (
     CALLS,
-    DEADLINE,
     VARIANTS,
     Outcome,
     assert_same_end,
@@ -59,8 +56,8 @@ class Round:
         self.folder, self.rng = folder, np.random.default_rng(seed)
         self.variant = list(VARIANTS)[(first + seed) % len(VARIANTS)]
 
-    def start(self, fault: Any = None, outside: Any = None) -> Outcome:
-        return start(self.variant, self.folder, fault, outside)
+    def start(self, fault: Any = None) -> Outcome:
+        return start(self.variant, self.folder, fault)
 
     def finish(self) -> None:
         outcome = self.start()
@@ -152,26 +149,12 @@ def test_a_ctrl_c_after_a_signal_ends_it_at_once(agent: Round):
     agent.finish()
 
 
-def strike(number: signal.Signals, size: int, process_id: int, folder: Path) -> None:
-    """Send a signal once the log and the metrics have a size, if it comes to that."""
-    until, names = time.monotonic() + DEADLINE, ("config.json", "log.txt", "metrics.csv")
-    while time.monotonic() < until and not (folder / "result.json").exists():
-        with suppress(FileNotFoundError):
-            if sum((folder / name).stat().st_size for name in names) >= size:
-                break
-        time.sleep(0.001)
-    with suppress(ProcessLookupError):
-        os.kill(process_id, number)
-
-
-@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL], ids=str)
-def test_struck_from_outside(disturbed: Round, number: signal.Signals):
-    outcome = disturbed.start(None, partial(strike, number, disturbed.draw(3000)))
+@pytest.mark.parametrize("number", SIGNALS, ids=str)
+def test_stopped_at_a_system_call(disturbed: Round, number: signal.Signals):
+    send = partial(system_calls.send, disturbed.draw(CALLS), number, False)
+    outcome = disturbed.start(partial(handle, send))
     if not (disturbed.folder / "result.json").exists():
-        if number == signal.SIGKILL:
-            assert outcome.status == -number
-        else:
-            assert_stopped(outcome, number, disturbed.folder)
+        assert_stopped(outcome, number, disturbed.folder)
     disturbed.finish()
 
 
@@ -256,6 +239,13 @@ def test_a_broken_number_ends_it_at_that_update(agent: Round, broken: Any):
 
 def skip(original: Any, *args: Any) -> None:
     pass
+
+
+def test_faults_strike_up_to_the_last_calls_and_no_later(tmp_path: Path):
+    for number, status in ((CALLS - 9, -signal.SIGKILL), (CALLS + 40, 0)):
+        kill = partial(system_calls.send, number, signal.SIGKILL, False)
+        outcome = start("agent", tmp_path / str(number), partial(handle, kill))
+        assert outcome.status == status
 
 
 def test_a_resume_that_forgets_the_optimiser_is_noticed(tmp_path: Path):

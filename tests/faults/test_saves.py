@@ -39,7 +39,6 @@ from tests.faults.system_calls import (
     die,
     fail,
     handled_by,
-    write_half,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd")
@@ -268,14 +267,6 @@ def test_a_call_that_fails_is_reported_or_harmless(bench: Bench, code: int):
                 if not failed:
                     raise
             bench.check(done=not failed)
-
-
-def test_a_write_that_writes_half_is_continued(bench: Bench):
-    for number, name in enumerate(bench.calls):
-        if name == "write":
-            with noted(f"call {number}"):
-                bench.attempt(partial(write_half, number))
-                bench.check(done=True)
 
 
 def test_the_power_is_cut_after_any_call(bench: Bench):

@@ -99,8 +99,8 @@ def test_other_tasks_pass_the_checker(task, keywords):
     check(task, **keywords)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_vector_env_equals_an_async_one(mode):
+def test_the_vector_env_equals_an_async_one():
+    mode = AutoresetMode.NEXT_STEP
     keywords = {"allow_stop": True, "action_format": "dict"}
 
     def single() -> gym.Env:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from agents.training import cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from ram_env.frozen import FROZEN_SHA256, digest
+from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE, keep_first, note_seeds
 from train.baselines import Config, draw, evaluate, main, make_env
 from train.comparison.job import Job
@@ -142,6 +143,15 @@ def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys
     first, *_, last, kept = (float(match[1]) for match in found if match)
     assert kept == first > last
     assert last < 10  # chance: 75
+
+
+@pytest.mark.parametrize("device", GPUS, indirect=True)
+def test_it_trains_on_a_gpu_with_the_cpus_metrics(tmp_path, capsys, device):
+    for where in ("cpu", device):
+        train(tmp_path / where, capsys, model="conv", total_episodes=128, device=where)
+    if device == NAME:
+        cpu, gpu = ((tmp_path / where / "metrics.csv").read_text() for where in ("cpu", NAME))
+        assert cpu == gpu
 
 
 def test_the_learning_rate_falls_along_half_a_cosine(tmp_path, capsys, monkeypatch):

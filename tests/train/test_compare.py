@@ -539,9 +539,7 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
         assert f"- {name}" in text
 
 
-NAMES = ("comparison", "reward_alone", "paper_rule", "ladder", "published", "signpost_dials")
-NAMES += ("paper_tables", "other_data")
-PROTOCOLS = {name: read_protocol(PROTOCOL.with_name(f"{name}.toml")) for name in NAMES}
+PROTOCOLS = {path.stem: read_protocol(path) for path in sorted(PROTOCOL.parent.glob("*.toml"))}
 PUBLISHED, REWARD_ALONE = PROTOCOLS["comparison"], PROTOCOLS["reward_alone"]
 TASKS = [(protocol, name) for protocol in PROTOCOLS.values() for name in protocol.tasks]
 
@@ -635,13 +633,15 @@ def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():
     known = 0
-    names = ("comparison", "signpost_dials", "reward_alone", "published", "ladder", "paper_tables")
-    for name in names:
-        path, protocol = PROTOCOL.with_stem(name), PROTOCOLS[name]
+    for name, protocol in PROTOCOLS.items():
+        path = PROTOCOL.with_stem(name)
         for task in protocol.tasks.values():
             comparison = Comparison(Config(task=task.name, protocol=path), protocol)
             kept = PROTOCOL.parents[1] / comparison.results
             for algorithm in protocol.on(task):
+                comparison.read_tuning(
+                    protocol.tuning_task(task), algorithm
+                )  # refuses other trials
                 configs = list((kept / task.name / algorithm.name).glob("seed_*/config.json"))
                 settings = comparison.tuned_settings(algorithm) if configs else {}
                 for config in configs:

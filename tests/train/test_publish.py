@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import agents.runs.loading
+import train.evaluate
 import train.publish
 from agents.evaluation import evaluate
+from agents.ram import RecurrentAttentionModel
 from agents.runs.hashed import read_hashed
-from agents.runs.loading import load_pretrained, load_run
+from agents.runs.loading import load_pretrained, load_run, start_from
 from tests.faults.system_calls import Killed, die, handled_by
 from train.cards import model_card
 from train.reinforce import Config, main
@@ -64,6 +66,24 @@ def test_a_published_model_is_the_runs_with_its_validation_errors(run_dir, publi
     errors = [row for row in rows if "eval/error" in row]
     assert (published / "validation.csv").read_text().splitlines() == [header, *errors]
     assert len(errors) == 1
+
+
+@pytest.mark.usefixtures("published")
+def test_a_published_run_is_evaluated_and_starts_others_by_its_name(run_dir, capsys):
+    printed: list[list[str]] = []
+    flags: dict[str, Any] = {"num_passes": 1, "threads": 1, "device": "cpu"}
+    for which in ({"run_dir": run_dir}, {"pretrained": "board"}):
+        train.evaluate.main(train.evaluate.Config(**{**flags, **which}))
+        printed.append(capsys.readouterr().out.splitlines()[1:])  # all but the run's name
+    assert printed[0] == printed[1]
+    for neither_or_both in ({}, {"run_dir": run_dir, "pretrained": "board"}):
+        with pytest.raises(ValueError, match="give either a run folder or --pretrained NAME"):
+            train.evaluate.Config(**neither_or_both)
+    stored, _ = load_pretrained("board")
+    model = RecurrentAttentionModel(stored.config)
+    start_from(model, "board", is_sample=False)
+    for name, weight in stored.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name])
 
 
 def test_no_path_of_the_machine_is_published(copied, published):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.controls import CONTROLS, oracle_location, raster_locations, to_boxes
+from agents.controls import oracle_location, raster_locations, to_boxes
 from agents.estimators import ESTIMATORS, Terms
 from agents.evaluation import score_at_stop
 from agents.losses import stop_loss
@@ -74,14 +74,6 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     assert LAST_LINE.fullmatch(lines[-1])
     assert [line for line in lines if "test error" in line] == lines[-1:]
     assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
-
-
-def test_the_same_command_gives_the_same_bytes_and_another_seed_others(tmp_path, capsys):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(tmp_path / name, capsys, seed=seed)
-    for file in ("best.safetensors", "metrics.csv"):
-        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
-        assert a == b != c
 
 
 def test_an_id_registered_with_another_autoreset_mode_trains_alike(tmp_path, capsys, monkeypatch):
@@ -394,12 +386,13 @@ def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys):
     assert counts == [["700"], ["700"], ["10000"]]  # the test split is evaluated as a whole
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    "estimator", ["dense", *(n for n, e in ESTIMATORS.items() if not e.sees_label)]
+)
 def test_only_estimators_that_may_see_the_label_learn_from_it(
     tmp_path, capsys, monkeypatch, estimator
 ):
-    rollouts = {"num_rollouts": 4} if ESTIMATORS[estimator].needs_rollouts else {}
-    options = {"estimator": estimator, "total_episodes": 256, "keep": "last", **rollouts}
+    options = {"estimator": estimator, "total_episodes": 256, "keep": "last"}
     options |= {"replay_steps": 1} if ESTIMATORS[estimator].binary_reward else {}
     train(tmp_path / "seen", capsys, **options)
     hide_infos(monkeypatch, "label", "position", "object_size")
@@ -613,7 +606,6 @@ SMALL |= {"num_validations": 1, "log_every": 1}
         {"see_time": True, "state_cap": 20.0},
         {"core": "gru", "optimizer": "muon"},
         {"core": "lstm", "glimpse_cost": 0.1},
-        *({"locations": name} for name in CONTROLS),
     ],
     ids=str,
 )
@@ -623,7 +615,7 @@ def test_it_trains_on_a_gpu_with_the_cpus_metrics_where_the_arithmetic_is_the_sa
     flags = {**SMALL, "validate_sampled": True, "core": "rnn", **changes}
     lines = train(tmp_path / "gpu", capsys, **{**flags, "device": device})
     assert lines[0].startswith(f"device {device}:0")
-    if device == NAME and not {"bf16", "core"} & changes.keys():  # gated cells add in another order
+    if device == NAME and not {"bf16", "optimizer"} & changes.keys():  # which round otherwise
         train(tmp_path / "cpu", capsys, **flags)
         gpu, cpu = ((tmp_path / name / "metrics.csv").read_text() for name in ("gpu", "cpu"))
         assert gpu == cpu

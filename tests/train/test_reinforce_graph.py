@@ -15,7 +15,6 @@ from agents.graph import WARM_UP, Graph
 from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
 from agents.training import Training
-from ram_env import GlimpseVectorEnv
 from tests.pretend_gpu import GPUS, NAME
 from train.reinforce import Config, main, parse
 
@@ -195,19 +194,6 @@ def test_on_the_cpu_it_says_in_one_line_that_there_is_no_graph_and_learns_the_sa
         learned.append(train(tmp_path / str(graph), graph=graph))
         assert ("graph: the CPU has none" in capsys.readouterr().out) == graph
     assert_close(*learned)
-
-
-class Priced(GlimpseVectorEnv):
-    """An environment whose Python a replay would not run."""
-
-
-def test_an_environment_of_ones_own_is_refused_with_the_reason(tmp_path, monkeypatch):
-    spec = gymnasium.spec("MNISTGlimpse-v0")
-    mine = replace(spec, id="Priced-v0", vector_entry_point=Priced)
-    monkeypatch.setitem(gymnasium.registry, "Priced-v0", mine)
-    with pytest.raises(ValueError, match=r"a graph can only hold lanes of .*, got Priced"):
-        train(tmp_path / "run", env_id="Priced-v0", graph=True)
-    assert not (tmp_path / "run").exists()
 
 
 def test_an_estimator_that_waits_for_a_gpu_is_refused_with_its_line(

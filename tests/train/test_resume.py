@@ -138,13 +138,6 @@ def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path
         assert results(tmp_path / "without") != results(tmp_path / "whole")
 
 
-def test_a_run_with_sgd_resumes_with_its_momentum(tmp_path):
-    train(tmp_path / "whole", optimizer="sgd", final_std=None)
-    train_and_fail(tmp_path / "run", 6, optimizer="sgd", final_std=None)
-    resume(tmp_path / "run")
-    assert results(tmp_path / "run") == results(tmp_path / "whole")
-
-
 def test_a_run_is_not_resumed_with_another_curriculum(tmp_path):
     path = tmp_path / "stages.toml"
     path.write_text("stages = [{ until = 0.5, env = { board_size = 2 } }]")

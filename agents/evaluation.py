@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -50,6 +50,10 @@ class Score:
         k, n, z = self.wrong, self.total, NormalDist().inv_cdf(0.975)
         centre, half = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
         return max(0.0, 100 * (centre - half) / (n + z**2)), 100 * (centre + half) / (n + z**2)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return error and interval [%], and the numbers of images, as JSON values."""
+        return {"error": self.error, "interval": list(self.interval), **asdict(self)}
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -32,6 +32,7 @@ import tyro
 
 import ram_env
 from agents.runs.machine import commit, describe_machine
+from agents.training import check_settings
 from ram_env.data import open_split
 
 ENV_ID = "ClutteredMNISTGlimpse-v0"
@@ -56,10 +57,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what would fail late."""
-        if self.repetitions < 1:
-            raise ValueError(f"repetitions must be at least 1, got {self.repetitions}")
-        if not 0 < self.seconds < math.inf:
-            raise ValueError(f"seconds must be positive and finite, got {self.seconds}")
+        check_settings(self, {"at least 1": ("repetitions",), "positive": ("seconds",)})
         if self.memory_steps and not STATM.exists():
             raise ValueError(f"memory_steps must be 0 on this system: it has no {STATM}")
 

@@ -5,7 +5,6 @@ Flags are those of train/reinforce.py.
 
 from __future__ import annotations
 
-import csv
 import sys
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from agents.runs.files import read_csv
 from train import reinforce
 
 ERROR = 4.04
@@ -46,10 +46,8 @@ def time_to_error(config: reinforce.Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         reinforce.main(replace(config, graph=True, run_dir=run_dir))
-        metrics, timing = (
-            [*csv.DictReader((run_dir / name).read_text().splitlines())]
-            for name in ("metrics.csv", "timing.csv")
-        )
+        files = (run_dir / name for name in ("metrics.csv", "timing.csv"))
+        metrics, timing = (read_csv(path) for path in files)
     for row in metrics:
         if row["tag"] == "eval/error" and float(row["value"]) <= ERROR:
             steps = int(row["env_steps"])

@@ -20,6 +20,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from agents.sb3.training import train_once
 from benchmarks.sb3_overhead import take_turns
 from train import sb3
+from train.keywords import make_vector_env
 
 
 def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int = 5) -> None:
@@ -39,7 +40,7 @@ def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int =
 def make(env_id: str, num_envs: int, algorithm: str) -> OnPolicyAlgorithm:
     """Make an algorithm as train/sb3.py does."""
     settings = sb3.Config(algorithm=algorithm, env_id=env_id, num_envs=num_envs)
-    lanes = sb3.to_sb3(settings, sb3.make_env(env_id, num_envs, split="train"))
+    lanes = sb3.to_sb3(settings, make_vector_env(env_id, num_envs, split="train"))
     return sb3.make_model(settings, lanes, torch.device("cpu"), seed=0)
 
 

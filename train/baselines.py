@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import gymnasium
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,7 +43,7 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import ImageTask, Task
-from train.keywords import TaskConfig
+from train.keywords import TaskConfig, make_vector_env
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     model = make_baseline(config.model, channels, side, env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     training = Training(model, optimizer, env)
-    log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
-    log.note_facts({"device": describe_device(device)})
-    log.note_facts({"parameters": count_parameters(model)})
+    facts = {"data": env.data_source, "sample": env.data_is_sample}
+    facts |= {"device": describe_device(device), "parameters": count_parameters(model)}
+    log.note_facts(facts)
     validations = validation_updates(config.num_updates, config.num_validations)
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     bf16 = choose_bf16(config.bf16, device, log)
@@ -211,10 +210,8 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
     side = canvas_side(config.env_id, **config.keywords)
     more |= {"glimpse_size": side, "num_scales": 1, "num_glimpses": 1}
-    more |= {"autoreset_mode": "SameStep", "device": None if device.type == "cpu" else str(device)}
-    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **{**config.keywords, **more})
-    assert isinstance(env, GlimpseVectorEnv)
-    return env
+    more |= {"device": None if device.type == "cpu" else str(device)}
+    return make_vector_env(config.env_id, num_envs, **{**config.keywords, **more})
 
 
 def draw(

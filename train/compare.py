@@ -49,6 +49,7 @@ from typing import Any, Literal, NamedTuple
 from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
+from agents.training import check_settings
 from train.comparison import results, search
 from train.comparison.clusters import JobConfig
 from train.comparison.job import Job
@@ -86,8 +87,7 @@ class Config(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seeds is not None and self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        check_settings(self, {"at least 1": ("seeds",)})
         if not self.stages:
             raise ValueError(f"stages must be some of {', '.join(STAGES)}, got none")
 
@@ -273,7 +273,7 @@ class Comparison:
         settings = dict(enumerate(search.draw_trials(algorithm, task.trials)))
         tuning, best_first = Tuning({}, []), []
         for phase in results.PHASES:
-            best = results.best_trial(best_first)
+            best = best_first[0] if best_first else None
             if phase == "retries" and (best is None or best.error < task.retry_above):
                 continue
             if phase == "finals":

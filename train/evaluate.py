@@ -12,12 +12,11 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import imageio.v3 as imageio
 import msgspec
 import numpy as np
@@ -43,7 +42,7 @@ from agents.runs.machine import commit, describe_device, describe_machine
 from agents.runs.records import portable
 from agents.training import check_settings, choose_device
 from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
-from train.keywords import read_keywords
+from train.keywords import make_vector_env, read_keywords
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
@@ -72,7 +71,8 @@ class Config:
     device: str = "auto"
     """Device for networks and environment: cpu, cuda, cuda:N, or auto, a GPU if there is one."""
     threads: int = RunConfig.threads
-    """CPU threads for the networks. By default OMP_NUM_THREADS, else one per core."""
+    """CPU threads for the networks. By default OMP_NUM_THREADS, else one per core that the
+    process may use."""
     gif: Path | None = None
     """File to write an animation of validation episodes to."""
     gif_episodes: int = 6
@@ -195,10 +195,10 @@ def main(config: Config) -> None:
             "split": config.split,
             "data": env.data_source,
             "sample": env.data_is_sample,
-            "protocols": {protocol: to_json(score) for protocol, score in protocols.items()},
-            "stop": {**to_json(at_stop), "glimpses": glimpses},
-            "hindsight": {label: to_json(score) for label, score in hindsight.items()},
-            "by_glimpse": [to_json(score) for score in by_glimpse],
+            "protocols": {protocol: score.to_json() for protocol, score in protocols.items()},
+            "stop": {**at_stop.to_json(), "glimpses": glimpses},
+            "hindsight": {label: score.to_json() for label, score in hindsight.items()},
+            "by_glimpse": [score.to_json() for score in by_glimpse],
             **diagnosis,
         }
         config.json.write_text(json.dumps(portable(report, run_dir), indent=2) + "\n")
@@ -209,12 +209,10 @@ def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    keywords = {"action_format": "dict", "autoreset_mode": "SameStep", **keywords}
+    keywords = {"action_format": "dict", **keywords}
     keywords |= {"order": "sequential", "allow_stop": False, "reward": "final"}  # it isn't read
     where = None if device.type == "cpu" else str(device)
-    env = gymnasium.make_vec(env_id, num_envs=num_envs, device=where, **keywords)
-    assert isinstance(env, GlimpseVectorEnv)
-    return env
+    return make_vector_env(env_id, num_envs, device=where, **keywords)
 
 
 def check_fit(model: RecurrentAttentionModel, env: GlimpseVectorEnv) -> None:
@@ -264,11 +262,6 @@ def table(scores: list[Score], diagnosis: dict[str, Any]) -> str:
             f"{x:8.2f}, {y:.2f}{bits:>11}"
         )
     return "\n".join(lines)
-
-
-def to_json(score: Score) -> dict[str, Any]:
-    """Return a score as JSON values."""
-    return {"error": score.error, "interval": list(score.interval), **asdict(score)}
 
 
 @torch.no_grad()

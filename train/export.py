@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import parse_flags, run
 from agents.runs.files import write_whole
-from agents.runs.loading import load_run, pretrained_dir, published_names
+from agents.runs.loading import find_run, load_run
 
 INPUTS = ("glimpse", "location", "state")  # (N, P, G, G), (N, 2), (N, D)
 OUTPUTS = ("location_mean", "logits", "baseline", "next_state")  # (N, 2), (N, K), (N,), (N, D)
@@ -69,12 +69,7 @@ class Step(nn.Module):
 
 def main(config: Config) -> None:
     """Load the agent, trace one step of it and write the file."""
-    published = config.agent in published_names()
-    run_dir = pretrained_dir(config.agent) if published else Path(config.agent)
-    if not run_dir.is_dir():
-        names = ", ".join(published_names())
-        raise ValueError(f"agent must be a run folder or one of {names}, got {config.agent!r}")
-    model, settings = load_run(run_dir, env_id=config.env_id)
+    model, settings = load_run(find_run(config.agent), env_id=config.env_id)
     write_whole(config.onnx, to_onnx(model, settings.get("env_id")))
     print(config.onnx)
 

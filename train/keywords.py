@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
+
 from agents.runs.commands import RunConfig
 from agents.runs.files import read_inline
-from ram_env import find_task
+from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import Task
 
 
@@ -28,6 +30,14 @@ class TaskConfig(RunConfig):
     def task(self) -> Task:
         """The task, with its keywords."""
         return find_task(self.env_id, **self.keywords)
+
+
+def make_vector_env(env_id: str, num_envs: int, **keywords: Any) -> GlimpseVectorEnv:
+    """Make the vector environment, which begins a lane's next episode in the step that ends one."""
+    keywords = {"autoreset_mode": "SameStep", **keywords}
+    env = gymnasium.make_vec(env_id, num_envs=num_envs, **keywords)
+    assert isinstance(env, GlimpseVectorEnv)
+    return env
 
 
 def read_keywords(text: str) -> dict[str, Any]:

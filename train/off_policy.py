@@ -21,7 +21,7 @@ from stable_baselines3 import SAC
 from agents.runs.commands import parse_flags, run
 from agents.sb3 import GlimpseVecEnv, VectorGlimpseHistory
 from agents.sb3.flat import FlatHistoryFeatures, FlatPlayer, FlatVecEnv
-from train.sb3 import make_env
+from train.keywords import make_vector_env
 from train.stock_ppo import StockConfig, train
 
 ALGORITHMS = {"sac": SAC, "crossq": CrossQ}
@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     """Train SAC or CrossQ on 8 lanes."""
 
     def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
-        env = make_env(config.env_id, num_envs, reward=config.reward, **keywords)
+        env = make_vector_env(config.env_id, num_envs, reward=config.reward, **keywords)
         return GlimpseVecEnv(VectorGlimpseHistory(env, env.task.num_glimpses))
 
     history: Any = make_lanes(1).observation_space

@@ -62,8 +62,8 @@ def main(config: Config) -> None:
         raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":
         raise ValueError(f"{run_dir} was not evaluated on the test split: not published")
-    rows = [",".join(row.values()) for row in read_csv(run_dir / "metrics.csv", dict[str, str])]
-    errors = [row for row in rows if row.split(",")[1] == "eval/error"]
+    rows = read_csv(run_dir / "metrics.csv")
+    errors = [",".join(row.values()) for row in rows if row["tag"] == "eval/error"]
     files = {
         "model.json": read_file(run_dir / "model.json", MAX_BYTES),
         "best.safetensors": read_file(run_dir / "best.safetensors", MAX_BYTES),

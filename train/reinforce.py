@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium
 import torch
 from torch import Tensor
 
@@ -85,7 +84,7 @@ from agents.training import (
 from ram_env import GlimpseVectorEnv
 from ram_env.lockstep import LockstepEnv
 from train.curriculum import CurriculumEnv, read_curriculum
-from train.keywords import TaskConfig
+from train.keywords import TaskConfig, make_vector_env
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -392,9 +391,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     watch = Watch(device) if config.graph else None
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
-    log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
-    log.note_facts({"device": (where := describe_device(device))})
-    log.note_facts({"parameters": count_parameters(model)})
+    facts = {"data": env.data_source, "sample": env.data_is_sample}
+    facts |= {"device": (where := describe_device(device)), "parameters": count_parameters(model)}
+    log.note_facts(facts)
     log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     bf16 = choose_bf16(config.bf16, device, log)
     log.say(env.data_source)
@@ -613,11 +612,7 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
     """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
     where = None if device.type == "cpu" and not config.graph else str(device)
     more |= {"action_format": "dict", "device": where, "allow_stop": False}
-    more |= {"autoreset_mode": "SameStep"}
-    keywords = {**config.keywords, **more}
-    env = gymnasium.make_vec(config.env_id, num_envs=num_envs, **keywords)
-    assert isinstance(env, GlimpseVectorEnv)
-    return env
+    return make_vector_env(config.env_id, num_envs, **{**config.keywords, **more})
 
 
 def make_training_env(config: Config, device: torch.device, lanes: range) -> CurriculumEnv:

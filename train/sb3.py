@@ -17,7 +17,6 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -58,7 +57,7 @@ from agents.training import (
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import Task
 from train.curriculum import CurriculumEnv, read_curriculum
-from train.keywords import TaskConfig
+from train.keywords import TaskConfig, make_vector_env
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
@@ -126,13 +125,9 @@ class Config(TaskConfig):
         super().__post_init__()
         counts = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
         counts = (*counts, "hidden_size", "validation_images")
-        check_settings(
-            self, {"at least 1": counts, "positive": ("learning_rate", "std", "final_std")}
-        )
-        check_settings(
-            self, {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
-        )
-        check_seed(self.seed)
+        bounds = {"at least 1": counts, "positive": ("learning_rate", "std", "final_std")}
+        bounds |= {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
+        check_settings(self, bounds)
         check_env(self.env_id, **self.keywords)
         if "reward" in self.keywords:
             raise ValueError("env_kwargs must leave out reward: --reward sets it")
@@ -183,7 +178,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device("cpu" if config.device == "auto" else config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
-    make = partial(make_env, config.env_id, reward=config.reward, **config.keywords)
+    make = partial(make_vector_env, config.env_id, reward=config.reward, **config.keywords)
     name = config.curriculum
     stages = () if name is None else read_curriculum(name, config.task)
     env = CurriculumEnv(
@@ -210,10 +205,10 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     weights = weights_of(policy)
     training = Training(weights, policy.optimizer, env)
     num_parameters = count_parameters(weights)
-    log.note_facts({"data": env.data_source, "sample": env.data_is_sample})
-    log.note_facts({"device": describe_device(device)})
-    log.note_facts({name: version(name) for name in ("stable-baselines3", "sb3-contrib")})
-    log.note_facts({"parameters": num_parameters})
+    facts = {"data": env.data_source, "sample": env.data_is_sample}
+    facts |= {"device": describe_device(device)}
+    facts |= {name: version(name) for name in ("stable-baselines3", "sb3-contrib")}
+    log.note_facts({**facts, "parameters": num_parameters})
     log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     log.say(env.data_source)
     log.say(f"{config.algorithm}: {num_parameters} parameters, {update_steps} steps an update")
@@ -250,7 +245,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if not config.learned_std:
             std = config.std * (config.final_std / config.std) ** (update / num_updates)
             policy.log_std.fill_(math.log(std))
-        np.random.seed([config.seed, update])  # noqa: NPY002 - shuffles Stable-Baselines3's batches
+        np.random.seed([config.seed % 2**32, update])  # noqa: NPY002 - shuffles Stable-Baselines3's batches
         train_once(model)
         check_finite(update, dict(weights.named_parameters()))
         training.move_mean(0.0)  # the policy itself is evaluated, not a running mean
@@ -306,20 +301,6 @@ def check_env(env_id: str, **keywords: Any) -> None:
             "the environment's actions must be a Box of x, y and class scores, without allow_stop: "
             f"{env_id} has action_format={task.action_format!r} and allow_stop={task.allow_stop}"
         )
-
-
-def check_seed(seed: int) -> None:
-    """Raise a ValueError if a seed is above the limit of NumPy's global generator."""
-    if seed >= 2**32:
-        raise ValueError(f"seed must be less than 2**32, got {seed}")
-
-
-def make_env(env_id: str, num_envs: int, **keywords: Any) -> GlimpseVectorEnv:
-    """Make the environment, in NumPy."""
-    keywords["autoreset_mode"] = "SameStep"
-    env = gymnasium.make_vec(env_id, num_envs=num_envs, **keywords)
-    assert isinstance(env, GlimpseVectorEnv)
-    return env
 
 
 def to_sb3(config: Config, env: VectorEnv) -> GlimpseVecEnv:

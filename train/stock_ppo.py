@@ -31,7 +31,8 @@ from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, evaluate_sb3
 from agents.sb3.training import raising_divergence
 from agents.training import check_finite, check_settings, spread_seed, validation_updates
-from train.sb3 import check_env, check_seed, make_env, validate
+from train.keywords import make_vector_env
+from train.sb3 import check_env, validate
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class StockConfig:
         """Check every value before anything is written."""
         check_env(self.env_id)
         check_settings(self, {"at least 1": ("env_steps", "marks"), "at least 0": ("seed",)})
-        check_seed(self.seed)
         if self.run_dir.exists():
             raise ValueError(f"{self.run_dir} exists already: choose another with --run-dir")
 
@@ -109,7 +109,7 @@ def main(config: Config) -> None:
 
     def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
         keywords["action_format"] = config.action_format
-        return GlimpseVecEnv(make_env(config.env_id, num_envs, **keywords))
+        return GlimpseVecEnv(make_vector_env(config.env_id, num_envs, **keywords))
 
     def make_model() -> PPO:
         plain = config.num_envs == 1 and config.action_format == "box"

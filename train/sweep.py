@@ -28,7 +28,6 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
-import math
 import re
 import shlex
 import sys
@@ -39,7 +38,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import optuna
 import tyro
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -48,12 +46,13 @@ from optuna.trial import TrialState
 import ram_env
 from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.machine import commit, describe_machine
+from agents.training import check_settings
 from train import reinforce
 from train.comparison import search
 from train.comparison.clusters import JobConfig
 from train.comparison.job import Job
 from train.comparison.jobs import Ended, exit_on_signals, run_jobs
-from train.keywords import read_keywords
+from train.keywords import make_vector_env
 
 SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(2e-4, 5e-3, log=True),
@@ -114,11 +113,8 @@ class Config(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("trials", "total_episodes", "seeds", "num_validations")
-        for name in (*positive, "startup_trials", "warmup_marks", "sampler_seed"):
-            if (value := getattr(self, name)) < (least := int(name in positive)):
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 <= self.poll_seconds < math.inf:
-            raise ValueError(f"poll_seconds must be at least 0, got {self.poll_seconds}")
+        counts = ("startup_trials", "warmup_marks", "sampler_seed", "poll_seconds")
+        check_settings(self, {"at least 1": positive, "at least 0": counts})
         if self.results is not None and self.results.suffix != ".csv":
             raise ValueError(f"results must end in .csv, got {self.results}")
         ram_env.find_task(self.env_id)  # raises if it isn't a glimpse environment
@@ -282,15 +278,13 @@ def search_settings(config: Config, journal: Path) -> int:
 def choose_settings(config: Config) -> dict[str, Any]:
     """Return what must be the same for all trials of a study, ready for JSON."""
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
-    keywords = {"split": "validation", **read_keywords(base.env_kwargs)}
-    env = gymnasium.make_vec(config.env_id, num_envs=1, **keywords)
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    num_classes = make_vector_env(config.env_id, 1, split="validation", **base.keywords).num_classes
     names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
     return {
         **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
         "seeds": [FIRST_SEED + k for k in range(config.seeds)],
         "flags": list(config.flags),
-        "chance_error": 100 * (1 - 1 / env.num_classes),  # a run that diverged counts as this [%]
+        "chance_error": 100 * (1 - 1 / num_classes),  # a run that diverged counts as this [%]
     }
 
 

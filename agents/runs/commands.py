@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import gymnasium
+import torch
 
 from agents import distributed
 from agents.runs.files import convert, first_line
@@ -32,12 +33,6 @@ DIVERGED = 3
 """Exit status of a run in which a loss or weight became NaN or infinite."""
 
 
-def default_threads() -> int:
-    """Return the first number of OMP_NUM_THREADS, or the number of cores."""
-    value = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(value) if value.isdecimal() and int(value) else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """Settings that all training scripts share; every one is a flag."""
@@ -48,8 +43,9 @@ class RunConfig:
     """Random seed for weights, exploration, images and locations."""
     device: str = "auto"
     """Device for the networks: cpu, cuda, cuda:N, or auto, which takes a GPU if there is one."""
-    threads: int = default_threads()
-    """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
+    threads: int = torch.get_num_threads()
+    """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core that the process
+    may use."""
     run_dir: Path | None = None
     """Folder to write the run to; by default a new one below runs/."""
     resume: Path | None = None

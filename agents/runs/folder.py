@@ -209,7 +209,7 @@ class RunLog:
         values: dict[str, Any] = {"split": split, "data": data, **more}
         line = "finished; no final split was evaluated"
         if score is not None:
-            values |= {"error": score.error, "interval": list(score.interval), **asdict(score)}
+            values |= score.to_json()
             line = ", ".join([f"{split} {score}", *(f"{k} {v:.3f}" for k, v in more.items())])
         self._sync()  # a finished run is not resumed: nothing may be missing then
         write_whole(self.folder / "result.json", to_json({**values, "line": line}))

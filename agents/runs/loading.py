@@ -79,11 +79,7 @@ def start_from(model: RecurrentAttentionModel, name: str, *, is_sample: bool) ->
         ValueError: If there is neither, it has other networks or sizes than the model, or it was
             trained on other data, whose images overlap.
     """
-    published = name in published_names()
-    if not published and not Path(name).is_dir():
-        names = ", ".join(published_names())
-        raise ValueError(f"{name!r} must be a run folder or one of {names}")
-    folder = pretrained_dir(name) if published else Path(name)
+    folder = find_run(name)
     other, _ = load_run(folder, env_id="")
     check_data(name, read_json(folder / "config.json", RunRecord).sample, is_sample)
     theirs, mine = (asdict(each.config) for each in (other, model))
@@ -95,6 +91,14 @@ def start_from(model: RecurrentAttentionModel, name: str, *, is_sample: bool) ->
         pairs = ", ".join(f"{key} {theirs[key]} and not {mine[key]}" for key in differing)
         raise ValueError(f"{name} can't be the start of this run: it has {pairs}")
     model.load_state_dict({**model.state_dict(), **other.state_dict()})
+
+
+def find_run(name: str) -> Path:
+    """Return the folder of a published agent, or the run folder; ValueError if there is neither."""
+    names = published_names()
+    if name not in names and not Path(name).is_dir():
+        raise ValueError(f"{name!r} must be a run folder or one of {', '.join(names)}")
+    return pretrained_dir(name) if name in names else Path(name)
 
 
 def load_run(

@@ -332,9 +332,7 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
 def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
     wild = results.Trial(1, {}, 75.0, "diverged")
     late = results.Trial(2, {}, 75.3, "finished")
-    assert results.best_trial([wild, late]) == late
-    assert results.best_trial([wild]) == wild
-    assert results.best_trial([]) is None
+    assert results.best_trials([wild, late]) == [late, wild]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -747,8 +745,6 @@ def test_the_naive_first_try_refuses_what_it_could_not_do(tmp_path):
         stock_ppo.Config(tmp_path / "run", "CartPole-v1")
     with pytest.raises(ValueError, match=f"{tmp_path} exists already: choose another"):
         stock_ppo.Config(tmp_path)
-    with pytest.raises(ValueError, match=r"seed must be less than 2\*\*32"):
-        stock_ppo.Config(tmp_path / "run", seed=2**32)
 
 
 def test_the_naive_first_try_reports_that_it_diverged(tmp_path, monkeypatch):

@@ -88,6 +88,6 @@ def test_what_cannot_be_written_or_read_is_refused_by_name(tmp_path):
     for name, message in refused.items():
         with pytest.raises(ValueError, match=message):
             Config("mnist", tmp_path / name)
-    with pytest.raises(ValueError, match=r"agent must be a run folder or one of .*, got 'mnits'"):
+    with pytest.raises(ValueError, match="'mnits' must be a run folder or one of "):
         main(Config("mnits", tmp_path / "agent.onnx"))
     assert [path.name for path in tmp_path.iterdir()] == ["there.onnx"]

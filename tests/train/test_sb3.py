@@ -33,7 +33,8 @@ from tests.script_helpers import (
     register_shades,
 )
 from train import off_policy, sb3, stock_ppo
-from train.sb3 import ALGORITHMS, Config, main, make_env, make_model, parse, to_sb3
+from train.keywords import make_vector_env
+from train.sb3 import ALGORITHMS, Config, main, make_model, parse, to_sb3
 
 SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
 SHORT |= {"rollout_episodes": 1, "learning_rate": 1e-3, "hidden_size": 16}
@@ -301,7 +302,7 @@ def test_an_environment_without_box_actions_is_refused(env_id):
 
 
 WRONG = {"total_steps": 0, "batch_episodes": 48, "learning_rate": 0.0, "entropy_coef": -0.1}
-WRONG |= {"final_std": 0.5, "rollout_episodes": 0, "gae_lambda": 1.5, "seed": 2**32}
+WRONG |= {"final_std": 0.5, "rollout_episodes": 0, "gae_lambda": 1.5}
 WRONG |= {"policy_coef": -1.0}
 
 
@@ -335,7 +336,7 @@ def test_flags_reach_the_algorithm(algorithm):
     flags |= {"batch_episodes": 4, "hidden_size": 24, "num_envs": 8, "reward": "dense"}
     flags |= {"policy_coef": 0.3, "std": 0.4}
     config = Config(algorithm=algorithm, env_id="ShadesGlimpse-v0", rollout_episodes=2, **flags)
-    lanes = to_sb3(config, make_env("ShadesGlimpse-v0", 8))
+    lanes = to_sb3(config, make_vector_env("ShadesGlimpse-v0", 8))
     model: Any = make_model(config, lanes, torch.device("cpu"), seed=1)
     assert (model.gamma, model.gae_lambda, model.ent_coef) == (1, 0.7, 0.02)
     assert (model.n_steps, model.lr_schedule(0.1)) == (2 * 3, 1e-3)

@@ -26,6 +26,7 @@ from submitit.core.utils import FailedJobError
 
 from agents.runs.commands import DIVERGED
 from agents.runs.files import make_folder
+from agents.training import check_settings
 from train.comparison.job import GRACE, Job
 
 LOOK_SECONDS = 15.0
@@ -47,15 +48,15 @@ class JobConfig:
     timeout_min: int | None = None
     """Minutes after which a training saves and waits for its next turn; by default unlimited, on
     Slurm a day or the partition's limit."""
-    parallel: int = os.cpu_count() or 1
+    parallel: int = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     """Trainings side by side, each with one thread; on Slurm, jobs in the queue."""
     work_dir: Path = Path("runs")
     """Folder for the runs; it can be deleted afterwards."""
 
     def __post_init__(self) -> None:
-        for name in ("timeout_min", "parallel"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_settings(self, {"at least 1": ("timeout_min", "parallel")})
         if self.cluster == "slurm":
             _time_limit(self)
         elif self.partition is not None:

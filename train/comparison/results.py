@@ -277,11 +277,6 @@ def best_trials(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda t: (t.status == "diverged", t.error, t.number))
 
 
-def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Return the first trial with the lowest error; one that diverged only if all have."""
-    return next(iter(best_trials(trials)), None)
-
-
 def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
     """Return rows as CSV files hold them."""
     buffer = io.StringIO()

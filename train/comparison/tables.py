@@ -15,7 +15,7 @@ import numpy as np
 
 from train.comparison import statistics
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
-from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trial
+from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trials
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
 
 Line = tuple[Algorithm, Sequence[str]]
@@ -284,7 +284,7 @@ def _tuning_cells(
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
     trials = phases["trials"]
     phase, ended = next((each for each in reversed(phases.items()) if each[1]), ("", []))
-    best = best_trial(ended)
+    best = next(iter(best_trials(ended)), None)
     if best is None:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 4]
     diverged = sum(trial.status == "diverged" for trial in trials)

@@ -14,7 +14,6 @@ import gymnasium
 import pytest
 
 from agents import distributed
-from agents.runs import commands
 from agents.runs.commands import DIVERGED, Stop, Stopped, parse_flags, read_resumed, run
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -86,14 +85,6 @@ def test_help_has_a_box_per_group_and_the_docstrings(capsys):
     places = [shown.index(words) for words in ("Train an agent.", *(f"{k} opt" for k in GROUPS))]
     assert places == sorted(places)
     assert "Random seed, in every respect." in shown
-
-
-@pytest.mark.parametrize(
-    ("value", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("many", None), ("", None)]
-)
-def test_threads_follow_omp_num_threads_where_it_is_a_number(monkeypatch, value, threads):
-    monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert commands.default_threads() == (threads or os.cpu_count())
 
 
 # --resume

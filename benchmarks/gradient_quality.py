@@ -44,6 +44,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,4 +318,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, lambda arguments: parse_flags(Config, arguments, __doc__ or ""))
+    run(main, partial(parse_flags, Config, description=__doc__))

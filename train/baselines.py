@@ -16,8 +16,9 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -245,9 +246,8 @@ def evaluate(
     return Score(wrong, total)
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line, or of the run that it resumes."""
-    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0], groups=GROUPS)
+parse = partial(parse_flags, Config, groups=GROUPS)
+"""Returns the settings of a command line, or of the run that it resumes."""
 
 
 if __name__ == "__main__":

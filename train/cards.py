@@ -11,6 +11,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -150,4 +151,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, lambda arguments: parse_flags(Config, arguments, (__doc__ or "").splitlines()[0]))
+    run(main, partial(parse_flags, Config))

@@ -39,9 +39,10 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -327,9 +328,8 @@ def refuse_another(what: str, called_as: Any, job: Job) -> None:
         )
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line."""
-    return parse_flags(Config, arguments, __doc__ or "")
+parse = partial(parse_flags, Config, description=__doc__)
+"""Returns the settings of a command line."""
 
 
 if __name__ == "__main__":

@@ -69,16 +69,14 @@ def read_curriculum(name: str, task: Task) -> tuple[Stage, ...]:
     stages = read_toml(path, dict[str, tuple[Stage, ...]])
     if stages.keys() != {"stages"} or not stages["stages"]:
         raise ValueError(f"{path} must hold [[stages]] and nothing else, got {sorted(stages)}")
-    known = {field.name for field in fields(task)}
-    fixed = {field.name for field in fields(Task)} | {"dataset", "data_dir"}
+    scene = {field.name for field in fields(task)} - {field.name for field in fields(Task)}
+    scene -= {"dataset", "data_dir"}
     for number, stage in enumerate(stages["stages"], 1):
         where = f"{path}, stage {number}: env"
-        if unknown := sorted(stage.env.keys() - known):
-            raise ValueError(f"{where} may hold {sorted(known - fixed)}, got {unknown}")
-        if changed := sorted(stage.env.keys() & fixed):
+        if others := sorted(stage.env.keys() - scene):
             raise ValueError(
-                f"{where} may only change the scene ({sorted(known - fixed)}), not what the agent "
-                f"sees, does, is paid or names: got {changed}"
+                f"{where} may only change the scene ({sorted(scene)}), not what the agent sees, "
+                f"does, is paid or names: got {others}"
             )
         try:
             replace(task, **stage.env)

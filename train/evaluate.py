@@ -11,7 +11,6 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -295,9 +294,8 @@ def animate(
     imageio.imwrite(path, by_episode.reshape(-1, *by_episode.shape[2:]), duration=durations, loop=0)
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line."""
-    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0])
+parse = partial(parse_flags, Config)
+"""Returns the settings of a command line."""
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 import json
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -101,4 +102,4 @@ def to_onnx(model: RecurrentAttentionModel, env_id: str | None) -> bytes:
 
 
 if __name__ == "__main__":
-    run(main, lambda arguments: parse_flags(Config, arguments, (__doc__ or "").splitlines()[0]))
+    run(main, partial(parse_flags, Config))

@@ -1,16 +1,18 @@
-"""Keywords of an environment on the command line, which need no registered id."""
+"""What the scripts share of their task: settings, keywords that need no id, the environment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 
 from agents.runs.commands import RunConfig
 from agents.runs.files import read_inline
+from agents.training import check_settings
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import Task
+from train.curriculum import Stage, read_curriculum
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,30 @@ class TaskConfig(RunConfig):
     def task(self) -> Task:
         """The task, with its keywords."""
         return find_task(self.env_id, **self.keywords)
+
+
+@dataclass(frozen=True)
+class AgentConfig(TaskConfig):
+    """Settings that the scripts which train agents share."""
+
+    curriculum: str | None = None
+    """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
+    validation_images: int | None = None
+    """Number of validation images, the first of the split. By default all of them."""
+    validate_sampled: bool = False
+    """Also validate the policy that samples."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights to store and to evaluate at the end: the best on validation, or the last."""
+
+    def __post_init__(self) -> None:
+        """Check the shared values; scripts extend this with their own."""
+        super().__post_init__()
+        check_settings(self, {"at least 1": ("validation_images",)})
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages before the task; ValueError if the curriculum is not one for it."""
+        return () if self.curriculum is None else read_curriculum(self.curriculum, self.task)
 
 
 def make_vector_env(env_id: str, num_envs: int, **keywords: Any) -> GlimpseVectorEnv:

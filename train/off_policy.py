@@ -11,8 +11,8 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from sb3_contrib import CrossQ
@@ -68,9 +68,8 @@ def main(config: Config) -> None:
     train(config, make_model, make_lanes, lambda model: FlatPlayer(model, history))
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line."""
-    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0])
+parse = partial(parse_flags, Config)
+"""Returns the settings of a command line."""
 
 
 if __name__ == "__main__":

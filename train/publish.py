@@ -12,6 +12,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -77,4 +78,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, lambda arguments: parse_flags(Config, arguments, (__doc__ or "").splitlines()[0]))
+    run(main, partial(parse_flags, Config))

@@ -83,8 +83,8 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv
 from ram_env.lockstep import LockstepEnv
-from train.curriculum import CurriculumEnv, read_curriculum
-from train.keywords import TaskConfig, make_vector_env
+from train.curriculum import CurriculumEnv
+from train.keywords import AgentConfig, make_vector_env
 
 TaskEnv = GlimpseVectorEnv | CurriculumEnv
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -94,7 +94,7 @@ PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 
 
 @dataclass(frozen=True)
-class Config(TaskConfig):
+class Config(AgentConfig):
     """Settings of a run; every one is a flag."""
 
     preset: Literal[PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
@@ -109,8 +109,6 @@ class Config(TaskConfig):
     reward-only-mnist: Best recipe for MNIST without labels, 20 million env steps."""
     initial: str | None = None
     """Weights to start from: the name of a published agent, such as cluttered, or a run folder."""
-    curriculum: str | None = None
-    """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_episodes: int = 700_000
     """Number of training episodes. The schedules end with the last one."""
     num_envs: int = 512
@@ -197,31 +195,16 @@ class Config(TaskConfig):
     """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
     graph: bool = False
     """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
-    validation_images: int | None = None
-    """Number of validation images, the first of the split. By default all of them."""
-    validate_sampled: bool = False
-    """Also validate the policy that samples."""
-    keep: Literal["best", "last"] = "best"
-    """Which weights to store and to evaluate at the end: the best on validation, or the last."""
 
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
         estimator, task = ESTIMATORS[self.estimator], self.task
-        sides = [task.side]
-        if self.curriculum is not None:
-            stages = read_curriculum(self.curriculum, task)
-            sides += [replace(task, **stage.env).side for stage in stages]
+        sides = [task.side, *(replace(task, **stage.env).side for stage in self.stages)]
         weights = ("discount", "policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
         more = ("state_cap", "shift", "location_rate", "muon_rate", "replay_steps", "glimpse_cost")
         bounds = {
-            "at least 1": (
-                "total_episodes",
-                "num_envs",
-                "num_rollouts",
-                "validation_images",
-                "replay_size",
-            ),
+            "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
             "positive": (
                 *("learning_rate", "max_grad_norm", "max_log_odds"),
                 *("std", "final_std", "label_temperature"),
@@ -617,7 +600,7 @@ def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -
 
 def make_training_env(config: Config, device: torch.device, lanes: range) -> CurriculumEnv:
     """Make some lanes of the environment that the agent trains on, stage by stage if there are."""
-    name, shape = config.curriculum, (config.num_envs, config.num_rollouts)
+    shape = (config.num_envs, config.num_rollouts)
 
     def make(**stage: Any) -> GlimpseVectorEnv | LockstepEnv:
         env = make_env(config, device, len(lanes), split="train", **stage)
@@ -625,7 +608,7 @@ def make_training_env(config: Config, device: torch.device, lanes: range) -> Cur
 
     return CurriculumEnv(
         make,
-        () if name is None else read_curriculum(name, config.task),
+        config.stages,
         lambda stage: spread_seed(config.seed, *shape, stage=stage)[0][lanes.start : lanes.stop],
     )
 
@@ -694,8 +677,7 @@ def parse(arguments: Sequence[str]) -> Config:
     first.add_argument("--preset", choices=PRESETS)
     name = first.parse_known_args(arguments)[0].preset
     default = None if name is None else read_preset(name)
-    description = (__doc__ or "").splitlines()[0]
-    return parse_flags(Config, arguments, description, default=default, groups=GROUPS)
+    return parse_flags(Config, arguments, default=default, groups=GROUPS)
 
 
 if __name__ == "__main__":

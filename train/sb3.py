@@ -11,7 +11,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -56,22 +56,20 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import Task
-from train.curriculum import CurriculumEnv, read_curriculum
-from train.keywords import TaskConfig, make_vector_env
+from train.curriculum import CurriculumEnv
+from train.keywords import AgentConfig, make_vector_env
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
 
 @dataclass(frozen=True)
-class Config(TaskConfig):
+class Config(AgentConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal[ALGORITHMS] = "ppo_history"  # pyright: ignore[reportInvalidTypeForm]
     """Algorithm; with _history, the observation holds the episode's glimpses so far."""
     env_id: str = "MNISTGlimpse-v0"
     """Registered environment to train on."""
-    curriculum: str | None = None
-    """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
     total_steps: int = 5_000_000
     """Env steps (glimpses) to train for, all lanes together; rounded up to whole updates."""
     num_envs: int = 128
@@ -104,12 +102,6 @@ class Config(TaskConfig):
     """Weight of the location's policy gradient relative to the label's."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation; 1 uses whole returns."""
-    validation_images: int | None = None
-    """Number of validation images, from the first; by default all."""
-    validate_sampled: bool = False
-    """Also validate the policy that samples its actions."""
-    keep: Literal["best", "last"] = "best"
-    """Weights to store and to evaluate at the end: the best on validation, or the last."""
     log_every: int = 10
     """Updates between two lines of metrics."""
     checkpoint_every: int = 50
@@ -124,15 +116,14 @@ class Config(TaskConfig):
         """Check every value."""
         super().__post_init__()
         counts = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
-        counts = (*counts, "hidden_size", "validation_images")
+        counts = (*counts, "hidden_size")
         bounds = {"at least 1": counts, "positive": ("learning_rate", "std", "final_std")}
         bounds |= {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
         check_settings(self, bounds)
         check_env(self.env_id, **self.keywords)
         if "reward" in self.keywords:
             raise ValueError("env_kwargs must leave out reward: --reward sets it")
-        if self.curriculum is not None:
-            read_curriculum(self.curriculum, self.task)
+        _ = self.stages  # which refuses a bad curriculum
         if not self.learned_std and self.final_std > self.std:
             raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
         if not self.algorithm.startswith("a2c") and self.update_episodes % self.batch_episodes:
@@ -179,11 +170,9 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     device = choose_device("cpu" if config.device == "auto" else config.device)
     lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     make = partial(make_vector_env, config.env_id, reward=config.reward, **config.keywords)
-    name = config.curriculum
-    stages = () if name is None else read_curriculum(name, config.task)
     env = CurriculumEnv(
         partial(make, config.num_envs, split="train"),
-        stages,
+        config.stages,
         lambda stage: spread_seed(config.seed, config.num_envs, stage=stage)[0],
     )
     validation_env = make(500, split="validation", order="sequential")
@@ -350,9 +339,8 @@ def make_model(
     return model
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line, or of the run that it resumes."""
-    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0], groups=GROUPS)
+parse = partial(parse_flags, Config, groups=GROUPS)
+"""Returns the settings of a command line, or of the run that it resumes."""
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,9 +173,8 @@ def append_rows(path: Path, rows: list[list[Any]]) -> None:
         csv.writer(file).writerows(rows)
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """Return the settings of a command line."""
-    return parse_flags(Config, arguments, (__doc__ or "").splitlines()[0])
+parse = partial(parse_flags, Config)
+"""Returns the settings of a command line."""
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ def read_errors(run_dir: Path) -> list[float]:
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line; the words after ``--`` go to the trainings."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    config = parse_flags(Config, arguments[:cut], __doc__ or "")
+    config = parse_flags(Config, arguments[:cut], description=__doc__)
     return replace(config, flags=tuple(arguments[cut + 1 :]))
 
 

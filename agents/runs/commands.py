@@ -74,8 +74,8 @@ LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_ever
 def parse_flags(
     config_class: type[ConfigT],
     arguments: Sequence[str],
-    description: str,
     *,
+    description: str | None = None,
     default: ConfigT | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> ConfigT:
@@ -84,7 +84,8 @@ def parse_flags(
     Args:
         config_class: Dataclass of settings. A field is a flag; the string below it, its help.
         arguments: Command line, without the program's name.
-        description: Text above the flags in ``--help``.
+        description: Text above the flags in ``--help``; by default the first line of the class's
+            module.
         default: Values of the flags that are not given, with ``groups``.
         groups: All fields of a training script, which can ``--resume``, by title of their box.
     """
@@ -93,6 +94,8 @@ def parse_flags(
 
     if groups is not None and (resumed := read_resumed(config_class, arguments)) is not None:
         return resumed
+    if description is None:
+        description = (sys.modules[config_class.__module__].__doc__ or "").partition("\n")[0]
     hints = get_type_hints(config_class, include_extras=True)
     defaults = {each.name: each.default for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
     if default is not None:

@@ -130,7 +130,7 @@ def test_our_curricula_grow_towards_their_task(name, env_id):
         ),
         (
             "stages = [{ until = 0.2, env = { canvas = 9 } }]",
-            r"stage 1: env may hold .*\['canvas'\]",
+            r"stage 1: env may only change the scene .*\['canvas'\]",
         ),
         (
             "stages = [{ until = 0.2, env = { num_glimpses = 9, dataset = 'KMNIST' } }]",

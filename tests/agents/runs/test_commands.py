@@ -63,24 +63,24 @@ GROUPS = {
 )
 def test_flags_override_the_defaults_grouped_or_not(arguments, expected):
     given, default = arguments.split(), Config(rate=0.25)
-    assert parse_flags(Config, given, "Train.", default=default, groups=GROUPS) == expected
-    assert parse_flags(Config, ["--rate", "0.25", *given], "Train.") == expected
+    assert parse_flags(Config, given, default=default, groups=GROUPS) == expected
+    assert parse_flags(Config, ["--rate", "0.25", *given]) == expected
 
 
 def test_resume_and_bad_flags_are_handled_before_the_run(tmp_path):
-    config = parse_flags(Config, ["--resume", write_config(tmp_path)], "Train.", groups=GROUPS)
+    config = parse_flags(Config, ["--resume", write_config(tmp_path)], groups=GROUPS)
     assert config.resume == tmp_path
     with pytest.raises(ValueError, match="seed must be at least 0"):
-        parse_flags(Config, ["--seed", "-1"], "Train.", groups=GROUPS)
+        parse_flags(Config, ["--seed", "-1"], groups=GROUPS)
     with pytest.raises(ValueError, match="seed must be at least 0"):
-        parse_flags(Config, ["--rate", "1", "--seed", "-1"], "Train.")
+        parse_flags(Config, ["--rate", "1", "--seed", "-1"])
     with pytest.raises(SystemExit):
-        parse_flags(Config, ["--colour", "red"], "Train.", groups=GROUPS)
+        parse_flags(Config, ["--colour", "red"], groups=GROUPS)
 
 
 def test_help_has_a_box_per_group_and_the_docstrings(capsys):
     with pytest.raises(SystemExit):
-        parse_flags(Config, ["--help"], "Train an agent.", groups=GROUPS)
+        parse_flags(Config, ["--help"], description="Train an agent.", groups=GROUPS)
     shown = capsys.readouterr().out
     places = [shown.index(words) for words in ("Train an agent.", *(f"{k} opt" for k in GROUPS))]
     assert places == sorted(places)

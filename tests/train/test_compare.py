@@ -652,8 +652,7 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
 
 def test_the_published_rows_are_the_presets_at_their_own_budgets():
     settings = settings_of("published")
-    changed = {"every-size", "long", "wide"}
-    changed |= {f"paper-{name}" for name in ("128-lanes", "translated", "large-cluttered")}
+    changed = {"every-size", "long", "wide", "paper-translated", "paper-large-cluttered"}
     assert set(settings) == {*reinforce.PRESETS, *changed}
     for name in reinforce.PRESETS:
         task, row = settings[name]

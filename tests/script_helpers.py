@@ -4,9 +4,11 @@ import itertools
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -69,6 +71,15 @@ def note_seeds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(GlimpseVectorEnv, "reset", noting)
     return seeds
+
+
+def register_variant(
+    monkeypatch: pytest.MonkeyPatch, env_id: str, base: str, **keywords: Any
+) -> None:
+    """Register, for a test, an id that differs from another one in some keywords."""
+    spec = gymnasium.spec(base)
+    variant = replace(spec, id=env_id, kwargs={**spec.kwargs, **keywords})
+    monkeypatch.setitem(gymnasium.registry, env_id, variant)
 
 
 def register_shades() -> str:

@@ -1,12 +1,10 @@
 """Learning, on tasks whose bounds are known: what the agent needs, and that it is needed."""
 
-from dataclasses import replace
-
-import gymnasium
 import pytest
 import torch
 
 from agents.ram import RecurrentAttentionModel
+from tests.script_helpers import register_variant
 from train.reinforce import Config, main
 
 TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cells
@@ -16,9 +14,7 @@ SOLVING |= {"core": "rnn", "total_episodes": 70_000}
 
 @pytest.fixture(autouse=True)
 def _two_parts(monkeypatch):
-    spec = gymnasium.spec("SignpostGlimpse-v0")  # registered by the trainer's import
-    spec = replace(spec, id=TWO_PARTS, kwargs={"parts": 2, "num_marks": 2})
-    monkeypatch.setitem(gymnasium.registry, TWO_PARTS, spec)
+    register_variant(monkeypatch, TWO_PARTS, "SignpostGlimpse-v0", parts=2, num_marks=2)
 
 
 def error_after(tmp_path, capsys, **changes) -> float:

@@ -1,6 +1,5 @@
 """The full-image baselines' script: whose canvases it shows, what it prints, and that it learns."""
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from agents.training import cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from ram_env.frozen import FROZEN_SHA256, digest
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, keep_first, note_seeds
+from tests.script_helpers import LAST_LINE, keep_first, note_seeds, register_variant
 from train.baselines import Config, draw, evaluate, main, make_env
 from train.comparison.job import Job
 from train.comparison.jobs import Ended
@@ -38,13 +37,11 @@ def cluttered_id() -> Iterator[str]:
 
     splits = {"train": bars(200), "validation": bars(130), "test": bars(90)}
     register_dataset("bars", lambda: splits)
-    env_id, spec = "BarsGlimpse-v0", gymnasium.spec("MNISTGlimpse-v0")
     keywords = {"dataset": "bars", "canvas_size": 16, "translate": True}
     keywords |= {"num_clutter": 2, "clutter_size": 3}
     with pytest.MonkeyPatch.context() as patch:
-        own = dataclasses.replace(spec, id=env_id, kwargs=keywords)
-        patch.setitem(gymnasium.registry, env_id, own)
-        yield env_id
+        register_variant(patch, "BarsGlimpse-v0", "MNISTGlimpse-v0", **keywords)
+        yield "BarsGlimpse-v0"
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:
@@ -202,9 +199,7 @@ def test_a_task_without_labelled_images_is_refused_before_anything_is_written(tm
 
 
 def test_a_canvas_that_no_glimpse_can_cover_is_refused(monkeypatch):
-    spec = gymnasium.spec("ClutteredMNISTGlimpse-v0")
-    odd = dataclasses.replace(spec, id="Odd-v0", kwargs={**spec.kwargs, "canvas_size": 61})
-    monkeypatch.setitem(gymnasium.registry, "Odd-v0", odd)
+    register_variant(monkeypatch, "Odd-v0", "ClutteredMNISTGlimpse-v0", canvas_size=61)
     with pytest.raises(ValueError, match=r"canvas_size must be even, .* got 61 in Odd-v0"):
         Config(env_id="Odd-v0")
 

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.loading import load_run
 from ram_env import GlimpseVectorEnv, frozen_canvases
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE
+from tests.script_helpers import LAST_LINE, register_variant
 from train.evaluate import Config, animate, main
 
 SCRIPT = Path(__file__).parents[2] / "train" / "evaluate.py"
@@ -248,11 +248,10 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, m
     raw.mkdir(parents=True)
     for name, content in tiny.items():
         (raw / name).write_bytes(content)
-    spec = gymnasium.spec("MNISTGlimpse-v0")
-    name, keywords = "ElsewhereGlimpse-v0", {**spec.kwargs, "data_dir": str(tmp_path / "data")}
-    monkeypatch.setitem(gymnasium.registry, name, replace(spec, id=name, kwargs=keywords))
+    data_dir = str(tmp_path / "data")
+    register_variant(monkeypatch, "Elsewhere-v0", "MNISTGlimpse-v0", data_dir=data_dir)
     folder = write_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
-    assert report(folder, capsys, env_id=name, hindsight=True)
+    assert report(folder, capsys, env_id="Elsewhere-v0", hindsight=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -28,7 +27,7 @@ from agents.runs.progress import TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, hide_infos, keep_first, read_metrics
+from tests.script_helpers import LAST_LINE, hide_infos, keep_first, read_metrics, register_variant
 from train import reinforce
 from train.reinforce import (
     PRESET_FOLDER,
@@ -77,10 +76,8 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
 
 
 def test_an_id_registered_with_another_autoreset_mode_trains_alike(tmp_path, capsys, monkeypatch):
-    spec = gymnasium.spec("SignpostGlimpse-v0")
-    rests = replace(spec, id="Rests-v0", kwargs={**spec.kwargs, "autoreset_mode": "NextStep"})
-    monkeypatch.setitem(gymnasium.registry, "Rests-v0", rests)
-    names, flags = ("Rests-v0", spec.id), {"final_split": "validation"}
+    names, flags = ("Rests-v0", "SignpostGlimpse-v0"), {"final_split": "validation"}
+    register_variant(monkeypatch, *names, autoreset_mode="NextStep")
     last = [train(tmp_path / name, capsys, env_id=name, **flags)[-1] for name in names]
     assert last[0] == last[1]
     for file in ("best.safetensors", "metrics.csv"):
@@ -572,9 +569,7 @@ def test_a_setting_that_has_no_effect_refuses_nothing():
 def test_an_outcome_needs_a_reward_that_says_only_whether_the_answer_was_right(
     monkeypatch, keywords, got, estimator
 ):
-    spec = gymnasium.spec("MNISTGlimpse-v0")
-    priced = replace(spec, id="Priced-v0", kwargs={**spec.kwargs, **keywords})
-    monkeypatch.setitem(gymnasium.registry, "Priced-v0", priced)
+    register_variant(monkeypatch, "Priced-v0", "MNISTGlimpse-v0", **keywords)
     with pytest.raises(ValueError, match=rf"{estimator} needs a reward of 0 or 1 .*{got}"):
         Config(env_id="Priced-v0", estimator=estimator)
 
@@ -641,14 +636,11 @@ def test_in_an_update_a_gpu_is_waited_for_once_a_glimpse_and_twice_besides(
 
 
 def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, monkeypatch):
-    spec = gymnasium.spec("SignpostGlimpse-v0")
     keywords = {"allow_stop": True, "glimpse_cost": 2.0}  # more than any label earns
-    priced = replace(spec, id="Stopping-v0", kwargs={**spec.kwargs, **keywords})
-    monkeypatch.setitem(gymnasium.registry, "Stopping-v0", priced)
+    register_variant(monkeypatch, "Stopping-v0", "SignpostGlimpse-v0", **keywords)
     with pytest.raises(ValueError, match="glimpse_cost must be 0 for Stopping-v0, which has its"):
         Config(env_id="Stopping-v0", glimpse_cost=0.1)
-    dense = replace(spec, id="Dense-v0", kwargs={**spec.kwargs, "reward": "dense"})
-    monkeypatch.setitem(gymnasium.registry, "Dense-v0", dense)
+    register_variant(monkeypatch, "Dense-v0", "SignpostGlimpse-v0", reward="dense")
     with pytest.raises(ValueError, match=r"reward must be 'final' where .*, got 'dense'"):
         Config(env_id="Dense-v0", glimpse_cost=0.1)
     for env_id, cost in (("Stopping-v0", 0), ("SignpostGlimpse-v0", 1e-9)):

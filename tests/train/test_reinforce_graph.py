@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
 from agents.training import Training
 from tests.pretend_gpu import GPUS, NAME
+from tests.script_helpers import register_variant
 from train.reinforce import Config, main, parse
 
 pytestmark = pytest.mark.usefixtures("one_commit")
@@ -67,8 +67,7 @@ def test_it_learns_what_the_plain_loop_learns(
     tmp_path, monkeypatch, device, estimator, toy_dataset
 ):
     keywords = {"dataset": toy_dataset, "canvas_size": 36, "translate": True, "num_clutter": 2}
-    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Toy-v0", kwargs=keywords)
-    monkeypatch.setitem(gymnasium.registry, "Toy-v0", spec)
+    register_variant(monkeypatch, "Toy-v0", "MNISTGlimpse-v0", **keywords)
     changes = {"estimator": estimator, **MORE[estimator]}
     rounds_as_the_cpu = device == NAME and "bf16" not in changes
     plain = train(tmp_path / "plain", device="cpu" if rounds_as_the_cpu else device, **changes)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
-from ram_env.checks import check_flag, check_int, check_scale, to_python_int
+from ram_env.checks import check_flag, check_int, check_scale, check_seed, to_python_int
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
 from ram_env.scenes import Drawn
@@ -242,7 +242,9 @@ def draw_canvases(
     counters = np.arange(n) if ids is None else _read_numbers("ids", ids, 2**63)
     if len(counters) != n:
         raise ValueError(f"ids must have shape ({n},), one per index, got ({len(counters)},)")
-    check_int("seed", seed, 0, 2**64 - 1)
+    if seed is None:
+        raise ValueError("seed must be an int >= 0, got None")
+    check_seed(seed)
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     sizes = map(to_python_int, (canvas_size, translate, num_clutter, clutter_size))
     style = CanvasStyle(*sizes)

@@ -244,7 +244,6 @@ class Comparison:
         env_steps = task.env_steps // 3 if phase == "trials" else task.env_steps
         split = "validation" if phase else self.config.final_split
         trial_seed = search.TRIAL_SEED + (phase == "finals")
-        curriculum = f"--curriculum {task.curriculum}" if task.curriculum else ""
         values = {
             "env_id": task.env_id,
             "seed": trial_seed if phase else number,
@@ -256,7 +255,8 @@ class Comparison:
             "split": split,
         }
         program = self.protocol.programs[algorithm.program]
-        words = fill(f"{program.start} {algorithm.flags} {curriculum}", **values)
+        words = fill(f"{program.start} {algorithm.flags}", **values)
+        words += ["--curriculum", task.curriculum] if task.curriculum else []
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
         title = f"{algorithm.name}, {name.replace('_', ' ')}"

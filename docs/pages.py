@@ -182,10 +182,11 @@ class EstimatorResults(SphinxDirective):
 
 
 def _for_the_site(text: str) -> str:
-    """Return Markdown of the repository's root as a page in `docs`: the site has no other files."""
-    text = re.sub(r"!\[(.*?)\]\(docs/(.*?)\)", r"![\1](\2)", text)
+    """Return Markdown of the repository's root as a page in `docs`; other files are downloads."""
+    text = re.sub(r"\]\(docs/(.*?)\)", r"](\1)", text)
     text = re.sub(r"!\[(.*?)\]\((\w+/.*?)\)", r"![\1](../\2)", text)
-    return re.sub(r"(?<!!)\[([^\]]*)\]\((?!http|#)(.*?)\)", r"\1 (`\2`)", text)
+    text = re.sub(r"(?<!!)\[([^\]]*)\]\((\w+/\S*\.\w+)\)", r"{download}`\1 <../\2>`", text)
+    return re.sub(r"(?<!!)\[([^\]]*)\]\((\w+/.*?)\)", r"\1 (`\2`)", text)
 
 
 def _compared(name: str) -> Iterator[tuple[str, ...]]:

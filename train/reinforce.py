@@ -215,8 +215,8 @@ class Config(AgentConfig):
         check_settings(self, bounds)
         rollouts, envs = self.num_rollouts, self.num_envs
         unpaired = estimator.needs_rollouts and rollouts < 2
-        on_policy = not estimator.binary_reward
         binary = task.reward == "final" and not task.glimpse_cost
+        rewards = ("final", "dense") if estimator.sees_label and self.price is None else ("final",)
         twice = task.glimpse_cost and self.glimpse_cost
         for bad, message in (
             (twice, f"glimpse_cost must be 0 for {self.env_id}, which has its own"),
@@ -224,10 +224,6 @@ class Config(AgentConfig):
                 self.price is not None and not estimator.sees_label,
                 f"estimator must be one that sees the label where the agent learns to stop, since "
                 f"it is credited with what each glimpse's label earns: got {self.estimator}",
-            ),
-            (
-                self.price is not None and task.reward != "final",
-                f"reward must be 'final' where the agent learns to stop, got {task.reward!r}",
             ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
@@ -245,11 +241,6 @@ class Config(AgentConfig):
                 f"final_std must be at most std={self.std}, got {self.final_std}",
             ),
             (
-                self.state_cap and self.core != "rnn",
-                f"state_cap must be 0 for core {self.core}, since it bounds the units of an rnn "
-                f"core alone, got {self.state_cap}",
-            ),
-            (
                 task.num_glimpses < 2 and estimator.objective != "sampled reward",
                 f"num_glimpses must be at least 2 for {self.estimator}, which compares glimpses or "
                 f"has a baseline for locations, got {task.num_glimpses}",
@@ -257,30 +248,15 @@ class Config(AgentConfig):
             (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
             (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
             (
-                on_policy and self.label_temperature != 1,
-                f"label_temperature must be 1 for {self.estimator}, which learns from labels of "
-                f"its own policy, got {self.label_temperature}",
-            ),
-            (
-                on_policy and self.replay_steps > 0,
-                f"replay_steps must be 0 for {self.estimator}, which learns from labels of its own "
-                f"policy, got {self.replay_steps}",
-            ),
-            (
                 estimator.binary_reward and not binary,
                 f"{self.estimator} needs a reward of 0 or 1 for the last label (reward='final', no "
                 f"glimpse_cost), but {self.env_id} has reward={task.reward!r} and "
                 f"glimpse_cost={task.glimpse_cost}",
             ),
             (
-                task.reward == "log_score",
-                "reward must be 'final' or 'dense', since the agent names a class and scores none, "
-                "got 'log_score'",
-            ),
-            (
-                estimator.objective == "sampled reward" and task.reward != "final",
-                f"reward must be 'final' for {self.estimator}, which credits the last label alone, "
-                f"got {task.reward!r}",
+                task.reward not in rewards,
+                f"reward must be {' or '.join(map(repr, rewards))} for {self.estimator}"
+                f"{' and a glimpse_cost' if self.price is not None else ''}, got {task.reward!r}",
             ),
         ):
             if bad:
@@ -288,12 +264,15 @@ class Config(AgentConfig):
         used_by = {
             "muon_rate": (self.optimizer == "muon", "optimizer muon"),
             "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
+            "state_cap": (self.core == "rnn", "core rnn"),
             "replay_size": (self.replay_steps > 0, "replay_steps"),
+            "replay_steps": (estimator.binary_reward, "an outcome estimator"),
+            "label_temperature": (estimator.binary_reward, "an outcome estimator"),
         }
         default = {field.name: field.default for field in fields(self)}
         for name, (used, user) in used_by.items():
             if not used and (got := getattr(self, name)) != default[name]:
-                raise ValueError(f"{name} has no effect without {user}: leave it out, got {got}")
+                raise ValueError(f"{name} needs {user}: leave it out, got {got}")
 
     @property
     def price(self) -> float | None:

@@ -303,7 +303,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
         ({"flags": ("--learning-rate=1",)}, "flags must not hold --learning-rate=1"),
         ({"flags": ("--final_split", "test")}, "flags must not hold --final_split"),
         ({"flags": ("--std", "2")}, "flags must not hold --std"),
-        ({"report": True}, r"study must be among \[\], .* got 'SignpostGlimpse-v0'"),
+        ({"report": True}, "no study 'SignpostGlimpse-v0' to report: .* doesn't exist"),
     ],
 )
 def test_bad_settings_are_refused_by_name(place, changes, named):

@@ -143,7 +143,8 @@ def load_study(journal: Path, name: str) -> optuna.Study:
     storage = _open_storage(journal) if journal.is_file() else None
     names = [study.study_name for study in storage.get_all_studies()] if storage else []
     if storage is None or name not in names:
-        raise ValueError(f"study must be among {names}, which {journal} holds, got {name!r}")
+        held = f"holds {names}" if storage else "doesn't exist"
+        raise ValueError(f"there is no study {name!r} to report: {journal} {held}")
     return optuna.load_study(study_name=name, storage=storage)
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import load_env_creator  # noqa: TID251 - registered in code
 
 from ram_env.tasks import TASKS, ImageTask, Task
 from ram_env.vector_env import GlimpseVectorEnv
@@ -42,7 +42,7 @@ def find_task(env_id: str, **keywords: Any) -> Task:
     module, colon, name = env_id.rpartition(":")
     if colon:
         try:
-            importlib.import_module(module)
+            importlib.import_module(module)  # noqa: TID251 - named by the caller, as in gym.make
         except ImportError as error:
             raise ValueError(f"env_id {env_id!r}: cannot import {module!r}: {error}") from error
     try:

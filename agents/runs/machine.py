@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import subprocess
+import subprocess  # noqa: TID251 - asks git for the commit, with fixed arguments
 import sys
 from datetime import datetime
 from importlib.metadata import version

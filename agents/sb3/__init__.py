@@ -18,7 +18,7 @@ Only the policy for RecurrentPPO and its buffer need sb3-contrib (the extra ``sb
 :mod:`agents.sb3.training` is the part of ``train/sb3.py`` that logs and resumes runs.
 """
 
-from importlib import import_module
+from importlib import import_module  # noqa: TID251 - its own modules, by fixed names
 from typing import TYPE_CHECKING, Any
 
 from agents.sb3.checkpoints import ManifestCheckpointCallback, load_sb3, save_sb3

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import signal
-import subprocess
+import subprocess  # noqa: TID251 - scancel, sinfo
 import sys
 import tempfile
 import time
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import submitit
+import submitit  # noqa: TID251 - pickles jobs into a new folder
 import torch
-from submitit.core.utils import FailedJobError
+from submitit.core.utils import FailedJobError  # noqa: TID251 - the same
 
 from agents.runs.commands import DIVERGED
 from agents.runs.files import make_folder

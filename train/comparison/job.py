@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
+import subprocess  # noqa: TID251 - a protocol's programs; a protocol is code
 import sys
 import time
 from collections.abc import Mapping
@@ -172,7 +172,7 @@ class Job:
 
     def checkpoint(self, *arguments: Any) -> Any:
         """Return what submitit is to run when the job is requeued."""
-        from submitit.helpers import DelayedSubmission
+        from submitit.helpers import DelayedSubmission  # noqa: TID251 - of a job that it began
 
         return DelayedSubmission(self, *arguments)
 

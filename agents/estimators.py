@@ -175,7 +175,8 @@ def paper(rollout: Rollout, weights: Weights) -> Terms:
 
         L = -log p_T - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
 
-    The location's gradient stops before the core.
+    The location's gradient stops before the core, as in many implementations. Equation 3 takes
+    the gradient of the whole RNN, with any weight: ``--location-gradient core --policy-coef C``.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".

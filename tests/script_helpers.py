@@ -1,17 +1,20 @@
 """What tests of the scripts share."""
 
 import itertools
+import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
+from agents.ram import RecurrentAttentionModel
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, register_dataset
 
@@ -36,6 +39,27 @@ def read_metrics(run_dir: Path) -> dict[str, dict[int, float]]:
     for env_steps, tag, value in rows:
         metrics.setdefault(tag, {})[int(env_steps)] = float(value)
     return metrics
+
+
+def write_run(folder: Path, model: RecurrentAttentionModel, **settings: Any) -> Path:
+    """Write what is read of a run that ended with this model; return the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"config": settings}))
+    (folder / "model.json").write_text(json.dumps(asdict(model.config)))
+    save_file(model.state_dict(), folder / "best.safetensors")
+    return folder
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file, a dict those in an entry; None removes one (RFC 7396)."""
+
+    def merge(old: Any, new: Any) -> Any:
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            return new
+        merged = {**old, **{name: merge(old.get(name), part) for name, part in new.items()}}
+        return {k: v for k, v in merged.items() if v is not None or k not in new}
+
+    path.write_text(json.dumps(merge(json.loads(path.read_text()), changes)))
 
 
 def hide_infos(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

@@ -1,15 +1,13 @@
 """Gradient quality: estimates that noise does not bias, and biases that show."""
 
 import csv
-import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from agents.estimators import ESTIMATORS, Estimator, Objective, Terms
@@ -29,6 +27,7 @@ from benchmarks.gradient_quality import (
     squared_norm,
     standard_errors,
 )
+from tests.script_helpers import write_run
 
 ENV_ID = "SignpostGlimpse-v0"
 MODEL = RAMConfig((3, 4, 4), 4, what_size=8, where_size=8, hidden_size=8)
@@ -57,10 +56,7 @@ def stored() -> Stored:
 
 @pytest.fixture
 def run_dir(tmp_path: Path, stored: Stored) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"env_id": ENV_ID}}))
-    (tmp_path / "model.json").write_text(json.dumps(asdict(MODEL)))
-    save_file(stored[0].state_dict(), tmp_path / "best.safetensors")
-    return tmp_path
+    return write_run(tmp_path, stored[0], env_id=ENV_ID)
 
 
 def products(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,7 +220,7 @@ def test_a_setting_that_would_fail_late_is_refused_at_once(setting, message):
 
 
 @pytest.mark.parametrize("settings", [{"env_id": ENV_ID, "locations": "random"}, {"seed": 0}])
-def test_a_run_that_did_not_learn_where_to_look_is_refused(run_dir, settings):
-    (run_dir / "config.json").write_text(json.dumps({"config": settings}))
+def test_a_run_that_did_not_learn_where_to_look_is_refused(tmp_path, stored, settings):
+    write_run(tmp_path, stored[0], **settings)
     with pytest.raises(ValueError, match=r"must be a run of .* with learned locations"):
-        benchmark.load(run_dir)
+        benchmark.load(tmp_path)

@@ -1,6 +1,5 @@
 """A small run of train/reinforce.py to damage, and its commands in this process."""
 
-import json
 import multiprocessing
 import shutil
 import sys
@@ -76,9 +75,3 @@ def spoilt(content: Any) -> Iterator[Any]:
         for i, value in list(enumerate(content))[:2]:
             bads = (bad for bad in (*WRONG, *spoilt(value)) if bad != value)
             yield from ([*content[:i], bad, *content[i + 1 :]] for bad in bads)
-
-
-def edit_json(path: Path, change: Callable[[Any], object]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))

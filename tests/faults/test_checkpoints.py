@@ -20,8 +20,9 @@ from agents.runs.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from tests.faults.conftest import Command, edit_json, spoilt
+from tests.faults.conftest import Command, spoilt
 from tests.faults.damage import CHANGED, MISPLACED
+from tests.script_helpers import edit_json
 from train import reinforce
 
 Copy = Callable[[Path, Path, Path], object]
@@ -152,9 +153,7 @@ def take_other_checkpoints(run_dir: Path) -> None:
 
 MIXUPS: dict[str, Callable[[Path], object]] = {
     "another run's": take_other_checkpoints,
-    "other settings": lambda run_dir: edit_json(
-        run_dir / "config.json", lambda content: content["config"].update(seed=5)
-    ),
+    "other settings": lambda run_dir: edit_json(run_dir / "config.json", config={"seed": 5}),
     "another model": other_tensors("model"),
     "another mean model": other_tensors("mean_model"),
     "another best model": other_tensors("best_model"),

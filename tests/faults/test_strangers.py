@@ -8,7 +8,6 @@ import json
 import pickle
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 import pytest
 
 from agents.runs.loading import load_run
-from tests.faults.conftest import Command, edit_json, spoilt
+from tests.faults.conftest import Command, spoilt
 from tests.faults.damage import MISPLACED
+from tests.script_helpers import edit_json
 from train import evaluate, reinforce
 
 RUN: list[str] = []
@@ -127,7 +127,7 @@ def test_nothing_is_written_through_a_link(name: str, run_dir: Path, command: Co
     assert [each.read_bytes() for each in paths] == before
 
 
-ENV_IDS = ["evil_module:Evil-v0", "evil_module:MNISTGlimpse-v0", "\x1b]0;title\x07", 3, None, []]
+ENV_IDS = ["evil_module:Evil-v0", "evil_module:MNISTGlimpse-v0", "\x1b]0;title\x07", 3, []]
 
 
 @pytest.mark.parametrize("how", ["load", "resume", "evaluate"])
@@ -137,30 +137,30 @@ def test_a_foreign_module_or_a_strange_id_is_refused(
 ):
     (run_dir.parent / "evil_module.py").write_text("raise SystemError('imported')")
     monkeypatch.syspath_prepend(run_dir.parent)
-    edit_json(run_dir / "config.json", lambda content: content["config"].update(env_id=env_id))
+    edit_json(run_dir / "config.json", config={"env_id": env_id})
     assert open_run(how, run_dir, command)
     assert "evil_module" not in sys.modules
 
 
 CHANGES = [
-    ("config.json", lambda content: content.update(sample="x")),
-    ("config.json", lambda content: content["config"].update(locations=["learned"])),
-    ("config.json", lambda content: content.update(config=[])),
-    ("config.json", lambda content: content["config"].update(locations="everywhere")),
-    ("config.json", lambda content: content["config"].update(final_std="\x1b[2J")),
-    ("config.json", lambda content: content["config"].update(final_std=-1.0)),
-    ("model.json", lambda content: content.update(hidden_size=2**30)),
-    ("model.json", lambda content: content.update(glimpse_shape=[1, 2**31, 2**31])),
-    ("model.json", lambda content: content.update(core="os.system")),
-    ("model.json", lambda content: content.update(command="os.system")),
+    ("config.json", {"sample": "x"}),
+    ("config.json", {"config": {"locations": ["learned"]}}),
+    ("config.json", {"config": []}),
+    ("config.json", {"config": {"locations": "everywhere"}}),
+    ("config.json", {"config": {"final_std": "\x1b[2J"}}),
+    ("config.json", {"config": {"final_std": -1.0}}),
+    ("model.json", {"hidden_size": 2**30}),
+    ("model.json", {"glimpse_shape": [1, 2**31, 2**31]}),
+    ("model.json", {"core": "os.system"}),
+    ("model.json", {"command": "os.system"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "change"), CHANGES)
 def test_a_setting_of_a_wrong_type_is_refused_by_evaluate(
-    name: str, change: Callable[[Any], object], run_dir: Path, command: Command
+    name: str, change: dict[str, Any], run_dir: Path, command: Command
 ):
-    edit_json(run_dir / name, change)
+    edit_json(run_dir / name, **change)
     assert name in open_run("evaluate", run_dir, command)
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.loading import load_run
 from ram_env import GlimpseVectorEnv, frozen_canvases
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, register_variant
+from tests.script_helpers import LAST_LINE, edit_json, register_variant, write_run
 from train.evaluate import Config, animate, main
 
 SCRIPT = Path(__file__).parents[2] / "train" / "evaluate.py"
@@ -32,21 +31,17 @@ SCRIPT = Path(__file__).parents[2] / "train" / "evaluate.py"
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run folder with an untrained model of the signpost task."""
-    return write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
+    return make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
 
 
-def write_run(folder: Path, config: RAMConfig, *, biases: bool = True) -> Path:
-    """Write a run folder with an untrained model; without biases its answers vary."""
-    folder.mkdir()
+def make_run(folder: Path, config: RAMConfig, *, biases: bool = True) -> Path:
+    """Write the folder of a run with an untrained model; without biases its answers vary."""
     torch.manual_seed(0)
-    settings = {"env_id": "SignpostGlimpse-v0", "final_std": 0.25}
-    (folder / "config.json").write_text(json.dumps({"config": settings}))
-    (folder / "model.json").write_text(json.dumps(asdict(config)))
-    weights = RecurrentAttentionModel(config).state_dict()
-    if not biases:
-        weights = {k: part * (not k.endswith("bias")) for k, part in weights.items()}
-    save_file(weights, folder / "best.safetensors")
-    return folder
+    model = RecurrentAttentionModel(config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        parameter *= biases or not name.endswith("bias")
+    return write_run(folder, model, env_id="SignpostGlimpse-v0", final_std=0.25)
 
 
 def report(run_dir: Path, capsys, **changes) -> list[str]:
@@ -62,14 +57,14 @@ def make_split(split: str) -> gymnasium.vector.VectorEnv:
 
 
 def test_the_test_split_is_evaluated_whole_when_asked_for(tmp_path, capsys):
-    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
+    run_dir = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
     model, _ = load_run(run_dir)
     last = report(run_dir, capsys, split="test", num_passes=1)[-1]
     assert last == f"test {evaluate(model, make_split('test'), 10_000)}"
 
 
 def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(tmp_path, capsys):
-    run_dir = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
+    run_dir = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8), biases=False)
     lines, n = report(run_dir, capsys), 5000
     assert LAST_LINE.fullmatch(lines[-1])
     model, _ = load_run(run_dir)
@@ -99,7 +94,7 @@ def test_a_gpu_gives_the_cpus_report(run_dir, capsys, tmp_path, monkeypatch, dev
 
 def test_the_last_line_of_an_agent_that_stops_is_its_error_there(tmp_path, capsys):
     config = RAMConfig((3, 4, 4), 4, hidden_size=8, stop_hidden=4)
-    folder = write_run(tmp_path / "run", config)
+    folder = make_run(tmp_path / "run", config)
     weights = load_file(folder / "best.safetensors")
     weights["stop_network.2.bias"][:] = 100
     save_file(weights, folder / "best.safetensors")
@@ -111,7 +106,7 @@ def test_the_last_line_of_an_agent_that_stops_is_its_error_there(tmp_path, capsy
 
 
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
-    folder = write_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
+    folder = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
     weights = load_file(folder / "best.safetensors")
     weights["location_network.log_std"] = torch.tensor([0.25, 0.5]).log()
     save_file(weights, folder / "best.safetensors")
@@ -194,7 +189,7 @@ def test_it_repeats_what_training_ended_with(capsys, tmp_path):
 
 @pytest.mark.parametrize("config", [RAMConfig((1, 4, 4), 4), RAMConfig((3, 4, 4), 5)])
 def test_the_environment_must_fit_the_model_and_be_a_glimpse_environment(tmp_path, capsys, config):
-    folder = write_run(tmp_path / "other", config)
+    folder = make_run(tmp_path / "other", config)
     with pytest.raises(ValueError, match=r"takes glimpses \(.*the environment has"):
         report(folder, capsys)
     with pytest.raises(ValueError, match="must name a glimpse environment"):
@@ -207,22 +202,11 @@ def test_a_split_that_shares_images_with_the_training_is_refused(
 ):
     flag = property(lambda env: evaluated_on, lambda env, value: None)
     monkeypatch.setattr(GlimpseVectorEnv, "data_is_sample", flag, raising=False)
-    change_config(run_dir, sample=evaluated_on)
+    edit_json(run_dir / "config.json", sample=evaluated_on)
     assert report(run_dir, capsys)
-    change_config(run_dir, sample=trained_on_sample)
+    edit_json(run_dir / "config.json", sample=trained_on_sample)
     with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
         report(run_dir, capsys)
-
-
-def change_config(run_dir: Path, **changes: Any) -> None:
-    """Change ``config.json``: settings, or the entry ``sample`` next to them; None removes one."""
-    facts = json.loads((run_dir / "config.json").read_text())
-    for name, value in changes.items():
-        entries = facts if name == "sample" else facts["config"]
-        entries[name] = value
-        if value is None:
-            del entries[name]
-    (run_dir / "config.json").write_text(json.dumps(facts))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +214,7 @@ def change_config(run_dir: Path, **changes: Any) -> None:
     [("env_id", {"env_id": "SignpostGlimpse-v0"}), ("final_std", {"std": 0.1})],
 )
 def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting, given):
-    change_config(run_dir, **{setting: None})
+    edit_json(run_dir / "config.json", config={setting: None})
     with pytest.raises(ValueError, match=f"config.json has no {setting}: give one with --"):
         report(run_dir, capsys)
     assert report(run_dir, capsys, **given)
@@ -238,7 +222,7 @@ def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting, gi
 
 def test_a_run_whose_std_does_not_fall_is_played_with_it(run_dir, capsys):
     falling = report(run_dir, capsys)
-    change_config(run_dir, final_std=None, std=0.25)
+    edit_json(run_dir / "config.json", config={"final_std": None, "std": 0.25})
     assert report(run_dir, capsys) == falling
 
 
@@ -250,7 +234,7 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, m
         (raw / name).write_bytes(content)
     data_dir = str(tmp_path / "data")
     register_variant(monkeypatch, "Elsewhere-v0", "MNISTGlimpse-v0", data_dir=data_dir)
-    folder = write_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
+    folder = make_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
     assert report(folder, capsys, env_id="Elsewhere-v0", hindsight=True)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from agents.ram import CORES, RAMConfig, RecurrentAttentionModel
 from agents.runs.loading import load_pretrained
-from tests.train.test_evaluate import write_run
+from tests.train.test_evaluate import make_run
 
 onnx = pytest.importorskip("onnx", reason="needs onnx and onnxscript")
 pytest.importorskip("onnxscript", reason="needs onnx and onnxscript")
@@ -65,7 +65,7 @@ def test_an_exported_agent_equals_the_model_over_an_episode_of_any_number_of_ima
 
 def test_the_file_tells_its_environment_and_state_and_no_path(tmp_path, capsys):
     path = tmp_path / "agent.onnx"
-    main(Config(str(write_run(tmp_path / "run", BOARD)), path))
+    main(Config(str(make_run(tmp_path / "run", BOARD)), path))
     assert capsys.readouterr().out == f"{path}\n"
     facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert json.loads(facts.pop("glimpse_shape")) == [3, 4, 4]

@@ -21,14 +21,11 @@ from agents.ram import RecurrentAttentionModel
 from agents.runs.hashed import read_hashed
 from agents.runs.loading import load_pretrained, load_run, start_from
 from tests.faults.system_calls import Killed, die, handled_by
+from tests.script_helpers import edit_json
 from train.cards import model_card
 from train.reinforce import Config, main
 
 COMMIT = "0123456789" * 4  # of a clean tree, whatever the state of this one
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +88,8 @@ def test_no_path_of_the_machine_is_published(copied, published):
     edit_json(copied / "result.json", data=data)
     other = copied.parent / "runs" / "other"
     command = f"python {script}/train/reinforce.py --run-dir {copied} --threads 1 --other={other}"
-    settings = json.loads((copied / "config.json").read_text())["config"] | {"other": str(other)}
-    edit_json(copied / "config.json", data=data, command=command, config=settings)
+    settings = json.loads((copied / "config.json").read_text())["config"]
+    edit_json(copied / "config.json", data=data, command=command, config={"other": str(other)})
     publish(copied)
     content = json.loads((published / "config.json").read_text())
     assert content["data"] == "MNIST train: 55000 images"

@@ -1,8 +1,7 @@
 """Reading a run back: the same model, and an error that names the file that is at fault."""
 
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.loading import load_run, start_from
+from tests.script_helpers import edit_json, write_run
 
 CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidden=5)
 
@@ -18,17 +18,7 @@ CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidd
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model = RecurrentAttentionModel(CONFIG)
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"env_id": "Some-v0"}}))
-    (tmp_path / "model.json").write_text(json.dumps(asdict(CONFIG)))
-    save_file(model.state_dict(), tmp_path / "best.safetensors")
-    return tmp_path
-
-
-def change(path: Path, **changes) -> None:
-    """Change some entries of a JSON file; None takes one out."""
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return write_run(tmp_path, RecurrentAttentionModel(CONFIG), env_id="Some-v0")
 
 
 def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_dir):
@@ -42,14 +32,14 @@ def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_d
     differs = "it has hidden_size 8 and not 9, location offset and not absolute"
     with pytest.raises(ValueError, match=f"{run_dir} can't be the start of this run: {differs}"):
         start_from(other, str(run_dir), is_sample=False)
-    change(run_dir / "config.json", config={"env_id": "of_another:Shapes-v0"})
+    edit_json(run_dir / "config.json", config={"env_id": "of_another:Shapes-v0"})
     start_from(model, str(run_dir), is_sample=False)  # which imports nothing
     learned = RecurrentAttentionModel(replace(CONFIG, num_glimpses=7, initial_std=0.2))
     with pytest.raises(ValueError, match="learned_std False and not True, see_time False and not"):
         start_from(learned, str(run_dir), is_sample=False)
     with pytest.raises(ValueError, match="'nowhere' must be a run folder or one of cluttered"):
         start_from(model, "nowhere", is_sample=False)
-    change(run_dir / "config.json", sample=False)
+    edit_json(run_dir / "config.json", sample=False)
     with pytest.raises(ValueError, match=r"trained on the full data.*shares images.*RAM_ENV_DATA"):
         start_from(model, str(run_dir), is_sample=True)
 
@@ -76,14 +66,14 @@ def test_the_model_comes_back_with_its_settings(run_dir):
     ],
 )
 def test_a_missing_file_is_named_and_explained(run_dir, missing, settings, message):
-    change(run_dir / "config.json", config={"env_id": "Some-v0", **settings})
+    edit_json(run_dir / "config.json", config=settings)
     (run_dir / missing).unlink()
     with pytest.raises(ValueError, match=message):
         load_run(run_dir)
 
 
 def test_an_environment_of_a_foreign_module_must_be_named_by_the_user(run_dir):
-    change(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
+    edit_json(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
     with pytest.raises(ValueError, match=r"config.json names the module 'antigravity'"):
         load_run(run_dir)
     assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
@@ -101,14 +91,14 @@ def test_an_environment_of_a_foreign_module_must_be_named_by_the_user(run_dir):
     ],
 )
 def test_sizes_that_make_no_model_are_explained(run_dir, changes, message):
-    change(run_dir / "model.json", **changes)
+    edit_json(run_dir / "model.json", **changes)
     with pytest.raises(ValueError, match=rf"model.json.*{message}"):
         load_run(run_dir)
 
 
 @pytest.mark.parametrize("hidden_size", [9, 10**7])
 def test_weights_of_another_size_are_refused_before_memory_is_taken(run_dir, hidden_size):
-    change(run_dir / "model.json", hidden_size=hidden_size)
+    edit_json(run_dir / "model.json", hidden_size=hidden_size)
     with pytest.raises(ValueError, match=r"best.safetensors belongs to another model .* must be"):
         load_run(run_dir)
 

@@ -103,7 +103,7 @@ class Config(AgentConfig):
     best-large-cluttered: Best recipe for cluttered 100x100, 65 min on one core in float32.
     best-mnist: Best recipe for MNIST, 25 min on one core.
     best-translated: Best recipe for translated 60x60, 60 min on one core in float32.
-    paper-cluttered: The paper's rule for cluttered 60x60, 75 min on one core.
+    paper-cluttered: The paper's rule for cluttered 60x60, 50 min on one core.
     paper-mnist: The paper's rule for MNIST, 19 min on one core.
     reward-only-cluttered: Best recipe for cluttered 60x60 without labels, 20 million env steps.
     reward-only-mnist: Best recipe for MNIST without labels, 20 million env steps."""

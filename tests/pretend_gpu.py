@@ -1,7 +1,7 @@
 """A pretended GPU: the torch device "pretend", which computes on the CPU and behaves like CUDA.
 
 Numbers are the CPU's. What only a GPU shows is checked and counted: tensors of two devices in one
-operation, NumPy views of its memory, and lines that launch kernels, copy to it or wait for it.
+operation, NumPy views of its memory, and lines that copy to it or wait for it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ GPUS = [pytest.param("cuda", marks=pytest.mark.cuda), NAME]
 _ROOT = Path(__file__).parents[1]
 _PROJECT = tuple(f"{_ROOT}/{folder}/" for folder in ("ram_env", "agents", "train"))
 _aten = torch.ops.aten
-# Operations whose result the host needs (the first is item() or bool()), and those without a kernel
+# Operations whose result the host needs; the first is item() or bool()
 _WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "repeat_interleave"}
-_NO_KERNEL = {"_local_scalar_dense", "_unsafe_view", "empty", "empty_like", "empty_strided"}
-_NO_KERNEL |= {"new_empty", "new_empty_strided"}
 _INDEXED = {"index", "index_put_", "_index_put_impl_"}
 
 
@@ -43,7 +41,6 @@ class PretendGPU(TorchDispatchMode):
     """Makes the device work while it is entered; ``torch.cuda`` then captures its graphs.
 
     Attributes:
-        kernels: Operations that launch a kernel, by line of the project.
         waits: Times that the host waits for the device to catch up, by line.
         uploads: Copies to the device for which the host doesn't wait (``non_blocking``), by line.
         forbid_waits: Whether a wait raises :class:`HostWaitError`. A CUDA graph allows none.
@@ -59,7 +56,7 @@ class PretendGPU(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.forbid_waits, self._context_is_lost = False, False
-        self.kernels, self.waits, self.uploads = (Counter[str]() for _ in range(3))
+        self.waits, self.uploads = Counter[str](), Counter[str]()
         self.graphs: list[Graph] = []
         self._capturing: Graph | None = None
 
@@ -109,8 +106,6 @@ class PretendGPU(TorchDispatchMode):
             )
         if func._opname in _WAITS:
             self._wait()
-        if func._opname not in _NO_KERNEL and not _is_view(func):
-            self.kernels[_line()] += 1
         if "fused_" in func._opname and getattr(rate := kwargs.get("lr"), "dtype", None):
             assert rate.dtype == torch.float32, "expected scalar type Float"  # as CUDA reads it
         if func is _aten.multinomial.default and not elems[0].isfinite().all():
@@ -131,13 +126,12 @@ class PretendGPU(TorchDispatchMode):
         in_place = func is _aten.copy_.default
         target, source = args[:2] if in_place else (None, args[0])
         lands = isinstance(target, OnGPU) if in_place else to_gpu or "device" not in kwargs
-        if lands and isinstance(source, OnGPU):
-            self.kernels[_line()] += 1
-        elif lands and (kwargs.get("non_blocking") or (in_place and True in args[2:])):
+        crosses = not (lands and isinstance(source, OnGPU))
+        if crosses and lands and (kwargs.get("non_blocking") or (in_place and True in args[2:])):
             self.uploads[_line()] += 1
             if self._capturing is not None:
                 raise RuntimeError(f"Cannot copy from unpinned memory in a capture, at {_line()}")
-        else:
+        elif crosses:
             self._wait()
         if in_place:
             self._run(func, (_elem(target), _elem(source)), {})

@@ -25,7 +25,6 @@ def test_tensors_of_two_devices_do_not_mix_but_a_number_may_come_from_the_host(p
     noise = [torch.rand(2, device=g.device, generator=g).tolist() for g in generators]
     assert noise[0] == noise[1]
     assert str(there.device) == str(generators[0].device).replace("pretend", "pretend:0")
-    assert pretend_gpu.kernels.total() > 0
 
 
 @pytest.mark.parametrize(

@@ -170,17 +170,6 @@ def test_evidence_beyond_the_largest_log_odds_earns_nothing(most, sign):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_advantages_are_constants_so_what_teaches_locations_teaches_nothing_else(name):
-    terms = ESTIMATORS[name].terms(rollout := make_rollout(), WEIGHTS).by_name()
-    for term in terms.values():
-        inputs = [rollout.location_log_prob, rollout.baseline, rollout.label_log_prob]
-        of_location, *others = torch.autograd.grad(
-            term, inputs, allow_unused=True, retain_graph=True
-        )
-        assert of_location is None or others == [None, None]
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
 def test_without_its_location_terms_an_estimator_teaches_no_location(name):
     terms = ESTIMATORS[name].terms(rollout := make_rollout(), WEIGHTS)
     kept = terms.by_name(location=False)

@@ -129,22 +129,6 @@ def test_stop_is_above_0_or_1(stop):
     assert_decides(make("multidiscrete", True).parse([1, 0, 2, stop]), (0, -0.5), 2, stop == 1)
 
 
-def test_resting_lanes_may_hold_anything_and_the_callers_array_is_left_alone():
-    actions = np.zeros((3, 2 + K), np.float32)
-    actions[1] = np.nan
-    before = actions.copy()
-    decision = make("box").parse(actions, (3,), np.array([True, False, True]))
-    assert np.isfinite(decision.location).all()
-    np.testing.assert_array_equal(actions, before)
-    with pytest.raises(ValueError, match="lane 1"):
-        make("box").parse(actions, (3,), np.array([True, True, False]))
-    labels = np.array([0, 99, 1])
-    parts = {"location": np.zeros((3, 2)), "label": labels}
-    decision = make("dict").parse(parts, (3,), np.array([True, False, True]))
-    assert decision.label[[0, 2]].tolist() == [0, 1]
-    assert labels.tolist() == [0, 99, 1]
-
-
 def test_tensors_give_the_same_decisions():
     rng = np.random.default_rng(0)
     box: Any = rng.normal(size=(6, 3 + K)).astype(np.float32)

@@ -196,6 +196,18 @@ def test_part_of_mnist_is_never_completed_by_the_sample(
     assert not data._sample
 
 
+def test_the_folder_given_goes_before_the_environments_and_that_before_the_cache(
+    cache, tiny, tmp_path, monkeypatch
+):
+    given, named = (write(tmp_path / name, tiny) for name in ("given", "named"))
+    write(cache, tiny)
+    monkeypatch.setenv("RAM_ENV_DATA", str(named))
+    assert open_split("MNIST", "test", given).source.endswith(f"from {given}")
+    assert open_split("MNIST", "test").source.endswith(f"from {named}")
+    monkeypatch.delenv("RAM_ENV_DATA")
+    assert open_split("MNIST", "test").source.endswith(f"from {cache}")
+
+
 def test_a_process_with_real_mnist_never_uses_the_sample(tiny, tmp_path, cache):
     load_digits("MNIST", "train", write(tmp_path / "digits", only("train", tiny)))
     with pytest.raises(FileNotFoundError, match="this process has opened real MNIST"):

@@ -472,29 +472,3 @@ def test_a_state_stored_by_the_first_release_still_continues():
     obs, *_, infos = env.step(np.full((2, 6), -0.5, np.float32))
     assert infos["label"].tolist() == [3, 2]
     assert (obs["glimpse"][:, :, 0, 0] * 255).round().tolist() == [[255, 0, 0], [0, 127, 0]]
-
-
-def test_a_state_of_other_data_under_the_same_name_is_refused():
-    def register(count: int) -> None:
-        images = np.zeros((count, 28, 28), np.uint8), np.arange(count) % 3
-        ram_env.register_dataset("changing", lambda: {"train": images})
-
-    register(9)
-    env: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
-    env.reset(seed=0)
-    register(90)
-    other: Any = gym.make("MNISTGlimpse-v0", dataset="changing").unwrapped
-    with pytest.raises(ValueError, match=r"state\['data'\]\['num_scenes'\] must be 90, got 9"):
-        other.set_state(env.get_state())
-
-
-def test_a_wrapped_environment_continues_after_a_reset():
-    env, other = (gym.make("SignpostGlimpse-v0") for _ in range(2))
-    first, second = (wrapper.unwrapped for wrapper in (env, other))
-    assert isinstance(first, ram_env.SignpostEnv)
-    assert isinstance(second, ram_env.SignpostEnv)
-    for wrapper in (env, other):
-        wrapper.reset()
-    second.set_state(first.get_state())
-    action = env.action_space.sample()
-    assert_same(env.step(action)[0], other.step(action)[0])

@@ -429,14 +429,3 @@ def test_stable_baselines_checker_is_content(any_id, action_format):
         warnings.filterwarnings("ignore", "It seems that your observation ")
         warnings.filterwarnings("ignore", "The minimal resolution ")
         check_for_sb3(env.unwrapped, skip_render_check=False)
-
-
-def test_ppo_of_stable_baselines_runs_from_the_id_alone():
-    from stable_baselines3 import PPO
-
-    env_id = "ram_env:SignpostGlimpse-v0"
-    model = PPO("MultiInputPolicy", env_id, n_steps=64, batch_size=32, device="cpu", seed=0)
-    model.learn(128)
-    assert model.num_timesteps == 128
-    assert model.ep_info_buffer is not None
-    assert {info["l"] for info in model.ep_info_buffer} == {4}

@@ -214,32 +214,8 @@ def test_a_bad_seed_or_reset_option_is_refused_by_name(kind, argument, keywords)
     refuse("reset", argument, envs=pair(kind, "toy"), **keywords)
 
 
-def in_last_row(width: int, place: int, value: float) -> np.ndarray:
-    return np.where(np.arange(3 * width).reshape(3, width) == 2 * width + place, value, 0)
-
-
 GOOD: dict[str, Any] = {name: np.zeros(3, int) for name in ("label", "stop")}
 GOOD["location"] = np.zeros((3, 2))
-BAD_ACTIONS = [
-    ("box", "entries must be finite", in_last_row(7, 6, np.nan)),
-    ("box", "entries must be finite", in_last_row(7, 3, 1e300)),
-    ("box", "action", GOOD),
-    ("dict", "action", np.zeros((3, 7))),
-    ("dict", "location", {**GOOD, "location": in_last_row(2, 1, np.nan)}),
-    ("dict", "label", {**GOOD, "label": np.array([0, 0, 4])}),
-    ("multidiscrete", "row", in_last_row(4, 1, -1).astype(int)),
-    ("multidiscrete", "integers", np.zeros((3, 4))),
-]
-
-
-@pytest.mark.parametrize(("action_format", "argument", "action"), BAD_ACTIONS)
-@pytest.mark.parametrize("kind", ["single", "vector", "cpu"])
-def test_a_bad_action_is_refused_by_name(kind, action_format, argument, action):
-    if kind == "single" and isinstance(action, dict):
-        action = {name: part[-1] for name, part in action.items()}
-    elif kind == "single" and np.ndim(action) > 0:
-        action = action[-1]
-    refuse("step", argument, action, envs=pair(kind, action_format=action_format, allow_stop=True))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from agents.training import cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
-from ram_env.frozen import FROZEN_SHA256, digest
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE, keep_first, note_seeds, register_variant
 from train.baselines import Config, draw, evaluate, main, make_env
@@ -74,12 +73,6 @@ def test_it_is_evaluated_on_the_frozen_canvases(cluttered_id, split):
     frozen, frozen_labels = frozen_canvases(cluttered_id, split)
     assert np.array_equal(pixels, frozen)
     assert np.array_equal(labels, frozen_labels)
-
-
-@pytest.mark.usefixtures("full_mnist")
-def test_the_published_tasks_canvases_have_the_published_digest():
-    pixels, _ = see_split("ClutteredMNISTGlimpse-v0", "validation")
-    assert digest(pixels) == FROZEN_SHA256["ClutteredMNISTGlimpse-v0"]["validation"]
 
 
 def test_it_trains_on_the_canvases_of_the_agents_run_with_the_same_seed(cluttered_id):

@@ -62,19 +62,6 @@ def test_every_stage_begins_with_episodes_of_its_own():
     assert len({tuple(each[1]["index"]) for each in begun if each is not None}) == 3
 
 
-def test_a_restored_environment_goes_on_as_the_first():
-    first, second = make(*STAGES), make(*STAGES)
-    first.begin()
-    first.advance(0.3)
-    play(first)
-    obs, _ = second.set_state(first.get_state())
-    assert second.task.board_size == 4
-    for name, part in first.set_state(first.get_state())[0].items():
-        np.testing.assert_array_equal(part, obs[name])
-    assert play(first, 1) == play(second, 1)
-    assert first.get_state() == second.get_state()
-
-
 @pytest.mark.parametrize("stages", [STAGES[:1], (*STAGES[:1], Stage(0.6, {"board_size": 4}))])
 def test_a_state_of_another_curriculum_is_refused(stages):
     env = make(*STAGES)

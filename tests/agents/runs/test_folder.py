@@ -1,6 +1,8 @@
 """The run folder: nothing is overwritten, and what was printed is kept."""
 
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,7 +17,8 @@ from agents.evaluation import Score
 from agents.runs import folder as run_log
 from agents.runs import machine
 from agents.runs.checkpoints import CheckpointError
-from agents.runs.folder import RunLog
+from agents.runs.commands import Stop
+from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.hashed import write_hashed
 from agents.runs.progress import Stopwatch
 
@@ -23,6 +26,13 @@ from agents.runs.progress import Stopwatch
 @dataclass(frozen=True)
 class Settings:
     seed: int = 3
+
+
+@dataclass(frozen=True)
+class Placed(Settings):
+    env_id: str = "mine:Mine-v0"
+    run_dir: Path | None = None
+    resume: Path | None = None
 
 
 @pytest.fixture
@@ -84,6 +94,32 @@ def test_the_result_is_stored_and_printed(log, capsys):
     assert capsys.readouterr().out == f"{line}\n"
     stored = json.loads((log.folder / "result.json").read_text())
     assert stored | {"split": "test", "wrong": 761, "total": 10_000, "line": line} == stored
+
+
+def test_a_run_without_a_folder_gets_one_under_runs_and_is_resumed_with_its_module(
+    tmp_path, monkeypatch, capsys
+):
+    def train(config: Placed, log: RunLog, stop: Stop) -> None:
+        for _ in zip(range(1), log.progress(5), strict=False):
+            pass
+        raise OSError("no room")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="no room"):
+        run_in_folder(Placed(), "mine:Mine-v0", train)
+    (folder,) = Path("runs").iterdir()
+    assert re.fullmatch(rf"mine_Mine-v0_seed3_\d{{8}}-\d{{6}}_{os.getpid()}", folder.name)
+    advice = capsys.readouterr().out.splitlines()[-1]
+    assert advice.endswith(f"--resume {folder} --env-id mine:Mine-v0")
+
+
+def test_a_folder_of_other_files_is_never_written_to(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="is not empty: choose another with --run-dir"):
+        RunLog(tmp_path, Settings())
+    with pytest.raises(FileExistsError, match=r"thesis\.tex is a file: expected a folder"):
+        RunLog(tmp_path / "thesis.tex" / "run", Settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_two_processes_never_write_to_one_folder(log):

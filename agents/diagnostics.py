@@ -66,6 +66,8 @@ def location_spread(beliefs: Beliefs) -> Tensor:
 def behaviour(beliefs: Beliefs, **sizes: Any) -> dict[str, float]:
     """Return metrics that tell how a policy fails; :func:`sizes_of` reads ``sizes`` from an env.
 
+    All T glimpses count, after a stop too.
+
     - ``eval/most_named``: images that get the most frequent prediction [%]; 100 if the label has
       collapsed.
     - ``eval/centre_coverage``: glimpses after the first whose fovea covers the object's middle

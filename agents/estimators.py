@@ -33,7 +33,11 @@ from agents import losses
 from agents.losses import baseline_loss, reinforce_loss, reward_to_go
 
 Objective = Literal[
-    "log-likelihood", "reward, last glimpse", "reward, every glimpse", "sampled reward"
+    "log-likelihood",
+    "log-likelihood, last glimpse",
+    "reward, last glimpse",
+    "reward, every glimpse",
+    "sampled reward",
 ]
 
 
@@ -155,6 +159,7 @@ class Estimator:
             ``benchmarks/gradient_quality.py`` defines each.
         location_reaches_core: Whether the location network's gradient flows into the core.
         samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.
+        normalises: Whether advantages are normalised, which takes two of them or more.
         needs_rollouts: Whether every image is played ``num_rollouts`` times.
         sees_label: Whether the loss uses the true label (class L) or the reward alone (class R).
         binary_reward: Whether it reads the reward as whether the answer is the label (class R with
@@ -165,6 +170,7 @@ class Estimator:
     objective: Objective
     location_reaches_core: bool = True
     samples_label: bool = False
+    normalises: bool = False
     needs_rollouts: bool = False
     sees_label: bool = True
     binary_reward: bool = False
@@ -226,7 +232,7 @@ def dense_log_odds(rollout: Rollout, weights: Weights) -> Terms:
 
     A log-likelihood has nothing left to gain where p_t is near 1, so an agent that is paid with it
     stops looking for evidence. Log-odds have, up to o_max, ``max_log_odds``. Only the classifier
-    still ascends the log-likelihood; the locations don't.
+    still ascends the log-likelihood, which is given as the objective; the locations don't.
 
     Source:
         Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
@@ -374,8 +380,8 @@ ESTIMATORS = {
     "paper": Estimator(paper, "reward, last glimpse", **_DETACHED),
     "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", **_DETACHED),
     "leave_one_out": Estimator(leave_one_out, "reward, every glimpse", needs_rollouts=True),
-    "dense": Estimator(dense, "log-likelihood"),
-    "dense_log_odds": Estimator(dense_log_odds, "log-likelihood"),
+    "dense": Estimator(dense, "log-likelihood", normalises=True),
+    "dense_log_odds": Estimator(dense_log_odds, "log-likelihood", normalises=True),
     "dense_exact": Estimator(dense_exact, "log-likelihood"),
     "reward_only": Estimator(reward_only, "sampled reward", **_REWARD),
     "reward_only_no_baseline": Estimator(reward_only_no_baseline, "sampled reward", **_REWARD),
@@ -384,12 +390,20 @@ ESTIMATORS = {
         outcome_completed, "log-likelihood", binary_reward=True, **_REWARD
     ),
     "outcome_normalised": Estimator(
-        outcome_normalised, "log-likelihood", binary_reward=True, **_REWARD
+        outcome_normalised, "log-likelihood", normalises=True, binary_reward=True, **_REWARD
     ),
-    "paper_dense_returns": Estimator(paper_dense_returns, "log-likelihood", **_DETACHED),
-    "paper_normalised": Estimator(paper_normalised, "reward, last glimpse", **_DETACHED),
-    "dense_last_glimpse": Estimator(dense_last_glimpse, "log-likelihood"),
-    "dense_terminal_reward": Estimator(dense_terminal_reward, "reward, every glimpse"),
+    "paper_dense_returns": Estimator(
+        paper_dense_returns, "log-likelihood, last glimpse", **_DETACHED
+    ),
+    "paper_normalised": Estimator(
+        paper_normalised, "reward, last glimpse", normalises=True, **_DETACHED
+    ),
+    "dense_last_glimpse": Estimator(
+        dense_last_glimpse, "log-likelihood, last glimpse", normalises=True
+    ),
+    "dense_terminal_reward": Estimator(
+        dense_terminal_reward, "reward, every glimpse", normalises=True
+    ),
     "dense_not_normalised": Estimator(dense_not_normalised, "log-likelihood"),
 }
 """All estimators by name, the paper's first; the last five differ in one thing from another."""
@@ -398,14 +412,14 @@ ESTIMATORS = {
 def _hybrid(
     rollout: Rollout,
     weights: Weights,
-    label_weights: Tensor,
+    label_weights: Sequence[float],
     returns: Tensor,
     *,
     baseline: Tensor | None = None,
     normalised: bool = False,
     mean: bool = False,
 ) -> Terms:
-    """Return cross-entropy with weights (T,), and REINFORCE on the returns (T - 1, N).
+    """Return cross-entropy with T weights, and REINFORCE on the returns (T - 1, N).
 
     A ``baseline`` (T - 1, N) takes the place of the learned one. The policy's loss is a sum over
     locations, or their ``mean``.
@@ -457,15 +471,14 @@ def _outcome(
     return _hybrid(taught, weights, _even(rollout), returns, normalised=normalised, mean=True)
 
 
-def _even(rollout: Rollout) -> Tensor:
-    """Return the weights 1/T of every glimpse, (T,), on the CPU."""
-    steps = len(rollout.reward)
-    return torch.full((steps,), 1 / steps)
+def _even(rollout: Rollout) -> list[float]:
+    """Return the weights 1/T of every glimpse."""
+    return [1 / len(rollout.reward)] * len(rollout.reward)
 
 
-def _last(rollout: Rollout) -> Tensor:
-    """Return the weights (0, ..., 0, 1), of the last glimpse alone, (T,), on the CPU."""
-    return torch.eye(len(rollout.reward))[-1]
+def _last(rollout: Rollout) -> list[float]:
+    """Return the weights 0, ..., 0, 1, of the last glimpse alone."""
+    return [0.0] * (len(rollout.reward) - 1) + [1.0]
 
 
 def _reward(rollout: Rollout) -> Tensor:

@@ -195,7 +195,7 @@ def score_at_stop(beliefs: Beliefs) -> tuple[Score, float]:
 
 def score_sampled_labels(beliefs: Beliefs, generator: torch.Generator) -> Score:
     """Score labels that are sampled from the beliefs after the last glimpse of the first pass."""
-    p = beliefs.log_p[0, :, -1].exp().to(generator.device)  # (n, K)
+    p = beliefs.log_p[0, :, -1].softmax(-1).to(generator.device)  # (n, K), of any temperature
     clocks = torch.empty_like(p).exponential_(generator=generator)
     labels = sample_label(p, clocks).cpu()
     return Score(int((labels != beliefs.labels).sum()), len(labels))

@@ -13,7 +13,7 @@ Dimension key:
 from __future__ import annotations
 
 import math
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -118,21 +118,21 @@ def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
     return (others / (num_rollouts - 1)).flatten(1)
 
 
-def cross_entropy(label_log_prob: Tensor, weights: Tensor) -> Tensor:
+def cross_entropy(label_log_prob: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the classifier's loss -mean_n sum_t w_t log p_t.
 
     Args:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N).
-        weights: w_t, constants that sum to 1, best on the CPU, where the check of the sum waits
-            for no GPU. All on the last glimpse is the paper's hybrid loss. Shape (T,).
+        weights: The T weights w_t, which sum to 1. All on the last glimpse is the paper's hybrid
+            loss.
 
     Source:
         Mnih et al. (2014), section 3.2 "hybrid supervised loss".
     """
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
-    weights = _on(label_log_prob.device, weights)
-    return -(weights[:, None] * label_log_prob).sum(0).mean()
+    rows = [w * log_p for w, log_p in zip(weights, label_log_prob, strict=True) if w]
+    return -torch.stack(rows).sum(0).mean()
 
 
 def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
@@ -163,7 +163,7 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
     return torch.stack(means[::-1]) - log_p[:-1]
 
 
-def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
+def exact_dense_returns(label_log_prob: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the gains, (T - 1, N), that make the policy gradient of J_w exact.
 
         J_w = E[ sum_k w_k log p_k ],    g_t = sum_{k>t} w_k (log p_k - log p_t)
@@ -178,7 +178,7 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         label_log_prob: log p_t of the true label. Shape (T, N).
-        weights: w_k, constants that sum to 1. Shape (T,).
+        weights: The T weights w_k, which sum to 1.
 
     Source:
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
@@ -186,10 +186,11 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Tensor) -> Tensor:
     _check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
     log_p = label_log_prob.detach()
-    weights = _on(log_p.device, weights)
-    later = reward_to_go(weights[:, None] * log_p)[1:]  # (T - 1, N), sum_{k>t} w_k log p_k
-    later_weights = weights.flip(0).cumsum(0).flip(0)[1:, None]  # (T - 1, 1)
-    return later - later_weights * log_p[:-1]
+    later, weight, gains = torch.zeros_like(log_p[0]), 0.0, []  # sums over k > t
+    for w, now in zip(reversed(weights), log_p.flip(0), strict=True):  # from the last step back
+        gains.append(later - weight * now)
+        later, weight = later + w * now, weight + w
+    return torch.stack(gains[:0:-1])
 
 
 def normalise(advantage: Tensor, *, by_step: bool = False) -> Tensor:
@@ -227,16 +228,6 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def _on(device: torch.device, weights: Tensor) -> Tensor:
-    """Return constants on a device, where they are copied once: a CUDA graph can't copy them."""
-    return _constant(tuple(weights.tolist()), weights.dtype, device)
-
-
-@cache
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
 def _check_time_first(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors are (T, N) of one shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -244,9 +235,10 @@ def _check_time_first(**tensors: Tensor) -> None:
         raise ValueError(f"expected one shape (T, N), got {shapes}")
 
 
-def _check_weights(weights: Tensor, num_steps: int) -> None:
-    """Raise ValueError unless the weights are (T,) and sum to 1."""
-    shape, total = tuple(weights.shape), float(weights.sum())
-    if shape != (num_steps,) or abs(total - 1) > 1e-5:
-        expected = f"weights must have shape ({num_steps},) and sum to 1"
-        raise ValueError(f"{expected}, got shape {shape} and sum {total}")
+def _check_weights(weights: Sequence[float], num_steps: int) -> None:
+    """Raise ValueError unless there are T weights that sum to 1."""
+    if len(weights) != num_steps or abs(sum(weights) - 1) > 1e-5:
+        raise ValueError(
+            f"weights must be {num_steps} numbers that sum to 1, got {len(weights)} with sum "
+            f"{sum(weights)}"
+        )

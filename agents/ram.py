@@ -41,7 +41,7 @@ class RAMConfig:
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
         location_hidden: Units of a hidden layer in the location network. 0 leaves it out.
         location_reaches_core: Whether the location network's gradient flows into core and glimpse
-            network (the exact policy gradient) or stops before them (the paper).
+            network (the exact policy gradient) or stops before them, as in many implementations.
         conv_features: Channels of a 3x3 convolution over the glimpse; a second has twice as many,
             and a maximum over 2x2 pixels follows each. 0 leaves them out (the paper).
         num_glimpses: T if the core also sees the time, the share of glimpses so far; else 0 (the

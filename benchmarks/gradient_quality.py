@@ -9,6 +9,7 @@ objective, core and glimpse network included. The objectives, with b a fitted ba
 - log-likelihood, J_w = E[sum_k w_k log p_k] with w = 1/T: the gradient is the expectation of
   sum_k w_k grad log p_k + sum_{t<T} (sum_{k>t} w_k (log p_k - log p_t) - b) grad log pi(l_t).
   The estimators of an outcome are held against it, too, since it is what they do without.
+- log-likelihood, last glimpse: the same with w = (0, ..., 0, 1).
 - reward, last glimpse or every glimpse, c E[r], r paid for the likeliest label, c = policy_coef:
   c E[sum_t (r - b) grad log pi(l_t)] is the whole gradient in the location network. No score
   function captures how other weights change the likeliest label; the hybrid loss's
@@ -55,9 +56,10 @@ from torch import Tensor, nn
 
 import ram_env
 from agents.baselines import count_parameters
-from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
+from agents.estimators import ESTIMATORS, Estimator, Rollout, Terms, Weights
 from agents.evaluation import to_env, to_tensors
 from agents.locations import sample_location
+from agents.losses import baseline_loss, cross_entropy, exact_dense_returns, reinforce_loss
 from agents.noise import Noise
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import parse_flags, run
@@ -122,8 +124,21 @@ class Config:
         return Weights(policy_coef=policy_coef, baseline_coef=0.5, **rest)
 
 
+def exact_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
+    """As ``dense_exact``, with all weight on the last glimpse."""
+    last = [0.0] * (len(rollout.reward) - 1) + [1.0]
+    returns = exact_dense_returns(rollout.label_log_prob, last)  # (T - 1, N)
+    baseline = rollout.baseline[:-1]
+    location = {
+        "policy": reinforce_loss(rollout.location_log_prob[:-1], returns - baseline),
+        "baseline": weights.baseline_coef * baseline_loss(baseline, returns),
+    }
+    return Terms({"classifier": cross_entropy(rollout.label_log_prob, last)}, location, {})
+
+
 REFERENCES: dict[str, Estimator] = {
     "log-likelihood": ESTIMATORS["dense_exact"],
+    "log-likelihood, last glimpse": Estimator(exact_last_glimpse, "log-likelihood, last glimpse"),
     "reward, last glimpse": replace(ESTIMATORS["paper"], location_reaches_core=True),
     "reward, every glimpse": replace(ESTIMATORS["every_glimpse"], location_reaches_core=True),
     "sampled reward": ESTIMATORS["reward_only"],

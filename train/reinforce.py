@@ -160,8 +160,8 @@ class Config(AgentConfig):
     location_hidden: int = 128
     """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
     location_gradient: Literal["estimator", "core", "stopped"] = "estimator"
-    """Whether the location network's gradient flows into the core or is stopped before it, as in
-    the paper. By default the estimator decides."""
+    """Whether the location network's gradient flows into the core or is stopped before it. By
+    default the estimator decides."""
     shift: int = 0
     """Largest random shift of each training image along x and along y, in pixels."""
     locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
@@ -245,6 +245,12 @@ class Config(AgentConfig):
                 f"num_glimpses must be at least 2 for {self.estimator}, which compares glimpses or "
                 f"has a baseline for locations, got {task.num_glimpses}",
             ),
+            (
+                estimator.normalises
+                and envs * (1 if self.normalise_by_step else task.num_glimpses - 1) < 2,
+                f"num_envs must be at least 2 for {self.estimator} here, since it normalises over "
+                f"lanes, got {envs}",
+            ),
             (envs % rollouts, f"num_rollouts must divide num_envs={envs}, got {rollouts}"),
             (unpaired, f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"),
             (
@@ -272,7 +278,7 @@ class Config(AgentConfig):
         default = {field.name: field.default for field in fields(self)}
         for name, (used, user) in used_by.items():
             if not used and (got := getattr(self, name)) != default[name]:
-                raise ValueError(f"{name} needs {user}: leave it out, got {got}")
+                raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
 
     @property
     def price(self) -> float | None:
@@ -388,7 +394,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
         box = to_boxes(infos, device)  # (N, 4)
         noise = noise_source.draw(update)
-        shift = to_shift(noise.shift, config.shift, env.task.side)
+        of_image = noise.shift.unflatten(0, (-1, config.num_rollouts))[:, :1]
+        shift = to_shift(of_image.expand(-1, config.num_rollouts, -1), config.shift, env.task.side)
         state = model.initial_state(len(lanes))
         seen: list[tuple[Tensor, Tensor]] = []
         outputs: list[Output] = []
@@ -560,14 +567,16 @@ def choose_label(logits: Tensor, clocks: Tensor | None, temperature: float = 1.0
 
 
 def to_shift(uniform: Tensor, largest: int, side: int) -> Tensor:
-    """Turn noise in (0, 1) into whole pixels up to ``largest``, in units of location. (N, 2).
+    """Turn noise in (0, 1) into whole pixels up to ``largest``, in units of location.
+
+    From (N / M, M, 2), the same for the M rollouts of an image, to (N, 2).
 
     In an image that is shifted by d, location l shows what location l - d shows in the original.
     So the image can stay as it is: the agent's locations are shifted on their way to the
     environment and back.
     """
     pixels = (uniform.double() * (2 * largest + 1)).floor() - largest
-    return (pixels * (2 / side)).float()
+    return (pixels * (2 / side)).float().flatten(0, 1)
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:

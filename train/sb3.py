@@ -131,8 +131,11 @@ class Config(AgentConfig):
                 f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"
             )
             raise ValueError(f"batch_episodes must divide {whole}, got {self.batch_episodes}")
-        if self.batch_episodes * self.task.num_glimpses < 2:
-            raise ValueError("batch_episodes must be at least 2 where an episode has one glimpse")
+        is_a2c = self.algorithm.startswith("a2c")  # whose batch is the update
+        episodes = self.update_episodes if is_a2c else self.batch_episodes
+        if episodes * self.task.num_glimpses < 2:
+            what = "num_envs x rollout_episodes" if is_a2c else "batch_episodes"
+            raise ValueError(f"{what} must be at least 2 where an episode has one glimpse")
 
     @property
     def lane_episodes(self) -> int:

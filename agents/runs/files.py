@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-MAX_TEXT = 16 * 2**20
+MAX_TEXT = 128 * 2**20
 """A JSON, TOML or CSV file of more bytes is refused: parsed, it takes many times the memory."""
 
 

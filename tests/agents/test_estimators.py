@@ -10,14 +10,7 @@ from agents.losses import dense_returns, exact_dense_returns, gaussian_entropy
 
 NUM_STEPS, NUM_ENVS = 4, 6
 DENSE = ("dense", "dense_last_glimpse", "dense_not_normalised", "paper_dense_returns")
-NORMALISED = (
-    "dense",
-    "dense_last_glimpse",
-    "dense_log_odds",
-    "dense_terminal_reward",
-    "outcome_normalised",
-    "paper_normalised",
-)
+NORMALISED = [name for name, estimator in ESTIMATORS.items() if estimator.normalises]
 LAST_GLIMPSE = ("paper", "paper_dense_returns", "paper_normalised", "dense_last_glimpse")
 SAMPLED_REWARD = ("reward_only", "reward_only_no_baseline")
 OUTCOME = ("outcome", "outcome_completed", "outcome_normalised")
@@ -49,7 +42,7 @@ def returns_of(name: str, rollout: Rollout) -> torch.Tensor:
     if name == "dense_log_odds":
         return dense_returns(rollout.label_log_odds.detach() / 9, 0.5)
     if name == "dense_exact":
-        return exact_dense_returns(log_p, torch.full((NUM_STEPS,), 1 / NUM_STEPS))
+        return exact_dense_returns(log_p, [1 / NUM_STEPS] * NUM_STEPS)
     if name in OUTCOME:
         answered = rollout.answer_log_prob, rollout.other_log_prob
         return dense_returns(torch.where(rollout.reward[-1] == 1, *answered).detach(), 0.5)
@@ -80,7 +73,7 @@ def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     torch.testing.assert_close(rollout.location_log_prob.grad, expected)
 
 
-@pytest.mark.parametrize("name", [*NORMALISED])
+@pytest.mark.parametrize("name", NORMALISED)
 def test_returns_may_be_normalised_at_each_step_alone(name):
     rollout = make_rollout()
     loss_of(name, rollout, replace(WEIGHTS, normalise_by_step=True)).backward()
@@ -150,7 +143,8 @@ def test_the_classifier_learns_at_every_glimpse_alike_or_at_the_last_alone(name)
 )
 def test_a_step_between_the_papers_rule_and_ours_changes_one_thing(name, other, changed):
     one, two = ESTIMATORS[name], ESTIMATORS[other]
-    assert replace(one, terms=two.terms, objective=two.objective) == two
+    own = {name: getattr(two, name) for name in ("terms", "objective", "normalises")}
+    assert replace(one, **own) == two
     terms, others = (each.terms(make_rollout(), WEIGHTS).by_name() for each in (one, two))
     assert {k for k in terms | others if not torch.equal(terms[k], others[k])} == changed
 

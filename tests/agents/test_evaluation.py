@@ -34,6 +34,12 @@ def test_sampled_labels_are_drawn_from_the_belief_and_repeat_with_their_generato
     assert abs(first.wrong - 1500) < 4 * (5000 * 0.7 * 0.3) ** 0.5
 
 
+def test_labels_can_be_sampled_from_beliefs_of_any_temperature():
+    beliefs = beliefs_of([[[[0.4, 0.6]]] * 100], [1] * 100)
+    cold = beliefs._replace(log_p=beliefs.log_p / 0.001)
+    assert score_sampled_labels(cold, torch.Generator()).wrong == 0
+
+
 def test_a_score_reads_as_the_readme_says():
     # Wilson for 5 of 100: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),
     # z = 1.96: (0.05 + 0.0192 +- 0.0469...) / 1.0384 = 2.15 % and 11.18 %

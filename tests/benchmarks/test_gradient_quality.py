@@ -145,6 +145,14 @@ def test_the_papers_objective_teaches_the_core_about_locations_and_the_paper_doe
         assert torch.equal(light[core], heavy[core]) != reached
 
 
+def test_the_reference_of_the_last_glimpse_is_exact_with_all_weight_there(stored, monkeypatch):
+    last = REFERENCES["log-likelihood, last glimpse"]
+    ours = Learner(stored, last, make_config(), seed=0).gradient()
+    monkeypatch.setattr("agents.estimators._even", lambda rollout: [0.0] * 3 + [1.0])
+    exact = Learner(stored, ESTIMATORS["dense_exact"], make_config(), seed=0).gradient()
+    torch.testing.assert_close(ours, exact)
+
+
 def test_the_exact_estimator_agrees_with_the_reference_and_a_detached_core_does_not(stored):
     def in_core(estimator: Estimator, seed: int, *counts: int) -> Tensor:
         learner = Learner(stored, estimator, make_config(), seed)
@@ -179,7 +187,7 @@ def test_the_baseline_is_fitted_to_the_returns_whatever_its_term_is_called(store
     exact = replace(ESTIMATORS["dense_exact"], terms=terms)
     rollout, _ = next(Learner(stored, exact, make_config(), seed=0).batches)
     steps = len(rollout.reward)
-    returns = exact_dense_returns(rollout.label_log_prob, torch.full((steps,), 1 / steps))
+    returns = exact_dense_returns(rollout.label_log_prob, [1 / steps] * steps)
     rest = returns - rollout.baseline[:-1]
     assert rest.square().mean() < 0.9 * returns.square().mean()
     assert abs(rest.mean()) < 4 * rest.std() / math.sqrt(rest.numel())

@@ -64,7 +64,10 @@ for mark in range(1, marks + 1):
     metrics += [f"{at},eval/error,{50 / mark}", f"{at},eval/error_sampled,{60 / mark}"]
     metrics += [f"{at},eval/most_named,{mark}", f"{at},train/loss,1.0"]
     metrics += [f"{at + 1},train/explained_variance,{mark}"]
-(folder / "metrics.csv").write_text("\\n".join(metrics[: 9 if does == "diverges" else None]))
+    metrics += [f"{at + 1},train/explained_variance,nan"]  # as of returns that are all equal
+if does == "overshoots":
+    metrics[1] = f"{steps // marks},eval/error,101"
+(folder / "metrics.csv").write_text("\\n".join(metrics[: 11 if does == "diverges" else None]))
 if does != "forgets":
     (folder / "timing.csv").write_text(f"env_steps,cpu_seconds\\n{steps},10.0\\n")
 if does == "diverges":
@@ -231,6 +234,7 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
     [
         ("dies", "ended with status -9"),
         ("forgets", r"timing\.csv"),
+        ("overshoots", r"metrics\.csv.*: eval/error must be from 0 to 100, got 101"),
         ("samples", r"config\.json.*: the run was trained on the sample"),
         ("misdates", r"config\.json.*: started must be ISO 8601, got 'yesterday'"),
     ],

@@ -283,7 +283,7 @@ def test_labels_are_sampled_at_their_temperature(temperature, share):
 
 
 def test_shifting_locations_shifts_the_image(toy_dataset):
-    shift = to_shift(torch.rand(200, 2), largest=2, side=28)
+    shift = to_shift(torch.rand(200, 1, 2), largest=2, side=28)
     pixels = shift * 14  # of 28 px, locations in -1..1
     assert torch.equal(pixels.unique(), torch.arange(-2.0, 3.0))
     images, seen = load_digits(toy_dataset, "train")[0][:1], torch.tensor([[0.1, -0.2]])
@@ -523,6 +523,8 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"state_cap": -1.0}, "state_cap"),
         ({"state_cap": 20.0}, "state_cap needs core rnn: .* got 20"),
         ({"env_kwargs": "num_glimpses = 1"}, "num_glimpses must be at least 2 for .* got 1"),
+        ({"num_envs": 1, "normalise_by_step": True}, "num_envs must be at least 2 for dense"),
+        ({"num_envs": 1, "env_kwargs": "num_glimpses = 2"}, "num_envs must be at least 2 for den"),
         ({"location_rate": -1.0}, "location_rate"),
         ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
         ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
@@ -558,6 +560,8 @@ def test_a_setting_that_has_no_effect_refuses_nothing():
     Config(estimator="reward_only", env_kwargs="num_glimpses = 1")  # without a choice of locations
     Config(estimator="reward_only", env_kwargs="glimpse_cost = 0.1")
     Config(env_kwargs="reward = 'dense'")
+    Config(num_envs=1, env_kwargs="num_glimpses = 3")  # two advantages to normalise over
+    Config(num_envs=1, estimator="paper", env_kwargs="num_glimpses = 2")
 
 
 @pytest.mark.parametrize("estimator", ["outcome", "outcome_completed"])

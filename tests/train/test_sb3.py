@@ -314,6 +314,9 @@ def test_a_bad_setting_fails_at_once_except_minibatches_of_a2c(name):
     one: Any = {"env_kwargs": "num_glimpses = 1", "batch_episodes": 1}
     with pytest.raises(ValueError, match="batch_episodes must be at least 2 where an episode has"):
         Config(**one)
+    Config(algorithm="a2c", **one)  # whose batch is the update
+    with pytest.raises(ValueError, match="num_envs x rollout_episodes must be at least 2 where"):
+        Config(algorithm="a2c", num_envs=1, rollout_episodes=1, env_kwargs="num_glimpses = 1")
     assert Config(learned_std=True, std=0.04).final_std > 0.04  # which then has no effect
 
 

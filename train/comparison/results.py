@@ -165,6 +165,10 @@ class _Metric(Struct):
     tag: str
     value: float
 
+    def __post_init__(self) -> None:
+        if self.tag in ("eval/error", "eval/error_sampled") and not 0 <= self.value <= 100:
+            raise ValueError(f"{self.tag} must be from 0 to 100, got {self.value}")
+
 
 class _End(Struct):
     """A run's ``result.json``."""
@@ -314,7 +318,8 @@ def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
     """Return a run's validation at the marks, and its last metrics of behaviour."""
     values: dict[str, dict[float, float]] = {}  # by tag and env steps
     for metric in read_csv(folder / "metrics.csv", _Metric):
-        values.setdefault(metric.tag, {})[metric.env_steps] = metric.value
+        if math.isfinite(metric.value):  # a value of equal returns explains NaN of them
+            values.setdefault(metric.tag, {})[metric.env_steps] = metric.value
     error, sampled = (values.get(f"eval/{name}", {}) for name in ("error", "error_sampled"))
     marks = sorted(error)
     if missing := [mark for mark in marks if mark not in sampled]:

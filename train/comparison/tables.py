@@ -178,7 +178,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
-    """Test the named comparisons, corrected for all of them together."""
+    """Test the named comparisons on a task, corrected for all of them together."""
     if results.few or not protocol.comparisons:
         return []
     by_name = {row.algorithm.name: row for row in results.rows}
@@ -201,6 +201,7 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
 def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[str]:
     if math.isnan(p):
         counts = [f"{r.algorithm.name} has {len(r.seeds)} of {r.task.seeds} seeds" for r in pair]
+        counts += [f"a test needs {FEW + 1}"] * any(r.task.seeds <= FEW for r in pair)
         reason = "not run on this task" if len(pair) < 2 else ", ".join(counts)
         return [f"not tested: {reason}", *[NONE] * 3]
     first, second = pair
@@ -215,7 +216,7 @@ def _how_tested(seeds: Sequence[int], count: int) -> str:
     return (
         "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
         f"{words} per algorithm no p is below {_p_text(least)}, and after Holm's "
-        f"correction for the {count} named comparisons, tested or not, none is below "
+        f"correction for this task's {count} named comparisons, tested or not, none is below "
         f"{_p_text(min(1, count * least))}. The difference is the first mean minus the second. "
         "P(lower error) is the probability that a run of the first has a lower error than a run "
         "of the second, with ties counted half and a bootstrap interval; 1.00 to 1.00 only means "

@@ -17,6 +17,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
@@ -79,7 +80,11 @@ class Beliefs(NamedTuple):
 
 
 def evaluate(model: RecurrentAttentionModel, env: VectorEnv, num_images: int) -> Score:
-    """Classify every image of a split once, with mean locations: see :func:`play_split`."""
+    """Classify every image of a split once, with mean locations.
+
+    Arguments and errors are those of :func:`play_split`: the env needs ``order="sequential"`` and
+    ``action_format="dict"``.
+    """
     return score_by_glimpse(play_split(model, env, num_images))[-1]
 
 
@@ -125,6 +130,8 @@ def play_split(
     mode = env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.SAME_STEP:
         raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
+    if not isinstance(env.single_action_space, spaces.Dict):
+        raise ValueError(f"env must have action_format='dict', got {env.single_action_space}")
     device, num_visits = next(model.parameters()).device, num_passes * num_images
     samples = bool(torch.as_tensor(std > 0).any())
     own = torch.Generator(device).manual_seed(0)  # the control's

@@ -38,9 +38,7 @@ def main(
         "bare vector env": make(),
         "GlimpseVecEnv": GlimpseVecEnv(make()),
         "VecMonitor(GlimpseVecEnv)": VecMonitor(GlimpseVecEnv(make())),
-        "GlimpseVecEnv(VectorGlimpseHistory)": GlimpseVecEnv(
-            VectorGlimpseHistory(make(), num_glimpses)
-        ),
+        "GlimpseVecEnv(VectorGlimpseHistory)": GlimpseVecEnv(VectorGlimpseHistory(make())),
         "DummyVecEnv": DummyVecEnv([lambda: gymnasium.make(env_id)] * num_envs),
     }
     players = {name: make_player(env, 20 * num_glimpses) for name, env in candidates.items()}

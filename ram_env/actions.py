@@ -192,7 +192,7 @@ FORMATS = {"box": BoxFormat, "dict": DictFormat, "multidiscrete": MultiDiscreteF
 def _read(name: str, value: Any, shape: tuple[int, ...], dtype: str, device: str | None) -> Array:
     """Read real numbers ("float32") or integers ("int64") of this shape."""
     array, kind = xp.to_array(name, value, device)
-    kinds, wanted = ("iu", "integers") if dtype == "int64" else ("fiu", "real numbers")
+    kinds, wanted = ("iub", "integers") if dtype == "int64" else ("fiu", "real numbers")
     if kind not in kinds:
         raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
     if tuple(array.shape) != shape:

@@ -55,15 +55,17 @@ def to_array(name: str, value: Any, device: str | None = None) -> tuple[Array, s
     Raises:
         ValueError: If it can't be read as one array.
     """
-    if device is not None and is_tensor(value):
+    if is_tensor(value):
         code = dtype_name(value).replace("bfloat", "float")[0]
-        return value.detach().to(device), code
+        if device is not None:
+            return value.detach().to(device), code
+        value = to_host(value.detach().float() if "bfloat" in dtype_name(value) else value.detach())
     try:
         array = np.asarray(value)
     except Exception as error:
         raise ValueError(f"{name} can't be read as an array: {error}") from error
     kind = array.dtype.kind
-    if device is None or kind not in "fiu":
+    if device is None or kind not in "fiub":
         return array, kind
     array = cast(array, "float32" if kind == "f" else "int64")  # torch knows fewer dtypes
     return to_device(np.asarray(array, order="C"), device), kind  # and no negative strides

@@ -42,7 +42,7 @@ class EpisodesEnv:
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be None or one of {modes}, got {render_mode!r}")
         self.render_mode, self.device = render_mode, device
-        self.task = self.task_class(**keywords)
+        self.task = self.task_class.from_keywords(**keywords)
         self._episodes = Episodes(self.task, num_lanes, device, record=render_mode is not None)
         self.glimpse_shape, scenes = self._episodes.glimpse_shape, self._episodes.scenes
         self.data_source, self.data_is_sample = scenes.source, scenes.is_sample

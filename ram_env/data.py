@@ -295,6 +295,10 @@ def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
             f"{' and '.join(expected)}.\nThe download failed:\n{error}\n"
             "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
         )
+        inside = [path for path in folders if (path / "raw").is_dir()]
+        problem += "".join(
+            f"\n{path} has raw/ itself: give the folder above it." for path in inside
+        )
         if dataset != "MNIST":
             raise FileNotFoundError(problem) from error
         real = [f"{path} exists" for path in files.find_files("MNIST", folders)]

@@ -1,7 +1,6 @@
 """Register the tasks with Gymnasium, and find the task of a registered id."""
 
 import importlib
-from dataclasses import fields
 from typing import Any
 
 import gymnasium
@@ -56,8 +55,5 @@ def find_task(env_id: str, **keywords: Any) -> Task:
     if not isinstance(maker, type) or not issubclass(maker, GlimpseVectorEnv):
         example = "a glimpse environment such as ClutteredMNISTGlimpse-v0"
         raise ValueError(f"env_id must name {example}, got {env_id!r}")
-    known = {field.name for field in fields(maker.task_class)}
-    if unknown := sorted(keywords.keys() - known):
-        raise ValueError(f"{env_id} has the keywords {sorted(known)}, got {unknown}")
     registered = {name: spec.kwargs[name] for name in {*spec.kwargs} - {*_OTHER_KEYWORDS}}
-    return maker.task_class(**{**registered, **keywords})
+    return maker.task_class.from_keywords(**{**registered, **keywords})

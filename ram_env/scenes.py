@@ -39,7 +39,7 @@ class Scenes(Protocol):
     """Whether the images are the sample that no published result may use."""
 
     def draw(self, canvases: Array, margin: int, lanes: Array, index: Array, words: Array) -> Drawn:
-        """Paint scenes into ``canvases`` in place.
+        """Paint whole scenes into ``canvases``, which hold what was painted there before.
 
         All are NumPy arrays, or all are tensors on one device. The result may depend on nothing
         but the arguments. While all lanes are drawn, no line may make a GPU's host wait.
@@ -49,6 +49,7 @@ class Scenes(Protocol):
             margin: Width of the border, which stays black [px].
             lanes: Which canvases to paint. Shape (n,), int64.
             index: Number of each scene in the list. Shape (n,), int64.
-            words: See :mod:`ram_env.draws`. Shape (n, num_words).
+            words: Random words, uniform over 64 bits: uint64, or int64 in a tensor.
+                ``ram_env.draws.below`` turns them into integers. Shape (n, num_words).
         """
         ...

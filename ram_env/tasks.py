@@ -4,7 +4,9 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from os import PathLike
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from ram_env.actions import FORMATS
 from ram_env.canvas import CanvasStyle, ImageScenes
@@ -39,6 +41,21 @@ class Task(ABC):
     reward: str = "final"
     allow_stop: bool = False
     glimpse_cost: float = 0.0
+
+    @classmethod
+    def from_keywords(cls, **keywords: Any) -> Self:
+        """Return the task; numbers and arrays may be NumPy's. ValueError if one is not allowed."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(keywords.keys() - known):
+            of_lanes = {"device", "autoreset_mode"}.intersection(unknown)
+            hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode"
+            raise ValueError(
+                f"keywords must be among {sorted(known)}, got {unknown}{hint if of_lanes else ''}"
+            )
+        as_python = (np.generic, np.ndarray)
+        return cls(
+            **{k: v.tolist() if isinstance(v, as_python) else v for k, v in keywords.items()}
+        )
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -57,9 +57,9 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
     | ``"NextStep"`` | in the next step, which ignores the action, reward 0 | wrappers, video |
     | ``"Disabled"`` | when ``reset`` is called with ``reset_mask`` | your own schedule |
 
-    Gymnasium's vector observation wrappers, such as ``FlattenObservation`` and
-    ``NormalizeObservation``, would not transform ``final_obs`` and therefore refuse
-    ``"SameStep"``; ``RecordVideo`` misses each episode's last frame there.
+    Gymnasium's vector observation wrappers, such as ``FlattenObservation``, would not transform
+    ``final_obs`` and therefore refuse ``"SameStep"``; ``RecordVideo`` misses each episode's last
+    frame there. ``NormalizeObservation`` needs flattened observations.
 
     Arguments:
     Those of the single env, and
@@ -72,6 +72,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
       up to rounding), and ``final_obs`` is one batched dict. While the lanes are in step with
       each other and actions come as ``"box"`` or ``"dict"`` tensors, only one flag per step
       crosses the bus, which says whether the actions are valid. New episodes are drawn there.
+      Gymnasium's vector wrappers expect NumPy and fail on tensors.
 
     With ``order="sequential"`` lane i of N makes visits i, i + N, i + 2 N, ..., whatever the
     seed, so that N lanes pass through a split together. What a lane plays then depends on N;

@@ -27,7 +27,7 @@ for name in published_names():
     output, _ = model(glimpse, torch.zeros(1, 2), model.initial_state(1))
     assert output.logits.shape == (1, 10)
 envs = gymnasium.make_vec("SignpostGlimpse-v0", num_envs=4)
-envs = GlimpseVecEnv(VectorGlimpseHistory(envs, num_glimpses=4))
+envs = GlimpseVecEnv(VectorGlimpseHistory(envs))
 settings = {"features_extractor_class": HistoryFeatures, "num_classes": 4}
 PPO(HybridPolicy, envs, n_steps=8, batch_size=32, policy_kwargs=settings).learn(32)
 assert find_spec("train") is None

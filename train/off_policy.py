@@ -44,7 +44,7 @@ def main(config: Config) -> None:
 
     def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
         env = make_vector_env(config.env_id, num_envs, reward=config.reward, **keywords)
-        return GlimpseVecEnv(VectorGlimpseHistory(env, env.task.num_glimpses))
+        return GlimpseVecEnv(VectorGlimpseHistory(env))
 
     history: Any = make_lanes(1).observation_space
 

@@ -298,7 +298,7 @@ def check_env(env_id: str, **keywords: Any) -> None:
 def to_sb3(config: Config, env: VectorEnv) -> GlimpseVecEnv:
     """Adapt an environment, with the episode so far as observation if the algorithm uses it."""
     if config.algorithm.endswith("_history"):
-        env = VectorGlimpseHistory(env, config.task.num_glimpses)
+        env = VectorGlimpseHistory(env)
     return GlimpseVecEnv(env)
 
 

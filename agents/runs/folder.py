@@ -212,7 +212,9 @@ class RunLog:
             values |= score.to_json()
             count = self._settings.get("num_validations", 1)
             if split == "validation" and self._settings.get("keep", "best") == "best" and count > 1:
-                self.say(f"the weights are those of the best of {count} validations: biased low")
+                self.say(
+                    f"chosen as the best of {count} validations, so this error is a little low:"
+                )
             line = ", ".join([f"{split} {score}", *(f"{k} {v:.3f}" for k, v in more.items())])
         self._sync()  # a finished run is not resumed: nothing may be missing then
         write_whole(self.folder / "result.json", to_json({**values, "line": line}))

@@ -122,15 +122,15 @@ def load_run(
     """
     run_dir = Path(run_dir)
     settings = read_settings(run_dir)
-    if env_id is not None:
-        settings["env_id"] = env_id
-    elif "env_id" in settings:
-        check_env_id(settings["env_id"], run_dir)
     if not (run_dir / "model.json").exists():
         scripts = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
         found = next((scripts[name] for name in scripts if name in settings), "another script")
         wanted = "expected a run of train/reinforce.py"
         raise ValueError(f"{run_dir} has no model.json: {wanted}, found {found}'s")
+    if env_id is not None:
+        settings["env_id"] = env_id
+    elif "env_id" in settings:
+        check_env_id(settings["env_id"], run_dir)
     path = run_dir / "best.safetensors"
     if not path.exists():
         raise ValueError(f"{run_dir} has no best.safetensors: wait for the run's first validation")

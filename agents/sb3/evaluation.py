@@ -64,6 +64,8 @@ def play_split_sb3(
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
+    if not isinstance(env, VecEnv):
+        raise ValueError(f"env must be a GlimpseVecEnv, got {env!r}")
     device = torch.device(getattr(model, "device", "cpu"))
     batches: list[tuple[Tensor, ...]] = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -45,16 +45,19 @@ class VectorGlimpseHistory(VectorWrapper):
 
     Args:
         env: Environment with the NumPy observations ``glimpse``, ``location`` and ``time``.
-        num_glimpses: T, the environment's.
+        num_glimpses: T. By default ``env.unwrapped.task.num_glimpses``, as ``ram_env`` has it.
 
     Raises:
         ValueError: If the observations are others or, later, if they aren't NumPy arrays or T
             isn't the environment's.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], num_glimpses: int):
+    def __init__(self, env: VectorEnv[Any, Any, Any], num_glimpses: int | None = None):
         super().__init__(env)
         require_keys(env.single_observation_space, ("glimpse", "location", "time"))
+        if num_glimpses is None:
+            task: Any = getattr(env.unwrapped, "task", None)
+            num_glimpses = int(getattr(task, "num_glimpses", 0))
         if num_glimpses < 1:
             raise ValueError(f"num_glimpses must be at least 1, got {num_glimpses}")
         self._num_glimpses = num_glimpses

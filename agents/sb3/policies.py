@@ -165,16 +165,19 @@ class HybridPolicy(ActorCriticPolicy):
     :class:`agents.sb3.RecurrentHybridPolicy`::
 
         env = gymnasium.make_vec("MNISTGlimpse-v0", num_envs=64)
-        lanes = GlimpseVecEnv(VectorGlimpseHistory(env, env.task.num_glimpses))
+        lanes = GlimpseVecEnv(VectorGlimpseHistory(env))
         settings = {"num_classes": env.num_classes, "features_extractor_class": HistoryFeatures}
         PPO(HybridPolicy, lanes, n_steps=28, batch_size=448, policy_kwargs=settings)
+
+    Where every step pays (``reward="dense"``), pass ``label_counts="every"``: by default only the
+    last label is an action.
 
     Args:
         observation_space: A ``Dict`` with ``time`` (1,), which is 1 where a label is scored.
         action_space: A ``Box`` of 2 + K numbers (``action_format="box"``).
         lr_schedule: Learning rate as a function of the remaining progress.
-        num_classes: K, the environment's, to check the width of the action space, which is one more
-            with ``allow_stop``. By default every number after the first two is a class.
+        num_classes: K, the environment's. With ``allow_stop`` the action space has one number more
+            and is refused.
         initial_std: Initial std of the location, in units of half an image; it is learned.
         label_counts: See :class:`HybridDistribution`.
         location_weight: See :class:`HybridDistribution`.
@@ -194,7 +197,7 @@ class HybridPolicy(ActorCriticPolicy):
         action_space: spaces.Space,
         lr_schedule: Any,
         *,
-        num_classes: int | None = None,
+        num_classes: int,
         initial_std: float = 0.22,
         label_counts: Literal["last", "every"] = "last",
         location_weight: float = 1.0,
@@ -205,7 +208,7 @@ class HybridPolicy(ActorCriticPolicy):
             raise ValueError(f"initial_std must be positive, got {initial_std}")
         if kwargs.get("use_sde"):
             raise ValueError("use_sde must be False: the location's noise is Gaussian here")
-        num_classes = _count_classes(action_space, num_classes)
+        _check_actions(action_space, num_classes)
         self._hybrid: Any = {"num_classes": num_classes, "label_counts": label_counts}
         self._hybrid["location_weight"] = location_weight
         kwargs = {"features_extractor_class": GlimpseFeatures, "net_arch": [], **kwargs}
@@ -252,16 +255,15 @@ def require_keys(space: spaces.Space, names: tuple[str, ...]) -> None:
         raise ValueError(f"observation_space must be a Dict with {', '.join(names)}, got {space}")
 
 
-def _count_classes(space: spaces.Space, num_classes: int | None) -> int:
-    """Return K, after checking the action space's width and that clipping keeps packed labels."""
+def _check_actions(space: spaces.Space, num_classes: int) -> None:
+    """Raise a ValueError unless actions have 2 + K numbers and clipping keeps packed labels."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape[0] < 3:
         raise ValueError(f"action_space must be a Box (action_format='box') of 2 + K, got {space}")
     if (space.low > -1).any() or (space.high < 1).any():
         raise ValueError(f"action_space must contain -1 and 1, got {space}")
     width = space.shape[0]
-    if num_classes is not None and width != 2 + num_classes:
+    if width != 2 + num_classes:
         raise ValueError(
             f"action_space must be a Box of 2 + num_classes = {2 + num_classes} numbers, got "
             f"{width}: pass the environment's num_classes, and make it without allow_stop"
         )
-    return width - 2

@@ -212,6 +212,8 @@ def split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
 
 def _check(env: VectorEnv[Any, Any, Any]) -> None:
     """Refuse environments that Stable-Baselines3 would misread."""
+    if not isinstance(env, VectorEnv):
+        raise ValueError(f"env must be a vector environment, from gymnasium.make_vec, got {env!r}")
     of_singles = isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
     mode = env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.SAME_STEP:

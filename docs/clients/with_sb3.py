@@ -25,7 +25,7 @@ ENV_ID, NUM_ENVS = "MNISTGlimpse-v0", 64
 def make_env(num_envs, **keywords):
     """Make lanes whose observation is the episode so far."""
     env = gym.make_vec(ENV_ID, num_envs=num_envs, **keywords)
-    return GlimpseVecEnv(VectorGlimpseHistory(env, env.unwrapped.task.num_glimpses))
+    return GlimpseVecEnv(VectorGlimpseHistory(env))
 
 
 env_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 500_000

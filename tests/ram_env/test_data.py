@@ -130,7 +130,7 @@ def test_a_folder_that_does_not_exist_is_named_and_an_empty_one_passed_over(
 def test_without_mnist_the_sample_is_used_and_said_once(cache, tmp_path, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
-    second.mkdir()
+    (second / "raw").mkdir(parents=True)  # a level too deep
     monkeypatch.setenv("RAM_ENV_DATA", str(second))
     with pytest.warns(UserWarning, match="not for published results") as caught:
         test = open_split("MNIST", "test", first)
@@ -139,6 +139,7 @@ def test_without_mnist_the_sample_is_used_and_said_once(cache, tmp_path, monkeyp
     files = " and ".join(f"MNIST/raw/{n} or MNIST/raw/{n}.gz" for n in (TEST_IMAGES, TEST_LABELS))
     for part in ("5,000", f"{places} {files}.", f"127.0.0.1:9/{TEST_IMAGES}.gz: ", "refused"):
         assert part in message
+    assert f"{second} has raw/ itself: give the folder above it" in message
     assert "train-" not in message
     splits = {s: open_split("MNIST", s) for s in ("train", "validation", "train+validation")}
     splits["test"] = test

@@ -75,7 +75,7 @@ def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
         ("board_size = 4}, {chain = 2", "it is more than one table"),
         ("board_size = 4}]\nx = [{chain = 2", "it is more than one table"),
         ("split = 'test', order = 'random'", r"must leave out \['order', 'split'\]"),
-        ("colour = 1", r"has the keywords \[.*'board_size'.*\], got \['colour'\]"),
+        ("colour = 1", r"must be among \[.*'board_size'.*\], got \['colour'\]"),
         ("board_size = 1", "board_size must be a Python int in 2..32, got 1"),
     ],
 )

@@ -98,7 +98,8 @@ def make_agent(name: str) -> Any:
     else:
         kind: Any = RecurrentPPO if name == "lstm" else PPO
         policy = RecurrentHybridPolicy if name == "lstm" else HybridPolicy
-        settings["policy_kwargs"] = extractor if name == "history" else {}
+        own = extractor if name == "history" else {}
+        settings["policy_kwargs"] = {**own, "num_classes": 4}
         player = kind(policy, VecMonitor(lanes), n_steps=T, batch_size=N * T, **settings)
         label = player.policy.action_net.label
     latents = []

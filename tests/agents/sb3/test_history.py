@@ -66,7 +66,7 @@ def row(obs: dict[str, np.ndarray], lane: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_it_equals_lists_kept_by_hand_through_many_episodes(mode):
-    env, plain = VectorGlimpseHistory(make_vector(mode), T), make_vector(mode)
+    env, plain = VectorGlimpseHistory(make_vector(mode)), make_vector(mode)
     slow = [SlowHistory() for _ in range(N)]
     shown, obs = env.reset(seed=1)[0], plain.reset(seed=1)[0]
     for lane in range(N):

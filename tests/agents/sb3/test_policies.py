@@ -50,7 +50,7 @@ def make_env(num_envs: int = 6, *, history: bool = False, **keywords: Any) -> Ve
 
 def make_model(name: str, *, policy: dict[str, Any] | None = None, **keywords: Any) -> Any:
     kind, policy_class, own = ALGORITHMS[name]
-    policy = dict(policy or {})
+    policy = {"num_classes": 4, **(policy or {})}
     if name.endswith("history"):
         policy["features_extractor_class"] = HistoryFeatures
     return kind(
@@ -279,12 +279,11 @@ def test_spaces_of_another_kind_are_refused():
     def make(
         obs: spaces.Space = obs_space, act: spaces.Space = box, **keywords: Any
     ) -> HybridPolicy:
-        return HybridPolicy(obs, act, lambda _: 1e-3, **keywords)
+        return HybridPolicy(obs, act, lambda _: 1e-3, num_classes=4, **keywords)
 
-    for num_classes in (None, 4):
-        policy: Any = make(num_classes=num_classes)
-        assert policy.action_net.label.out_features == 4
-        assert policy._get_constructor_parameters()["num_classes"] == 4
+    policy: Any = make()
+    assert policy.action_net.label.out_features == 4
+    assert policy._get_constructor_parameters()["num_classes"] == 4
     with pytest.raises(ValueError, match="must be a Dict with time"):
         make(obs=box)
     for space in (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1, 1, (2,))):
@@ -312,9 +311,11 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
         VecNormalize(GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=4)), norm_obs=norm)
         for norm in (False, True)
     )
-    PPO(HybridPolicy, plain, n_steps=8, batch_size=32, device="cpu").learn(32)
+    settings: Any = {"n_steps": 8, "batch_size": 32, "device": "cpu"}
+    settings["policy_kwargs"] = {"num_classes": 4}
+    PPO(HybridPolicy, plain, **settings).learn(32)
     with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
-        PPO(HybridPolicy, normalised, n_steps=8, batch_size=32, device="cpu").learn(32)
+        PPO(HybridPolicy, normalised, **settings).learn(32)
 
 
 def test_only_agents_sb3_needs_stable_baselines():

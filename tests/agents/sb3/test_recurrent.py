@@ -29,7 +29,11 @@ class Nothing(BaseCallback):
 def make_model(*, whole: bool, n_steps: int = ROUNDS * T, **keywords: Any) -> RecurrentPPO:
     env = GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=N))
     settings: dict[str, Any] = {"batch_size": EPISODES * T, "n_epochs": 1, **keywords}
-    settings |= {"policy_kwargs": {"lstm_hidden_size": 16}, "seed": 0, "device": "cpu"}
+    settings |= {
+        "policy_kwargs": {"lstm_hidden_size": 16, "num_classes": 4},
+        "seed": 0,
+        "device": "cpu",
+    }
     model = RecurrentPPO(RecurrentHybridPolicy, env, n_steps=n_steps, **settings)
     if whole:
         model.rollout_buffer = EpisodeBuffer.of(model)

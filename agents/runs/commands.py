@@ -195,7 +195,7 @@ def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None
         raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
     module = env_id.rpartition(":")[0]
     if allowed is None and module not in ("", "ram_env", *sys.modules):
-        advice = f"say --env-id {shlex.quote(env_id)} (in Python env_id=...) if you trust it"
+        advice = f"if you trust it, say --env-id {shlex.quote(env_id)}, or import it in Python"
         raise ValueError(f"{path} names the module {module!r}, and importing runs it: {advice}")
 
 

@@ -60,7 +60,7 @@ def test_a_run_resumes_once_the_user_allows_the_import(own_module, tmp_path, cap
     line = capsys.readouterr().out.splitlines()[-1]
     del sys.modules[own_module], gymnasium.registry["MyDigits-v0"]
     resume = ["--resume", str(tmp_path / "run")]
-    with pytest.raises(ValueError, match=f"say --env-id {env_id} if you trust it"):
+    with pytest.raises(ValueError, match=f"if you trust it, say --env-id {env_id}, or"):
         train.reinforce.parse(resume)
     with pytest.raises(ValueError, match="is a run on 'my_digits:MyDigits-v0', got --env-id Other"):
         read_resumed(train.reinforce.Config, [*resume, "--env-id", "Other-v0"])

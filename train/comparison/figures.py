@@ -93,10 +93,10 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
     Thin lines are seeds, thick ones means; a cross is where a seed diverged.
     """
     groups, look, threshold = _by_class(results), styles(protocol), results.task.threshold
-    figure = Figure(figsize=(13, 0.5 + 3.7 * len(groups)), **_PANEL)
-    grid = figure.subplots(
-        len(groups), len(XLABELS), squeeze=False, sharey="row", subplot_kw={"xscale": "log"}
-    )
+    heights = [max(3.7, 0.22 * (len(rows) + 3)) for rows in groups.values()]  # [in]; the legend's
+    figure = Figure(figsize=(13, 0.5 + sum(heights)), **_PANEL)
+    options: Any = {"subplot_kw": {"xscale": "log"}, "gridspec_kw": {"height_ratios": heights}}
+    grid = figure.subplots(len(groups), len(XLABELS), squeeze=False, sharey="row", **options)
     for (letter, rows), panels in zip(groups.items(), grid, strict=True):
         panels[0].set_yscale("symlog", **_SCALE)
         curves = [seed.curve.error for row in rows for seed in row.seeds]

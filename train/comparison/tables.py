@@ -216,11 +216,11 @@ def _how_tested(seeds: Sequence[int], count: int) -> str:
     return (
         "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
         f"{words} per algorithm no p is below {_p_text(least)}, and after Holm's "
-        f"correction for this task's {count} named comparison{'s' * (count > 1)}, tested or not, none is below "
-        f"{_p_text(min(1, count * least))}. The difference is the first mean minus the second. "
-        "P(lower error) is the probability that a run of the first has a lower error than a run "
-        "of the second, with ties counted half and a bootstrap interval; 1.00 to 1.00 only means "
-        "that every seed had."
+        f"correction for this task's {count} named comparison{'s' * (count > 1)}, tested or not, "
+        f"none is below {_p_text(min(1, count * least))}. The difference is the first mean minus "
+        "the second. P(lower error) is the probability that a run of the first has a lower error "
+        "than a run of the second, with ties counted half and a bootstrap interval; 1.00 to 1.00 "
+        "only means that every seed had."
     )
 
 

@@ -1,6 +1,7 @@
 """The reports of a folder of results: every number, and what they must never compare."""
 
 import csv
+import dataclasses
 import io
 import math
 import re
@@ -382,6 +383,14 @@ def test_figures_have_a_panel_per_class_and_draw_every_seed(results, tmp_path):
     figures.write_figure(tmp_path / "figures" / "final.png", figure)
     with Image.open(tmp_path / "figures" / "final.png") as picture:
         assert picture.size == (850, picture.height)
+
+
+def test_a_legend_of_many_algorithms_leaves_room_for_the_curves(results, tmp_path):
+    protocol = make_protocol()
+    found = read_results(protocol, results)["A-v0"]
+    many = dataclasses.replace(found, rows=found.rows * 8)
+    figures.write_figure(tmp_path / "figure.png", figures.learning_curves(protocol, many))
+    # Matplotlib warns, which is an error here, where a legend is higher than its panels
 
 
 def test_figures_take_one_seed_a_run_without_a_mark_and_an_error_of_zero(tmp_path):

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pickle
-import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from ram_env import data, dataset_files, register_dataset
-from tests.dataset_makers import COUNTS, NUM_VALIDATION, compress
+from tests.dataset_makers import COUNTS, NUM_VALIDATION, compress, idx_files
 from tests.pretend_gpu import NAME, PretendGPU
 
 
@@ -130,12 +129,7 @@ def tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     import torchvision.datasets as datasets
 
     rng = np.random.default_rng(0)
-    files = {}
-    for part, n in COUNTS.items():
-        header = struct.pack(">IIII", 0x803, n, 28, 28)
-        files[f"{part}-images-idx3-ubyte"] = header + rng.bytes(n * 784)
-        labels = (np.arange(n) % 10).astype(np.uint8).tobytes()
-        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">II", 0x801, n) + labels
+    files = idx_files({part: rng.bytes(n * 784) for part, n in COUNTS.items()})
     md5s = [(f"{k}.gz", hashlib.md5(compress(v)).hexdigest()) for k, v in files.items()]
     sha256s = {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
     monkeypatch.setattr(dataset_files, "_NUM_IMAGES", COUNTS)

@@ -1,6 +1,7 @@
 """Made-up dataset files of a few images; conftest.py has them pass for the real ones."""
 
 import gzip
+import struct
 from pathlib import Path
 
 COUNTS = {"train": 60, "t10k": 20}
@@ -11,6 +12,17 @@ TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 def compress(content: bytes) -> bytes:
     return gzip.compress(content, compresslevel=1, mtime=0)
+
+
+def idx_files(images: dict[str, bytes]) -> dict[str, bytes]:
+    """Return idx files of images of 28 x 28, by part, with the labels 0 to 9 over and over."""
+    files = {}
+    for part, pixels in images.items():
+        n = len(pixels) // 784
+        files[f"{part}-images-idx3-ubyte"] = struct.pack(">4I", 0x803, n, 28, 28) + pixels
+        labels = bytes(i % 10 for i in range(n))
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">2I", 0x801, n) + labels
+    return files
 
 
 def write(folder: Path, files: dict[str, bytes], dataset: str = "MNIST", gz: bool = False) -> Path:

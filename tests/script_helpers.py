@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.ram import RecurrentAttentionModel
 from agents.training import Training
@@ -39,6 +41,18 @@ def read_metrics(run_dir: Path) -> dict[str, dict[int, float]]:
     for env_steps, tag, value in rows:
         metrics.setdefault(tag, {})[int(env_steps)] = float(value)
     return metrics
+
+
+def read_events(folder: Path) -> list[tuple[str, int, float]]:
+    """Return TensorBoard's scalars but the times, sorted, as tag, env steps and value."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resume
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return sorted(
+        (tag, event.step, event.value)
+        for tag in events.Tags()["scalars"]
+        for event in events.Scalars(tag)
+        if not tag.startswith("time/")
+    )
 
 
 def write_run(folder: Path, model: RecurrentAttentionModel, **settings: Any) -> Path:

@@ -6,7 +6,6 @@ A fork server that has imported everything once starts the processes quickly, wi
 import contextlib
 import io
 import json
-import logging
 import multiprocessing
 import os
 import subprocess
@@ -26,12 +25,12 @@ import gymnasium
 import numpy as np
 import torch
 import torch._dynamo  # the first optimiser imports it, which takes a second
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.runs.checkpoints import list_checkpoints, read_checkpoint
 from agents.runs.commands import run
 from ram_env import register_dataset
 from tests.faults.system_calls import Handler, handled_by
+from tests.script_helpers import read_events
 from train import baselines, reinforce
 
 DEADLINE = 600.0  # [s] after which a process counts as hanging; none comes near it
@@ -186,19 +185,12 @@ def read_end(folder: Path) -> End:
     assert [path for path in folder.rglob("*") if path.suffix in (".new", ".old", ".tmp")] == []
     files = [folder / name for name in ("best.safetensors", "metrics.csv", "result.json")]
     files += paths[-1].iterdir()
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resume
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    scalars = sorted(
-        (tag, event.step, event.value)
-        for tag in events.Tags()["scalars"]
-        for event in events.Scalars(tag)
-        if not tag.startswith("time/")
-    )
     settings = json.loads((folder / "config.json").read_text())
     settings = {**settings["config"], "run_dir": None, "data": settings["data"]}
     rows = (folder / "timing.csv").read_text().splitlines()[1:]
     timed = [int(row.split(",")[0]) for row in rows]
-    return End({path.name: path.read_bytes() for path in files}, scalars, settings, timed)
+    contents = {path.name: path.read_bytes() for path in files}
+    return End(contents, read_events(folder), settings, timed)
 
 
 def assert_same_end(folder: Path, variant: str) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import signal
-import struct
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ import pytest
 from filelock import FileLock
 from stable_baselines3 import PPO
 
-from tests.dataset_makers import write
+from tests.dataset_makers import idx_files, write
 from tests.script_helpers import wait_for
 from train import baselines, compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
@@ -670,11 +669,7 @@ def test_the_papers_tables_train_the_presets_with_the_tasks_number_of_glimpses()
 def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it_lacks(
     cache, tmp_path, monkeypatch, capsys
 ):
-    files = {}
-    for part, n in (("train", 60_000), ("t10k", 10_000)):
-        files[f"{part}-images-idx3-ubyte"] = struct.pack(">4I", 0x803, n, 28, 28) + bytes(784 * n)
-        labels = (np.arange(n) % 10).astype(np.uint8).tobytes()
-        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">2I", 0x801, n) + labels
+    files = idx_files({"train": bytes(784 * 60_000), "t10k": bytes(784 * 10_000)})
     data = write(tmp_path / "data", files, "FashionMNIST")
     monkeypatch.setenv("RAM_ENV_DATA", str(data))
     monkeypatch.chdir(SCRIPT.parents[1])

@@ -21,6 +21,7 @@ from agents.evaluation import evaluate, play_split, score_by_glimpse, score_mean
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.loading import load_run
 from ram_env import GlimpseVectorEnv, frozen_canvases
+from tests.dataset_makers import write
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE, edit_json, register_variant, write_run
 from train.evaluate import Config, animate, main
@@ -228,11 +229,7 @@ def test_a_run_whose_std_does_not_fall_is_played_with_it(run_dir, capsys):
 
 @pytest.mark.usefixtures("tiny")
 def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, monkeypatch, tiny):
-    raw = tmp_path / "data" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, content in tiny.items():
-        (raw / name).write_bytes(content)
-    data_dir = str(tmp_path / "data")
+    data_dir = str(write(tmp_path / "data", tiny))
     register_variant(monkeypatch, "Elsewhere-v0", "MNISTGlimpse-v0", data_dir=data_dir)
     folder = make_run(tmp_path / "run", RAMConfig((1, 8, 8), 10, hidden_size=8))
     assert report(folder, capsys, env_id="Elsewhere-v0", hindsight=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.evaluation import Score
 from agents.runs import folder as run_log
@@ -21,6 +20,7 @@ from agents.runs.commands import Stop
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.hashed import write_hashed
 from agents.runs.progress import Stopwatch
+from tests.script_helpers import read_events
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,6 @@ def write_some(folder: Path, until: int) -> None:
             if step == 2:
                 log.save_checkpoint(2, 20, {}, {"best_error": None})
                 log.scalars(20, {"eval/error": 5.0})
-
-
-def read_events(folder: Path) -> list[tuple[str, int, float]]:
-    events = EventAccumulator(str(folder)).Reload()
-    return sorted(
-        (tag, event.step, event.value)
-        for tag in events.Tags()["scalars"]
-        for event in events.Scalars(tag)
-        if not tag.startswith("time/")
-    )
 
 
 def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(

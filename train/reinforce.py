@@ -394,8 +394,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         label = torch.as_tensor(infos["label"], device=device)  # (N,)
         box = to_boxes(infos, device)  # (N, 4)
         noise = noise_source.draw(update)
-        of_image = noise.shift.unflatten(0, (-1, config.num_rollouts))[:, :1]
-        shift = to_shift(of_image.expand(-1, config.num_rollouts, -1), config.shift, env.task.side)
+        shift = to_shift(noise.shift, config.num_rollouts, config.shift, env.task.side)
         state = model.initial_state(len(lanes))
         seen: list[tuple[Tensor, Tensor]] = []
         outputs: list[Output] = []
@@ -566,17 +565,18 @@ def choose_label(logits: Tensor, clocks: Tensor | None, temperature: float = 1.0
     return sample_label((logits / temperature).softmax(1), clocks)
 
 
-def to_shift(uniform: Tensor, largest: int, side: int) -> Tensor:
-    """Turn noise in (0, 1) into whole pixels up to ``largest``, in units of location.
+def to_shift(uniform: Tensor, num_rollouts: int, largest: int, side: int) -> Tensor:
+    """Turn noise in (0, 1) into whole pixels up to ``largest``, in units of location. (N, 2).
 
-    From (N / M, M, 2), the same for the M rollouts of an image, to (N, 2).
+    The rollouts of an image, which are neighbours, have the shift of the first.
 
     In an image that is shifted by d, location l shows what location l - d shows in the original.
     So the image can stay as it is: the agent's locations are shifted on their way to the
     environment and back.
     """
-    pixels = (uniform.double() * (2 * largest + 1)).floor() - largest
-    return (pixels * (2 / side)).float().flatten(0, 1)
+    first = uniform.unflatten(0, (-1, num_rollouts))[:, :1]  # (N / M, 1, 2)
+    pixels = (first.double() * (2 * largest + 1)).floor() - largest
+    return (pixels * (2 / side)).float().expand(-1, num_rollouts, -1).flatten(0, 1)
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:

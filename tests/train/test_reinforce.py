@@ -283,7 +283,10 @@ def test_labels_are_sampled_at_their_temperature(temperature, share):
 
 
 def test_shifting_locations_shifts_the_image(toy_dataset):
-    shift = to_shift(torch.rand(200, 1, 2), largest=2, side=28)
+    noise = torch.rand(200, 2)
+    shift = to_shift(noise, 1, largest=2, side=28)
+    of_four = to_shift(noise, 4, largest=2, side=28)
+    assert torch.equal(of_four, shift[::4].repeat_interleave(4, 0))
     pixels = shift * 14  # of 28 px, locations in -1..1
     assert torch.equal(pixels.unique(), torch.arange(-2.0, 3.0))
     images, seen = load_digits(toy_dataset, "train")[0][:1], torch.tensor([[0.1, -0.2]])

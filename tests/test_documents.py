@@ -94,6 +94,17 @@ def test_the_readmes_errors_are_those_of_the_published_runs():
         assert errors == [mean, _error(result["error"], *result["interval"])]
 
 
+def test_the_readmes_errors_of_the_papers_rule_are_those_of_every_seed():
+    listed = dict(re.findall(r"^\| (.*) \| (\d\.\d\d, .*) \| \d", read("README.md"), re.MULTILINE))
+    names = ("cluttered", "large-cluttered", "translated", "mnist")
+    assert list(listed) == ["cluttered 60x60", "cluttered 100x100", "translated 60x60", "MNIST"]
+    for name, row in zip(names, listed.values(), strict=True):
+        paths = sorted((ROOT / "benchmarks/published").glob(f"*/paper-{name}/seed_*/result.json"))
+        found = np.array([json.loads(path.read_text())["error"] for path in paths])
+        mean = f": {_error(*mean_interval(found))}" if len(found) == 3 else " (two seeds)"
+        assert row == ", ".join(f"{error:.2f}" for error in found) + mean
+
+
 def _error(error: float, low: float, high: float) -> str:
     return f"{error:.2f} ({low:.2f}-{high:.2f})"
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import torch
 
+from agents.runs import files
 from agents.runs.files import (
-    MAX_TEXT,
     read_csv,
     read_file,
     read_json,
@@ -18,6 +18,7 @@ from agents.runs.files import (
     write_whole,
 )
 
+MOST = 10**6  # bytes of a file, here
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
 
 
@@ -38,22 +39,24 @@ def test_json_comes_back_equal_to_the_digit(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"[1]", b'{"a": ', b"\xff\xfe\xff", b"[" * 10**5, b"\0" * (MAX_TEXT + 1)),
+        *(b"", b"[1]", b'{"a": ', b"\xff\xfe\xff", b"[" * 10**5, b"\0" * (MOST + 1)),
         *(b'{"a": ' + number + b"}" for number in (b"NaN", b"-Infinity", b"1e999", b"9" * 10**5)),
     ],
     ids=lambda content: repr(content[:9]),
 )
-def test_what_is_not_a_json_object_is_refused(tmp_path, content):
+def test_what_is_not_a_json_object_is_refused(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(files, "MAX_TEXT", MOST)
     path = tmp_path / "some.json"
     path.write_bytes(content)
-    message = f"has .* bytes, more than {MAX_TEXT}" if len(content) > MAX_TEXT else "is not valid"
+    message = f"has .* bytes, more than {MOST}" if len(content) > MOST else "is not valid"
     with pytest.raises(ValueError, match=rf"some.json {message}"):
         read_json(path)
 
 
-def test_what_could_not_be_read_back_is_not_written():
+def test_what_could_not_be_read_back_is_not_written(monkeypatch):
+    monkeypatch.setattr(files, "MAX_TEXT", MOST)
     with pytest.raises(ValueError, match="more than the"):
-        to_json({"a": "x" * MAX_TEXT})
+        to_json({"a": "x" * MOST})
     with pytest.raises(ValueError, match="Out of range float"):
         to_json({"a": torch.nan})
 

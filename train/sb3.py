@@ -126,12 +126,12 @@ class Config(AgentConfig):
         _ = self.stages  # which refuses a bad curriculum
         if not self.learned_std and self.final_std > self.std:
             raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
-        if not self.algorithm.startswith("a2c") and self.update_episodes % self.batch_episodes:
+        is_a2c = self.algorithm.startswith("a2c")  # whose batch is the update
+        if not is_a2c and self.update_episodes % self.batch_episodes:
             whole = (
                 f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"
             )
             raise ValueError(f"batch_episodes must divide {whole}, got {self.batch_episodes}")
-        is_a2c = self.algorithm.startswith("a2c")  # whose batch is the update
         episodes = self.update_episodes if is_a2c else self.batch_episodes
         if episodes * self.task.num_glimpses < 2:
             what = "num_envs x rollout_episodes" if is_a2c else "batch_episodes"

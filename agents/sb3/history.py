@@ -56,9 +56,8 @@ class VectorGlimpseHistory(VectorWrapper):
         super().__init__(env)
         require_keys(env.single_observation_space, ("glimpse", "location", "time"))
         if num_glimpses is None:
-            task: Any = getattr(env.unwrapped, "task", None)
-            num_glimpses = int(getattr(task, "num_glimpses", 0))
-        if num_glimpses < 1:
+            num_glimpses = getattr(getattr(env.unwrapped, "task", None), "num_glimpses", None)
+        if num_glimpses is None or num_glimpses < 1:
             raise ValueError(f"num_glimpses must be at least 1, got {num_glimpses}")
         self._num_glimpses = num_glimpses
         single: Any = env.single_observation_space

@@ -147,6 +147,7 @@ def test_part_of_a_split_can_be_played_once_but_not_twice(toy_dataset):
     [
         ({"order": "random"}, {}, "in turn"),
         ({"autoreset_mode": "NextStep"}, {}, "SAME_STEP"),
+        ({"action_format": "box"}, {}, "env must have action_format='dict', got Box"),
         ({}, {"num_images": 0}, "num_images"),
         ({}, {"num_passes": 0}, "num_passes"),
         ({}, {"std": -0.1}, "std"),

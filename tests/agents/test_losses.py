@@ -176,10 +176,8 @@ def exact_gradient(toy: Toy, weights: list[float]) -> Tensor:
     """Differentiate J_w = mean over images, sum over paths of pi(path) sum_k w_k log p_k."""
     log_p, log_pi, _ = toy.play(torch.tensor(PATHS))
     probability = log_pi.sum(0).exp()  # (N,)
-    return toy.gradient(
-        (probability * torch.einsum("t,tn->n", torch.tensor(weights).to(log_p), log_p)).sum()
-        / NUM_IMAGES
-    )
+    weighted = torch.stack([w * row for w, row in zip(weights, log_p, strict=True)]).sum(0)  # (N,)
+    return toy.gradient((probability * weighted).sum() / NUM_IMAGES)
 
 
 def expected_gradient(toy, loss, *, use_baseline=False, late=False, detach=False):

@@ -329,21 +329,22 @@ def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, c
 def test_the_running_mean_is_validated_and_its_last_weights_are_kept_where_asked_for(
     tmp_path, capsys, monkeypatch
 ):
-    play, seen = reinforce.play_split, {}
+    play, seen = reinforce.play_split, []
 
     def note(model: Any, *words: Any, **keywords: Any) -> Any:
-        seen.update({name: part.clone() for name, part in model.state_dict().items()})
+        seen.append({name: part.clone() for name, part in model.state_dict().items()})
         return play(model, *words, **keywords)
 
     monkeypatch.setattr(reinforce, "play_split", note)
     flags = {"keep": "last", "learning_rate": 0.05, "final_split": "validation", "ema": 0.9}
-    train(tmp_path / "run", capsys, num_validations=8, **flags)
+    lines = train(tmp_path / "run", capsys, num_validations=8, **flags)
+    assert not any("chosen as the best" in line for line in lines)
     checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
     assert checkpoint is not None
     kept = load_file(tmp_path / "run" / "best.safetensors")
     for name, mean in checkpoint.tensors["mean_model"].items():
         assert torch.equal(kept[name], mean)
-        assert torch.equal(seen[name], mean)
+        assert torch.equal(seen[7][name], mean)  # the last of eight validations
     assert not all(torch.equal(kept[k], v) for k, v in checkpoint.tensors["model"].items())
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     train(tmp_path / "again", capsys, num_validations=1, **flags)
@@ -437,6 +438,7 @@ def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys
     first, last = (line for line in lines if "validation error" in line and " left" in line)
     assert lines[-1].split(" %")[0] in first
     assert lines[-1].split(" %")[0] not in last
+    assert lines[-2] == "chosen as the best of 2 validations, so this error is a little low:"
 
 
 def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(

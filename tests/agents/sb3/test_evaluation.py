@@ -167,7 +167,9 @@ def test_a_sampled_policy_is_another_policy_and_its_noise_is_its_own(monkeypatch
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_another_order_or_number_of_images_is_refused():
+def test_another_kind_of_environment_order_or_number_of_images_is_refused():
+    with pytest.raises(ValueError, match="env must be a GlimpseVecEnv, got"):
+        evaluate_sb3(None, gym.make_vec("SignpostGlimpse-v0"), 5)  # pyright: ignore[reportArgumentType]
     model = make_agent("memoryless")
     with pytest.raises(ValueError, match="order='sequential'"):
         evaluate_sb3(model, make_lanes(), NUM_IMAGES)

@@ -603,7 +603,8 @@ def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_d
     assert all(len(step) == 1 or step in wide for step in steps if step)
     assert steps.count(set()) == 2
     # the estimators have different defaults of where the location's gradient stops
-    assert set.union(*steps) == differing("paper", "dense") | {"location_gradient"}
+    beside = {"location_gradient", "locations"}
+    assert set.union(*steps) == differing("paper", "dense") | beside
 
 
 def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():

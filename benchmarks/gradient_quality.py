@@ -136,10 +136,12 @@ def exact_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
     return Terms({"classifier": cross_entropy(rollout.label_log_prob, last)}, location, {})
 
 
+PAPER_CORE = replace(ESTIMATORS["paper"], location_reaches_core=True)
+MEASURED = {**ESTIMATORS, "paper, gradient in the core": PAPER_CORE}
 REFERENCES: dict[str, Estimator] = {
     "log-likelihood": ESTIMATORS["dense_exact"],
     "log-likelihood, last glimpse": Estimator(exact_last_glimpse, "log-likelihood, last glimpse"),
-    "reward, last glimpse": replace(ESTIMATORS["paper"], location_reaches_core=True),
+    "reward, last glimpse": PAPER_CORE,
     "reward, every glimpse": replace(ESTIMATORS["every_glimpse"], location_reaches_core=True),
     "sampled reward": ESTIMATORS["reward_only"],
 }
@@ -282,9 +284,9 @@ def measure(stored: Stored, config: Config) -> list[Row]:
     per_block = math.ceil(config.reference_episodes / (config.num_envs * NUM_BLOCKS))
     seeds = [FIRST_SEED + 2 * config.seed + i for i in (0, 1)]  # which share no episodes
     references, _ = collect(learners(REFERENCES, seeds[0]), NUM_BLOCKS, per_block)
-    gradients, seconds = collect(learners(ESTIMATORS, seeds[1]), config.num_batches)
+    gradients, seconds = collect(learners(MEASURED, seeds[1]), config.num_batches)
     groups, n, rows = groups_of(stored[0]), config.num_envs, []
-    for (name, estimator), group in itertools.product(ESTIMATORS.items(), GROUPS):
+    for (name, estimator), group in itertools.product(MEASURED.items(), GROUPS):
         pair = gradients[name], references[estimator.objective]
         g, r = (each[:, groups[group]].double() for each in pair)
         products = g @ g.T, g @ r.T, r @ r.T

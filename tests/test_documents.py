@@ -101,8 +101,8 @@ def test_the_readmes_errors_of_the_papers_rule_are_those_of_every_seed():
     for name, row in zip(names, listed.values(), strict=True):
         paths = sorted((ROOT / "benchmarks/published").glob(f"*/paper-{name}/seed_*/result.json"))
         found = np.array([json.loads(path.read_text())["error"] for path in paths])
-        mean = f": {_error(*mean_interval(found))}" if len(found) == 3 else " (two seeds)"
-        assert row == ", ".join(f"{error:.2f}" for error in found) + mean
+        seeds = ", ".join(f"{error:.2f}" for error in found)
+        assert row == f"{seeds}: {_error(*mean_interval(found))}"
 
 
 def _error(error: float, low: float, high: float) -> str:

@@ -49,11 +49,13 @@ def main(config: Config) -> None:
     """Draw and write the figure."""
     torch.set_num_threads(1)
     figure, (errors, places, beliefs) = pyplot.subplots(
-        1, 3, figsize=(14, 5), dpi=130, layout="constrained"
+        1, 3, figsize=(14, 6), dpi=130, layout="constrained"
     )
     draw_runs(config, errors, places)
+    rows = errors.get_legend_handles_labels()
+    figure.legend(*rows, loc="outside lower center", ncols=5, fontsize=8)
     for axes, label in ((errors, "validation error [%]"), (places, "on the digit's middle [%]")):
-        axes.set(xscale="log", xlim=(1e5, 2e8), xlabel="env steps", ylabel=label)
+        axes.set(xscale="log", xlim=(1e5, 3e7), xlabel="env steps", ylabel=label)
     errors.set_yscale("log")
     errors.set_yticks((2, 3, 5, 10, 20, 30, 50, 90))
     errors.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -99,7 +101,6 @@ def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
             if whole and learned:
                 covered = np.mean([each.behaviour[tag] for each in whole], 0)
                 places.plot(whole[0].env_steps, covered, **look)
-    errors.legend(fontsize=7, loc="upper right")
 
 
 def mean_belief(name: str) -> np.ndarray:

@@ -137,6 +137,7 @@ def exact_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
 
 
 PAPER_CORE = replace(ESTIMATORS["paper"], location_reaches_core=True)
+"""The paper's rule as ``--preset paper-cluttered`` has it."""
 MEASURED = {**ESTIMATORS, "paper, gradient in the core": PAPER_CORE}
 REFERENCES: dict[str, Estimator] = {
     "log-likelihood": ESTIMATORS["dense_exact"],

@@ -1,9 +1,9 @@
 """Draw what the reward alone teaches on cluttered MNIST: `python docs/reward_alone.py`.
 
 Left and middle, over the env steps of the comparison's runs (`benchmarks/reward_alone`, means over
-seeds): the validation error, and the share of glimpses on the digit's middle where locations are
-learned. Right: the belief in the true class of the published agents on the validation images, after
-each glimpse.
+seeds, thin where there is only one): the validation error, and the share of glimpses on the digit's
+middle where locations are learned. Right: the belief in the true class of the published agents on
+the validation images, after each glimpse.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def main(config: Config) -> None:
         axes.grid(alpha=0.25)
     named = [f"{letter}: {meaning}" for letter, meaning in CLASSES.items()]
     figure.suptitle(
-        f"{ENV_ID}. Dashed: with the canvas curriculum. {'; '.join(named)}", fontsize=10
+        f"{ENV_ID}. Dashed: with the canvas curriculum. Thin: one seed. {'; '.join(named)}",
+        fontsize=10,
     )
     figure.savefig(config.output)
     print(config.output)
@@ -92,7 +93,7 @@ def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
                 "marker": MARKERS[known.index(name) % len(MARKERS)],
                 "linestyle": "--" if results.task.curriculum else "-",
                 "markersize": 4,
-                "linewidth": 1.2,
+                "linewidth": 1.6 if len(row.seeds) > 1 else 0.6,
             }
             curve, tag = mean_curve(row), "eval/centre_coverage"
             errors.plot(curve.env_steps, curve.error, label=label, **look)

@@ -122,7 +122,7 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
 def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
     """Draw every seed's final error, with mean and 95 % t interval, in a panel per class.
 
-    A task with few seeds has points only, without intervals or an order.
+    An algorithm with one or two seeds has points only; a task with few keeps the protocol's order.
     """
     roles = sorted(ROLES, key="control".__eq__)  # last
     groups = {
@@ -147,7 +147,8 @@ def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
     panels[-1].set_xlim(_error_limits(errors, chance_error))
     _error_ticks(panels[-1].xaxis)
     text = "final error [%]; cross: diverged, counts as guessing (dotted)"
-    bars = "" if results.few else "\nbar: mean over seeds, with 95 % t interval"
+    bars = any(math.isfinite(row.mean.low) for row in results.rows)
+    bars = "\nbar: mean over seeds, with 95 % t interval" if bars else ""
     panels[-1].set_xlabel(text + bars)
     figure.suptitle(f"{results.task.name}: final error of every seed")
     return figure
@@ -251,9 +252,8 @@ def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
         look = finished if seed.result.status == "finished" else diverged
         axes.plot(error, place + offsets[seed.number], color=style.colour, **look)
     value, low, high = row.mean
-    if row.task.seeds > FEW:
-        axes.plot(value, place - 0.25, "|", color="black", markersize=9, markeredgewidth=2)
     if math.isfinite(low):
+        axes.plot(value, place - 0.25, "|", color="black", markersize=9, markeredgewidth=2)
         axes.hlines(place - 0.25, max(low, 1e-3), high, color="black", linewidth=1.3)
 
 

@@ -19,7 +19,7 @@ from train.comparison.results import PHASES, Seed, Trial, read_seeds, read_trial
 from train.comparison.statistics import Estimate, mean_interval
 
 FEW = 3
-"""Up to this number of seeds there are points, without an order, intervals or tests."""
+"""Up to this number of seeds there is no order and no test; an interval needs as many."""
 CLASSES = {
     "L": "the loss uses the true label",
     "R": "observation and reward alone",
@@ -68,11 +68,11 @@ class Row:
 
     @property
     def mean(self) -> Estimate:
-        """Mean final error [%]; its interval, cut at 0 and 100, needs more than a few seeds."""
+        """Mean final error [%]; its interval, cut at 0 and 100, needs at least three seeds."""
         if not self.seeds:
             return Estimate(math.nan)
         value, *ends = mean_interval(self.errors)
-        return Estimate(value, *np.clip(ends if len(self.seeds) > FEW else [], 0, 100).tolist())
+        return Estimate(value, *np.clip(ends if len(self.seeds) >= FEW else [], 0, 100).tolist())
 
     @property
     def reached(self) -> list[float]:

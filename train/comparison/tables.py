@@ -91,10 +91,12 @@ def introduction(results: TaskResults) -> list[str]:
     """Say what every algorithm got, and explain the columns."""
     task = results.task
     splits = sorted({seed.result.split for row in results.rows for seed in row.finished})
-    spread = "Brackets hold 95 % intervals of Student's t over the seeds, cut at 0 and 100."
+    spread = (
+        "Brackets hold 95 % intervals of Student's t over three or more seeds, cut at 0 and 100."
+    )
     if results.few:
         seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
-        spread = f"**Only {seeds}: points, without ranking, intervals or tests.**"
+        spread += f" **Only {seeds}: nothing is ranked or tested.**"
     named = task.algorithms if isinstance(task.algorithms, dict) else {}
     fewer = [f"{n} for {name}" for name, n in named.items() if n != task.seeds]
     own = f" ({', '.join(fewer)})" if fewer else ""
@@ -306,14 +308,18 @@ def provenance(results: TaskResults) -> list[str]:
     seeds, head = results.seeds, ["## How it was run", ""]
     if not seeds:
         return [*head, "No run has ended yet."]
-    members: dict[str, list[str]] = {}  # of each commit
-    for row in results.rows:
-        for commit in distinct(row.seeds, "commit"):
-            members.setdefault(commit, []).append(row.algorithm.name)
-    lines = [f"- commit {commit}: {', '.join(names)}" for commit, names in members.items()]
-    if len(members) == 1:
-        lines = [f"- commit: {commit}" for commit in members]
-    lines += [f"- {k}: {'; '.join(distinct(seeds, k))}" for k in ("machine", "python", "versions")]
+    lines: list[str] = []
+    for key in ("commit", "machine"):
+        members: dict[str, list[str]] = {}  # rows of each value
+        for row in results.rows:
+            for value in distinct(row.seeds, key):
+                members.setdefault(value, []).append(row.algorithm.name)
+        shared = len(members) == 1
+        lines += [
+            f"- {key}: {value}" if shared else f"- {key} {value}: {', '.join(names)}"
+            for value, names in members.items()
+        ]
+    lines += [f"- {key}: {'; '.join(distinct(seeds, key))}" for key in ("python", "versions")]
     starts = [seed.config["started"] for seed in seeds if seed.config.get("started")]
     days = sorted({str(datetime.fromisoformat(start).date()) for start in starts}) or ["unknown"]
     lines += [f"- started: {' to '.join(dict.fromkeys((days[0], days[-1])))}"]

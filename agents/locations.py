@@ -27,7 +27,8 @@ def sample_location(mean: Tensor, std: float | Tensor, noise: Tensor) -> tuple[T
         shape (N,).
 
     Raises:
-        ValueError: If ``std`` is not positive, or the noise has another shape than the mean.
+        ValueError: If a float ``std`` is not positive (a tensor is not read), or the noise has
+            another shape than the mean.
     """
     if not isinstance(std, Tensor) and not std > 0:
         raise ValueError(f"std must be positive, got {std}")

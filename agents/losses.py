@@ -1,7 +1,7 @@
 """Losses: pure functions of what an episode recorded, time first.
 
-A loss is a scalar; gains carry no gradient. Every function raises ValueError for shapes and
-values other than those it documents.
+A loss is a scalar; gains carry no gradient. Every function of (T, N) raises ValueError for other
+shapes.
 
 Dimension key:
     T: glimpses per episode
@@ -184,6 +184,8 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Sequence[float]) -> Ten
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
     """
     _check_time_first(label_log_prob=label_log_prob)
+    if len(label_log_prob) < 2:
+        raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
     _check_weights(weights, len(label_log_prob))
     log_p = label_log_prob.detach()
     later, weight, gains = torch.zeros_like(log_p[0]), 0.0, []  # sums over k > t
@@ -206,6 +208,7 @@ def normalise(advantage: Tensor, *, by_step: bool = False) -> Tensor:
     Raises:
         ValueError: If there is only one advantage to take them over, which has no std.
     """
+    _check_time_first(advantage=advantage)
     everywhere = all_lanes(advantage, axis=1)
     axes = (1,) if by_step else (0, 1)
     if everywhere.shape[1] < 2 and (by_step or len(everywhere) < 2):
@@ -237,7 +240,7 @@ def _check_time_first(**tensors: Tensor) -> None:
 
 def _check_weights(weights: Sequence[float], num_steps: int) -> None:
     """Raise ValueError unless there are T weights that sum to 1."""
-    if len(weights) != num_steps or abs(sum(weights) - 1) > 1e-5:
+    if len(weights) != num_steps or not abs(sum(weights) - 1) <= 1e-5:
         raise ValueError(
             f"weights must be {num_steps} numbers that sum to 1, got {len(weights)} with sum "
             f"{sum(weights)}"

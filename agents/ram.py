@@ -80,7 +80,8 @@ class RAMConfig:
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
-        if len(self.glimpse_shape) != 3 or min(self.glimpse_shape) < 1:
+        square = len(self.glimpse_shape) == 3 and self.glimpse_shape[1] == self.glimpse_shape[2]
+        if not square or min(self.glimpse_shape) < 1:
             raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")
 
 

@@ -135,6 +135,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
     "at least 1": lambda x: x >= 1,
     "at least 0": lambda x: 0 <= x < math.inf,
     "positive": lambda x: 0 < x < math.inf,
+    "above 0": lambda x: x > 0,
     "in [0, 1]": lambda x: 0 <= x <= 1,
     "in [0, 1)": lambda x: 0 <= x < 1,
 }

@@ -67,7 +67,6 @@ from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
 from train.comparison.results import to_csv
-from train.keywords import read_keywords
 from train.reinforce import choose_label
 
 FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
@@ -177,7 +176,7 @@ class Learner:
         model, n = self.model, self._config.num_envs
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
         keywords: dict[str, Any] = {"action_format": "dict", "split": "train"}
-        keywords |= read_keywords(settings.get("env_kwargs", ""))
+        keywords |= settings["env_kwargs"]
         env = gymnasium.make_vec(settings["env_id"], num_envs=n, **keywords)
         assert isinstance(env, ram_env.GlimpseVectorEnv)
         obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])

@@ -52,7 +52,7 @@ def main(config: Config) -> None:
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.25)
     panels[0].set_ylabel("test error [%]")
-    panels[0].legend(title="dotted: the task")
+    panels[1].legend(title="dotted: the task", loc="upper left")
     figure.savefig(config.output)
     print(config.output)
 

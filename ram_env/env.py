@@ -95,8 +95,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
 
     - ``dataset`` ("MNIST"): "MNIST", "FashionMNIST", "KMNIST", "CIFAR10" or a name registered
       with :func:`ram_env.register_dataset`.
-    - ``data_dir`` (None): folder with the files. If None, or if it lacks them, the files come
-      from ``$RAM_ENV_DATA``, the user's cache folder or a download.
+    - ``data_dir`` (None): folder with the files; ``env.spec.to_json()`` needs a string. If None,
+      or if it lacks them, the files come from ``$RAM_ENV_DATA``, the user's cache folder or a
+      download.
     - ``split`` ("train"): "train", "validation", "test" or "train+validation".
     - ``order`` ("random"): "random" draws images with replacement; "sequential" shows image
       v mod n of n at visit v, whatever the seed. A seeded reset restarts at visit 0.

@@ -52,10 +52,10 @@ class Task(ABC):
             raise ValueError(
                 f"keywords must be among {sorted(known)}, got {unknown}{hint if of_lanes else ''}"
             )
-        as_python = (np.generic, np.ndarray)
-        return cls(
-            **{k: v.tolist() if isinstance(v, as_python) else v for k, v in keywords.items()}
-        )
+        for name, value in keywords.items():
+            value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+            keywords[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**keywords)
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -72,6 +72,8 @@ class Task(ABC):
                 f"action_format={self.action_format!r} has none"
             )
         if self.grid_size is not None:
+            if self.action_format != "multidiscrete":
+                raise ValueError("grid_size needs action_format='multidiscrete'")
             if not isinstance(self.grid_size, (tuple, list)) or len(self.grid_size) != 2:
                 raise ValueError(f"grid_size must be (columns, rows), got {self.grid_size!r}")
             for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):

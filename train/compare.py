@@ -116,6 +116,8 @@ def main(config: Config) -> None:
     """Tune, run and report what is missing."""
     exit_on_signals(config.cluster)
     comparison = Comparison(config, read_protocol(config.protocol))
+    if config.work_dir.resolve() == comparison.results.resolve():
+        raise ValueError(f"work_dir must be another folder than results, got {config.work_dir}")
     statuses = []
     make_folder(config.work_dir)
     make_folder(comparison.results)

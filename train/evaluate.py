@@ -137,7 +137,7 @@ def main(config: Config) -> None:
     check_fit(model, env)
     check_data(name, facts.sample, env.data_is_sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
-    print(f"{config.split}, {env.num_images} images: {env.data_source}\n")
+    print(f"{env.data_source}\n")
 
     # Protocols
     control = Control(settings.locations, env)  # as the trainer validates it
@@ -145,9 +145,10 @@ def main(config: Config) -> None:
     beliefs, sampled = play(num_passes=config.num_passes), play(std=std)
     by_glimpse = score_by_glimpse(beliefs)
     of_axes = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
+    whole = "" if beliefs.stop_logits is None else ", all glimpses"
     protocols = {
-        "mean location": by_glimpse[-1],
-        f"sampled location, std {of_axes}": score_by_glimpse(sampled)[-1],
+        f"mean location{whole}": by_glimpse[-1],
+        f"sampled location, std {of_axes}{whole}": score_by_glimpse(sampled)[-1],
     }
     if config.num_passes > 1:
         protocols[f"mean of {config.num_passes} first glimpses"] = score_mean_of_passes(beliefs)
@@ -183,7 +184,7 @@ def main(config: Config) -> None:
     if config.gif:
         where = env_id, config.gif, config.gif_episodes, settings.locations
         animate(model, *where, **keywords)
-        print(f"\n{config.gif_episodes} validation episodes: {config.gif}")
+        print(f"\n{config.gif_episodes} validation episodes{whole}: {config.gif}")
     if config.json:
         report = {
             **describe_machine(commit()),

@@ -153,7 +153,7 @@ class Config(AgentConfig):
     state_cap: float = 0.0
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
     conv_features: int = 32
-    """Channels of a convolution over the glimpse, before one with twice as many. 0 leaves both
+    """Channels of the first convolution over the glimpse; a second has twice as many. 0 leaves both
     out, as in the paper."""
     location: Literal["offset", "absolute"] = "offset"
     """What the location network predicts: an offset from the present location, or a location."""
@@ -206,10 +206,11 @@ class Config(AgentConfig):
         bounds = {
             "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
             "positive": (
-                *("learning_rate", "max_grad_norm", "max_log_odds"),
+                *("learning_rate", "max_log_odds"),
                 *("std", "final_std", "label_temperature"),
             ),
             "at least 0": (*weights, *more),
+            "above 0": ("max_grad_norm",),
             "in [0, 1)": ("ema", "beta2"),
         }
         check_settings(self, bounds)
@@ -222,8 +223,8 @@ class Config(AgentConfig):
             (twice, f"glimpse_cost must be 0 for {self.env_id}, which has its own"),
             (
                 self.price is not None and not estimator.sees_label,
-                f"estimator must be one that sees the label where the agent learns to stop, since "
-                f"it is credited with what each glimpse's label earns: got {self.estimator}",
+                f"estimator must see the label if glimpse_cost is above 0, since stopping is "
+                f"learned from it, got {self.estimator}",
             ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
@@ -274,6 +275,12 @@ class Config(AgentConfig):
             "replay_size": (self.replay_steps > 0, "replay_steps"),
             "replay_steps": (estimator.binary_reward, "an outcome estimator"),
             "label_temperature": (estimator.binary_reward, "an outcome estimator"),
+            "max_log_odds": (self.estimator == "dense_log_odds", "estimator dense_log_odds"),
+            "normalise_by_step": (estimator.normalises, "an estimator that normalises"),
+            "entropy_coef": (
+                estimator.objective == "sampled reward" or self.price is not None,
+                "a reward_only estimator or a stop action",
+            ),
         }
         default = {field.name: field.default for field in fields(self)}
         for name, (used, user) in used_by.items():

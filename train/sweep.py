@@ -92,7 +92,7 @@ class Config(JobConfig):
     startup_trials: int = 5
     """Number of trials that must have finished before one is pruned."""
     warmup_marks: int = 4
-    """First mark at which a trial is pruned; more than there are turns pruning off."""
+    """First mark at which a trial is pruned; above num_validations: never."""
     sampler_seed: int = 0
     """Random seed of the settings that are tried."""
     journal: Path | None = None

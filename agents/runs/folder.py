@@ -324,7 +324,8 @@ def _claim(folder: Path, resume: bool) -> FileLock:
     """Create the folder if necessary and lock it for this process."""
     if not resume and folder.is_dir():
         unclaimed = {"run.lock", "log.txt", "config.json.new"}  # what an interrupted start leaves
-        if {path.name for path in folder.iterdir()} - unclaimed:
+        names = {path.name for path in folder.iterdir()}
+        if names - unclaimed or (names and "run.lock" not in names):
             if not (folder / "config.json").is_file():
                 raise FileExistsError(f"{folder} is not empty: choose another with --run-dir")
             raise FileExistsError(

@@ -11,7 +11,7 @@ import torch
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.checkpoints import check_like, load_tensors
 from agents.runs.commands import check_env_id
-from agents.runs.files import first_line, read_file, read_json
+from agents.runs.files import first_line, read_file, read_inline, read_json
 from agents.runs.hashed import MANIFEST, MAX_BYTES, find_hashed, read_hashed
 from agents.runs.records import RunRecord, read_settings
 
@@ -114,7 +114,8 @@ def load_run(
         env_id: Environment id to return in place of the run's, which is then not checked.
 
     Returns:
-        The model, on the CPU and in evaluation mode, and the trainer's settings.
+        The model, on the CPU and in evaluation mode, and the trainer's settings. Among these,
+        ``env_kwargs`` are the environment's keywords by name, empty where there are none.
 
     Raises:
         ValueError: If a file is missing, damaged or does not fit another, or the run's environment
@@ -131,6 +132,10 @@ def load_run(
         settings["env_id"] = env_id
     elif "env_id" in settings:
         check_env_id(settings["env_id"], run_dir)
+    try:
+        settings["env_kwargs"] = read_inline(settings.get("env_kwargs", ""))
+    except ValueError as error:
+        raise ValueError(f"{run_dir / 'config.json'}: env_kwargs: {error}") from error
     path = run_dir / "best.safetensors"
     if not path.exists():
         raise ValueError(f"{run_dir} has no best.safetensors: wait for the run's first validation")

@@ -37,16 +37,16 @@ class GlimpseFeatures(BaseFeaturesExtractor):
 
     Args:
         observation_space: The environment's, with ``glimpse``, ``location`` and ``time``.
-        **sizes: Sizes of the glimpse network, fields of :class:`agents.ram.RAMConfig`.
+        **sizes: ``what_size``, ``where_size``, ``hidden_size`` and ``conv_features`` of
+            :class:`agents.ram.RAMConfig`; a TypeError if there are others.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4 "Glimpse network".
     """
 
-    def __init__(self, observation_space: spaces.Dict, **sizes: Any):
+    def __init__(self, observation_space: spaces.Dict, **sizes: int):
         require_keys(observation_space, ("glimpse", "location", "time"))
-        shape: Any = observation_space["glimpse"].shape  # (P, G, G)
-        network = GlimpseNetwork(RAMConfig(shape, num_classes=1, **sizes))  # it predicts no class
+        network = glimpse_network(observation_space["glimpse"].shape, **sizes)
         super().__init__(observation_space, network.join_what.out_features + 1)
         self.glimpse_network = network
 
@@ -54,6 +54,26 @@ class GlimpseFeatures(BaseFeaturesExtractor):
         """Map ``glimpse`` (N, P, G, G), ``location`` (N, 2) and ``time`` (N, 1) to (N, F)."""
         g = self.glimpse_network(observations["glimpse"], observations["location"])  # (N, D)
         return torch.cat((g, observations["time"]), 1)
+
+
+def glimpse_network(
+    shape: Any,
+    *,
+    what_size: int = 128,
+    where_size: int = 128,
+    hidden_size: int = 256,
+    conv_features: int = 0,
+) -> GlimpseNetwork:
+    """Return the glimpse network of glimpses (P, G, G): see :class:`agents.ram.RAMConfig`."""
+    config = RAMConfig(
+        shape,
+        num_classes=1,  # it predicts none
+        what_size=what_size,
+        where_size=where_size,
+        hidden_size=hidden_size,
+        conv_features=conv_features,
+    )
+    return GlimpseNetwork(config)
 
 
 class HybridHead(nn.Module):
@@ -126,7 +146,7 @@ class HybridDistribution(DiagGaussianDistribution):
         if self._time is None:
             raise RuntimeError("call set_time() before each proba_distribution()")
         mean, logits = mean_actions[:, :2], mean_actions[:, 2:]
-        self.location = self.distribution = Normal(mean, log_std.exp().expand_as(mean))
+        self.location = Normal(mean, log_std.exp().expand_as(mean))
         self.label = Categorical(logits=logits)
         self.is_last = self._time[:, 0] >= 1  # (N,)
         self._time = None
@@ -208,6 +228,8 @@ class HybridPolicy(ActorCriticPolicy):
             raise ValueError(f"initial_std must be positive, got {initial_std}")
         if kwargs.get("use_sde"):
             raise ValueError("use_sde must be False: the location's noise is Gaussian here")
+        if "log_std_init" in kwargs:
+            raise ValueError("log_std_init must be left out: give its exponential as initial_std")
         _check_actions(action_space, num_classes)
         self._hybrid: Any = {"num_classes": num_classes, "label_counts": label_counts}
         self._hybrid["location_weight"] = location_weight

@@ -53,7 +53,8 @@ class GlimpseVecEnv(VecEnv):
         """Set the seeds of the next reset, and return one per lane.
 
         An int seeds lane i with seed + i, a list has one seed per lane, None is random. ``PPO(...,
-        seed=s)`` calls this too; to use other seeds, call it after making the algorithm.
+        seed=s)`` calls this too. Seeds s and s + 1 then share all lanes but one: for independent
+        runs, call ``seed(agents.training.spread_seed(s, N)[0])`` after making the algorithm.
         """
         if seed is None or isinstance(seed, (int, np.integer)):
             return super().seed(None if seed is None else int(seed))

@@ -1,6 +1,7 @@
 """Losses by hand, by a slow loop, and against exact gradients by enumeration."""
 
 import itertools
+import math
 from dataclasses import fields
 
 import pytest
@@ -259,6 +260,9 @@ def test_the_enumeration_would_notice(loss, mistake):
         (lambda: cross_entropy(torch.zeros(2, 3), [1.0, 1.0]), "sum to 1"),
         (lambda: cross_entropy(torch.zeros(3, 2), [0.5, 0.5]), "3 numbers"),
         (lambda: exact_dense_returns(torch.zeros(3, 2), [0.5, 0.5]), "3 numbers"),
+        (lambda: cross_entropy(torch.zeros(2, 3), [math.nan, 1.0]), "sum to 1"),
+        (lambda: exact_dense_returns(torch.zeros(1, 3), [1.0]), "T >= 2"),
+        (lambda: normalise(torch.zeros(4)), r"\(T, N\)"),
         (lambda: normalise(torch.zeros(1, 1)), "two advantages"),
         (lambda: normalise(torch.zeros(2, 1), by_step=True), "two advantages"),
     ],

@@ -129,6 +129,7 @@ def test_the_last_observation_repeats_the_last_glimpse_in_fresh_arrays(make):
     assert env._episodes.canvas(0).any()
 
 
+CELLS: dict[str, Any] = {"action_format": "multidiscrete"}
 STYLE: dict[str, Any] = {"canvas_size": 40, "translate": True, "num_clutter": 3, "clutter_size": 8}
 
 
@@ -305,8 +306,9 @@ def test_an_ended_episode_can_be_rendered_but_not_stepped_and_a_reset_reopens(ma
         ({"glimpse_cost": -0.1}, "glimpse_cost must be a finite number >= 0, got -0.1"),
         ({"glimpse_cost": math.nan}, "glimpse_cost"),
         ({"glimpse_cost": "0"}, "glimpse_cost"),
-        ({"grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
-        ({"grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
+        ({"grid_size": (9, 9)}, "grid_size needs action_format='multidiscrete'"),
+        ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
+        ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
         ({"data_dir": "/nowhere", "dataset": "MNIST"}, "data_dir must be an existing folder"),
     ],
     ids=str,
@@ -321,10 +323,10 @@ def test_bad_keywords_are_refused_by_name_value_and_what_is_allowed(make, keywor
 def test_numbers_of_numpy_are_taken_as_pythons():
     numbers = {"num_glimpses": np.int64(3), "glimpse_cost": np.float32(0.5)}
     numbers |= {"grid_size": np.array([5, 5]), "allow_stop": np.bool_(True)}
-    env: Any = gym.make("SignpostGlimpse-v0", **numbers).unwrapped
+    env: Any = gym.make("SignpostGlimpse-v0", action_format="multidiscrete", **numbers).unwrapped
     env.reset(seed=0)
     json.dumps(env.get_state())
-    assert (env.task.num_glimpses, env.task.glimpse_cost, env.task.grid) == (3, 0.5, [5, 5])
+    assert (env.task.num_glimpses, env.task.glimpse_cost, env.task.grid) == (3, 0.5, (5, 5))
 
 
 def test_unknown_keywords_are_refused_by_name_and_those_of_many_lanes_with_a_hint():

@@ -1,6 +1,8 @@
 """From an id to its task: shipped ids, a user's own, and what is not a task."""
 
+import json
 import sys
+from dataclasses import asdict
 
 import gymnasium
 import pytest
@@ -50,6 +52,25 @@ def test_training_accepts_glimpse_environments_only(own_module, config):
         config(env_id="no_such_module:MyDigits-v0")
     with pytest.raises(gymnasium.error.Error, match=r"'Glympse-v0' .* known: MNIST"):
         config(env_id="Glympse-v0")
+    with pytest.raises(gymnasium.error.Error, match=r"'MNISTGlimpse' is not .* known: MNISTGlim"):
+        config(env_id="MNISTGlimpse")
+    with pytest.raises(gymnasium.error.VersionNotFound):
+        config(env_id="MNISTGlimpse-v9")
+
+
+def test_an_id_without_a_vector_environment_is_told_to_register_one(monkeypatch):
+    monkeypatch.setattr(gymnasium, "registry", dict(gymnasium.registry))
+    monkeypatch.setattr("gymnasium.envs.registration.registry", gymnasium.registry)
+    gymnasium.register("Single-v0", entry_point="ram_env:GlimpseEnv")
+    with pytest.raises(ValueError, match="got 'Single-v0'; register it with vector_entry_point"):
+        find_task("Single-v0")
+
+
+def test_a_task_is_the_same_after_its_keywords_went_through_json():
+    task = find_task("MNISTGlimpse-v0", object_scale=(0.5, 1.5), canvas_size=60)
+    again = find_task("MNISTGlimpse-v0", **json.loads(json.dumps(asdict(task))))
+    assert again == task
+    assert hash(again) == hash(task)
 
 
 @pytest.mark.usefixtures("toy_dataset")

@@ -126,7 +126,7 @@ class Place:
         folders = {"results": self.folder / "results", "work_dir": self.folder / "work"}
         settings = {"task": "MNISTGlimpse-v0", "parallel": 2, "stages": ("tune", "run")}
         protocol = self.folder / "protocol.toml"
-        return Config(protocol=protocol, **folders, **{**settings, **changes})
+        return Config(protocol=protocol, **{**folders, **settings, **changes})
 
     def words(self, *more: str) -> list[str]:
         """Return the command line of :meth:`config`."""
@@ -363,6 +363,10 @@ def test_the_programs_of_a_comparison_that_was_killed_go_on_and_are_not_run_twic
         ({"seeds": 3}, "seeds must be at most the protocol's 2, got 3"),
         ({"parallel": 0}, "parallel must be at least 1"),
         ({"stages": ()}, "stages must be some of tune, run, report, got none"),
+        (
+            {"work_dir": Path("x"), "results": Path("./x")},
+            "work_dir must be another folder than res",
+        ),
         ({}, "another comparison uses .*results"),
     ],
 )

@@ -517,6 +517,12 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"optimizer": "adamw", "muon_rate": 2.0}, "muon_rate needs optimizer muon:"),
         ({"optimizer": "sgd", "beta2": 0.9}, "beta2 needs optimizer muon or adamw:"),
         ({"replay_size": 7}, "replay_size needs replay_steps: .* got 7"),
+        (
+            {"estimator": "dense", "max_log_odds": 3.0},
+            "max_log_odds needs estimator dense_log_odds: .* got 3",
+        ),
+        ({"estimator": "paper", "normalise_by_step": True}, "needs an estimator that normalises"),
+        ({"entropy_coef": 0.5}, "entropy_coef needs a reward_only estimator or a stop action"),
         ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
         (
             {"shift": 28, "curriculum": "cluttered-60"},
@@ -551,7 +557,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
         (
             {"glimpse_cost": 0.1, "estimator": "reward_only"},
-            "estimator must be one that sees the label .* got reward_only",
+            "estimator must see the label .* got reward_only",
         ),
     ],
 )

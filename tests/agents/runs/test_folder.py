@@ -113,13 +113,14 @@ def test_a_run_without_a_folder_gets_one_under_runs_and_is_resumed_with_its_modu
     assert advice.endswith(f"--resume {folder} --env-id mine:Mine-v0")
 
 
-def test_a_folder_of_other_files_is_never_written_to(tmp_path):
-    (tmp_path / "thesis.tex").touch()
+@pytest.mark.parametrize("name", ["thesis.tex", "log.txt"])
+def test_a_folder_of_other_files_is_never_written_to(tmp_path, name):
+    (tmp_path / name).touch()
     with pytest.raises(FileExistsError, match="is not empty: choose another with --run-dir"):
         RunLog(tmp_path, Settings())
-    with pytest.raises(FileExistsError, match=r"thesis\.tex is a file: expected a folder"):
-        RunLog(tmp_path / "thesis.tex" / "run", Settings())
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(FileExistsError, match=rf"{name} is a file: expected a folder"):
+        RunLog(tmp_path / name / "run", Settings())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_two_processes_never_write_to_one_folder(log):

@@ -48,7 +48,7 @@ def test_the_model_comes_back_with_its_settings(run_dir):
     torch.manual_seed(0)
     expected = RecurrentAttentionModel(CONFIG)
     model, settings = load_run(run_dir)
-    assert settings == {"env_id": "Some-v0"}
+    assert settings == {"env_id": "Some-v0", "env_kwargs": {}}
     assert model.config == CONFIG
     assert not model.training
     for name, weight in expected.state_dict().items():
@@ -76,8 +76,21 @@ def test_an_environment_of_a_foreign_module_must_be_named_by_the_user(run_dir):
     edit_json(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
     with pytest.raises(ValueError, match=r"config.json names the module 'antigravity'"):
         load_run(run_dir)
-    assert load_run(run_dir, env_id="mine:Other-v0")[1] == {"env_id": "mine:Other-v0"}
+    assert load_run(run_dir, env_id="mine:Other-v0")[1] == {
+        "env_id": "mine:Other-v0",
+        "env_kwargs": {},
+    }
     assert "antigravity" not in sys.modules
+
+
+def test_the_environments_keywords_come_back_by_name(run_dir):
+    text = "num_clutter = 8, object_scale = [0.5, 1.5]"
+    edit_json(run_dir / "config.json", config={"env_id": "Some-v0", "env_kwargs": text})
+    keywords = {"num_clutter": 8, "object_scale": [0.5, 1.5]}
+    assert load_run(run_dir)[1]["env_kwargs"] == keywords
+    edit_json(run_dir / "config.json", config={"env_id": "Some-v0", "env_kwargs": "num_clutter"})
+    with pytest.raises(ValueError, match=r"config\.json: env_kwargs: expected TOML such as"):
+        load_run(run_dir)
 
 
 @pytest.mark.parametrize(

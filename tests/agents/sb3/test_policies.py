@@ -267,6 +267,8 @@ def test_features_are_the_papers_glimpse_network_and_the_time(toy_dataset):
     g = features.glimpse_network(obs["glimpse"], obs["location"])
     assert torch.equal(features(obs), torch.cat((g, obs["time"]), 1))
     assert GlimpseFeatures(space, hidden_size=8)(obs).shape == (1, 9)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'core'"):
+        GlimpseFeatures(space, core="lstm")  # pyright: ignore[reportArgumentType]
 
 
 # What is refused, and who imports what
@@ -298,6 +300,8 @@ def test_spaces_of_another_kind_are_refused():
         make(label_counts="first")
     with pytest.raises(ValueError, match="use_sde"):
         make(use_sde=True)
+    with pytest.raises(ValueError, match=r"log_std_init must be left out: .* initial_std"):
+        make(log_std_init=-3.0)
 
 
 def test_an_environment_with_a_stop_score_is_refused_and_not_trained_with_an_extra_class():

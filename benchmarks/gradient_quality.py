@@ -330,8 +330,8 @@ def main(config: Config) -> None:
         rows = measure(stored, config)
         print(f"\n## {run_dir}, {stored[1]['env_id']}\n\n{table(rows)}", flush=True)
         found += [{"run": str(run_dir), **row} for row in rows]
-    if config.csv is not None:
-        config.csv.write_bytes(to_csv([found[0].keys(), *(row.values() for row in found)]))
+        if config.csv is not None:
+            config.csv.write_bytes(to_csv([found[0].keys(), *(row.values() for row in found)]))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ class Learner:
         model, n = self.model, self._config.num_envs
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
         keywords: dict[str, Any] = {"action_format": "dict", "split": "train"}
-        keywords |= settings["env_kwargs"]
+        keywords |= settings.get("env_kwargs", {})
         env = gymnasium.make_vec(settings["env_id"], num_envs=n, **keywords)
         assert isinstance(env, ram_env.GlimpseVectorEnv)
         obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])

@@ -125,7 +125,7 @@ def test_the_readmes_comparison_is_that_of_the_reports():
         ("reward_alone/cluttered-3M-curriculum",),
         ("reward_alone/cluttered-3M",),
     )
-    of_row = rf"^\| (?:the )?`?(\w+)[`'].* \| ({ERROR}|not run) \| ({ERROR}|not run) \|$"
+    of_row = rf"^\| (?:the )?`?(\w+)[`'].* \| ({ERROR}|not \w+) \| ({ERROR}|not \w+) \|$"
     rows = re.findall(of_row, read("README.md"), re.MULTILINE)
     plain = re.findall(rf"`(\w+)` ({ERROR})", read("README.md"))
     assert len(rows) == 8
@@ -134,7 +134,7 @@ def test_the_readmes_comparison_is_that_of_the_reports():
     for name, error, tasks in listed + [(*each, columns[2]) for each in plain]:
         reports = "".join(read(f"benchmarks/{task}/report.md") for task in tasks)
         reported = re.findall(rf"^\| {name} \|[^|]*\|[^|]*\| ([^|]*) \|", reports, re.MULTILINE)
-        assert error == "not run" or error.replace("-", " to ") in reported, name
+        assert error in ("not run", "not finished") or error.replace("-", " to ") in reported, name
 
 
 STORED = ["comparison", "reward_alone", "published", "signpost_dials", "ladder", "paper_tables"]

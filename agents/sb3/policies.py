@@ -132,6 +132,14 @@ class HybridDistribution(DiagGaussianDistribution):
         head = HybridHead(latent_dim, self._num_classes)
         return head, nn.Parameter(torch.full((2,), log_std_init))
 
+    @property
+    def distribution(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Refuse to be taken for one of torch's distributions, as TRPO does."""
+        raise TypeError(
+            "HybridPolicy is not for TRPO, whose trust region needs one torch distribution, and "
+            "here there are two: use PPO, A2C, or TRPO with another policy"
+        )
+
     def set_time(self, time: Tensor) -> None:
         """Set the time (N, 1) of the samples, in [0, 1], for the next ``proba_distribution``."""
         if ((time < 0) | (time > 1)).any():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
@@ -320,6 +320,13 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
     PPO(HybridPolicy, plain, **settings).learn(32)
     with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
         PPO(HybridPolicy, normalised, **settings).learn(32)
+
+
+def test_trpo_is_refused_with_a_reason():
+    settings: Any = {"n_steps": 8, "batch_size": 32, "device": "cpu"}
+    model = TRPO(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4}, **settings)
+    with pytest.raises(TypeError, match=r"not for TRPO, .* use PPO, A2C, or"):
+        model.learn(32)
 
 
 def test_only_agents_sb3_needs_stable_baselines():

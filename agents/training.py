@@ -245,11 +245,8 @@ def choose_bf16(wanted: bool, device: torch.device, log: Any) -> bool:
     else:  # torch 2.10 can't tell, and computes as asked
         abilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()
         has = device.type != "cpu" or any(abilities.get(name) for name in _CPU_BFLOAT16)
-    name = on_first(lambda: log.decide("dtype", "bfloat16" if wanted and has else "float32"))
-    if wanted and name == "float32":
-        why = "the run began on hardware without bfloat16" if has else "this hardware has none"
-        log.say(f"bf16: {why}, so the run computes in float32")
-    return name == "bfloat16"
+    name = "bfloat16" if wanted and has else "float32"
+    return on_first(lambda: log.decide("dtype", name)) == "bfloat16"
 
 
 def spread_seed(

@@ -53,11 +53,17 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _bfloat16() -> Iterator[None]:
-    """Let ``--bf16`` compute in bfloat16 on every processor."""
+def _float32() -> Iterator[None]:
+    """Let trainings in this process compute in float32 on every processor."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True}, raising=False)
+        patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
         yield
+
+
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings compute in bfloat16 on every processor."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True}, raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     facts |= {"device": describe_device(device), "parameters": count_parameters(model)}
     log.note_facts(facts)
     validations = validation_updates(config.num_updates, config.num_validations)
-    log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     bf16 = choose_bf16(config.bf16, device, log)
+    log.say(
+        f"device {device}, {'bfloat16' if bf16 else 'float32'}, {config.threads} threads, seed "
+        f"{config.seed}, run {log.folder}"
+    )
     log.say(env.data_source)
     work, pixels = multiply_adds(model, env.glimpse_shape), math.prod(env.glimpse_shape)
     cost = f"a decision takes {work} multiply-adds and sees {pixels} pixels"

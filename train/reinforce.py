@@ -191,7 +191,7 @@ class Config(AgentConfig):
     """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = 0.999
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
-    bf16: bool = False
+    bf16: bool = True
     """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
     graph: bool = False
     """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
@@ -369,8 +369,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     facts = {"data": env.data_source, "sample": env.data_is_sample}
     facts |= {"device": (where := describe_device(device)), "parameters": count_parameters(model)}
     log.note_facts(facts)
-    log.say(f"device {where}, {config.threads} threads, seed {config.seed}, run {log.folder}")
     bf16 = choose_bf16(config.bf16, device, log)
+    log.say(
+        f"device {where}, {'bfloat16' if bf16 else 'float32'}, {config.threads} threads, seed "
+        f"{config.seed}, run {log.folder}"
+    )
     log.say(env.data_source)
     if config.graph and device.type == "cpu":
         log.say("graph: the CPU has none, so each update runs as written; a GPU would replay it")

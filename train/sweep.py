@@ -4,7 +4,7 @@
 one thread; with --cluster slurm, a job of Slurm (docs/clusters.md). A trial's value is the mean of
 its seeds' final validation errors; the test split is never used. The first trial has the project's
 defaults. Flags after `--` go to every training, the first included:
-`python train/sweep.py --study lstm -- --core lstm --bf16`.
+`python train/sweep.py --study lstm -- --core lstm`.
 
 The study is kept in a journal file. Calling the sweep again continues it until it has its total of
 trials. One sweep at a time uses a journal: a second one is refused, so give --parallel to run

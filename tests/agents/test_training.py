@@ -194,7 +194,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 @pytest.mark.parametrize("ability", ["avx512_bf16", "amx_bf16", "bf16", None])
 @pytest.mark.parametrize("wanted", [True, False])
 def test_bfloat16_is_computed_where_it_is_wanted_and_built_in_and_a_resumed_run_keeps_its_type(
-    tmp_path, monkeypatch, capsys, ability, wanted
+    tmp_path, monkeypatch, ability, wanted
 ):
     config, cpu = make_dataclass("Settings", [])(), torch.device("cpu")
     abilities = {"avx2": True, "avx512_bf16": False, "l2_cache_size": 512}
@@ -205,8 +205,6 @@ def test_bfloat16_is_computed_where_it_is_wanted_and_built_in_and_a_resumed_run_
             bf16 = choose_bf16(wanted, cpu, log)
             log.save_checkpoint(1, 10, {}, {})
         assert bf16 == (wanted and ability is not None)
-        reason = "began on hardware without" if moved else "this hardware has none"
-        assert (reason in capsys.readouterr().out) == (wanted and ability is None)
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

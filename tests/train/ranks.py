@@ -38,6 +38,7 @@ SHORT = {
     "num_validations": 1,
     "validation_images": 100,
     "log_every": 1,
+    "bf16": False,
     "threads": 1,
     "device": "cpu",
     "final_split": "none",

@@ -104,7 +104,7 @@ def test_every_canvas_is_classified_once(cluttered_id):
 
 def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error(tmp_path, capsys):
     lines = train(tmp_path / "run", capsys, seed=7)
-    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
     assert "bars train: 200 images" in lines[1]
     # 256*64+64 + 64*64+64 + 64*4+4 parameters, 256*64 + 64*64 + 64*4 products
     assert lines[2] == (
@@ -166,6 +166,7 @@ def test_its_run_folder_has_what_a_comparison_reads(tmp_path, capsys):
     assert seed.result.total == 90
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(("model", "canvases"), [("fc64", 320), ("conv", 320), ("resnet18", 64)])
 def test_the_same_command_gives_the_same_bytes_and_another_seed_or_bfloat16_others(
     tmp_path, capsys, model, canvases

@@ -44,7 +44,7 @@ from train.reinforce import (
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu", "num_envs": 128, "hidden_size": 64, "conv_features": 4}
-SHORT |= {"validation_images": 500, "final_split": "none"}
+SHORT |= {"validation_images": 500, "final_split": "none", "bf16": False}
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:
@@ -64,7 +64,7 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
 
 def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys):
     lines = train(tmp_path / "run", capsys, seed=7, final_split="test")
-    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
     assert lines[2].startswith("estimator dense_log_odds, learned locations, ")
     assert lines[2].endswith(" parameters: 1280 episodes, 128 per update")
@@ -160,6 +160,7 @@ def test_outputs_that_are_not_finite_count_as_divergence(
         train(tmp_path / "run", capsys, estimator=estimator, learning_rate=1e30, ema=0.0, **flags)
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
     for name, bf16 in (("plain", False), ("short", True)):
         train(tmp_path / name, capsys, bf16=bf16)

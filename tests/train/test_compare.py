@@ -612,7 +612,7 @@ def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_d
 
 
 def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
-    pinned = {"--estimator", "--optimizer", "--num-envs", "--learning-rate"}
+    pinned = {"--estimator", "--optimizer", "--num-envs", "--learning-rate", "--no-bf16"}
     for name in ("comparison", "reward_alone", "paper_rule", "signpost_dials"):
         for task in PROTOCOLS[name].tasks.values():
             comparison = Comparison(Config(task=task.name), PROTOCOLS[name])

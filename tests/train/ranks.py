@@ -38,7 +38,6 @@ SHORT = {
     "num_validations": 1,
     "validation_images": 100,
     "log_every": 1,
-    "bf16": False,
     "threads": 1,
     "device": "cpu",
     "final_split": "none",
@@ -89,7 +88,7 @@ def play(folder: Path) -> None:
         patch.setattr(Training, "__init__", note_training)
         for name, changes in RUNS.items():
             played.clear()
-            main(Config(run_dir=folder / name, **{**SHORT, **changes}))
+            main(Config(run_dir=folder / name, bf16=False, **{**SHORT, **changes}))
             entries: dict[str, Any] = {
                 k: np.stack([each[k] for each in played if k in each]) for k in played[0]
             }

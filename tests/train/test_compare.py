@@ -638,7 +638,9 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
                 for config in configs:
                     seed = int(config.parent.name.removeprefix("seed_"))
                     job = comparison.plan(task, algorithm, seed, settings).job
-                    assert json.loads(config.read_text())["called_as"] == job.called_as
+                    facts = json.loads(config.read_text())
+                    assert facts["called_as"] == job.called_as
+                    assert re.fullmatch(r"[0-9a-f]{40}(; then [0-9a-f]{40})*", facts["commit"])
                     known += 1
     assert known > 300
 

@@ -18,6 +18,7 @@ from train.reinforce import main, parse
 
 PROGRAM = ROOT / "tests/train/ranks.py"
 FLAGS = [word for name, value in SHORT.items() for word in (f"--{name.replace('_', '-')}", value)]
+FLAGS.append("--no-bf16")
 
 
 def read_checkpoint(run: Path) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Where the time of train/reinforce.py goes, and how close it is to its matrix products.
 
-    python -m benchmarks.training_speed --threads 1 --bf16
+    python -m benchmarks.training_speed --threads 1
 
 runs the script itself on a few episodes with clocks around its parts, then the model's bare
 matrix products (forward and backward, same shapes and dtype) for the same number of updates, in
@@ -51,10 +51,10 @@ PARTS = {
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "--no-bf16": {"bf16": False},
+    "--graph --no-bf16": {"graph": True, "bf16": False},
     "plain": {},
     "--graph": {"graph": True},
-    "--bf16": {"bf16": True},
-    "--graph --bf16": {"graph": True, "bf16": True},
 }
 """Settings to time whole updates with, by the flags that set them."""
 
@@ -71,8 +71,8 @@ class Config:
     """Number of episodes in the batch of one update."""
     threads: int = RunConfig.threads
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
-    bf16: bool = False
-    """Compute the networks in bfloat16."""
+    bf16: bool = reinforce.Config.bf16
+    """Compute the networks in bfloat16; --no-bf16 where the hardware has none."""
     device: str = "cpu"
     """Device to train on. Parts are timed on the CPU alone."""
     lanes: tuple[int, ...] = ()

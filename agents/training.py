@@ -242,8 +242,8 @@ def choose_bf16(wanted: bool, device: torch.device, log: Any) -> bool:
     """
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # torch 2.10 can't tell, and computes as asked
-        abilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()
+    else:  # torch 2.10 can't tell, and computes in float32
+        abilities = getattr(torch.cpu, "get_capabilities", dict)()
         has = device.type != "cpu" or any(abilities.get(name) for name in _CPU_BFLOAT16)
     name = "bfloat16" if wanted and has else "float32"
     return on_first(lambda: log.decide("dtype", name)) == "bfloat16"

@@ -13,6 +13,7 @@ times whole updates instead, with and without a CUDA graph and bfloat16.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 import timeit
@@ -72,7 +73,7 @@ class Config:
     threads: int = RunConfig.threads
     """CPU threads for the networks; by default OMP_NUM_THREADS, else one per core."""
     bf16: bool = reinforce.Config.bf16
-    """Compute the networks in bfloat16; --no-bf16 where the hardware has none."""
+    """Compute in bfloat16 if the hardware has it; --lanes measures both."""
     device: str = "cpu"
     """Device to train on. Parts are timed on the CPU alone."""
     lanes: tuple[int, ...] = ()
@@ -139,8 +140,9 @@ def print_parts(config: Config) -> None:
         flags |= {"num_validations": 1, "final_split": "none"}
         settings = reinforce.Config(**flags, run_dir=Path(folder) / "run")
         seconds, spent = time_training(settings)
+        dtype = json.loads((Path(folder) / "run/config.json").read_bytes())["dtype"]
     spent["everything else"] = seconds - sum(spent.values())
-    products = time_products(config, settings.num_updates)
+    products = time_products(config, settings.num_updates, getattr(torch, dtype))
     print(f"\n{config.total_episodes / seconds:,.0f} images/s: {config}\n")
     print("| part | seconds | share |\n|---|---:|---:|")
     for part, took in {**spent, "bare matrix products alone": products}.items():
@@ -174,12 +176,11 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
     return end - start, {part: spent[part] for part in PARTS if part != "mark"}
 
 
-def time_products(config: Config, num_updates: int) -> float:
+def time_products(config: Config, num_updates: int, dtype: torch.dtype) -> float:
     """Return the seconds of the products with weights: outputs, and the gradients needed."""
     env = gymnasium.make_vec(config.env_id, num_envs=1, action_format="dict")
     assert isinstance(env, ram_env.GlimpseVectorEnv)
     model = reinforce.make_model(reinforce.Config(env_id=config.env_id), env)
-    dtype = torch.bfloat16 if config.bf16 else torch.float32
     products: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def note(layer: nn.Module, arguments: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:

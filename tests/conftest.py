@@ -54,7 +54,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
-    """Let trainings in this process compute in float32 on every processor."""
+    """Let trainings in this process compute in float32 on every CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
         yield
@@ -62,7 +62,7 @@ def _float32() -> Iterator[None]:
 
 @pytest.fixture
 def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let trainings compute in bfloat16 on every processor."""
+    """Let trainings in this process compute in bfloat16 on every CPU."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True}, raising=False)
 
 

@@ -136,8 +136,8 @@ class HybridDistribution(DiagGaussianDistribution):
     def distribution(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Refuse to be taken for one of torch's distributions, as TRPO does."""
         raise TypeError(
-            "HybridPolicy is not for TRPO, whose trust region needs one torch distribution, and "
-            "here there are two: use PPO, A2C, or TRPO with another policy"
+            "HybridPolicy doesn't support TRPO, which needs a single torch distribution, while "
+            "HybridPolicy has two: use PPO or A2C, or TRPO with another policy"
         )
 
     def set_time(self, time: Tensor) -> None:

@@ -207,6 +207,12 @@ def test_bfloat16_is_computed_where_it_is_wanted_and_built_in_and_a_resumed_run_
         assert bf16 == (wanted and ability is not None)
 
 
+def test_a_torch_that_cannot_tell_computes_in_float32(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    with RunLog(tmp_path / "run", make_dataclass("Settings", [])()) as log:
+        assert not choose_bf16(True, torch.device("cpu"), log)
+
+
 @pytest.mark.parametrize("device", GPUS, indirect=True)
 def test_a_gpu_goes_by_its_number(device):
     assert str(choose_device(device)) == str(choose_device(f"{device}:0")) == f"{device}:0"

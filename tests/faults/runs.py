@@ -42,7 +42,7 @@ _AGENT += "--hidden-size 16 --location-hidden 8 --conv-features 2 "
 VARIANTS: dict[str, tuple[ModuleType, str]] = {
     "agent": (reinforce, _AGENT),
     "lstm": (reinforce, f"{_AGENT} --core lstm --learned-std --shift 1"),
-    "rollouts": (reinforce, f"{_AGENT} --estimator leave_one_out --num-rollouts 4 --bf16"),
+    "rollouts": (reinforce, f"{_AGENT} --estimator leave_one_out --num-rollouts 4 --no-bf16"),
     "random": (reinforce, f"{_AGENT} --locations random"),
     "conv": (baselines, f"{_COMMON} --env-id Noise-v0 --model conv"),
 }

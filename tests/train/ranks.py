@@ -86,9 +86,9 @@ def play(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GlimpseVectorEnv, "step", note_step)
         patch.setattr(Training, "__init__", note_training)
-        for name, changes in RUNS.items():
+        for name, changes in {**RUNS, "bfloat16": {"bf16": True}}.items():
             played.clear()
-            main(Config(run_dir=folder / name, bf16=False, **{**SHORT, **changes}))
+            main(Config(run_dir=folder / name, **{"bf16": False, **SHORT, **changes}))
             entries: dict[str, Any] = {
                 k: np.stack([each[k] for each in played if k in each]) for k in played[0]
             }

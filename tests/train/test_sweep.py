@@ -136,7 +136,7 @@ def test_a_study_continues_until_its_total_and_the_defaults_come_first(place, ca
 
 
 def test_a_training_gets_the_trials_values_and_never_sees_the_test_split(place):
-    flags = parse(["--", "--bf16", "--max-grad-norm", "5"]).flags
+    flags = parse(["--", "--no-bf16", "--max-grad-norm", "5"]).flags
     place.run(trials=2, flags=flags)
     line = (place.folder / "calls.txt").read_text().splitlines()[1]
     config = reinforce.parse(line.split()[1:])
@@ -144,7 +144,7 @@ def test_a_training_gets_the_trials_values_and_never_sees_the_test_split(place):
     for name in SPACE:
         assert float(row[name]) == getattr(config, name)
     assert (config.final_split, config.threads, config.seed) == ("none", 1, 1000)
-    assert (config.final_std, config.bf16, config.max_grad_norm) == (0.03, True, 5)
+    assert (config.final_std, config.bf16, config.max_grad_norm) == (0.03, False, 5)
     assert (config.total_episodes, config.num_validations) == (550_000, 4)
 
 
@@ -266,7 +266,7 @@ def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_
 
 def test_the_report_is_made_from_the_journal_alone(place, capsys):
     place.plan({"1": {"errors": [9, 8, 7, 6.5]}})
-    place.run(total_episodes=1234, flags=("--bf16",))
+    place.run(total_episodes=1234, flags=("--no-bf16",))
     files = [place.folder / "results" / name for name in ("out.csv", "out.json")]
     before = [file.read_bytes() for file in files]
     for file in files:
@@ -284,7 +284,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     *_, line, command = capsys.readouterr().out.splitlines()
     assert line == "best: trial 1, 6.50 % (the defaults: 17.00 %)"
     config = reinforce.parse(command.removeprefix("python train/reinforce.py ").split())
-    assert (config.learning_rate, config.bf16) == (float(place.rows()[1]["learning_rate"]), True)
+    assert (config.learning_rate, config.bf16) == (float(place.rows()[1]["learning_rate"]), False)
     assert (config.env_id, config.total_episodes) == (ENV_ID, 1234)
 
 

@@ -112,7 +112,8 @@ class Seed(NamedTuple):
 class Trial(Struct, frozen=True, rename={"number": "trial"}):
     """Settings by flag that a tuning has tried, and the validation error at their end [%].
 
-    Number 0 is the program's defaults, without settings. ``called_as`` is the command.
+    Number 0 is the program's defaults, without settings. ``called_as`` is the command, as
+    the protocol writes it today.
     """
 
     number: Count

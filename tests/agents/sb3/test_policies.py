@@ -325,7 +325,7 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
 def test_trpo_is_refused_with_a_reason():
     settings: Any = {"n_steps": 8, "batch_size": 32, "device": "cpu"}
     model = TRPO(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4}, **settings)
-    with pytest.raises(TypeError, match=r"not for TRPO, .* use PPO, A2C, or"):
+    with pytest.raises(TypeError, match=r"doesn't support TRPO, .* use PPO or A2C, or"):
         model.learn(32)
 
 

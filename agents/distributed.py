@@ -49,7 +49,7 @@ def num_ranks() -> int:
 
 
 def reports() -> bool:
-    """Return whether an error is this rank's to report: that of the first that failed."""
+    """Return whether this rank reports errors: only the first that failed does."""
     return _reports
 
 

@@ -160,6 +160,8 @@ class Estimator:
         location_reaches_core: Whether the location network's gradient flows into the core.
         samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.
         normalises: Whether advantages are normalised, which takes two of them or more.
+        discounts: Whether ``discount`` matters.
+        learns_baseline: Whether a baseline is learned.
         needs_rollouts: Whether every image is played ``num_rollouts`` times.
         sees_label: Whether the loss uses the true label (class L) or the reward alone (class R).
         binary_reward: Whether it reads the reward as whether the answer is the label (class R with
@@ -171,6 +173,8 @@ class Estimator:
     location_reaches_core: bool = True
     samples_label: bool = False
     normalises: bool = False
+    discounts: bool = False
+    learns_baseline: bool = True
     needs_rollouts: bool = False
     sees_label: bool = True
     binary_reward: bool = False
@@ -374,37 +378,39 @@ def dense_not_normalised(rollout: Rollout, weights: Weights) -> Terms:
 
 
 _DETACHED: dict[str, bool] = {"location_reaches_core": False}
+_DENSE: dict[str, bool] = {"discounts": True, "normalises": True}
 _REWARD: dict[str, bool] = {"samples_label": True, "sees_label": False}
+_OUTCOME: dict[str, bool] = {"discounts": True, "binary_reward": True, **_REWARD}
 
 ESTIMATORS = {
     "paper": Estimator(paper, "reward, last glimpse", **_DETACHED),
     "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", **_DETACHED),
-    "leave_one_out": Estimator(leave_one_out, "reward, every glimpse", needs_rollouts=True),
-    "dense": Estimator(dense, "log-likelihood", normalises=True),
-    "dense_log_odds": Estimator(dense_log_odds, "log-likelihood", normalises=True),
+    "leave_one_out": Estimator(
+        leave_one_out, "reward, every glimpse", needs_rollouts=True, learns_baseline=False
+    ),
+    "dense": Estimator(dense, "log-likelihood", **_DENSE),
+    "dense_log_odds": Estimator(dense_log_odds, "log-likelihood", **_DENSE),
     "dense_exact": Estimator(dense_exact, "log-likelihood"),
     "reward_only": Estimator(reward_only, "sampled reward", **_REWARD),
-    "reward_only_no_baseline": Estimator(reward_only_no_baseline, "sampled reward", **_REWARD),
-    "outcome": Estimator(outcome, "log-likelihood", binary_reward=True, **_REWARD),
-    "outcome_completed": Estimator(
-        outcome_completed, "log-likelihood", binary_reward=True, **_REWARD
+    "reward_only_no_baseline": Estimator(
+        reward_only_no_baseline, "sampled reward", learns_baseline=False, **_REWARD
     ),
+    "outcome": Estimator(outcome, "log-likelihood", **_OUTCOME),
+    "outcome_completed": Estimator(outcome_completed, "log-likelihood", **_OUTCOME),
     "outcome_normalised": Estimator(
-        outcome_normalised, "log-likelihood", normalises=True, binary_reward=True, **_REWARD
+        outcome_normalised, "log-likelihood", normalises=True, **_OUTCOME
     ),
     "paper_dense_returns": Estimator(
-        paper_dense_returns, "log-likelihood, last glimpse", **_DETACHED
+        paper_dense_returns, "log-likelihood, last glimpse", discounts=True, **_DETACHED
     ),
     "paper_normalised": Estimator(
         paper_normalised, "reward, last glimpse", normalises=True, **_DETACHED
     ),
-    "dense_last_glimpse": Estimator(
-        dense_last_glimpse, "log-likelihood, last glimpse", normalises=True
-    ),
+    "dense_last_glimpse": Estimator(dense_last_glimpse, "log-likelihood, last glimpse", **_DENSE),
     "dense_terminal_reward": Estimator(
         dense_terminal_reward, "reward, every glimpse", normalises=True
     ),
-    "dense_not_normalised": Estimator(dense_not_normalised, "log-likelihood"),
+    "dense_not_normalised": Estimator(dense_not_normalised, "log-likelihood", discounts=True),
 }
 """All estimators by name, the paper's first; the last five differ in one thing from another."""
 

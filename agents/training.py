@@ -27,7 +27,7 @@ from agents.runs.files import first_line
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ADVICE = "the learning rate may be too high"
-_NEVER = 2**62  # number of no update
+_NEVER = 2**62  # larger than any update's number
 _CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 _CUDA_WHEEL = (
     "Install the wheel that has it, on Linux PyPI's: pip install --force-reinstall torch "
@@ -135,7 +135,6 @@ _RANGES: dict[str, Callable[[float], bool]] = {
     "at least 1": lambda x: x >= 1,
     "at least 0": lambda x: 0 <= x < math.inf,
     "positive": lambda x: 0 < x < math.inf,
-    "above 0": lambda x: x > 0,
     "in [0, 1]": lambda x: 0 <= x <= 1,
     "in [0, 1)": lambda x: 0 <= x < 1,
 }

@@ -26,8 +26,8 @@ in the run folder:
 
 It must end with exit status 0, or 3 if a loss or weight became non-finite: it then counts as
 guessing. train/stock_ppo.py is an example. If it saves on SIGTERM, and can resume from the newest
-entry of the folder checkpoints in its run folder, the protocol may say how: name.start and
-name.resume in place of name, where resume may use {run_dir} and all the others.
+entry of the folder checkpoints in its run folder, the protocol may say how: give a table with
+`start` and `resume` in place of a string; resume may use {run_dir} and all the others.
 
 The exit status is 0 if all runs finished, 3 if one diverged, 1 if one failed.
 """
@@ -268,34 +268,24 @@ class Comparison:
         return Planned(job, algorithm, number, settings, split, kept, phase)
 
     def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Tuning:
-        """Return an algorithm's trials on a task that have ended, and those to run next.
+        """Return an algorithm's trials on a task that have ended, best first, and those to run."""
+        tuning = Tuning({}, [])
+        if not (settings := search.draw_trials(algorithm, task.trials)):
+            return tuning
 
-        All trials are run at a third of the budget; if none is good enough, again at the whole;
-        then the best once more with another seed.
-        """
-        settings = dict(enumerate(search.draw_trials(algorithm, task.trials)))
-        tuning, best_first = Tuning({}, []), []
-        for phase in results.PHASES:
-            best = best_first[0] if best_first else None
-            if phase == "retries" and (best is None or best.error < task.retry_above):
-                continue
-            if phase == "finals":
-                finalists = {trial.number for trial in best_first[: task.finalists]}
-                settings = {number: settings[number] for number in sorted(finalists)}
-            path = results.trials_path(self.results, task.name, algorithm.name, phase)
-            trials = {t.number: t for t in results.read_trials(path) if t.number in settings}
-            planned = [
-                self.plan(task, algorithm, number, each, phase=phase)
-                for number, each in settings.items()
-            ]
-            for each in planned:
-                if (trial := trials.get(each.number)) is not None:
-                    refuse_another(f"{path}, trial {each.number},", trial.called_as, each.job)
-            if trials or planned:
-                tuning.ended[phase] = best_first = results.best_trials(trials.values())
-            missing = [each for each in planned if each.number not in trials]
-            if missing:
-                return Tuning(tuning.ended, missing)
+        def path_of(phase: str) -> Path:
+            return results.trials_path(self.results, task.name, algorithm.name, phase)
+
+        stored = results.tuning_phases(task, lambda phase: results.read_trials(path_of(phase)))
+        for phase, numbers, ended in stored:
+            for number in numbers:
+                planned = self.plan(task, algorithm, number, settings[number], phase=phase)
+                if (trial := ended.get(number)) is None:
+                    tuning.missing.append(planned)
+                else:
+                    what = f"{path_of(phase)}, trial {number},"
+                    refuse_another(what, trial.called_as, planned.job)
+            tuning.ended[phase] = results.best_trials(ended.values())
         return tuning
 
     def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class Config(AgentConfig):
     glimpse_cost: float = 0.0
     """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
     discount: float = 0.5
-    """Discount on the credit for glimpses after the next one (estimators with dense_returns). Above
+    """Discount on the credit for glimpses after the next one (dense and outcome estimators). Above
     1, the last glimpses count most."""
     max_log_odds: float = 9.0
     """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
@@ -206,11 +206,10 @@ class Config(AgentConfig):
         bounds = {
             "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
             "positive": (
-                *("learning_rate", "max_log_odds"),
+                *("learning_rate", "max_log_odds", "max_grad_norm"),
                 *("std", "final_std", "label_temperature"),
             ),
             "at least 0": (*weights, *more),
-            "above 0": ("max_grad_norm",),
             "in [0, 1)": ("ema", "beta2"),
         }
         check_settings(self, bounds)
@@ -223,8 +222,8 @@ class Config(AgentConfig):
             (twice, f"glimpse_cost must be 0 for {self.env_id}, which has its own"),
             (
                 self.price is not None and not estimator.sees_label,
-                f"estimator must see the label if glimpse_cost is above 0, since stopping is "
-                f"learned from it, got {self.estimator}",
+                "estimator must see the label if the agent can stop (allow_stop or a "
+                f"glimpse_cost), since stopping is learned from it, got {self.estimator}",
             ),
             (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
             (
@@ -263,12 +262,21 @@ class Config(AgentConfig):
             (
                 task.reward not in rewards,
                 f"reward must be {' or '.join(map(repr, rewards))} for {self.estimator}"
-                f"{' and a glimpse_cost' if self.price is not None else ''}, got {task.reward!r}",
+                f"{'' if self.price is None else ' if the agent can stop'}, got {task.reward!r}",
             ),
         ):
             if bad:
                 raise ValueError(message)
-        used_by = {
+        default = {field.name: field.default for field in fields(self)}
+        for name, (used, user) in self.users.items():
+            if not used and (got := getattr(self, name)) != default[name]:
+                raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
+
+    @property
+    def users(self) -> dict[str, tuple[bool, str]]:
+        """Whether the other settings use a setting, and what uses it, by name."""
+        estimator = ESTIMATORS[self.estimator]
+        return {
             "muon_rate": (self.optimizer == "muon", "optimizer muon"),
             "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
             "state_cap": (self.core == "rnn", "core rnn"),
@@ -276,16 +284,15 @@ class Config(AgentConfig):
             "replay_steps": (estimator.binary_reward, "an outcome estimator"),
             "label_temperature": (estimator.binary_reward, "an outcome estimator"),
             "max_log_odds": (self.estimator == "dense_log_odds", "estimator dense_log_odds"),
+            "discount": (estimator.discounts, "an estimator that discounts"),
+            "policy_coef": (self.estimator != "dense_exact", "another estimator than dense_exact"),
+            "baseline_coef": (estimator.learns_baseline, "an estimator with a learned baseline"),
             "normalise_by_step": (estimator.normalises, "an estimator that normalises"),
             "entropy_coef": (
                 estimator.objective == "sampled reward" or self.price is not None,
                 "a reward_only estimator or a stop action",
             ),
         }
-        default = {field.name: field.default for field in fields(self)}
-        for name, (used, user) in used_by.items():
-            if not used and (got := getattr(self, name)) != default[name]:
-                raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
 
     @property
     def price(self) -> float | None:

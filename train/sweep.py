@@ -68,9 +68,9 @@ ENDED = ("finished", "pruned", "failed")
 OWN = {
     *SPACE,
     *("final_std", "env_id", "total_episodes", "seed", "threads", "run_dir", "resume"),
-    *("final_split", "num_validations"),
+    *("final_split", "num_validations", "preset"),
 }
-"""Settings of a training that the sweep sets itself."""
+"""Settings of a training that the sweep sets itself, and what holds some of them."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Config(JobConfig):
         for flag in self.flags:
             name = flag.split("=")[0].removeprefix("--").replace("-", "_")
             if flag.startswith("--") and name in OWN:
-                raise ValueError(f"flags must not hold {flag}: the sweep sets {name} itself")
+                what = "much of what it holds" if name == "preset" else name
+                raise ValueError(f"flags must not hold {flag}: the sweep sets {what} itself")
 
     @property
     def env_name(self) -> str:
@@ -242,7 +243,8 @@ def main(config: Config) -> None:
     lines, command = ["no trial has finished"], None
     if best is not None:
         words = make_flags(study.user_attrs["settings"], best.params)
-        command = shlex.join(["python", "train/reinforce.py", *words])
+        program = study.user_attrs["settings"]["program"] or "python train/reinforce.py"
+        command = shlex.join([*shlex.split(program), *words])
         reference = "not finished" if default is None else f"{default.value:.2f} %"
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
         lines = [line, command]
@@ -258,7 +260,8 @@ def search_settings(config: Config, journal: Path) -> int:
     exit_on_signals(config.cluster)
     pruner = optuna.pruners.MedianPruner(config.startup_trials, config.warmup_marks)
     settings, defaults = choose_settings(config), choose_defaults(config)
-    study = (journal, config.name, SPACE, settings, defaults, pruner, config.sampler_seed)
+    space = {name: SPACE[name] for name in defaults}
+    study = (journal, config.name, space, settings, defaults, pruner, config.sampler_seed)
     failures = 0
     with search.open_search(*study) as held:
         if not held.count(*search.COUNTED, "interrupted") and config.folder.exists():
@@ -289,11 +292,16 @@ def choose_settings(config: Config) -> dict[str, Any]:
 
 
 def choose_defaults(config: Config) -> dict[str, Any]:
-    """Return what a training with the sweep's flags has by default; it must be in the space."""
+    """Return the defaults of what is searched: what a training with the sweep's flags uses.
+
+    A default outside the space is a ValueError.
+    """
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
-    defaults = {name: getattr(base, name) for name in SPACE}
+    used = [name for name in SPACE if base.users.get(name, (True,))[0]]
+    defaults = {name: getattr(base, name) for name in used}
     try:
-        optuna.trial.create_trial(params=defaults, distributions=SPACE, value=0.0)
+        space = {name: SPACE[name] for name in used}
+        optuna.trial.create_trial(params=defaults, distributions=space, value=0.0)
     except ValueError as error:
         raise ValueError(f"the defaults must lie in the space that is searched: {error}") from error
     return defaults

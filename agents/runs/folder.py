@@ -28,7 +28,7 @@ from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
 from agents.runs.commands import Stop, Stopped
 from agents.runs.files import convert, make_folder, read_file, read_json, to_json, write_whole
 from agents.runs.hashed import remove
-from agents.runs.machine import command_line, commit, describe_machine, versions
+from agents.runs.machine import command_line, commit, describe_machine, launcher, versions
 from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.runs.records import ResultRecord, printable
 
@@ -84,8 +84,10 @@ class RunLog:
         self._newest: tuple[int, dict[str, float]] = (0, {})  # env steps, metrics there
         self._timed = 0  # env steps of the newest row of timing.csv
         timing, metrics = folder / "timing.csv", folder / "metrics.csv"
-        with ExitStack() as opened:
+        with ExitStack() as opened, ExitStack() as failed:
             opened.callback(_claim(folder, resume).release)
+            if not resume:
+                failed.callback(remove, folder)
             self._lines = opened.enter_context((folder / "log.txt").open("a"))
             steps = self._find_checkpoint() if resume else 0
             self._describe(settings)
@@ -100,6 +102,7 @@ class RunLog:
             opened.callback(self._events.close)
             if self.checkpoint is not None:
                 self.scalars(steps, self.checkpoint.state["metrics"])
+            failed.pop_all()
             self._opened = opened.pop_all()
 
     def __enter__(self) -> RunLog:
@@ -111,7 +114,7 @@ class RunLog:
             return
         env_id = str(self._settings.get("env_id", ""))
         allowed = ["--env-id", env_id] if ":" in env_id else []
-        words = [sys.executable, sys.argv[0], "--resume", str(self.folder), *allowed]
+        words = [sys.executable, *launcher(), sys.argv[0], "--resume", str(self.folder), *allowed]
         advice = f"the run ended early; resume with: {shlex.join(words)}"
         # All is tried, the last line first: a full disk, for instance, may have ended the run
         with suppress(OSError), ExitStack() as ending:

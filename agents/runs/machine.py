@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from agents.distributed import num_ranks
+from agents.distributed import launched, num_ranks
 
 
 def describe_machine(commit: str | None) -> dict[str, Any]:
@@ -50,7 +50,15 @@ def describe_device(device: torch.device) -> str:
 
 def command_line() -> str:
     """Return the command that started this process."""
-    return shlex.join(["python", *sys.argv])
+    return shlex.join(["python", *launcher(), *sys.argv])
+
+
+def launcher() -> list[str]:
+    """Return the words between python and the script that start torchrun, if it started this."""
+    if not launched():
+        return []
+    count = os.environ["LOCAL_WORLD_SIZE"]
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
 
 
 def versions() -> dict[str, str]:

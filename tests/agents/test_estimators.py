@@ -73,6 +73,18 @@ def test_a_location_is_weighted_with_its_returns_less_the_baseline(name):
     torch.testing.assert_close(rollout.location_log_prob.grad, expected)
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_weight_matters_where_the_estimator_says_so(name):
+    estimator, rollout = ESTIMATORS[name], make_rollout()
+    for weight, matters in (
+        ("discount", estimator.discounts),
+        ("baseline_coef", estimator.learns_baseline),
+        ("policy_coef", name != "dense_exact"),
+    ):
+        losses = [loss_of(name, rollout, replace(WEIGHTS, **{weight: w})) for w in (0.25, 0.5)]
+        assert (losses[0] != losses[1]) == matters, weight
+
+
 @pytest.mark.parametrize("name", NORMALISED)
 def test_returns_may_be_normalised_at_each_step_alone(name):
     rollout = make_rollout()
@@ -143,7 +155,8 @@ def test_the_classifier_learns_at_every_glimpse_alike_or_at_the_last_alone(name)
 )
 def test_a_step_between_the_papers_rule_and_ours_changes_one_thing(name, other, changed):
     one, two = ESTIMATORS[name], ESTIMATORS[other]
-    own = {name: getattr(two, name) for name in ("terms", "objective", "normalises")}
+    told = ("terms", "objective", "normalises", "discounts")
+    own = {name: getattr(two, name) for name in told}
     assert replace(one, **own) == two
     terms, others = (each.terms(make_rollout(), WEIGHTS).by_name() for each in (one, two))
     assert {k for k in terms | others if not torch.equal(terms[k], others[k])} == changed

@@ -523,6 +523,8 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
             "max_log_odds needs estimator dense_log_odds: .* got 3",
         ),
         ({"estimator": "paper", "normalise_by_step": True}, "needs an estimator that normalises"),
+        ({"estimator": "paper", "discount": 0.9}, "discount needs an estimator that discounts"),
+        ({"max_grad_norm": math.inf}, "max_grad_norm must be positive, got inf"),
         ({"entropy_coef": 0.5}, "entropy_coef needs a reward_only estimator or a stop action"),
         ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
         (
@@ -558,7 +560,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
         ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
         (
             {"glimpse_cost": 0.1, "estimator": "reward_only"},
-            "estimator must see the label .* got reward_only",
+            r"estimator must see the label .* \(allow_stop or a glimpse_cost\), .* got reward_only",
         ),
     ],
 )
@@ -661,7 +663,9 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
     with pytest.raises(ValueError, match="glimpse_cost must be 0 for Stopping-v0, which has its"):
         Config(env_id="Stopping-v0", glimpse_cost=0.1)
     register_variant(monkeypatch, "Dense-v0", "SignpostGlimpse-v0", reward="dense")
-    with pytest.raises(ValueError, match=r"reward must be 'final' for .* and a glimpse_cost, got"):
+    with pytest.raises(
+        ValueError, match=r"reward must be 'final' for .* if the agent can stop, got"
+    ):
         Config(env_id="Dense-v0", glimpse_cost=0.1)
     for env_id, cost in (("Stopping-v0", 0), ("SignpostGlimpse-v0", 1e-9)):
         run_dir = tmp_path / env_id

@@ -283,7 +283,8 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     assert session["optuna"] == optuna.__version__
     *_, line, command = capsys.readouterr().out.splitlines()
     assert line == "best: trial 1, 6.50 % (the defaults: 17.00 %)"
-    config = reinforce.parse(command.removeprefix("python train/reinforce.py ").split())
+    program = shlex.join([sys.executable, str(place.folder / "program.py")])
+    config = reinforce.parse(command.removeprefix(f"{program} ").split())
     assert (config.learning_rate, config.bf16) == (float(place.rows()[1]["learning_rate"]), False)
     assert (config.env_id, config.total_episodes) == (ENV_ID, 1234)
 
@@ -303,6 +304,10 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
         ({"flags": ("--learning-rate=1",)}, "flags must not hold --learning-rate=1"),
         ({"flags": ("--final_split", "test")}, "flags must not hold --final_split"),
         ({"flags": ("--std", "2")}, "flags must not hold --std"),
+        (
+            {"flags": ("--preset", "best-mnist")},
+            "flags must not hold --preset: the sweep sets much",
+        ),
         ({"report": True}, "no study 'SignpostGlimpse-v0' to report: .* doesn't exist"),
     ],
 )

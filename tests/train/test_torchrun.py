@@ -89,6 +89,7 @@ def test_a_stop_that_reaches_one_process_ends_all_in_the_same_update_and_any_num
     codes = set(re.findall(r"exitcode  : (-?\d+)", ended.stderr))
     assert codes
     assert codes <= {"143", "-15"}  # torchrun may end a process that has already saved
+    assert f"-m torch.distributed.run --standalone --nproc-per-node 2 {PROGRAM} " in ended.stdout
     assert f"--resume {run}" in ended.stdout
     assert read_checkpoint(run)[0] == 3
     assert not (run / "result.json").exists()

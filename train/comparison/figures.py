@@ -1,6 +1,6 @@
 """Figures of a comparison (learning curves, the final error of every seed) and of a sweep.
 
-Classes L and R have separate panels. An algorithm has the same colour and marker in all figures
+Each class has panels of its own. An algorithm has the same colour and marker in all figures
 of a protocol; controls are grey. Figures are drawn without pyplot, which would keep them alive.
 
 Dimension key:
@@ -224,15 +224,15 @@ def _mean_line(row: Row, style: Style) -> dict[str, Any]:
 
 
 def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
-    """Name the lines next to a row of panels, the highest first unless seeds are few."""
-    few, task = any(row.task.seeds <= FEW for row in rows), rows[0].task
+    """Name the lines next to a row of panels, the highest first unless seeds are few or missing."""
+    ranked, task = all(row.complete and row.task.seeds > FEW for row in rows), rows[0].task
     handles = [
         Line2D([], [], markersize=5, label=_label(row), **_mean_line(row, look[row.algorithm.name]))
-        for row in (rows if few else sorted(rows, key=lambda row: -row.mean.value))
+        for row in (in_order(rows)[::-1] if ranked else rows)
     ]
     handles.append(Line2D([], [], label=f"threshold, {task.threshold:g} %", **_DOTTED))
     place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "alignment": "left"}
-    title = None if few else "by final error"
+    title = "by final error" if ranked else None
     axes.legend(handles=handles, title=title, frameon=False, fontsize=9, title_fontsize=9, **place)
 
 

@@ -211,7 +211,7 @@ def _run(
 
 
 def _reset_signals() -> None:
-    """Undo what jobs.py blocks; ignore SIGUSR2, which Slurm sends to a job's every process."""
+    """Unblock what clusters.py blocks; ignore SIGUSR2, which Slurm sends to every process."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 

@@ -26,7 +26,7 @@ class Ended:
         status: Exit status, minus the signal's number if it was killed; None if it stopped early.
         cpu_seconds: CPU time [s].
         last_words: Last line that it printed, or its whole error message if it failed.
-        how: The same in words.
+        how: How it ended, in words.
     """
 
     job: Job

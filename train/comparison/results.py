@@ -16,7 +16,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from agents.runs.commands import DIVERGED
 from agents.runs.files import convert, make_folder, read_csv, read_json, to_json, write_whole
 from agents.runs.records import portable
 from train.comparison.jobs import Ended
-from train.comparison.protocol import Positive
+from train.comparison.protocol import ComparedTask, Positive
 
 PHASES = {"trials": "trial", "retries": "retry", "finals": "final"}
 """Phases of an algorithm's tuning, each a CSV file, and what a run in one is called."""
@@ -54,7 +54,7 @@ class Curve(NamedTuple):
         env_steps: Env steps so far, over all lanes.
         cpu_seconds: CPU time of training so far, at one thread [s].
         error: Error of the policy's mean location and likeliest label [%].
-        error_sampled: Error with both sampled, or the location where the label isn't an action [%].
+        error_sampled: Error with sampled locations and, if labels are actions, sampled labels [%].
         behaviour: Newest metrics of :data:`BEHAVIOUR` by tag, NaN before the first.
     """
 
@@ -282,6 +282,35 @@ def best_trials(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda t: (t.status == "diverged", t.error, t.number))
 
 
+def tuning_phases(
+    task: ComparedTask, read: Callable[[str], Iterable[Trial]]
+) -> Iterator[tuple[str, Sequence[int], dict[int, Trial]]]:
+    """Yield a tuning's phases up to the first that lacks trials, each as far as it is.
+
+    All trials are run at a third of the budget; if none is good enough, again at the whole; then
+    the best once more with another seed. The last phase's best trial is chosen.
+
+    Args:
+        task: The task of the tuning.
+        read: Returns the stored trials of a phase.
+
+    Yields:
+        The phase, the numbers of its trials, and those that have ended, by number.
+    """
+    best: list[Trial] = []
+    for phase in PHASES:
+        numbers: Sequence[int] = range(task.trials + 1)  # 0: the defaults
+        if phase == "retries" and best[0].error < task.retry_above:
+            continue
+        if phase == "finals" and not (numbers := sorted(t.number for t in best[: task.finalists])):
+            continue
+        ended = {trial.number: trial for trial in read(phase) if trial.number in numbers}
+        yield phase, numbers, ended
+        if len(ended) < len(numbers):
+            return
+        best = best_trials(ended.values())
+
+
 def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
     """Return rows as CSV files hold them."""
     buffer = io.StringIO()
@@ -319,7 +348,7 @@ def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
     """Return a run's validation at the marks, and its last metrics of behaviour."""
     values: dict[str, dict[float, float]] = {}  # by tag and env steps
     for metric in read_csv(folder / "metrics.csv", _Metric):
-        if math.isfinite(metric.value):  # a value of equal returns explains NaN of them
+        if math.isfinite(metric.value):  # explained variance is NaN where all returns are equal
             values.setdefault(metric.tag, {})[metric.env_steps] = metric.value
     error, sampled = (values.get(f"eval/{name}", {}) for name in ("error", "error_sampled"))
     marks = sorted(error)

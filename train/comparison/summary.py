@@ -137,10 +137,15 @@ def read_results(protocol: Protocol, results: Path) -> dict[str, TaskResults]:
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Return rows of a task by mean error, with incomplete ones last, in their order.
 
-    With few seeds all keep the protocol's order: no algorithm is called better.
+    Classes with few seeds in a row keep the protocol's order: no algorithm is called better.
     """
-    few = any(row.task.seeds <= FEW for row in rows)
-    return sorted(rows, key=lambda row: row.mean.value if row.complete and not few else math.inf)
+    few = {row.algorithm.feedback for row in rows if row.task.seeds <= FEW}
+
+    def place(row: Row) -> float:
+        ranked = row.complete and row.algorithm.feedback not in few
+        return row.mean.value if ranked else math.inf
+
+    return sorted(rows, key=place)
 
 
 def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:

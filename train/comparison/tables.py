@@ -1,7 +1,7 @@
 """The sections of a task's report, in Markdown.
 
-Class L (the label is in the loss) and class R (observation and reward alone) are never in one
-table, nor are controls and the naive first try among the compared algorithms.
+Classes L, R and R* are never in one table, nor are controls and the naive first try among the
+compared algorithms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from train.comparison import statistics
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
-from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trials
+from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trials, tuning_phases
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
 
 Line = tuple[Algorithm, Sequence[str]]
@@ -83,6 +83,10 @@ def distinct(seeds: Iterable[Seed], key: str) -> list[str]:
     return list(dict.fromkeys(describe(seed.config.get(key)) for seed in seeds))
 
 
+def _count_seeds(number: int) -> str:
+    return f"{number} seed{'s' * (number != 1)}"
+
+
 def _p_text(probability: float) -> str:
     return f"{probability:.1e}" if probability < 1e-4 else f"{probability:.4f}"
 
@@ -95,8 +99,8 @@ def introduction(results: TaskResults) -> list[str]:
         "Brackets hold 95 % intervals of Student's t over three or more seeds, cut at 0 and 100."
     )
     if results.few:
-        seeds = f"{task.seeds} seed{'s' * (task.seeds > 1)}"
-        spread += f" **Only {seeds}: nothing is ranked or tested.**"
+        most = _count_seeds(max(row.task.seeds for row in results.rows))
+        spread += f" **Only {most}: nothing is ranked or tested.**"
     named = task.algorithms if isinstance(task.algorithms, dict) else {}
     fewer = [f"{n} for {name}" for name, n in named.items() if n != task.seeds]
     own = f" ({', '.join(fewer)})" if fewer else ""
@@ -110,7 +114,8 @@ def introduction(results: TaskResults) -> list[str]:
     longer = " (rows whose flags change that play as many episodes)" if longer else ""
     return [
         f"A run's budget is {task.env_steps:,} env steps, {task.num_glimpses} per episode{longer}; "
-        f"the protocol asks for {task.seeds} seeds per algorithm{own}. {spread}{curriculum}",
+        f"the protocol asks for {_count_seeds(task.seeds)} per algorithm{own}. "
+        f"{spread}{curriculum}",
         "",
         f"- **error**: error of the stored weights on {' and '.join(splits) or 'the final split'}, "
         "with the policy's mean location and its likeliest label. A seed that diverged counts as "
@@ -286,19 +291,21 @@ def _tuning_cells(
     )
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
     trials = phases["trials"]
-    phase, ended = next((each for each in reversed(phases.items()) if each[1]), ("", []))
-    best = next(iter(best_trials(ended)), None)
-    if best is None:
+    if not trials:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 4]
     diverged = sum(trial.status == "diverged" for trial in trials)
     tried = f"{sum(trial.number > 0 for trial in trials)} of {source.trials}"
     tried += f", {diverged} diverged" if diverged else ""
     defaults = next((trial.error for trial in trials if trial.number == 0), math.nan)
+    lowest = min(trial.error for trial in trials)
+    phase, numbers, ended = list(tuning_phases(source, phases.__getitem__))[-1]
+    if len(ended) < len(numbers):
+        return [algorithm.name, space, tried, number(defaults), number(lowest), NONE, NONE]
+    best = best_trials(ended.values())[0]
     chosen = "; ".join(
         f"{flag} {value:.3g}" if isinstance(value, float) else f"{flag} {value}"
         for flag, value in best.settings.items()
     )
-    lowest = min((trial.error for trial in trials), default=math.nan)
     errors = [defaults, lowest, math.nan if phase == "trials" else best.error]
     return [algorithm.name, space, tried, *map(number, errors), chosen or "defaults"]
 

@@ -1,6 +1,7 @@
 """The run folder: nothing is overwritten, and what was printed is kept."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -121,6 +122,12 @@ def test_a_folder_of_other_files_is_never_written_to(tmp_path, name):
     with pytest.raises(FileExistsError, match=rf"{name} is a file: expected a folder"):
         RunLog(tmp_path / name / "run", Settings())
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        RunLog(tmp_path / "run", Settings(seed=math.inf))  # pyright: ignore[reportArgumentType]
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_never_write_to_one_folder(log):

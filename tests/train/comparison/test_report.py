@@ -287,16 +287,19 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
         "defaults [%]": "9.00",
         "lowest [%]": "5.50",
         "at the whole [%]": "-",
-        "chosen": "learning-rate 0.00123; lanes 64",
+        "chosen": "-",  # trials are missing
     }
-    write_trials(results / "A-v0" / "dense" / "finals.csv", [Trial(0, {}, 3.0, "finished", "x")])
+    trials += [Trial(number, {}, 20.0, "finished", "x") for number in (3, 4)]
+    write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
     row = row_of(report_on(results), "dense", "space")
-    assert (row["lowest [%]"], row["at the whole [%]"], row["chosen"]) == (
-        "5.50",
-        "3.00",
-        "defaults",
-    )
-    (results / "A-v0" / "dense" / "finals.csv").unlink()
+    assert (row["at the whole [%]"], row["chosen"]) == ("-", "learning-rate 0.00123; lanes 64")
+    finals = [
+        Trial(number, trials[number].settings, 3.0 + number, "finished", "x") for number in (0, 1)
+    ]
+    for count, cells in ((1, ("-", "-")), (2, ("3.00", "defaults"))):
+        write_trials(results / "A-v0" / "dense" / "finals.csv", finals[:count])
+        row = row_of(report_on(results, replace(TASK, finalists=2)), "dense", "space")
+        assert (row["at the whole [%]"], row["chosen"]) == cells
     assert "## Tuning" not in report_on(results, replace(TASK, trials=0))
     assert row_of(text, "ppo", "space")["trials"] == "none"
     assert row_of(text, "plain", "space")["space"] == "not tuned"
@@ -304,7 +307,7 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
     write_trials(results / "A-v0" / "dense" / "trials.csv", trials[:1])
     text = report_on(results, TASK, task)
     row = row_of(text, "dense", "space")
-    assert (row["trials"], row["chosen"]) == ("0 of 4", "defaults")
+    assert (row["trials"], row["chosen"]) == ("0 of 4", "-")
     assert "On `A-v0`: 4 trials" in text
 
 

@@ -58,15 +58,16 @@ class EpisodesEnv:
     def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Continue exactly where :meth:`get_state` was called.
 
-        If the environment is wrapped, call ``env.reset()``, then
-        ``env.unwrapped.set_state(state)``: the state holds nothing of the wrappers.
+        The environment must have the same autoreset mode, which the state doesn't hold. If it is
+        wrapped, call ``env.reset()``, then ``env.unwrapped.set_state(state)``: the state holds
+        nothing of the wrappers.
 
         Returns:
             The observations and infos of that moment, as from ``reset``, or None before one.
 
         Raises:
-            ValueError: If the state is malformed, or belongs to another version, task, number of
-                lanes, or dataset by name and size; nothing has changed then.
+            ValueError: If the state is malformed, or belongs to another version, task or number of
+                lanes, or a dataset of another name or size; nothing has changed then.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)

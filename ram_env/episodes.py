@@ -197,14 +197,15 @@ class Episodes:
         self.keyed, self.seen, self.running = read["keyed"], read["seen"], read["running"]
         self._keys[:] = to_words(read["key"], self.device)
         self._episodes[:] = xp.to_device(read["episode"], self.device)
+        self._index[:] = xp.to_device(read["index"], self.device)
         self.prediction[:] = -1
         begun = np.flatnonzero(read["episode"] >= 0)
         if len(begun):
             self._show(begun, read["index"][begun])
         locations = xp.to_device(read["location"], self.device)
         self._set_locations(np.arange(self.num_lanes), locations)
-        if self.path is not None:  # unrecorded glimpses are shown where the lane is now
-            self.path[:] = read.get("path", read["location"][:, None])
+        if self.path is not None and "path" in read:  # else all glimpses are shown where it is now
+            self.path[:] = read["path"]
 
     def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> Array:
         """Show the present episode of some lanes; return their first locations, (n, 2)."""
@@ -245,10 +246,10 @@ class Episodes:
         return shown, location_words[:, LOCATION_WORDS], words[:, SCENE_WORDS]
 
     def _set_locations(self, lanes: np.ndarray, locations: Array) -> None:
-        """Move some lanes to locations, (n, 2), and begin their paths there."""
+        """Move some lanes to locations, (n, 2), and fill their paths with them."""
         self._location[self.on_device(lanes)] = locations
         if self.path is not None:
-            self.path[lanes, 0] = xp.to_host(locations)
+            self.path[lanes] = xp.to_host(locations)[:, None]
 
     def _score(self, decision: Decision, correct: Array, ends: np.ndarray) -> Array:
         """Return rewards, (N,)."""

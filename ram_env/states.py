@@ -70,14 +70,23 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
         if not ((array >= low) & (array <= high)).all():
             raise ValueError(f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
         read[name] = array
-    begun = (read["seen"] > 0) & (read["episode"] >= 0) & read["keyed"]
-    if (read["running"] & ~begun).any():
-        raise ValueError("state['running'] must be false in lanes that have seen nothing")
+    begun = np.stack([read["keyed"], read["episode"] >= 0, read["seen"] > 0])  # (3, N)
+    if ((begun.any(0) | read["running"]) != begun.all(0)).any():
+        raise ValueError(
+            "each lane of a state must be 'keyed', with 'episode' >= 0 and 'seen' > 0, or none of "
+            "these and not 'running'"
+        )
     return read
 
 
 def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the state of one vector environment that has the lanes of several, in their order."""
+    """Return the state of one vector environment that has the lanes of several, in their order.
+
+    Raises:
+        ValueError: If they are of ``order="sequential"``, where an episode depends on N.
+    """
+    if len(states) > 1 and states[0]["task"]["order"] == "sequential":
+        raise ValueError("states must be of order='random' to be joined, got 'sequential'")
 
     def lanes(name: str) -> list[Any]:
         return [lane for state in states for lane in state[name]]

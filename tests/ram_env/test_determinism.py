@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -26,6 +28,7 @@ from ram_env.states import describe_origin, join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import _assert_same as assert_same
 from tests.ram_env.test_draws import slow_words
+from tests.script_helpers import register_variant
 from tests.vector_envs import sampler, scenes
 
 # The first scale shows the whole canvas from its middle, the second from anywhere.
@@ -286,6 +289,7 @@ def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():
     fresh, env = make_single("toy"), make_single("toy")
     env.reset(seed=3)
     assert env.set_state(fresh.get_state()) is None
+    assert env.get_state() == fresh.get_state()
     with pytest.raises(gym.error.ResetNeeded):
         env.step(env.action_space.sample())
 
@@ -302,6 +306,8 @@ def test_the_lanes_states_can_be_split_and_joined():
     states = [part.get_state() for part in parts]
     assert join_states(states) == whole.get_state()
     assert [split_state(whole.get_state(), part, 2) for part in range(2)] == states
+    with pytest.raises(ValueError, match="order='random' to be joined"):
+        join_states([make_vector("toy-sequential").get_state()] * 2)
     with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(4,\)"):
         parts[0].set_state(split_state(whole.get_state(), 0, 3))  # 4 lanes in 3 parts
 
@@ -315,6 +321,16 @@ def test_a_state_saved_without_rendering_shows_nothing_of_another_path():
         shown.step(np.full(6, -place, np.float32))
     shown.set_state(env.get_state())
     assert (shown._episodes.path[0, :3] == -1).all()
+
+
+def test_a_state_holds_nothing_of_the_path_of_an_earlier_episode():
+    new, used = (make_single("signpost", render_mode="rgb_array") for _ in range(2))
+    for env, seeds in ((new, [0]), (used, [1, 0])):
+        for seed in seeds:
+            env.reset(seed=seed)
+            env.step(np.full(6, seed, np.float32))
+            env.step(np.zeros(6, np.float32))
+    assert new.get_state() == used.get_state()
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -375,17 +391,12 @@ def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path,
     asked: list[Any] = []
     opened = open_split("toy", "test")
     monkeypatch.setattr("ram_env.tasks.open_split", lambda *call: asked.append(call[2]) or opened)
-    gym.register(
-        "Own-v0",
-        entry_point="ram_env.env:GlimpseEnv",
-        vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
-        kwargs={"data_dir": str(tmp_path), "canvas_size": 40},
-    )
+    keywords: dict[str, Any] = {"data_dir": str(tmp_path), "canvas_size": 40}
+    register_variant(monkeypatch, "Own-v0", "MNISTGlimpse-v0", **keywords)
     canvases, _ = frozen_canvases("Own-v0", "test")
     assert canvases.shape == (NUM_TOY, 40, 40)
     frozen_canvases("Own-v0", "test", data_dir="elsewhere")
     assert asked == [str(tmp_path), "elsewhere"]
-    del gym.registry["Own-v0"]
     with pytest.raises(ValueError, match="env_id"):
         frozen_canvases("CartPole-v1", "test")
     with pytest.raises(ValueError, match="split"):
@@ -424,6 +435,9 @@ def _nested(depth: int) -> list[Any]:
         ("location", [[5, 5], [0, 0], [0, 0]]),
         ("location", [[float("nan"), 0], [0, 0], [0, 0]]),
         ("keyed", []),
+        ("keyed", [False, True, True]),
+        ("episode", [-1, 0, 0]),
+        ("seen", [0, 1, 1]),
     ],
 )
 def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
@@ -432,12 +446,20 @@ def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
     before = env.get_state()
     with pytest.raises(ValueError, match=entry):
         env.set_state({**before, entry: value})
+    assert env.get_state() == before
+
+
+def test_a_state_is_a_dict_of_lanes_that_have_a_key_an_episode_and_a_glimpse_or_none_of_these():
+    env = ram_env.SignpostVectorEnv(1)
     with pytest.raises(ValueError, match="state must be a dict"):
         env.set_state(None)  # pyright: ignore[reportArgumentType]
-    for unbegun, value in (("seen", 0), ("episode", -1)):
-        with pytest.raises(ValueError, match="running"):
-            env.set_state({**before, unbegun: [value, *before[unbegun][1:]]})
-    assert env.get_state() == before
+    state, taken = env.get_state(), []
+    for lane in product([False, True], [-1, 0], [0, 3], [False, True]):
+        names = ("keyed", "episode", "seen", "running")
+        with suppress(ValueError):
+            env.set_state({**state, **{name: [k] for name, k in zip(names, lane, strict=True)}})
+            taken.append(lane)
+    assert taken == [(False, -1, 0, False), (True, 0, 3, False), (True, 0, 3, True)]
 
 
 def test_a_state_of_an_image_task_has_its_keywords_but_not_the_folder_of_its_data():

@@ -57,8 +57,8 @@ class ActionFormat(ABC):
             active: Lanes whose action counts; the others may hold anything. None: all.
                 Shape (N,), bool, on the host.
             device: Where the decision's arrays go; None for NumPy.
-            all_valid: A flag there, cleared where a lane's numbers are not allowed: the host then
-                waits for nothing, and that lane decides as if they were 0. Shape (), bool.
+            all_valid: A flag on the device. An invalid lane clears it and acts as if its numbers
+                were 0; the host does not wait. Shape (), bool.
 
         Raises:
             ValueError: If a shape or dtype kind is wrong, a number is NaN or infinite, or a
@@ -84,7 +84,8 @@ class ActionFormat(ABC):
                 rows = valid[:, None] if part.ndim == 2 else valid
                 parts[name] = xp.library(part).where(rows, part, 0)
         elif not valid.all():
-            self._refuse(parts, int(xp.to_host(valid).argmin()))
+            lane = int(xp.to_host(valid).argmin())
+            self._refuse(parts, lane, f" in lane {lane}" if batch else "")
         return Decision(*self._decide(parts), stop)
 
     @abstractmethod
@@ -105,18 +106,21 @@ class ActionFormat(ABC):
             return (part >= 0) & (part < self._limits[name])
         return xp.library(part).isfinite(part).all(1)
 
-    def _refuse(self, parts: dict[str, Array], lane: int) -> None:
+    def _refuse(self, parts: dict[str, Array], lane: int, where: str) -> None:
         """Raise the ValueError that says what is wrong in a lane."""
         for name, part in parts.items():
             if not self._is_valid(name, part[lane : lane + 1]).all():
                 limit = self._limits.get(name)
                 allowed = "finite" if limit is None else f"in 0..{limit - 1}"
                 got = xp.to_host(part[lane]).tolist()
-                raise ValueError(f"action: {name} must be {allowed}, got {got} in lane {lane}")
+                raise ValueError(f"action: {name} must be {allowed}, got {got}{where}")
 
 
 class BoxFormat(ActionFormat):
-    """x, y, then K class scores (the first highest wins), then > 0 stops where offered."""
+    """x, y, then K class scores (the first highest wins).
+
+    With ``allow_stop``, a last number: above 0 stops.
+    """
 
     def __init__(self, num_classes: int, allow_stop: bool, grid: Any = None):
         self._width, self._allow_stop = 2 + num_classes + allow_stop, allow_stop
@@ -125,13 +129,13 @@ class BoxFormat(ActionFormat):
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
         array = _read("action", action, (*batch, self._width), "float32", device)
-        return {"entries": array.reshape(-1, self._width)}
+        return {"all numbers": array.reshape(-1, self._width)}
 
     def _read_stop(self, parts: dict[str, Array]) -> Array | None:
-        return parts["entries"][:, -1] > 0 if self._allow_stop else None
+        return parts["all numbers"][:, -1] > 0 if self._allow_stop else None
 
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
-        entries = parts["entries"]
+        entries = parts["all numbers"]
         scores = entries[:, self._scores]
         return entries[:, :2].clip(-1, 1), scores.argmax(1), scores
 

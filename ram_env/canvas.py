@@ -260,10 +260,12 @@ def draw_canvases(
 def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
     """Return integers in 0 .. bound - 1, (n,), int64, or raise ValueError."""
     array, kind = xp.to_array(name, value)
-    if array.ndim == 1 and len(array) and kind not in "iu":
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (n,), got {array.shape}")
+    if len(array) and kind not in "iu":
         raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
-    if array.ndim != 1 or not ((array >= 0) & (array < bound)).all():
-        raise ValueError(f"{name} must be one-dimensional in 0..{bound - 1}, got {array}")
+    if not ((array >= 0) & (array < bound)).all():
+        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {array}")
     return array.astype(np.int64)
 
 

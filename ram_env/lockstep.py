@@ -35,23 +35,15 @@ class LockstepEnv(VectorWrapper):
         env: In the autoreset mode ``SAME_STEP``, on a device and without ``allow_stop``.
 
     Raises:
-        ValueError: If the environment is another, or of your own class: a graph would not run its
-            Python again.
+        ValueError: If the environment is another, its lanes are out of step, or it or its scenes
+            are of a subclass, whose Python a CUDA graph does not replay.
     """
 
     def __init__(self, env: GlimpseVectorEnv):
+        _check_own("env must be a", env, GlimpseVectorEnv, SignpostVectorEnv)
+        _check_own("env's scenes must be", env._episodes.scenes, ImageScenes, SignpostScenes)
         super().__init__(env)
         self._episodes = env._episodes
-        for part, known in (
-            (env, (GlimpseVectorEnv, SignpostVectorEnv)),
-            (self._episodes.scenes, (ImageScenes, SignpostScenes)),
-        ):
-            if type(part) not in known:
-                names = " or ".join(each.__name__ for each in known)
-                raise ValueError(
-                    f"a graph can only hold lanes of ram_env's own {names}, since it would not "
-                    f"run the Python of another class, got {type(part).__name__}"
-                )
         if env.device is None or env.autoreset_mode is not AutoresetMode.SAME_STEP:
             got = f"device={env.device!r} and autoreset_mode={env.autoreset_mode.value!r}"
             raise ValueError(
@@ -59,6 +51,7 @@ class LockstepEnv(VectorWrapper):
             )
         if env.task.allow_stop:
             raise ValueError("lanes in step must have allow_stop=False, or they would end apart")
+        self._check_in_step()
         import torch
 
         self.valid = torch.ones((), dtype=torch.bool, device=env.device)
@@ -95,10 +88,24 @@ class LockstepEnv(VectorWrapper):
         """Continue where ``get_state`` was called; see the environment's ``set_state``."""
         env: Any = self.env
         before, shown = env.get_state(), env.set_state(state)
-        if (self._episodes.seen != self._episodes.seen[0]).any():
-            got = self._episodes.seen.tolist()
+        try:
+            self._check_in_step()
+        except ValueError:
             env.set_state(before)
+            raise
+        return None if shown is None else (self._episodes.observe(), self._episodes.describe())
+
+    def _check_in_step(self) -> None:
+        got = self._episodes.seen.tolist()
+        if len({*got}) > 1:
             raise ValueError(
                 f"lanes in step must have seen as many glimpses as each other, got {got}"
             )
-        return None if shown is None else (self._episodes.observe(), self._episodes.describe())
+
+
+def _check_own(what: str, part: Any, *known: type) -> None:
+    """Raise ValueError unless ``part`` is of a known class itself."""
+    if type(part) not in known:
+        names = " or ".join(each.__name__ for each in known)
+        why = "a CUDA graph does not replay a subclass's Python"
+        raise ValueError(f"{what} {names} itself: {why}; got {type(part).__name__}")

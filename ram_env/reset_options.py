@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ram_env.arrays import cast, is_tensor, to_array, to_host
+from ram_env.arrays import cast, to_array
 from ram_env.checks import check_seed
 
 
@@ -33,11 +33,7 @@ def read_options(
     unknown = set(options) - set(allowed)
     if unknown:
         raise ValueError(f"unknown reset options {sorted(map(str, unknown))}; allowed: {allowed}")
-    read = {
-        name: to_array(f"options[{name!r}]", to_host(v.detach()) if is_tensor(v) else v)
-        for name, v in options.items()
-        if v is not None
-    }
+    read = {k: to_array(f"options[{k!r}]", v) for k, v in options.items() if v is not None}
     lanes, index, location = np.arange(num_lanes), None, None
     if "reset_mask" in read:
         mask, _ = read["reset_mask"]
@@ -60,7 +56,10 @@ def read_options(
         given, kind = read["location"]
         places = cast(given, "float32") if kind in "fiu" else np.empty(0)
         if places.shape not in ((2,), (num_lanes, 2)) or not (np.abs(places) <= 1).all():
-            raise ValueError(f"options['location'] must be (x, y) in [-1, 1], got {given}")
+            raise ValueError(
+                f"options['location'] must be (x, y) in [-1, 1], one or one per lane "
+                f"({num_lanes}), got {given}"
+            )
         location = np.broadcast_to(places, (num_lanes, 2))[lanes]
     return lanes, index, location
 

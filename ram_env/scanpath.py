@@ -92,8 +92,9 @@ def episode_from_json(text: str | bytes) -> Scanpath:
                 f"{name} must have one entry per glimpse of {file.env_id}, {task.num_glimpses}, "
                 f"got {len(getattr(file, name))}: save the whole episode"
             )
-    keywords: dict[str, Any] = {"action_format": "dict", "reward": "final", "allow_stop": False}
-    env: Any = gymnasium.make(file.env_id, split=file.split, **keywords).unwrapped
+    keywords: dict[str, Any] = {"split": file.split, "action_format": "dict", "grid_size": None}
+    keywords |= {"reward": "final", "allow_stop": False}
+    env: Any = gymnasium.make(file.env_id, **keywords).unwrapped
     _check_fits(file, env)
     locations = np.array(file.locations, np.float32)  # (T, 2)
     rewards = _replay(env, file.index, locations, file.labels)  # (T,)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ram_env.actions import FORMATS
 from ram_env.canvas import CanvasStyle, ImageScenes
-from ram_env.checks import check_choice, check_flag, check_glimpse, check_int
+from ram_env.checks import check_choice, check_flag, check_glimpse, check_int, to_python_int
 from ram_env.data import SPLITS, open_split
 from ram_env.scenes import Scenes
 from ram_env.signpost import CELL, SignpostScenes
@@ -47,14 +47,14 @@ class Task(ABC):
         """Return the task; numbers and arrays may be NumPy's. ValueError if one is not allowed."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(keywords.keys() - known):
-            of_lanes = {"device", "autoreset_mode"}.intersection(unknown)
+            of_lanes = {"num_envs", "device", "autoreset_mode"}.intersection(unknown)
             hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode"
-            raise ValueError(
-                f"keywords must be among {sorted(known)}, got {unknown}{hint if of_lanes else ''}"
-            )
+            allowed = f"{sorted(known)}{hint if of_lanes else ''}"
+            raise ValueError(f"unknown keywords {unknown}; allowed: {allowed}")
         for name, value in keywords.items():
             value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
-            keywords[name] = tuple(value) if isinstance(value, list) else value
+            several = isinstance(value, (tuple, list))
+            keywords[name] = tuple(map(to_python_int, value)) if several else value
         return cls(**keywords)
 
     def __post_init__(self) -> None:

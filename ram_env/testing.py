@@ -76,7 +76,8 @@ def check_vector_env(
     Raises:
         AssertionError: If the environment fails; the message begins with the name of the check.
             What the environment raises gets a note with that name.
-        ValueError: If a check's name is unknown or a number too small.
+        ValueError: If a check's name or a mode is unknown, there is no mode, or a number is too
+            small.
 
     Example:
         >>> import gymnasium as gym
@@ -92,6 +93,8 @@ def check_vector_env(
     """
     if unknown := sorted({*skip} - {*CHECKS}):
         raise ValueError(f"skip must name some of {', '.join(CHECKS)}, got {unknown}")
+    if not isinstance(modes, Collection) or {*map(type, modes)} != {AutoresetMode}:
+        raise ValueError(f"modes must be AutoresetModes, at least one, got {modes!r}")
     if num_envs < 2 or num_steps < 1 or reset_every < 1:
         got = f"{num_envs}, {num_steps} and {reset_every}"
         least = "num_envs must be at least 2, num_steps and reset_every at least 1"

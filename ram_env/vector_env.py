@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from ram_env import arrays as xp
 from ram_env.arrays import Array
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_int
+from ram_env.checks import check_int, to_python_int
 from ram_env.draws import draw_key, lane_key
 from ram_env.reset_options import read_options, seeds_of_lanes
 from ram_env.tasks import SignpostTask
@@ -93,8 +93,8 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         render_mode: str | None = None,
         **keywords: Any,
     ):
+        self.num_envs = num_envs = to_python_int(num_envs)
         check_int("num_envs", num_envs, 1, 2**24)
-        self.num_envs = num_envs
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._make(keywords, num_envs, _read_device(device), render_mode)

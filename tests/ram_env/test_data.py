@@ -5,6 +5,7 @@ import gzip
 import pickle
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,10 @@ def test_a_folder_that_does_not_exist_is_named_and_an_empty_one_passed_over(
 ):
     with pytest.raises(ValueError, match="data_dir must be an existing folder, got '/nowhere'"):
         load_digits("MNIST", "train", "/nowhere")
+    others: list[Any] = [3, "~nobody-of-this-name/x", "\0"]
+    for other in others:
+        with pytest.raises(ValueError, match="data_dir must be an existing folder, got"):
+            load_digits("MNIST", "train", other)
     monkeypatch.setenv("RAM_ENV_DATA", "/nowhere")
     with pytest.raises(ValueError, match="RAM_ENV_DATA must be an existing folder, got '/now"):
         load_digits("MNIST", "train", tmp_path)
@@ -135,9 +140,9 @@ def test_without_mnist_the_sample_is_used_and_said_once(cache, tmp_path, monkeyp
     with pytest.warns(UserWarning, match="not for published results") as caught:
         test = open_split("MNIST", "test", first)
     message = str(caught.pop(UserWarning).message)
-    places = f"data_dir={first} or RAM_ENV_DATA={second} or the cache {cache} must hold"
-    files = " and ".join(f"MNIST/raw/{n} or MNIST/raw/{n}.gz" for n in (TEST_IMAGES, TEST_LABELS))
-    for part in ("5,000", f"{places} {files}.", f"127.0.0.1:9/{TEST_IMAGES}.gz: ", "refused"):
+    places = f"Looked in: data_dir={first}; RAM_ENV_DATA={second}; the cache {cache}."
+    files = f"Needed: MNIST/raw/{TEST_IMAGES} and MNIST/raw/{TEST_LABELS}, each plain or .gz."
+    for part in ("5,000", f"{places} {files}", f"127.0.0.1:9/{TEST_IMAGES}.gz: ", "refused"):
         assert part in message
     assert f"{second} has raw/ itself: give the folder above it" in message
     assert "train-" not in message
@@ -172,7 +177,7 @@ def test_an_error_says_where_files_belong_and_how_to_get_the_sample(cache, monke
     with pytest.raises(FileNotFoundError, match=f"(?s)MNIST was not found.*refused.*{install}"):
         load_digits("MNIST", "train")
     names = "cifar-10-batches-py or cifar-10-python.tar.gz"
-    with pytest.raises(FileNotFoundError, match=f"the cache {cache} must hold {names}"):
+    with pytest.raises(FileNotFoundError, match=rf"the cache {cache}. Needed: {names}\."):
         load_digits("CIFAR10", "test")
 
 
@@ -191,7 +196,7 @@ def test_part_of_mnist_is_never_completed_by_the_sample(
     if where == "RAM_ENV_DATA":
         monkeypatch.setenv("RAM_ENV_DATA", str(folder))
     found = folder / "MNIST" / "raw" / f"{next(iter(files))}{'.gz' if gz else ''}"
-    reason = f"the cache {cache} must hold .*127.0.0.1:9/.*can't be used: {found} exists"
+    reason = f"the cache {cache}. Needed: .*127.0.0.1:9/.*can't be used: {found} exists"
     with pytest.raises(FileNotFoundError, match=f"(?s){reason}"):
         load_digits("MNIST", split, folder if where == "data_dir" else None)
     assert not data._sample

@@ -265,7 +265,7 @@ def test_a_download_begins_with_the_part_that_was_asked_for(tiny, cache, serve):
     good = serves(only("t10k", tiny))
     serve(lambda name: good(name) if name.startswith("t10k") else (404, b"", 0))
     assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
-    with pytest.raises(FileNotFoundError, match=rf"(?s)must hold MNIST/raw/{TRAIN_IMAGES}.*404"):
+    with pytest.raises(FileNotFoundError, match=rf"(?s)Needed: MNIST/raw/{TRAIN_IMAGES} .*404"):
         load_digits("MNIST", "train")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import VectorWrapper
 
 from ram_env.lockstep import LockstepEnv
 from ram_env.vector_env import GlimpseVectorEnv
@@ -126,9 +127,9 @@ def test_lanes_out_of_step_are_refused():
     with pytest.raises(ValueError, match="lanes in step are reset together"):
         lanes.reset(options=first)
     env.reset(options=first)
-    message = r"as many glimpses as each other, got \[1, 2, 2, 2\]"
-    with pytest.raises(ValueError, match=message):
-        lanes.set_state(env.get_state())
+    for join in (lambda: lanes.set_state(env.get_state()), lambda: LockstepEnv(env)):
+        with pytest.raises(ValueError, match=r"many glimpses as each other, got \[1, 2, 2, 2\]"):
+            join()
     assert lanes.get_state() == before
 
 
@@ -143,9 +144,11 @@ def test_a_step_before_a_reset_or_after_close_is_refused():
 
 
 def test_an_environment_of_another_class_is_refused_since_a_replay_would_not_run_it():
-    with pytest.raises(ValueError, match=r"would not run the Python of .*, got Priced"):
-        LockstepEnv(Priced(4, dataset="toy", device="cpu"))
     env = make("toy", "cpu")
+    for other in (Priced(4, dataset="toy", device="cpu"), VectorWrapper(env)):
+        message = f"GlimpseVectorEnv or SignpostVectorEnv itself: .*; got {type(other).__name__}"
+        with pytest.raises(ValueError, match=message):
+            LockstepEnv(other)  # pyright: ignore[reportArgumentType]
     env._episodes.scenes = type("MyScenes", (type(env._episodes.scenes),), {})
     with pytest.raises(ValueError, match="ImageScenes or SignpostScenes"):
         LockstepEnv(env)

@@ -3,24 +3,22 @@
 import json
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
-from ram_env import episode_from_json
+from ram_env import GlimpseEnv, episode_from_json
+from tests.script_helpers import register_variant
 
 ENV_ID = "Toy-scanpath-v0"
 
 
 @pytest.fixture
-def saved(toy_dataset) -> dict[str, Any]:
+def saved(toy_dataset, monkeypatch) -> dict[str, Any]:
     """A scanpath of image 5, of class 1, answered rightly after the last of 3 glimpses."""
-    if ENV_ID not in gym.registry:
-        maker = {"entry_point": "ram_env.env:GlimpseEnv"}
-        maker["vector_entry_point"] = "ram_env.vector_env:GlimpseVectorEnv"
-        sizes = {"dataset": toy_dataset, "num_glimpses": 3, "reward": "dense"}
-        sizes |= {"allow_stop": True}  # a scanpath knows no stop
-        gym.register(ENV_ID, **maker, kwargs=sizes)  # pyright: ignore[reportArgumentType]
+    keywords: dict[str, Any] = {"dataset": toy_dataset, "num_glimpses": 3, "reward": "dense"}
+    keywords |= {"action_format": "multidiscrete", "grid_size": (2, 3)}
+    keywords["allow_stop"] = True  # a scanpath knows neither a grid nor a stop
+    register_variant(monkeypatch, ENV_ID, "MNISTGlimpse-v0", **keywords)
     return {
         "format": "ram-env-scanpath",
         "version": 1,
@@ -34,10 +32,14 @@ def saved(toy_dataset) -> dict[str, Any]:
     }
 
 
-def test_a_scanpath_is_replayed_to_the_rewards_that_it_claims(saved):
+def test_a_scanpath_is_replayed_to_the_rewards_that_it_claims(saved, monkeypatch):
+    seen: list[Any] = []
+    observe = GlimpseEnv._observe
+    monkeypatch.setattr(GlimpseEnv, "_observe", lambda env: seen.append(observe(env)) or seen[-1])
     episode = episode_from_json(json.dumps(saved))
     assert (episode.env_id, episode.split, episode.index) == (ENV_ID, "validation", 5)
     np.testing.assert_array_equal(episode.locations, np.float32(saved["locations"]))
+    np.testing.assert_array_equal([obs["location"] for obs in seen[:3]], episode.locations)
     assert episode.locations.dtype == np.float32
     assert episode.labels.tolist() == [-1, 3, 1]
     assert episode.rewards.tolist() == [0, 0, 1]

@@ -211,5 +211,8 @@ def test_the_example_in_the_docstring_runs():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"skip must name some of spaces, .* got \['space'\]"):
         check_vector_env(lambda n, mode: Broken(n, mode, ""), skip=["space"])
+    for modes in ([], ["SameStep"], AutoresetMode.SAME_STEP):
+        with pytest.raises(ValueError, match="modes must be AutoresetModes, at least one, got"):
+            check_vector_env(lambda n, mode: Broken(n, mode, ""), modes=modes)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="num_envs must be at least 2"):
         check_vector_env(lambda n, mode: Broken(n, mode, ""), num_envs=1)

@@ -127,6 +127,7 @@ def test_make_vec_picks_the_native_class_and_a_mode_goes_by_its_value_and_its_na
     assert type(env) is GlimpseVectorEnv
     assert type(make_vector()) is SignpostVectorEnv
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert type(gym.make_vec(SIGNPOST, np.int64(2)).num_envs) is int  # pyright: ignore[reportArgumentType]
     for mode in MODES:
         for given in (mode, mode.value, mode.name):  # such as "SameStep" and "SAME_STEP"
             assert make_vector(autoreset_mode=given).metadata["autoreset_mode"] is mode
@@ -157,11 +158,11 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
         for index in (-1, 40, 1.0, True, "1", [0, 1])
     ],
     *[
-        (r"options\['location'\] ", {"location": location})
+        (r"options\['location'\] .* in \[-1, 1\], one or one per lane", {"location": location})
         for location in ((0, 1.01), (0, np.nan), (1e300, 0), "middle", 0, ("0", "0"), (0j, 0j))
     ],
     ("index", {"index": [[0], [1, 2]]}),
-    ("location", {"location": (0, 0, 0)}),
+    *[("location", {"location": places}) for places in ((0, 0, 0), [(0, 0), (0, 0)])],
     ("location", {"location": object()}),
     ("reset_mask", {"reset_mask": np.ones(3, int)}),
     ("reset_mask", {"reset_mask": np.ones(2, bool)}),
@@ -395,6 +396,9 @@ def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
         assert_same(shown, np.stack(path)[: 4 - lane, lane])
         assert_same(say["scores"], actions[-1, lane, 2:-1])
         assert (say["label"], say["stopped"]) == (infos["label"][lane], lane == 1)
+        assert say["prediction"] == actions[-1, lane, 2:-1].argmax()
+        right = bool(say["prediction"] == say["label"])
+        assert say["correct"] == (right if lane == 1 else None)  # lane 0 goes on
     twin.set_state(json.loads(json.dumps(env.get_state())))
     twin.render()
     assert_same(frames[2][0], frames[0][0])
@@ -415,13 +419,14 @@ def test_a_frame_knows_no_verdict_after_a_state_was_set():
     assert env.render().shape == right.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
-def test_reset_options_may_be_tensors_of_the_device(device):
+def test_reset_options_may_be_tensors_of_the_device(device, dtype):
     env = make_vector(device=device)
-    location = torch.full((3, 2), 0.5, device=device, requires_grad=True)
+    location = torch.full((3, 2), 0.5, device=device, dtype=dtype, requires_grad=True)
     index = torch.tensor([5, 6, 7], device=device)
     obs, infos = env.reset(seed=0, options={"location": location, "index": index})
-    assert torch.equal(obs["location"], location.detach())
+    assert torch.equal(obs["location"], location.detach().float())
     assert torch.equal(infos["index"], index)
 
 

@@ -39,9 +39,10 @@ def fault_rounds(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests, and processes they start, out of the user's cache folder."""
+    """Keep the tests, and processes they start, out of the user's cache folder, and offline."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAM_ENV_MIRROR", "http://127.0.0.1:9/")  # the discard port: refused
         patch.delenv("FORCE_COLOR", raising=False)
         yield
 
@@ -122,7 +123,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, no other place to look in, and no mirror that answers."""
     monkeypatch.delenv("RAM_ENV_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("RAM_ENV_MIRROR", "http://127.0.0.1:9/")  # the discard port: refused
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(data, "_sample", {})
     monkeypatch.setattr(data, "_opened", {})

@@ -69,11 +69,12 @@ def test_every_scale_has_a_box_fainter_than_the_finer_one():
     assert edges[0].sum() > edges[1].sum() > edges[2].sum() > 200
 
 
-def test_every_glimpse_of_the_path_has_a_dot():
+def test_every_glimpse_of_the_path_has_a_dot_and_a_line_joins_them():
     # rint((-0.5 + 1) * 14) = 7, rint((0.5 + 1) * 14) = 21: dots at pixels (7, 21) and (14, 14)
     frame = draw(path=np.array([[-0.5, 0.5], [0, 0], [0.9, -0.9]], np.float32))
-    for x, y in ((LEFT + 7 * ZOOM, TOP + 21 * ZOOM), (LEFT + 14 * ZOOM, TOP + 14 * ZOOM)):
-        assert is_color(frame[y - 5 : y + 6, x - 5 : x + 6], PATH).any()
+    dots = np.array([[7, 21], [14, 14]]) * ZOOM + (LEFT, TOP)
+    for x, y in (*(dots - 4), *dots.mean(0, keepdims=True).astype(int)):  # the line rises: off it
+        assert is_color(frame[y, x], PATH)
 
 
 @pytest.mark.parametrize(("corner", "edge", "dot"), [(-1, 59, 0), (1, 360, 420)])

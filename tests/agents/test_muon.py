@@ -91,6 +91,7 @@ def test_parameters_that_are_not_so_many_matrices_are_refused(shape):
         Muon([{"params": [nn.Parameter(torch.zeros(shape))], "blocks": 2}])
 
 
+@pytest.mark.usefixtures("full_mnist")
 def test_the_trainer_gives_adamw_the_outputs_however_many_classes_there_are():
     config = Config(hidden_size=48, optimizer="muon")
     env = make_env(config, torch.device("cpu"), 1)
@@ -101,6 +102,7 @@ def test_the_trainer_gives_adamw_the_outputs_however_many_classes_there_are():
     assert [(group["blocks"], group["multiple"]) for group in theirs] == [(0, 1.0)]
 
 
+@pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("core", CORES)
 def test_the_trainer_gives_it_the_thick_matrices_and_the_gates_of_the_core_one_by_one(core):
     config = Config(core=core, hidden_size=48, conv_features=4, optimizer="muon", learned_std=True)

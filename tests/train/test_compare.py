@@ -689,8 +689,10 @@ def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it
     with pytest.raises(SystemExit, match="1"):
         main(place.config(task="kmnist", **changes))
     said = capsys.readouterr().out
-    assert f"KMNIST was not found: RAM_ENV_DATA={data} or the cache {cache} must hold " in said
-    assert "KMNIST/raw/train-images-idx3-ubyte.gz" in said
+    assert (
+        f"KMNIST was not found. Looked in: RAM_ENV_DATA={data}; the cache {cache}. Needed" in said
+    )
+    assert "KMNIST/raw/train-images-idx3-ubyte and" in said
     assert "set RAM_ENV_DATA or data_dir to a folder with these files" in said
     main(place.config(task="fashion", **changes))
     (seed,) = results.read_seeds(tmp_path / "results", "fashion")

@@ -45,6 +45,7 @@ def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys
     assert boards[3:] == [4, 4, 3]  # evaluation, animation; evaluation on the id as it is
 
 
+@pytest.mark.usefixtures("full_mnist")
 def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
     make, made = EpisodesEnv._make, []
 
@@ -75,7 +76,7 @@ def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
         ("board_size = 4}, {chain = 2", "it is more than one table"),
         ("board_size = 4}]\nx = [{chain = 2", "it is more than one table"),
         ("split = 'test', order = 'random'", r"must leave out \['order', 'split'\]"),
-        ("colour = 1", r"must be among \[.*'board_size'.*\], got \['colour'\]"),
+        ("colour = 1", r"unknown keywords \['colour'\]; allowed: \[.*'board_size'"),
         ("board_size = 1", "board_size must be a Python int in 2..32, got 1"),
     ],
 )

@@ -239,7 +239,10 @@ def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
 def test_only_an_rnn_core_starts_as_the_identity_where_asked_for(core):
     identity, uniform = (
         make_model(config, make_env(config, torch.device("cpu"), 1))
-        for config in (Config(core=core), Config(core=core, recurrent_init="uniform"))
+        for config in (
+            Config(core=core, env_id="SignpostGlimpse-v0", recurrent_init=init)
+            for init in ("identity", "uniform")
+        )
     )
     assert (identity.config.identity_core, uniform.config.identity_core) == (core == "rnn", False)
 
@@ -247,7 +250,8 @@ def test_only_an_rnn_core_starts_as_the_identity_where_asked_for(core):
 def test_the_estimator_decides_where_the_locations_gradient_stops_unless_a_flag_does():
     for estimator, own in (("paper", False), ("dense", True)):
         for flag, reaches in (("estimator", own), ("core", True), ("stopped", False)):
-            config = parse(["--estimator", estimator, "--location-gradient", flag])
+            flags = ["--estimator", estimator, "--location-gradient", flag]
+            config = parse([*flags, "--env-id", "SignpostGlimpse-v0"])
             model = make_model(config, make_env(config, torch.device("cpu"), 1))
             assert model.config.location_reaches_core == reaches
 

@@ -1,7 +1,6 @@
-"""Any action is a step or a ValueError that changes nothing; long runs stay right and bounded."""
+"""Any action is a step or a ValueError that changes nothing; long runs need no more memory."""
 
 import json
-import math
 import tracemalloc
 from typing import Any
 
@@ -13,8 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ram_env import SignpostEnv, SignpostVectorEnv
-from ram_env.data import open_split
-from tests.ram_env.test_retina import slow_glimpses
 
 # Actions of all sorts
 
@@ -112,57 +109,17 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def slow_reward(task: Any, t: int, ends: bool, right: bool, log_p: float) -> float:
-    """Return the reward of step t, from 1, as the environment's page says."""
-    shares = (task.num_glimpses - t + 1 if ends else 1) / task.num_glimpses
-    paid = {"final": right and ends, "dense": right * shares, "log_score": max(log_p, -7) * shares}
-    return paid[task.reward] - task.glimpse_cost
-
-
 @pytest.mark.parametrize(("env_id", "keywords"), RUNS)
-def test_a_long_run_follows_the_page_in_bounded_memory(
+def test_memory_and_state_do_not_grow_in_a_long_run(
     env_id: str, keywords: dict[str, Any], toy_dataset: str, fault_rounds: int
 ):
-    n, rng = 20, np.random.default_rng(0)
-    env: Any = gymnasium.make_vec(env_id, num_envs=n, dataset=toy_dataset, **keywords)
-    task, images = env.unwrapped.task, open_split(toy_dataset, "train").images
-    obs, info = env.reset(seed=1)
-    t, memory, sizes = np.ones(n, int), [], set()
+    env: Any = gymnasium.make_vec(env_id, num_envs=20, dataset=toy_dataset, **keywords)
+    env.reset(seed=1)
+    env.action_space.seed(0)
+    memory, sizes = [], set()
     tracemalloc.start()
-    for call in range(50 * fault_rounds):
-        kept = {name: info[name].copy() for name in ("label", "index", "position", "object_size")}
-        stop = (rng.random(n) < 0.1) & task.allow_stop
-        location = rng.uniform(-1.5, 1.5, (n, 2)).astype(np.float32)
-        scores = rng.normal(0, 3, (n, 4)).astype(np.float32)
-        label = scores.argmax(1)
-        log_p = np.asarray(scores - np.log(np.exp(scores).sum(1, keepdims=True))).tolist()
-        if task.action_format == "dict":
-            action: Any = {"location": location, "label": label}
-            action |= {"stop": stop.astype(int)} if task.allow_stop else {}
-        else:
-            columns = [location, scores] + [np.where(stop, 1, -1)[:, None]] * task.allow_stop
-            action = np.concatenate(columns, 1, dtype=np.float32)
-
-        obs, reward, terminated, truncated, info = env.step(action)
-        ends = (t == task.num_glimpses) | stop
-        assert terminated.tolist() == ends.tolist()
-        assert not truncated.any()
-        for i in range(n):
-            truth = int(kept["label"][i])
-            facts = (int(t[i]), bool(ends[i]), bool(label[i] == truth))
-            assert math.isclose(reward[i], slow_reward(task, *facts, log_p[i][truth]), abs_tol=1e-5)
-            if not ends[i]:
-                assert all((info[name][i] == kept[name][i]).all() for name in kept)
-                assert (obs["location"][i] == location[i].clip(-1, 1)).all()
-        t = np.where(ends, 1, t + 1)
-        assert np.allclose(obs["time"][:, 0], t / task.num_glimpses)
-
-        i = call % n
-        assert env.single_observation_space.contains({name: obs[name][i] for name in obs})
-        canvas, (x, y) = np.zeros((1, task.side, task.side), np.uint8), info["position"][i]
-        canvas[0, y : y + 28, x : x + 28] = np.asarray(images[info["index"][i]]).squeeze()
-        place = (obs["location"][i : i + 1], task.glimpse_size, task.num_scales)
-        assert np.allclose(obs["glimpse"][i], slow_glimpses(canvas, *place)[0], atol=1e-6)
+    for _ in range(50 * fault_rounds):
+        env.step(env.action_space.sample())
         memory.append(tracemalloc.get_traced_memory()[0])
         sizes.add(json.dumps(env.get_state()).count(","))
     tracemalloc.stop()

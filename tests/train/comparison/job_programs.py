@@ -36,9 +36,8 @@ for step in range(step, 8 if "late" in does else 3):
     (folder / "waits").touch()
     if "late" in does:
         os.kill(os.getppid(), signal.SIGUSR2)  # as submitit does before a time limit
-        time.sleep(600)
-    while "waits" in does and not (here / "go").exists():
-        time.sleep(0.01)
+    while "late" in does or ("waits" in does and not (here / "go").exists()):
+        time.sleep(0.01)  # briefly: a signal just before a sleep is handled after it
     (checkpoints / f"step_{step + 1}").touch()
 print(os.environ.get("CUDA_VISIBLE_DEVICES"))
 """

@@ -264,6 +264,12 @@ def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_
     assert [a == b for a, b in zip(tried, other, strict=True)] == [True] + [False] * 14
 
 
+def test_what_the_estimator_does_not_use_is_not_searched():
+    flags = ("--estimator", "paper")
+    used = sweep.choose_defaults(Config(env_id=ENV_ID, flags=flags))
+    assert used.keys() == SPACE.keys() - {"discount"}
+
+
 def test_the_report_is_made_from_the_journal_alone(place, capsys):
     place.plan({"1": {"errors": [9, 8, 7, 6.5]}})
     place.run(total_episodes=1234, flags=("--no-bf16",))

@@ -123,8 +123,8 @@ class Config(JobConfig):
         for flag in self.flags:
             name = flag.split("=")[0].removeprefix("--").replace("-", "_")
             if flag.startswith("--") and name in OWN:
-                what = "much of what it holds" if name == "preset" else name
-                raise ValueError(f"flags must not hold {flag}: the sweep sets {what} itself")
+                what = "much of what a preset holds" if name == "preset" else name
+                raise ValueError(f"flags must not hold {flag}: the sweep itself sets {what}")
 
     @property
     def env_name(self) -> str:

@@ -312,7 +312,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
         ({"flags": ("--std", "2")}, "flags must not hold --std"),
         (
             {"flags": ("--preset", "best-mnist")},
-            "flags must not hold --preset: the sweep sets much",
+            "flags must not hold --preset: the sweep itself sets much",
         ),
         ({"report": True}, "no study 'SignpostGlimpse-v0' to report: .* doesn't exist"),
     ],

@@ -49,12 +49,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 import tyro
 from torch import Tensor, nn
 
-import ram_env
 from agents.baselines import count_parameters
 from agents.estimators import ESTIMATORS, Estimator, Rollout, Terms, Weights
 from agents.evaluation import to_env, to_tensors
@@ -67,6 +65,7 @@ from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
 from train.comparison.results import to_csv
+from train.keywords import make_vector_env
 from train.reinforce import choose_label
 
 FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
@@ -177,8 +176,7 @@ class Learner:
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
         keywords: dict[str, Any] = {"action_format": "dict", "split": "train"}
         keywords |= settings.get("env_kwargs", {})
-        env = gymnasium.make_vec(settings["env_id"], num_envs=n, **keywords)
-        assert isinstance(env, ram_env.GlimpseVectorEnv)
+        env = make_vector_env(settings["env_id"], n, **keywords)
         obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])
         steps = range(env.task.num_glimpses)
         noise = Noise(seed, range(n), num_glimpses=len(steps), num_classes=env.num_classes)

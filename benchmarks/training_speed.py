@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import gymnasium
 import torch
 import tyro
 from torch import nn
@@ -37,6 +36,7 @@ from agents.runs.commands import RunConfig
 from agents.runs.progress import TrainingProgress
 from agents.training import Training, choose_device
 from train import reinforce
+from train.keywords import make_vector_env
 
 PARTS = {
     "environment": [(ram_env.GlimpseVectorEnv, "step")],
@@ -178,8 +178,7 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
 
 def time_products(config: Config, num_updates: int, dtype: torch.dtype) -> float:
     """Return the seconds of the products with weights: outputs, and the gradients needed."""
-    env = gymnasium.make_vec(config.env_id, num_envs=1, action_format="dict")
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    env = make_vector_env(config.env_id, 1, action_format="dict")
     model = reinforce.make_model(reinforce.Config(env_id=config.env_id), env)
     products: list[tuple[torch.Tensor, torch.Tensor]] = []
 

@@ -7,18 +7,17 @@ logarithmic, with the paper's error and the best public one.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from agents.runs.files import read_json
 from agents.runs.loading import PRETRAINED, published_names
 from ram_env import find_task
 
+FIGURE = Path(__file__).with_suffix(".png")
 # Test error [%] of the paper (Mnih et al. 2014, NIPS version) and of the best public run on
 # faithful data; RESULTS.md names the sources.
 OTHERS = {
@@ -30,15 +29,7 @@ OTHERS = {
 TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the figure."""
-
-    output: Path = Path(__file__).parent / "curves.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     figure, grid = pyplot.subplots(2, 2, figsize=(9, 6.4), dpi=130, layout="constrained")
     panels = dict(zip(OTHERS, grid.flat, strict=True))
@@ -51,8 +42,8 @@ def main(config: Config) -> None:
         draw(panels[settings["env_id"]], name, settings["env_id"], settings["seed"])
     for env_id, axes in panels.items():
         dress(axes, env_id)
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
 def draw(axes: Axes, name: str, env_id: str, seed: int) -> None:
@@ -70,11 +61,11 @@ def dress(axes: Axes, title: str) -> None:
     axes.set(xlabel="training episodes", ylabel="validation error [%]")
     axes.set_yticks(TICKS)
     axes.set_ylim(0.5, 250)  # room for the legend
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize=7)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

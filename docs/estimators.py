@@ -7,7 +7,6 @@ validation error over the env steps, mean over the seeds, with every seed in the
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -15,26 +14,19 @@ import numpy as np
 import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from agents.estimators import ESTIMATORS
 from train.comparison.results import Curve, read_seeds
 
+FIGURE = Path(__file__).with_suffix(".png")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "comparison"
 TASKS = ("SignpostGlimpse-v0", "MNISTGlimpse-v0", "ClutteredMNISTGlimpse-v0")
 FLOOR = 0.1  # of an error [%], on a logarithmic axis
 COLOURS = dict(zip(ESTIMATORS, cycle(pyplot.colormaps["tab10"].colors)))  # pyright: ignore
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the figure."""
-
-    output: Path = Path(__file__).parent / "estimators.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), dpi=130, layout="constrained")
     for axes, task in zip(panels, TASKS, strict=True):
@@ -45,8 +37,8 @@ def main(config: Config) -> None:
         for name in sorted(curves, key=list(ESTIMATORS).index):
             draw(axes, name, curves[name])
         dress(axes, task)
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
 def draw(axes: Axes, name: str, curves: list[Curve]) -> None:
@@ -65,12 +57,12 @@ def dress(axes: Axes, title: str) -> None:
     low = axes.get_ylim()[0]
     axes.set_yticks([0.1, 0.5, 1, 2, 5, 10, 20, 50, 90])
     axes.set_ylim(low, 100)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

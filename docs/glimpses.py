@@ -10,30 +10,21 @@ Dimension key:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium
 import torch
 import tyro
 from matplotlib import pyplot
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-import ram_env
 from agents.diagnostics import bits_gained
 from agents.evaluation import play_split, score_by_glimpse
 from agents.runs.loading import load_pretrained, published_names
+from train.keywords import make_vector_env
+
+FIGURE = Path(__file__).with_suffix(".png")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the figure."""
-
-    output: Path = Path(__file__).parent / "glimpses.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Play the test split with every published agent, draw and write the figure."""
     torch.set_num_threads(1)
     figure, (errors, gains) = pyplot.subplots(
@@ -46,29 +37,27 @@ def main(config: Config) -> None:
         gains.plot(range(2, len(error) + 1), gained, label=name, **line)
     errors.set(xlabel="glimpse", ylabel="test error after it [%]", yscale="log")
     errors.set_yticks([1, 2, 5, 10, 20, 50])
-    errors.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    errors.yaxis.set_minor_formatter(NullFormatter())
+    errors.yaxis.set_major_formatter("{x:g}")
+    errors.yaxis.set_minor_formatter("")
     gains.set(xlabel="glimpse", ylabel="bits gained about the true label", yscale="symlog")
     gains.set_yscale("symlog", linthresh=0.01)
     gains.set_yticks([-0.01, 0, 0.01, 0.1, 1])
-    gains.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    gains.yaxis.set_major_formatter("{x:g}")
     errors.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
     for axes in (errors, gains):
         axes.grid(alpha=0.25)
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
 def look(name: str) -> tuple[list[float], list[float]]:
     """Return an agent's error after each glimpse [%], (T,), and the bits gained, (T - 1,)."""
     model, settings = load_pretrained(name)
-    env = gymnasium.make_vec(
-        settings["env_id"], num_envs=500, split="test", order="sequential", action_format="dict"
-    )
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    keywords = {"split": "test", "order": "sequential", "action_format": "dict"}
+    env = make_vector_env(settings["env_id"], 500, **keywords)
     beliefs = play_split(model, env, env.num_images)  # one pass over n images
     return [score.error for score in score_by_glimpse(beliefs)], bits_gained(beliefs).tolist()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

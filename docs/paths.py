@@ -13,11 +13,9 @@ Dimension key:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
@@ -33,7 +31,9 @@ from agents.evaluation import play_split
 from agents.runs.files import read_json
 from agents.runs.loading import load_pretrained, pretrained_dir, published_names
 from ram_env import rendering
+from train.keywords import make_vector_env
 
+FIGURE = Path(__file__).with_suffix(".png")
 # Lengths and font sizes are in points: pixels of a page that shows the figure WIDTH wide.
 WIDTH = 900
 POINTS_PER_INCH, PIXELS_PER_INCH = 72, 144  # the file has two pixels per point
@@ -56,22 +56,12 @@ LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Config:
-    """What to draw and where to write it."""
-
-    num_images: int = 5
-    """Number of images per run, from the start of the test split."""
-    output: Path = Path(__file__).parent / "paths.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(num_images: int = 5, output: Path = FIGURE) -> None:
     """Play the first images of each run's test split, draw them and write the figure."""
     torch.set_num_threads(1)
     order = list(ram_env.TASKS)  # easy ones first
     names = sorted(published_names(), key=lambda name: order.index(env_id_of(name)))
-    side = (WIDTH - LEFT - RIGHT + GAP) / config.num_images - GAP
+    side = (WIDTH - LEFT - RIGHT + GAP) / num_images - GAP
     step = TITLE + side + ANSWER + CURVE + ROW_GAP
     height = TOP + len(names) * step - ROW_GAP + BOTTOM
     size = (WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH)
@@ -80,11 +70,11 @@ def main(config: Config) -> None:
     page.axis("off")
     write(page, LEFT, TOP / 2, LEGEND)
     for number, name in enumerate(names):
-        draw_row(page, TOP + number * step, side, name, config.num_images)
-    figure.savefig(config.output)
-    picture = Image.open(config.output).convert("RGB")
-    picture.quantize(dither=Image.Dither.NONE).save(config.output, optimize=True)  # fewer bytes
-    print(config.output)
+        draw_row(page, TOP + number * step, side, name, num_images)
+    figure.savefig(output)
+    picture = Image.open(output).convert("RGB")
+    picture.quantize(dither=Image.Dither.NONE).save(output, optimize=True)  # fewer bytes
+    print(output)
 
 
 def env_id_of(name: str) -> str:
@@ -96,10 +86,8 @@ def draw_row(page: Axes, y: float, side: float, name: str, num_images: int) -> N
     """Show a published model the first images and draw its episodes below its name and error."""
     model, settings = load_pretrained(name)
     env_id = settings["env_id"]
-    env = gymnasium.make_vec(
-        env_id, num_envs=num_images, split="test", order="sequential", action_format="dict"
-    )
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    keywords = {"split": "test", "order": "sequential", "action_format": "dict"}
+    env = make_vector_env(env_id, num_images, **keywords)
     print(f"{name}: {env.data_source}")
     write(page, LEFT, y + TITLE / 2, name, color=TEXT, size=NAME_SIZE, weight="bold")
     about = f"{env_id}: {describe_task(env)}; {describe_error(name)}"
@@ -209,4 +197,4 @@ def write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

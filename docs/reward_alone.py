@@ -9,57 +9,43 @@ the validation images, after each glimpse.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-import ram_env
 from agents.evaluation import play_split
 from agents.runs.loading import load_pretrained
 from train.comparison.figures import MARKERS, mean_curve
 from train.comparison.protocol import read_protocol
 from train.comparison.summary import CLASSES, read_results
+from train.keywords import make_vector_env
 
+FIGURE = Path(__file__).with_suffix(".png")
 ROOT = Path(__file__).parents[1]
 ENV_ID = "ClutteredMNISTGlimpse-v0"
 COLOURS = {"L": "#0072B2", "R": "#D55E00", "R*": "#009E73"}  # of the classes
 AGENTS = {"cluttered": "L", "cluttered-paper-rule": "L", "cluttered-reward-only": "R*"}
 
 
-@dataclass(frozen=True)
-class Config:
-    """What to draw and where to write it."""
-
-    protocol: Path = ROOT / "train" / "reward_alone.toml"
-    """Protocol of the comparison."""
-    results: Path = ROOT / "benchmarks" / "reward_alone"
-    """Results of the comparison."""
-    output: Path = Path(__file__).parent / "reward_alone.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     torch.set_num_threads(1)
     figure, (errors, places, beliefs) = pyplot.subplots(
         1, 3, figsize=(14, 6), dpi=130, layout="constrained"
     )
-    draw_runs(config, errors, places)
+    draw_runs(errors, places)
     rows = errors.get_legend_handles_labels()
     figure.legend(*rows, loc="outside lower center", ncols=5, fontsize=8)
     for axes, label in ((errors, "validation error [%]"), (places, "on the digit's middle [%]")):
         axes.set(xscale="log", xlim=(1e5, 3e7), xlabel="env steps", ylabel=label)
     errors.set_yscale("log")
     errors.set_yticks((2, 3, 5, 10, 20, 30, 50, 90))
-    errors.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    errors.yaxis.set_minor_formatter(NullFormatter())
+    errors.yaxis.set_major_formatter("{x:g}")
+    errors.yaxis.set_minor_formatter("")
     for name, letter in AGENTS.items():
         belief = mean_belief(name)
         line = {"color": COLOURS[letter], "linestyle": ":" if "paper" in name else "-"}
@@ -73,14 +59,15 @@ def main(config: Config) -> None:
         f"{ENV_ID}. Dashed: with the canvas curriculum. Thin: one seed. {'; '.join(named)}",
         fontsize=10,
     )
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
-def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
+def draw_runs(errors: Axes, places: Axes) -> None:
     """Draw the mean curves of every algorithm on every task with the env id."""
-    protocol, seen = read_protocol(config.protocol), defaultdict[str, list[str]](list)
-    for results in read_results(protocol, config.results).values():
+    protocol = read_protocol(ROOT / "train" / "reward_alone.toml")
+    seen = defaultdict[str, list[str]](list)
+    for results in read_results(protocol, ROOT / "benchmarks" / "reward_alone").values():
         for row in results.rows:
             if results.task.env_id != ENV_ID or not row.seeds:
                 continue
@@ -107,14 +94,12 @@ def draw_runs(config: Config, errors: Axes, places: Axes) -> None:
 def mean_belief(name: str) -> np.ndarray:
     """Return a published agent's mean probability of the true class after each glimpse, (T,)."""
     model, _ = load_pretrained(name)
-    env = gymnasium.make_vec(
-        ENV_ID, num_envs=500, split="validation", order="sequential", action_format="dict"
-    )
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    keywords = {"split": "validation", "order": "sequential", "action_format": "dict"}
+    env = make_vector_env(ENV_ID, 500, **keywords)
     beliefs = play_split(model, env, env.num_images)
     label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
     return beliefs.log_p.gather(3, label).exp().mean((0, 1, 3)).numpy()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

@@ -7,7 +7,6 @@ holds the runs of `train/signpost_dials.toml`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -15,6 +14,7 @@ from matplotlib import pyplot
 
 from agents.runs.files import read_csv
 
+FIGURE = Path(__file__).with_suffix(".png")
 TABLE = Path(__file__).parents[1] / "benchmarks/signpost_dials/SignpostGlimpse-v0/table.csv"
 MARKS = 4  # kinds of marks, the environment's default
 
@@ -37,15 +37,7 @@ PANELS = {  # by dial: the axis, values, the known error and its name
 }
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the figure."""
-
-    output: Path = Path(__file__).parent / "signpost.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     rows = {row["algorithm"]: row for row in read_csv(TABLE)}
     size = {"figsize": (11, 3.6), "dpi": 130, "layout": "constrained"}
@@ -64,9 +56,9 @@ def main(config: Config) -> None:
         axes.legend()
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("test error [%]")
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    tyro.cli(main)

@@ -8,14 +8,13 @@ RESULTS.md has the command.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
 from matplotlib import pyplot
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
+FIGURE = Path(__file__).with_suffix(".png")
 STORED = Path(__file__).parents[1] / "benchmarks" / "sizes"
 PANELS = {  # by keyword: axis label, the task's value
     "object_scale": ("object scale", 1.0),
@@ -24,15 +23,7 @@ PANELS = {  # by keyword: axis label, the task's value
 }
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the figure."""
-
-    output: Path = Path(__file__).parent / "sizes.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     size = {"figsize": (11, 3.8), "dpi": 130, "layout": "constrained"}
     figure, panels = pyplot.subplots(1, 3, sharey=True, **size)
@@ -48,13 +39,13 @@ def main(config: Config) -> None:
             axes.errorbar(values, errors, label=agent, **bars)
             axes.set(xlabel=label, yscale="log", yticks=[1, 2, 5, 10, 20, 50, 90])
             axes.axvline(usual, color="grey", linewidth=0.8, linestyle=":")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
             axes.grid(alpha=0.25)
     panels[0].set_ylabel("test error [%]")
     panels[1].legend(title="dotted: the task", loc="upper left")
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
 def read_points(folder: Path) -> dict[tuple[str, float], dict]:
@@ -68,4 +59,4 @@ def read_points(folder: Path) -> dict[tuple[str, float], dict]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    tyro.cli(main)

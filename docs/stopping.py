@@ -10,27 +10,18 @@ the commands.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 from matplotlib import pyplot
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
+FIGURE = Path(__file__).with_suffix(".png")
 STORED = Path(__file__).parents[1] / "benchmarks" / "stopping"
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the figure."""
-
-    output: Path = Path(__file__).parent / "stopping.png"
-    """Path of the figure."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     figure, axes = pyplot.subplots(figsize=(6.5, 4.4), dpi=130, layout="constrained")
     fixed = json.loads((STORED / "cluttered.json").read_text())["by_glimpse"]
@@ -44,12 +35,12 @@ def main(config: Config) -> None:
         axes.annotate(price, (stop["glimpses"], stop["error"]), **place)
     axes.set(xlabel="glimpses, mean", ylabel="test error [%]", yscale="log")
     axes.set_yticks([2, 5, 10, 20, 50])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.legend(title="numbers: price of a glimpse")
     axes.grid(alpha=0.25)
-    figure.savefig(config.output)
-    print(config.output)
+    figure.savefig(output)
+    print(output)
 
 
 def draw(axes: Any, glimpses: Any, scores: list[dict[str, Any]], **style: Any) -> None:
@@ -60,4 +51,4 @@ def draw(axes: Any, glimpses: Any, scores: list[dict[str, Any]], **style: Any) -
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    tyro.cli(main)

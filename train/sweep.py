@@ -20,7 +20,8 @@ make early errors favour low learning rates and stds. Seeds count from 1000.
 A run that diverges counts as guessing in its trial's mean, and the report marks it. A run that
 fails otherwise makes its trial count as failed, and the exit status of the sweep is 1.
 
-The report is a CSV of all trials with a JSON file next to it; docs/sweep.py draws it.
+The report is a CSV of all trials with a JSON file next to it. To draw a study, pass
+`train.comparison.search.load_study(JOURNAL, NAME)` to `optuna.visualization.matplotlib.plot_slice`.
 """
 
 from __future__ import annotations

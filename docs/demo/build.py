@@ -14,11 +14,9 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import tyro
 
@@ -26,6 +24,7 @@ import ram_env
 from agents.runs.files import read_json
 from agents.runs.loading import load_pretrained, pretrained_dir
 from ram_env.tasks import ImageTask
+from train.keywords import make_vector_env
 
 SOURCES = Path(__file__).parent
 AGENTS = {  # of each task: our agent, then those it is compared with
@@ -44,15 +43,7 @@ NUM_CANVASES = 36  # per task: the first of the split, none picked
 MAX_BYTES = 4_000_000
 
 
-@dataclass(frozen=True)
-class Config:
-    """Where to write the page."""
-
-    output: Path = SOURCES / "index.html"
-    """Path of the page."""
-
-
-def main(config: Config) -> None:
+def main(output: Path = SOURCES / "index.html") -> None:
     """Write the page; ValueError if it is too large."""
     header, content = pack()
     page = (SOURCES / "template.html").read_text(encoding="utf-8")
@@ -68,8 +59,8 @@ def main(config: Config) -> None:
             f"the page has {size} bytes, more than {MAX_BYTES}: lower NUM_CANVASES or leave out "
             "an agent of AGENTS"
         )
-    config.output.write_text(page, encoding="utf-8")
-    print(f"{config.output}: {size / 1e6:.2f} MB")
+    output.write_text(page, encoding="utf-8")
+    print(f"{output}: {size / 1e6:.2f} MB")
 
 
 def pack() -> tuple[dict[str, Any], bytes]:
@@ -125,8 +116,7 @@ def _pack_agent(name: str, weights: list[np.ndarray]) -> dict[str, Any]:
 
 def _pack_task(env_id: str) -> tuple[dict[str, Any], np.ndarray, bool]:
     """Return a task's entry, its first validation canvases and whether they are the sample's."""
-    env = gymnasium.make_vec(env_id, NUM_CANVASES, split="validation", order="sequential")
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    env = make_vector_env(env_id, NUM_CANVASES, split="validation", order="sequential")
     assert isinstance(env.task, ImageTask)
     obs, infos = env.reset(seed=0)
     canvases, _ = ram_env.frozen_canvases(env_id, "validation")
@@ -143,4 +133,4 @@ def _pack_task(env_id: str) -> tuple[dict[str, Any], np.ndarray, bool]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

@@ -8,13 +8,13 @@ computed and drawn). Each frame waits until its pixels are there.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
 from playwright.sync_api import sync_playwright
 
+PAGE = Path(__file__).with_name("index.html")
 FRAMES = """([mode, envId, n]) => {
   $("task").value = envId;
   chooseMode(mode);
@@ -28,32 +28,22 @@ FRAMES = """([mode, envId, n]) => {
 }"""
 
 
-@dataclass(frozen=True)
-class Config:
-    """What to measure."""
-
-    page: Path = Path(__file__).parent / "index.html"
-    """Path of the page."""
-    num_frames: int = 300
-    """Frames per task and mode."""
-
-
-def main(config: Config) -> None:
-    """Open the page, measure and print."""
+def main(page: Path = PAGE, num_frames: int = 300) -> None:
+    """Open the page, measure and print ``num_frames`` per task and mode."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(config.page.resolve().as_uri())
-        page.wait_for_selector("body[data-ready]")
-        for env_id in page.evaluate("Object.keys(data.tasks)"):
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.goto(page.resolve().as_uri())
+        tab.wait_for_selector("body[data-ready]")
+        for env_id in tab.evaluate("Object.keys(data.tasks)"):
             for mode in ("watch", "draw"):
-                times = page.evaluate(FRAMES, [mode, env_id, config.num_frames])
+                times = tab.evaluate(FRAMES, [mode, env_id, num_frames])
                 median, slow = np.percentile(times, [50, 95])
                 print(f"{env_id} {mode}: {median:.1f} ms, 95 % below {slow:.1f} ms")
         browser.close()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.cli(main)

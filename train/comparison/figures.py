@@ -1,4 +1,4 @@
-"""Figures of a comparison (learning curves, the final error of every seed) and of a sweep.
+"""Figures of a comparison: learning curves, and the final error of every seed.
 
 Each class has panels of its own. An algorithm has the same colour and marker in all figures
 of a protocol; controls are grey. Figures are drawn without pyplot, which would keep them alive.
@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 from PIL import Image
 
-from agents.runs.files import make_folder, read_csv, read_json, write_whole
+from agents.runs.files import make_folder, write_whole
 from train.comparison.protocol import Protocol
 from train.comparison.results import Curve, Seed
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
@@ -48,16 +48,6 @@ XLABELS = ("env steps", "samples through the networks backward", "CPU time at on
 _SCALE = {"linthresh": LINEAR, "linscale": 0.6}
 _PANEL = {"dpi": 100, "layout": "constrained"}
 _DOTTED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
-_TRIALS: dict[str, dict[str, Any]] = {  # of a sweep; shape and filling tell them apart in grey
-    "pruned, at its last error": {"s": 26, "facecolors": "none", "edgecolors": "#8a8a8a"},
-    "finished": {"s": 30, "color": "#0072B2", "alpha": 0.75, "linewidths": 0},
-    "defaults": {"marker": "D", "s": 75, "color": "#E69F00", "edgecolors": "black"},
-    "best": {"marker": "*", "s": 230, "color": "#D55E00", "edgecolors": "black"},
-}
-_SCATTER = (-0.12, 0.04, -0.04, 0.12, 0.0)  # sideways, of trials with the same choice
-
-Trials = dict[str, list[dict[str, str]]]
-"""The lines of a sweep's CSV that have an ``error``, by how they are drawn."""
 
 
 class Style(NamedTuple):
@@ -265,83 +255,6 @@ def _error_limits(errors: np.ndarray, chance_error: float) -> tuple[float, float
 
 def _error_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
-    _plain_ticks(axis, ticker.FixedLocator([tick for tick in TICKS if low <= tick <= high]))
-
-
-def _plain_ticks(axis: Axis, locator: ticker.Locator) -> None:
-    """Label an axis in plain numbers, without minor ticks."""
-    axis.set_major_locator(locator)
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_ticks([tick for tick in TICKS if low <= tick <= high])
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(ticker.NullLocator())
-
-
-def sweep_figure(report: Path) -> Figure:
-    """Draw a sweep from its CSV and the JSON next to it: a panel per setting, errors over values.
-
-    A finished trial stands at its value; a pruned one, hollow and grey, at its last error. Trials
-    without an error are only counted in the caption.
-    """
-    facts = read_json(report.with_suffix(".json"))
-    groups: Trials = {label: [] for label in _TRIALS}
-    special = {str(facts["default_trial"]): "defaults", str(facts["best_trial"]): "best"}
-    for row in read_csv(report):
-        if row["state"] == "finished":
-            row["error"] = row["value"]
-            groups[special.get(row["trial"], "finished")].append(row)
-        elif row["state"] == "pruned":
-            row["error"] = [v for k, v in row.items() if k.startswith("mark_") and v][-1]
-            groups["pruned, at its last error"].append(row)
-    space = facts["settings"]["space"]
-    columns = (len(space) + 2) // 2  # one cell is for the legend
-    figure = Figure(figsize=(3.6 * columns, 7), dpi=130, layout="constrained")
-    cells = figure.subplots(2, columns, sharey="row").ravel()
-    for axes, (name, distribution) in zip(cells, space.items(), strict=False):
-        _draw_setting(axes, name, distribution["attributes"], groups)
-    for axes in cells[::columns]:
-        axes.set_ylabel("validation error [%]")
-    for axes in cells[len(space) :]:
-        axes.set_axis_off()
-    _explain_sweep(cells[len(space)], cells[0], groups, facts)
-    return figure
-
-
-def _draw_setting(axes: Axes, name: str, attributes: dict[str, Any], groups: Trials) -> None:
-    """Draw the errors over one setting, on axes that span the whole space."""
-    choices = attributes.get("choices")
-    for order, (label, trials) in enumerate(groups.items()):
-        x = [float(trial[name]) for trial in trials]
-        if choices:
-            spread = [_SCATTER[int(trial["trial"]) % len(_SCATTER)] for trial in trials]
-            x = [choices.index(value) + aside for value, aside in zip(x, spread, strict=True)]
-        errors = [float(trial["error"]) for trial in trials]
-        axes.scatter(x, errors, label=label, zorder=3 + order, **_TRIALS[label])
-    axes.set_xlabel("std (of locations, at the start)" if name == "std" else name)
-    axes.set_yscale("log")
-    _plain_ticks(axes.yaxis, ticker.LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-    axes.grid(alpha=0.25)
-    if choices:
-        axes.set_xticks(range(len(choices)), map(str, choices))
-        axes.set_xlim(-0.5, len(choices) - 0.5)
-    elif attributes["log"]:
-        axes.set_xscale("log")
-        _plain_ticks(axes.xaxis, ticker.LogLocator(subs=(1, 2, 5), numticks=20))
-        axes.set_xlim(attributes["low"] / 1.1, attributes["high"] * 1.1)
-    else:
-        axes.set_xlim(attributes["low"] - 0.03, attributes["high"] + 0.03)
-
-
-def _explain_sweep(cell: Axes, panel: Axes, groups: Trials, facts: dict[str, Any]) -> None:
-    """Write the legend, and what was run, into a cell of its own."""
-    settings, (handles, labels) = facts["settings"], panel.get_legend_handles_labels()
-    for index, label in enumerate(labels):
-        if label in ("defaults", "best") and groups[label]:
-            labels[index] = f"{label}: {float(groups[label][0]['error']):.2f} %"
-    cell.legend(handles[::-1], labels[::-1], loc="upper left", frameon=False, fontsize=10)
-    counts = ", ".join(f"{count} {state}" for state, count in facts["counts"].items())
-    lines = [
-        settings["env_id"],
-        f"{settings['total_episodes']:,} episodes; seeds per trial: {len(settings['seeds'])}",
-        f"trials: {counts}",
-        f"a run that diverged counts as guessing, {settings['chance_error']:g} %",
-    ]
-    cell.text(0.05, 0.5, "\n".join(lines), transform=cell.transAxes, fontsize=9, va="top")

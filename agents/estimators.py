@@ -232,11 +232,12 @@ def dense(rollout: Rollout, weights: Weights) -> Terms:
 def dense_log_odds(rollout: Rollout, weights: Weights) -> Terms:
     """As :func:`dense`, but pay each location with its gain in the label's log-odds.
 
-        o_t = log(p_t / (1 - p_t)) / o_max, limited to [-1, 1], in place of log p_t in g_t
+        o_t = log(p_t / (1 - p_t)) / o_max
 
-    A log-likelihood has nothing left to gain where p_t is near 1, so an agent that is paid with it
-    stops looking for evidence. Log-odds have, up to o_max, ``max_log_odds``. Only the classifier
-    still ascends the log-likelihood, which is given as the objective; the locations don't.
+    o_t, limited to [-1, 1], takes the place of log p_t in g_t. A log-likelihood has nothing left to
+    gain where p_t is near 1, so an agent that is paid with it stops looking for evidence. Log-odds
+    have, up to o_max, ``max_log_odds``. Only the classifier still ascends the log-likelihood, which
+    is given as the objective; the locations don't.
 
     Source:
         Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the

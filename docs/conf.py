@@ -7,6 +7,7 @@ that ziamath ships; the environments render their own pictures (:mod:`docs.pages
 from __future__ import annotations
 
 import html
+import re
 import shutil
 import sys
 from importlib.resources import files
@@ -59,11 +60,13 @@ nitpick_ignore_regex = [
 
 html_theme = "pydata_sphinx_theme"
 html_title = "ram-env"
+html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
 html_static_path = ["_static", str(files("ziamath.fonts") / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_sidebars = {"[!e]*": [], "estimators": []}  # only the environments have neighbours to show
 html_theme_options = {
     "navigation_with_keys": False,
@@ -80,6 +83,7 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
     app.connect("autodoc-process-docstring", convert_docstring, priority=400)  # before napoleon
     app.connect("builder-inited", pages.write_pages)
+    app.connect("source-read", link_pages)
     app.add_directive("estimator-results", pages.EstimatorResults)
     app.add_directive("results-section", pages.ResultsSection)
     if (DEMO / "index.html").exists():
@@ -93,6 +97,13 @@ def copy_demo(app: Sphinx, exception: Exception | None) -> None:
         folder = Path(app.outdir) / "demo"
         folder.mkdir(exist_ok=True)
         shutil.copy(DEMO / "index.html", folder)
+
+
+def link_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """Link the ids in the table of environments to their pages, which only the site has."""
+    if page == "environments":
+        row = re.compile(r"^\| `(\w+-v\d+)`", re.MULTILINE)
+        source[0] = row.sub(r"| [`\1`](environments/\1.rst)", source[0])
 
 
 def convert_docstring(
@@ -112,5 +123,5 @@ def write_block(self: HTML5Translator, node: nodes.math_block) -> None:
     """Write an equation on lines of its own."""
     source = html.escape(node.astext(), quote=True)
     equation = convert(node.astext(), display="block")
-    self.body.append(f'<div class="math-block" title="{source}">{equation}</div>')
+    self.body.append(f'<div class="math-block" title="{source}" tabindex="0">{equation}</div>')
     raise nodes.SkipNode

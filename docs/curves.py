@@ -60,11 +60,11 @@ def dress(axes: Axes, title: str) -> None:
     axes.set(xscale="log", yscale="log", title=title)
     axes.set(xlabel="training episodes", ylabel="validation error [%]")
     axes.set_yticks(TICKS)
-    axes.set_ylim(0.5, 250)  # room for the legend
+    axes.set_ylim(0.5, 100)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
     axes.grid(which="both", alpha=0.25)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper right")
 
 
 if __name__ == "__main__":

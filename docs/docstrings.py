@@ -18,7 +18,7 @@ SECTIONS = (
 
 _WORDS = {
     **{name: rf"\{name}\, " for name in ("log", "exp", "tanh")},
-    **{name: rf"\{name} " for name in ("pi", "gamma", "min", "max")},
+    **{name: rf"\{name} " for name in ("pi", "gamma", "Phi", "min", "max")},
     **{name: rf"\operatorname{{{name}}}" for name in ("mean", "std", "ReLU")},
     **{name: rf"\text{{{name}}}" for name in ("label", "absolute", "offset")},
     **{name: rf"\text{{ {name} }}" for name in ("if", "else")},
@@ -31,6 +31,7 @@ _SIGNS = {
     "<=": r"\le ",
     "!=": r"\ne ",
     "...": r"\dots ",
+    "-+": r"\mp ",
     "|": r"\mid ",
     "%": r"\%",
 }
@@ -41,7 +42,8 @@ def to_tex(equation: str) -> str:
     """Return the TeX of an equation in the docstrings' ASCII; later lines continue the first."""
     tex = re.sub(r"\bE\[", r"\\mathbb{E}[", equation)
     tex = re.sub(r"\bH\[", r"\\mathcal{H}[", tex)
-    tex = re.sub(r"\^\(([^()]*)\)", r"^{\1}", tex)
+    tex = re.sub(r"\^(?:\(([^()]*)\)|(-1)\b)", r"^{\1\2}", tex)
+    tex = re.sub(r"\bsqrt\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}", tex)
     tex = re.sub(r"\b1/T\b", r"\\tfrac{1}{T}", tex)
     tex = re.sub(r", {2,}", r",\\qquad ", tex)
     tex = re.sub(r"(?<![\\A-Za-z{])[A-Za-z]+(?![A-Za-z{}])", lambda m: _word(m[0]), tex)

@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from agents.estimators import ESTIMATORS
 from train.comparison.results import Curve, read_seeds
@@ -36,7 +35,9 @@ def main(output: Path = FIGURE) -> None:
                 curves[seed.algorithm].append(seed.curve)
         for name in sorted(curves, key=list(ESTIMATORS).index):
             draw(axes, name, curves[name])
-        dress(axes, task)
+        dress(axes, f"{task}, {len(curves['dense'])} seeds")
+    rows = panels[0].get_legend_handles_labels()
+    figure.legend(*rows, loc="outside lower center", ncols=6, title="dashed: no label in the loss")
     figure.savefig(output)
     print(output)
 
@@ -47,21 +48,19 @@ def draw(axes: Axes, name: str, curves: list[Curve]) -> None:
     errors = np.maximum([curve.error for curve in curves], FLOOR)  # (seeds, marks)
     steps = curves[0].env_steps
     axes.plot(steps, errors.T, color=COLOURS[name], linestyle=style, linewidth=0.5, alpha=0.35)
-    label = f"{name}, {len(curves)} seeds"
-    axes.plot(steps, errors.mean(0), color=COLOURS[name], linestyle=style, label=label)
+    axes.plot(steps, errors.mean(0), color=COLOURS[name], linestyle=style, label=name)
 
 
 def dress(axes: Axes, title: str) -> None:
     """Give a panel its scales, labels, grid and legend."""
     axes.set(yscale="log", title=title, xlabel="env steps", ylabel="validation error [%]")
     low = axes.get_ylim()[0]
-    axes.set_yticks([0.1, 0.5, 1, 2, 5, 10, 20, 50, 90])
+    axes.set_yticks([FLOOR, 0.5, 1, 2, 5, 10, 20, 50, 90])
     axes.set_ylim(low, 100)
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}" if x > FLOOR else f"0 to {FLOOR:g}")
     axes.yaxis.set_minor_formatter("")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k"))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
 
 
 if __name__ == "__main__":

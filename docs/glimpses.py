@@ -35,7 +35,7 @@ def main(output: Path = FIGURE) -> None:
         line = {"marker": ".", "linestyle": "--" if "reward-only" in name else "-"}
         errors.plot(range(1, len(error) + 1), error, label=name, **line)
         gains.plot(range(2, len(error) + 1), gained, label=name, **line)
-    errors.set(xlabel="glimpse", ylabel="test error after it [%]", yscale="log")
+    errors.set(xlabel="glimpse", ylabel="test error after this glimpse [%]", yscale="log")
     errors.set_yticks([1, 2, 5, 10, 20, 50])
     errors.yaxis.set_major_formatter("{x:g}")
     errors.yaxis.set_minor_formatter("")
@@ -55,7 +55,7 @@ def look(name: str) -> tuple[list[float], list[float]]:
     model, settings = load_pretrained(name)
     keywords = {"split": "test", "order": "sequential", "action_format": "dict"}
     env = make_vector_env(settings["env_id"], 500, **keywords)
-    beliefs = play_split(model, env, env.num_images)  # one pass over n images
+    beliefs = play_split(model, env, env.num_images, num_passes=8)  # as train/evaluate.py
     return [score.error for score in score_by_glimpse(beliefs)], bits_gained(beliefs).tolist()
 
 

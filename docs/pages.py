@@ -29,11 +29,11 @@ import ram_env
 from agents.runs.files import read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
 from docs.docstrings import to_rst
+from train.comparison.statistics import mean_interval
 
 ROOT = Path(__file__).parents[1]
 NO_DOWNLOAD = "http://127.0.0.1:9/"  # the discard port, which refuses
 NUM_EPISODES, FRAME_MS, LAST_FRAME_MS = 3, 700, 2000
-STRIP = (0, 1, 2, -1)  # glimpses of the task page's episode
 AGENTS = {  # published agents that play an environment for its pictures
     "MNISTGlimpse-v0": "mnist",
     "TranslatedMNISTGlimpse-v0": "translated",
@@ -44,7 +44,7 @@ Frames = list[np.ndarray]
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write a page and pictures per environment, and the pictures of the task page."""
+    """Write a page and a picture per environment."""
     folder = Path(app.srcdir) / "environments"
     folder.mkdir(exist_ok=True)
     mirror = {"RAM_ENV_MIRROR": os.environ.get("RAM_ENV_MIRROR", NO_DOWNLOAD)}
@@ -102,9 +102,6 @@ def _draw(folder: Path, env_id: str) -> None:
     if path.exists() and path.stat().st_mtime > max(each.stat().st_mtime for each in sources):
         return
     episodes = play(env_id, NUM_EPISODES)
-    if env_id == "ClutteredMNISTGlimpse-v0":
-        for number, glimpse in enumerate(STRIP, 1):
-            imageio.imwrite(folder / f"episode-{number}.png", episodes[0][glimpse])
     durations = [*[FRAME_MS] * (len(episodes[0]) - 1), LAST_FRAME_MS] * len(episodes)
     imageio.imwrite(path, np.concatenate(episodes), duration=durations, loop=0)
 
@@ -177,7 +174,8 @@ class EstimatorResults(SphinxDirective):
         rows = [*_compared(self.arguments[0]), *_published(self.arguments[0])]
         if not rows:
             return self.parse_text_to_nodes("*Stored results:* none; not part of a comparison yet.")
-        head = "| task | what | env steps | test error % | seeds |\n|---|---|---:|---|---:|\n"
+        head = "| task | protocol or agent | env steps | test error % | seeds |\n"
+        head += "|---|---|---:|---|---:|\n"
         return self.parse_text_to_nodes(head + "\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
@@ -198,10 +196,11 @@ def _compared(name: str) -> Iterator[tuple[str, ...]]:
                 continue
             trained = row["samples_backward"]  # nothing if all seeds diverged
             steps = f"{float(trained) / float(row['passes']):,.0f}" if trained else "-"
-            numbers = [row[f"error_{part}"] for part in ("mean", "low", "high")]
-            error = _error(*(float(number) for number in numbers if number))
-            seeds = row["seeds_finished"]
-            yield f"`{row['task']}`", "comparison", steps, error, seeds
+            errors = [float(row[key]) for key in row if key.startswith("error_seed_") and row[key]]
+            mean, *interval = mean_interval(np.array(errors))
+            error = _error(mean, *(np.clip(interval, 0, 100) if row["error_low"] else []))
+            protocol = f"`train/{path.parts[-3]}.toml`"
+            yield f"`{row['task']}`", protocol, steps, error, row["seeds_finished"]
 
 
 def _published(name: str) -> Iterator[tuple[str, ...]]:

@@ -40,7 +40,7 @@ PANELS = {  # by dial: the axis, values, the known error and its name
 def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     rows = {row["algorithm"]: row for row in read_csv(TABLE)}
-    size = {"figsize": (11, 3.6), "dpi": 130, "layout": "constrained"}
+    size = {"figsize": (11, 4.2), "dpi": 130, "layout": "constrained"}
     figure, panels = pyplot.subplots(1, 3, sharey=True, **size)
     for axes, (dial, (label, values, known, name)) in zip(panels, PANELS.items(), strict=True):
         for estimator, colour in (("dense", "C0"), ("outcome", "C3")):
@@ -51,11 +51,12 @@ def main(output: Path = FIGURE) -> None:
             for value, row in zip(values, settings, strict=True):
                 seeds = [float(row[key]) for key in row if "error_seed" in key and row[key]]
                 axes.plot([value] * len(seeds), seeds, ".", color=colour, alpha=0.6)
-        axes.plot(values, list(map(known, values)), "k--", label=name)
-        axes.set(xlabel=label, xticks=values, ylim=(-3, 100))
-        axes.legend()
+        axes.plot(values, list(map(known, values)), "k--")
+        axes.set(xlabel=label, xticks=values, ylim=(-3, 100), title=f"dashed: {name}")
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("test error [%]")
+    rows = panels[0].get_legend_handles_labels()
+    figure.legend(*rows, loc="outside lower center", ncols=2, title="dots: seeds, lines: means")
     figure.savefig(output)
     print(output)
 

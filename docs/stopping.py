@@ -25,7 +25,8 @@ def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     figure, axes = pyplot.subplots(figsize=(6.5, 4.4), dpi=130, layout="constrained")
     fixed = json.loads((STORED / "cluttered.json").read_text())["by_glimpse"]
-    draw(axes, range(1, len(fixed) + 1), fixed, marker=".", label="every episode as long")
+    numbers, label = range(1, len(fixed) + 1), "cluttered, always stopped after N"
+    draw(axes, numbers, fixed, marker=".", label=label)
     stops = {path.stem: json.loads(path.read_text())["stop"] for path in STORED.glob("0*.json")}
     by_price = sorted(stops.items(), key=lambda item: item[1]["glimpses"])
     scores = [stop for _, stop in by_price]

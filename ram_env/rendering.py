@@ -60,7 +60,8 @@ def draw_frame(
         path: Locations so far, the current one last, in [-1, 1]. Shape (t, 2), t >= 1.
         glimpse: What the agent sees now, in [0, 1], finest scale first. Shape (S * C, G, G).
         num_glimpses: T, the most glimpses that an episode has.
-        scores: Class scores; bars show their softmax, of more than 16 only the ten largest. (K,).
+        scores: Class scores of the last action; bars show their softmax, of more than 16 only the
+            ten largest. Before the end it was chosen one glimpse earlier, as the frame says. (K,).
         prediction: The predicted class; the first argmax where only scores are given.
         label: The true class, where it may be shown.
         correct: Whether the scored prediction was correct; None before the end.
@@ -86,7 +87,8 @@ def draw_frame(
     if scores is None:
         picture.answer(prediction)
     else:
-        picture.scores(np.exp(log_softmax(scores[None])[0]), prediction, label)
+        answered = len(path) - (correct is None)  # glimpses seen before the last action
+        picture.scores(np.exp(log_softmax(scores[None])[0]), prediction, label, answered)
     picture.verdict(label, correct)
     return np.array(picture.image)
 
@@ -194,14 +196,16 @@ class _Picture:
         what = ("none yet", 18, MUTED) if prediction is None else (str(prediction), 64, TEXT)
         self.write((left, top + _TITLE), *what)
 
-    def scores(self, chances: NDArray[Any], prediction: int | None, label: int | None) -> None:
+    def scores(
+        self, chances: NDArray[Any], prediction: int | None, label: int | None, answered: int
+    ) -> None:
         """Draw the classes' probabilities as bars, the prediction bright, the label marked."""
         left, top = self.left, self.top + self.tile + _CAPTION
         classes, title = list(range(len(chances))), "class probabilities"
         if len(chances) > 16:
             classes = np.argsort(-chances, kind="stable")[:10].tolist()
-            title = f"10 most probable of {len(chances)} classes"
-        self.write((left, top), title, 15, MUTED)
+            title = f"top 10 of {len(chances)} classes"
+        self.write((left, top), f"{title} after glimpse {answered}", 15, MUTED)
         top += _TITLE
         row = min(24, (self.bottom - _FOOTER - top) // len(classes))
         bright = chances.argmax() if prediction is None else prediction

@@ -48,6 +48,11 @@ def test_named_files_exist(document):
         assert "NAME" in name or "_build" in name or (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("document", DOCUMENTS + PAGES)
+def test_no_line_is_a_comment_for_the_site(document):
+    assert not re.search(r"^ *%", read(document), re.MULTILINE)  # MyST would drop the line
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_to_headings_lead_to_one(document):
     for target, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#([\w-]+)\)", read(document)):

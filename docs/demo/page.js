@@ -109,7 +109,8 @@ const describePlace = (location) => {
 function describeBelief({ probabilities }, isLast, before) {
   const best = argmax(probabilities), share = probabilities[best];
   const change = before ? Math.round(100 * (share - before.probabilities[best])) : 0;
-  const moved = change ? `, ${change > 0 ? "up" : "down"} ${Math.abs(change)} points` : "";
+  const size = Math.abs(change), points = size === 1 ? "point" : "points";
+  const moved = change ? `, ${change > 0 ? "up" : "down"} ${size} ${points}` : "";
   const says = `${isLast ? "Answers" : "Believes"} ${best}, ${percent(share)}${moved}`;
   return says + (isLast ? verdict(best) : "");
 }
@@ -308,7 +309,7 @@ function chooseTask() {
   stop();
   const { side, canvases, agents } = task();
   $("about").textContent = `Canvases: the first ${canvases.length} of the validation split, none `
-    + `picked. Test error of this task’s published agent: ${agents[0].error}, 95 % interval; its `
+    + `picked. Test error of the agent ${agents[0].name}: ${agents[0].error}, 95 % interval; its `
     + "weights are rounded to float16 here. Nothing leaves this page.";
   if (view && view.task !== task()) {
     const shift = (side - view.task.side) / 2; // what was in the middle stays there
@@ -575,7 +576,12 @@ async function start() {
     },
     clear: () => { state.digits = []; state.clutter = []; beginDrawing(); update(); },
     first: () => { state.first = anywhere(Math.random); update(); },
-    again: () => { startPlay(); update(); $("scene").focus(); },
+    again: () => {
+      startPlay();
+      update();
+      $("scene").focus({ preventScroll: true });
+      $("seen").scrollIntoView({ block: "nearest" }); // all that a person needs to see
+    },
   };
   for (const [id, act] of Object.entries(clicks)) $(id).onclick = act;
   $("choices").onsubmit = (event) => event.preventDefault();

@@ -132,6 +132,21 @@ def test_the_top_ten_begin_with_the_likeliest():
     assert rows == [True] + [False] * 9
 
 
+def test_the_bars_say_which_glimpse_they_follow(monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "ram_env.rendering._Picture.write", lambda self, place, text, *look: titles.append(text)
+    )
+    path = np.zeros((3, 2), np.float32)
+    for num_classes, correct in ((10, None), (10, False), (17, True)):
+        draw(path=path, scores=np.zeros(num_classes), prediction=0, label=0, correct=correct)
+    assert [title for title in titles if "after" in title] == [
+        "class probabilities after glimpse 2",  # the action that led to glimpse 3
+        "class probabilities after glimpse 3",
+        "top 10 of 17 classes after glimpse 3",
+    ]
+
+
 def test_the_prediction_is_bright_and_the_label_marked():
     frame = draw(scores=np.zeros(4), prediction=2, label=1)
     rows = [frame[BARS_TOP + 24 * k + 12] for k in range(4)]

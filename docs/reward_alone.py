@@ -1,14 +1,13 @@
 """Draw what the reward alone teaches on cluttered MNIST: `python docs/reward_alone.py`.
 
-Left and middle, over the env steps of the comparison's runs (`benchmarks/reward_alone`, means over
-seeds, thin where there is only one): the validation error, and the share of glimpses on the digit's
-middle where locations are learned. Right: the belief in the true class of the published agents on
-the validation images, after each glimpse.
+Top: the validation error over the env steps of the comparison's runs (`benchmarks/reward_alone`),
+without and with the canvas curriculum; means over seeds, thin where there is only one. Bottom left:
+with the curriculum, the share of glimpses on the digit's middle. Bottom right: the belief in the
+true class of the published agents on the validation images, after each glimpse.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from matplotlib.axes import Axes
 
 from agents.evaluation import play_split
 from agents.runs.loading import load_pretrained
-from train.comparison.figures import MARKERS, mean_curve
+from train.comparison.figures import COLOURS, mean_curve
 from train.comparison.protocol import read_protocol
 from train.comparison.summary import CLASSES, read_results
 from train.keywords import make_vector_env
@@ -27,66 +26,65 @@ from train.keywords import make_vector_env
 FIGURE = Path(__file__).with_suffix(".png")
 ROOT = Path(__file__).parents[1]
 ENV_ID = "ClutteredMNISTGlimpse-v0"
-COLOURS = {"L": "#0072B2", "R": "#D55E00", "R*": "#009E73"}  # of the classes
-AGENTS = {"cluttered": "L", "cluttered-paper-rule": "L", "cluttered-reward-only": "R*"}
+ROWS = (
+    *("dense", "paper", "reward_only", "ppo_history", "recurrent_ppo"),
+    *("outcome", "outcome_replay", "outcome_replay_convolutions"),
+)
+MARKERS = {"L": "o", "R": "s", "R*": "^"}  # of the classes
+AGENTS = ("cluttered", "cluttered-paper-rule", "cluttered-reward-only")
 
 
 def main(output: Path = FIGURE) -> None:
     """Draw and write the figure."""
     torch.set_num_threads(1)
-    figure, (errors, places, beliefs) = pyplot.subplots(
-        1, 3, figsize=(14, 6), dpi=130, layout="constrained"
-    )
-    draw_runs(errors, places)
-    rows = errors.get_legend_handles_labels()
-    figure.legend(*rows, loc="outside lower center", ncols=5, fontsize=8)
-    for axes, label in ((errors, "validation error [%]"), (places, "on the digit's middle [%]")):
-        axes.set(xscale="log", xlim=(1e5, 3e7), xlabel="env steps", ylabel=label)
-    errors.set_yscale("log")
-    errors.set_yticks((2, 3, 5, 10, 20, 30, 50, 90))
-    errors.yaxis.set_major_formatter("{x:g}")
-    errors.yaxis.set_minor_formatter("")
-    for name, letter in AGENTS.items():
+    figure, grid = pyplot.subplots(2, 2, figsize=(10, 9), dpi=130, layout="constrained")
+    (alone, staged), (places, beliefs) = grid
+    draw_runs(alone, staged, places)
+    rows = staged.get_legend_handles_labels()
+    named = "; ".join(f"{letter}: {meaning}" for letter, meaning in CLASSES.items())
+    figure.legend(*rows, loc="outside lower center", ncols=3, title=f"thin: one seed. {named}")
+    alone.set_title(f"{ENV_ID} alone")
+    staged.set_title("with the canvas curriculum")
+    places.set_title("with the canvas curriculum")
+    for axes in (alone, staged):
+        axes.set(yscale="log", ylim=(2, 95), ylabel="validation error [%]")
+        axes.set_yticks((2, 3, 5, 10, 20, 30, 50, 90))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    places.set_ylabel("glimpses on the digit's middle [%]")
+    for axes in (alone, staged, places):
+        axes.set(xscale="log", xlim=(2.5e5, 2.4e7), xlabel="env steps")
+    for name in AGENTS:
         belief = mean_belief(name)
-        line = {"color": COLOURS[letter], "linestyle": ":" if "paper" in name else "-"}
-        beliefs.plot(range(1, len(belief) + 1), belief, marker=".", label=name, **line)
+        beliefs.plot(range(1, len(belief) + 1), belief, marker=".", label=name)
     beliefs.set(xlabel="glimpse", ylabel="mean belief in the true class", ylim=(0, 1))
-    beliefs.legend(fontsize=8, title="published agents", loc="lower right")
-    for axes in (errors, places, beliefs):
+    beliefs.legend(title="published agents", loc="lower right")
+    for axes in grid.flat:
         axes.grid(alpha=0.25)
-    named = [f"{letter}: {meaning}" for letter, meaning in CLASSES.items()]
-    figure.suptitle(
-        f"{ENV_ID}. Dashed: with the canvas curriculum. Thin: one seed. {'; '.join(named)}",
-        fontsize=10,
-    )
     figure.savefig(output)
     print(output)
 
 
-def draw_runs(errors: Axes, places: Axes) -> None:
-    """Draw the mean curves of every algorithm on every task with the env id."""
+def draw_runs(alone: Axes, staged: Axes, places: Axes) -> None:
+    """Draw the mean curves of the rows, a colour each, on every task with the env id."""
     protocol = read_protocol(ROOT / "train" / "reward_alone.toml")
-    seen = defaultdict[str, list[str]](list)
+    named: set[str] = set()
     for results in read_results(protocol, ROOT / "benchmarks" / "reward_alone").values():
-        for row in results.rows:
-            if results.task.env_id != ENV_ID or not row.seeds:
-                continue
+        if results.task.env_id != ENV_ID:
+            continue
+        rows = [row for row in results.rows if row.algorithm.name in ROWS and row.seeds]
+        for row in sorted(rows, key=lambda row: ROWS.index(row.algorithm.name)):
             name, letter = row.algorithm.name, row.algorithm.feedback
-            known = seen[letter]
-            label = None if name in known else f"{letter}: {name}"
-            known.extend([] if name in known else [name])
-            look = {
-                "color": COLOURS[letter],
-                "marker": MARKERS[known.index(name) % len(MARKERS)],
-                "linestyle": "--" if results.task.curriculum else "-",
-                "markersize": 4,
-                "linewidth": 1.6 if len(row.seeds) > 1 else 0.6,
-            }
             curve, tag = mean_curve(row), "eval/centre_coverage"
-            errors.plot(curve.env_steps, curve.error, label=label, **look)
-            learned = "--locations" not in row.algorithm.flags
-            whole = [s.curve for s in row.finished if tag in s.curve.behaviour]
-            if whole and learned:
+            look = {"color": COLOURS[ROWS.index(name)], "marker": MARKERS[letter], "markersize": 5}
+            look["linewidth"] = 1.8 if len(row.seeds) > 1 else 0.7
+            if not results.task.curriculum:
+                alone.plot(curve.env_steps, curve.error, **look)
+                continue
+            label = None if name in named else f"{letter}: {name}"
+            named.add(name)
+            staged.plot(curve.env_steps, curve.error, label=label, **look)
+            if whole := [seed.curve for seed in row.finished if tag in seed.curve.behaviour]:
                 covered = np.mean([each.behaviour[tag] for each in whole], 0)
                 places.plot(whole[0].env_steps, covered, **look)
 

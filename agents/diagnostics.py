@@ -27,13 +27,7 @@ from agents.evaluation import Beliefs
 from agents.ram import RecurrentAttentionModel
 
 
-def coverage(
-    beliefs: Beliefs,
-    part: Literal["centre", "object"],
-    *,
-    canvas_side: int,
-    glimpse_size: int,
-) -> Tensor:
+def coverage(beliefs: Beliefs, part: Literal["centre", "object"], task: Any) -> Tensor:
     """Return how often the fovea covers the object, at each glimpse: shares in [0, 1], (T,).
 
     The fovea is the finest patch: the G pixels from c - G/2 on, where c is the location's pixel.
@@ -42,16 +36,15 @@ def coverage(
         beliefs: Where the agent looked.
         part: ``"object"``: the fovea shares a pixel with the object's box. ``"centre"``: it
             covers the object's middle, the pixel right of and below its centre.
-        canvas_side: H [px].
-        glimpse_size: G [px].
+        task: The environment's, with ``side``, H [px], and ``glimpse_size``, G [px].
     """
     corner, size = beliefs.boxes[None, :, None].split(2, 3)  # (1, n, 1, 2), of what is to cover
     if part == "centre":
         corner, size = corner + size // 2, 1
     # The retina's own rule: rint((l + 1) (H / 2)) in float32, half to even.
-    pixel = ((beliefs.locations + 1) * (canvas_side / 2)).round().long()  # (M, n, T, 2)
-    fovea = pixel - glimpse_size // 2  # top left pixel
-    overlaps = (fovea < corner + size) & (corner < fovea + glimpse_size)
+    pixel = ((beliefs.locations + 1) * (task.side / 2)).round().long()  # (M, n, T, 2)
+    fovea = pixel - task.glimpse_size // 2  # top left pixel
+    overlaps = (fovea < corner + size) & (corner < fovea + task.glimpse_size)
     return overlaps.all(-1).float().mean((0, 1))
 
 
@@ -63,8 +56,8 @@ def location_spread(beliefs: Beliefs) -> Tensor:
     return beliefs.locations.flatten(0, 1).std(0, correction=0)
 
 
-def behaviour(beliefs: Beliefs, **sizes: Any) -> dict[str, float]:
-    """Return metrics that tell how a policy fails; :func:`sizes_of` reads ``sizes`` from an env.
+def behaviour(beliefs: Beliefs, task: Any) -> dict[str, float]:
+    """Return metrics that tell how a policy fails, given the task as :func:`coverage` is.
 
     All T glimpses count, after a stop too.
 
@@ -77,18 +70,10 @@ def behaviour(beliefs: Beliefs, **sizes: Any) -> dict[str, float]:
     prediction = beliefs.log_p[:, :, -1].argmax(-1).flatten()  # (M n,)
     metrics = {"eval/most_named": 100 * prediction.bincount().max().item() / len(prediction)}
     if beliefs.locations.shape[2] > 1:
-        covered = coverage(beliefs, "centre", **sizes)
+        covered = coverage(beliefs, "centre", task)
         metrics["eval/centre_coverage"] = 100 * covered[1:].mean().item()
         metrics["eval/location_spread"] = location_spread(beliefs)[1:].mean().item()
     return metrics
-
-
-def sizes_of(env: Any) -> dict[str, Any]:
-    """Return the sizes that :func:`coverage` takes, read from a ``ram_env.GlimpseVectorEnv``."""
-    return {
-        "canvas_side": env.task.side,
-        "glimpse_size": env.task.glimpse_size,
-    }
 
 
 def bits_gained(beliefs: Beliefs) -> Tensor:

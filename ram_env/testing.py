@@ -44,7 +44,8 @@ def check_vector_env(
 
     - ``spaces``: batched spaces, ``num_envs`` and ``metadata["autoreset_mode"]`` are right.
     - ``outputs``: observations lie in the space with its dtype; rewards are floats and flags bools
-      of shape (N,); each entry of ``infos`` has N rows beside its mask, blank where that is False.
+      of shape (N,); each entry of ``infos`` has N rows beside its mask, blank where that is False;
+      its ``label``, if any, lies in 0 to K - 1 where the environment has ``num_classes``, K.
     - ``autoreset``: ``SAME_STEP`` reports ``final_obs`` and ``final_info`` of just the lanes that
       ended; ``NEXT_STEP`` rests for one step, with reward 0 and no flag.
     - ``seeds``: a seed decides everything, and an unseeded reset continues the random numbers.
@@ -200,10 +201,13 @@ def _check_spaces(
 
 def _check_outputs(env: VectorEnv, calls: _Calls) -> None:
     """Every call returns members of the spaces, float rewards, bool flags, masked infos."""
-    ended = False
+    ended, num_classes = False, getattr(env.unwrapped, "num_classes", None)
     for (out,) in _lockstep((env,), calls):
         _check_member(env.observation_space, out[0], "obs")
         _check_infos(out[-1], env.num_envs)
+        if num_classes is not None and "label" in out[-1]:
+            labels, wanted = out[-1]["label"], f"infos['label'] must be in 0..{num_classes - 1}"
+            _require(((labels >= 0) & (labels < num_classes)).all(), f"{wanted}, got {labels}")
         for name, values, kind in zip(_STEP[1:4], out[1:-1], "fbb", strict=False):
             found = f"got {getattr(values, 'dtype', type(values))}, {np.shape(values)}"
             wanted = {"f": "floats", "b": "bools"}[kind]

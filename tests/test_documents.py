@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,10 +30,14 @@ def read(name: str) -> str:
     return (ROOT / name).read_text()
 
 
+def python_of(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", read(document), re.DOTALL)
+
+
 def run_python_of(document: str) -> dict[str, Any]:
     """Run a document's Python from top to bottom; return what it defines."""
     names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", read(document), re.DOTALL):
+    for block in python_of(document):
         exec(re.sub(r"learn\([\d_]+\)", "learn(64)", block), names)
     return names
 
@@ -182,5 +189,14 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom():
 
 @pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in read(page)])
-def test_the_python_of_the_site_runs_from_top_to_bottom(page):
+def test_the_python_of_the_site_runs_from_top_to_bottom(page, monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_images", ModuleType("my_images"))  # the page's first block
     assert run_python_of(page)
+
+
+def test_a_module_that_registers_images_serves_another_program(tmp_path):
+    module, program, *_ = python_of("docs/own.md")
+    (tmp_path / "my_images.py").write_text(module)
+    (tmp_path / "program.py").write_text(program)
+    where = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run([sys.executable, tmp_path / "program.py"], check=True, env=where)

@@ -101,6 +101,7 @@ def main(config: Config) -> None:
 def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
+    config.open_final_split()
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes

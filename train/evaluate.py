@@ -73,7 +73,7 @@ class Config:
     """CPU threads for the networks. By default OMP_NUM_THREADS, else one per core that the
     process may use."""
     gif: Path | None = None
-    """File to write an animation of validation episodes to."""
+    """File to write an animation of the split's first episodes to."""
     gif_episodes: int = 6
     """Number of episodes in the animation, from the first image on."""
     hindsight: bool = False
@@ -159,10 +159,9 @@ def main(config: Config) -> None:
     if config.hindsight:
         canvases, _ = frozen_canvases(env_id, config.split, **keywords)
         hindsight = score_in_hindsight(model, beliefs, env, canvases)
-    sizes = diagnostics.sizes_of(env)
     diagnosis = {
-        "centre_coverage": diagnostics.coverage(beliefs, "centre", **sizes).tolist(),
-        "object_coverage": diagnostics.coverage(beliefs, "object", **sizes).tolist(),
+        "centre_coverage": diagnostics.coverage(beliefs, "centre", env.task).tolist(),
+        "object_coverage": diagnostics.coverage(beliefs, "object", env.task).tolist(),
         "location_spread": diagnostics.location_spread(beliefs).tolist(),
         "bits_gained": diagnostics.bits_gained(beliefs).tolist(),
     }
@@ -183,8 +182,8 @@ def main(config: Config) -> None:
         print("the higher this is, the less the line above says about looking better")
     if config.gif:
         where = env_id, config.gif, config.gif_episodes, settings.locations
-        animate(model, *where, **keywords)
-        print(f"\n{config.gif_episodes} validation episodes{whole}: {config.gif}")
+        animate(model, *where, split=config.split, **keywords)
+        print(f"\n{config.gif_episodes} {config.split} episodes{whole}: {config.gif}")
     if config.json:
         report = {
             **describe_machine(commit()),
@@ -222,7 +221,8 @@ def check_fit(model: RecurrentAttentionModel, env: GlimpseVectorEnv) -> None:
     if made_for != offered:
         raise ValueError(
             f"the run's model takes glimpses {made_for[0]} and knows {made_for[1]} classes, "
-            f"the environment has glimpses {offered[0]} and {offered[1]} classes"
+            f"the environment has glimpses {offered[0]} and {offered[1]} classes. Images of your "
+            "own can name more classes than they show: register_dataset(..., num_classes=K)"
         )
 
 
@@ -273,9 +273,9 @@ def animate(
     locations: str,
     **keywords: Any,
 ) -> None:
-    """Write validation episodes one after another, one frame per glimpse, each with its belief."""
+    """Write a split's first episodes one after another, a frame per glimpse, with its belief."""
     device = next(model.parameters()).device
-    settings = {"split": "validation", "autoreset_mode": "Disabled", "render_mode": "rgb_array"}
+    settings = {"autoreset_mode": "Disabled", "render_mode": "rgb_array"}
     settings |= {"action_format": "box"}  # its class scores are drawn as bars
     env = make_env(env_id, device, num_episodes, **keywords, **settings)
     control, noise = Control(locations, env), torch.Generator(device).manual_seed(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import gymnasium
@@ -32,6 +32,11 @@ class TaskConfig(RunConfig):
     def task(self) -> Task:
         """The task, with its keywords."""
         return find_task(self.env_id, **self.keywords)
+
+    def open_final_split(self) -> None:
+        """Open the final split's data, so that data that are missing fail before the training."""
+        if self.final_split != "none":
+            replace(self.task, split=self.final_split).open_scenes()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control, to_boxes
-from agents.diagnostics import behaviour, sizes_of
+from agents.diagnostics import behaviour
 from agents.distributed import (
     averaging_gradients,
     largest,
@@ -341,6 +341,7 @@ def main(config: Config) -> None:
 def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
+    config.open_final_split()
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device(config.device)
@@ -549,7 +550,7 @@ def validation_metrics(
     play = partial(play_split, model, env, num_images, **how)
     beliefs = play()
     score, glimpses = score_at_stop(beliefs)
-    metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(env))}
+    metrics = {"eval/error": score.error, **behaviour(beliefs, env.task)}
     if config.price is not None:
         metrics["eval/glimpses"] = glimpses
     if config.validate_sampled:

@@ -27,7 +27,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.baselines import count_parameters
-from agents.diagnostics import behaviour, sizes_of
+from agents.diagnostics import behaviour
 from agents.evaluation import Score, score_by_glimpse
 from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, Stopped, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
@@ -168,6 +168,7 @@ def main(config: Config) -> None:
 def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and evaluate the best model once on the final split."""
     # Setup
+    config.open_final_split()
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device("cpu" if config.device == "auto" else config.device)
@@ -277,9 +278,9 @@ def validate(
 ) -> tuple[Score, dict[str, float]]:
     """Return the score on the first images, and the metrics to log."""
     play = partial(play_split_sb3, model, lanes, num_images, on_batch=on_batch)
-    beliefs = play()
+    beliefs, task = play(), lanes.get_attr("task")[0]
     score = score_by_glimpse(beliefs)[-1]
-    metrics = {"eval/error": score.error, **behaviour(beliefs, **sizes_of(lanes.env.unwrapped))}
+    metrics = {"eval/error": score.error, **behaviour(beliefs, task)}
     if sampled:
         metrics["eval/error_sampled"] = score_by_glimpse(play(deterministic=False))[-1].error
     return score, metrics

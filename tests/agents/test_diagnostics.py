@@ -1,5 +1,6 @@
 """Diagnostics: coverage as the retina sees it, gains by hand, hindsight against a slow loop."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -13,12 +14,11 @@ from agents.diagnostics import (
     coverage,
     location_spread,
     play_in_hindsight,
-    sizes_of,
 )
 from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.ram import RAMConfig, RecurrentAttentionModel
 
-SIZES: dict[str, Any] = {"canvas_side": 60, "glimpse_size": 12}
+TASK = SimpleNamespace(side=60, glimpse_size=12)
 
 
 def make_beliefs(
@@ -37,8 +37,8 @@ def test_coverage_is_a_share_of_images_and_passes():
     # of four episodes one looks at the object, x and y 16..43, middle 30, another at its corner
     locations = torch.ones(2, 2, 1, 2)
     locations[0, 1], locations[1, 0] = 0, -0.5  # pixels (30, 30) and (15, 15)
-    assert coverage(make_beliefs(locations), "centre", **SIZES).tolist() == [0.25]
-    assert coverage(make_beliefs(locations), "object", **SIZES).tolist() == [0.5]
+    assert coverage(make_beliefs(locations), "centre", TASK).tolist() == [0.25]
+    assert coverage(make_beliefs(locations), "object", TASK).tolist() == [0.5]
 
 
 def test_behaviour_by_hand():
@@ -48,18 +48,13 @@ def test_behaviour_by_hand():
     prediction = torch.tensor([[0, 1], [1, 1]])  # (M, n)
     log_p = torch.nn.functional.one_hot(prediction, 3).float().log()[:, :, None].expand(2, 2, 3, 3)
     beliefs = make_beliefs(locations, log_p=log_p)
-    assert behaviour(beliefs, **SIZES) == {
+    assert behaviour(beliefs, TASK) == {
         "eval/most_named": 75.0,
         "eval/centre_coverage": 75.0,
         "eval/location_spread": 0.25,  # 0 at the second glimpse, half of 1 at the third
     }
     first = beliefs._replace(log_p=log_p[:, :, :1], locations=locations[:, :, :1])
-    assert behaviour(first, **SIZES) == {"eval/most_named": 75.0}
-
-
-def test_the_sizes_are_those_of_the_environment(toy_dataset):
-    env = gymnasium.make_vec("ClutteredMNISTGlimpse-v0", num_envs=1, dataset=toy_dataset)
-    assert sizes_of(env) == SIZES
+    assert behaviour(first, TASK) == {"eval/most_named": 75.0}
 
 
 def test_coverage_agrees_with_the_retina():
@@ -77,7 +72,7 @@ def test_coverage_agrees_with_the_retina():
         for canvas, (x, y, width, height) in zip(canvases, boxes.tolist(), strict=True):
             canvas[y : y + height, x : x + width] = 255
         seen = torch.as_tensor(ram_env.extract_glimpses(canvases, locations, size=12))
-        share = coverage(beliefs, part, **SIZES)[0]
+        share = coverage(beliefs, part, TASK)[0]
         assert 0.02 < share < 0.98
         assert share == seen.flatten(1).any(1).float().mean()
 

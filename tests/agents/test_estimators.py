@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from agents.estimators import ESTIMATORS, Rollout, Weights
+from agents.estimators import ESTIMATORS, Rollout, Terms, Weights
 from agents.losses import dense_returns, exact_dense_returns, gaussian_entropy
 
 NUM_STEPS, NUM_ENVS = 4, 6
@@ -100,7 +100,7 @@ def test_returns_may_be_normalised_at_each_step_alone(name):
 def test_the_baseline_is_drawn_to_the_returns(name):
     rollout = make_rollout()
     loss_of(name, rollout).backward()
-    if name in ("leave_one_out", "reward_only_no_baseline"):
+    if not ESTIMATORS[name].learns_baseline:
         assert rollout.baseline.grad is None
         return
     returns = returns_of(name, rollout)
@@ -184,6 +184,14 @@ def test_without_its_location_terms_an_estimator_teaches_no_location(name):
     torch.stack(list(kept.values())).sum().backward()
     assert rollout.location_log_prob.grad is None
     assert rollout.baseline.grad is None or ESTIMATORS[name].samples_label  # which needs it
+
+
+def test_terms_are_scalars_with_names_of_their_own():
+    one = torch.zeros(())
+    with pytest.raises(ValueError, match=r"different names, got \['loss', 'loss'\]"):
+        Terms({"loss": one}, {"loss": one}, {}).by_name()
+    with pytest.raises(ValueError, match=r"'policy' must be a scalar, got shape \(6,\)"):
+        Terms({"loss": one}, {"policy": torch.zeros(6)}, {}).by_name()
 
 
 def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():

@@ -182,15 +182,18 @@ def test_an_error_says_where_files_belong_and_how_to_get_the_sample(cache, monke
 
 
 @pytest.mark.parametrize(
-    ("present", "split"), [("train", "test"), ("t10k", "train"), (TRAIN_IMAGES, "train")]
+    ("present", "split", "where"),
+    [
+        ("train", "test", "data_dir"),
+        ("t10k", "train", "RAM_ENV_DATA"),
+        ("t10k", "train", "the cache"),
+        (TRAIN_IMAGES, "train", "the cache"),  # elsewhere, images without labels are an error
+    ],
 )
-@pytest.mark.parametrize("where", ["data_dir", "RAM_ENV_DATA", "the cache"])
 @pytest.mark.parametrize("gz", [False, True])
 def test_part_of_mnist_is_never_completed_by_the_sample(
     present, split, where, gz, tiny, cache, tmp_path, monkeypatch
 ):
-    if present == TRAIN_IMAGES:  # elsewhere, images without labels are an error
-        where = "the cache"
     files = only(present, tiny)
     folder = write(cache if where == "the cache" else tmp_path / "half", files, gz=gz)
     if where == "RAM_ENV_DATA":
@@ -285,6 +288,16 @@ def test_images_of_one_colour_are_grey_and_registering_again_replaces():
     assert len(load_digits("shapes", "train")[0]) == 2
 
 
+def test_few_images_may_lack_classes_that_are_named():
+    register_dataset("few", lambda: {"train": shapes_pair(2, 5, 5)}, num_classes=10)
+    assert open_split("few", "train").num_classes == 10
+    register_dataset("few", lambda: {"train": shapes_pair(3, 5, 5)}, num_classes=2)
+    with pytest.raises(ValueError, match=r"dataset 'few': labels must be in 0\.\.1, got 2"):
+        open_split("few", "train")
+    with pytest.raises(ValueError, match="num_classes"):
+        register_dataset("few", dict, num_classes=0)
+
+
 @pytest.mark.parametrize(
     ("name", "loader", "message"),
     [
@@ -309,6 +322,7 @@ def test_names_and_loaders_are_checked(name, loader, message):
         ({"train": shapes_pair(2, 5, 5, 2)}, r"or \(n, H, W, 3\), .*got uint8 \(2, 5, 5, 2\)"),
         ({"train": shapes_pair(2, 3, 5, 5)}, r"or \(n, H, W, 3\), .*got uint8 \(2, 3, 5, 5\)"),
         ({"train": shapes_pair(0, 5, 5)}, r"non-empty uint8 .*got uint8 \(0, 5, 5\)"),
+        ({"train": ([FIVE[0], FIVE[0, 1:]], [0, 1])}, "images and labels must be arrays: .*inhom"),
         ({"train": (FIVE, [0])}, r"shape \(2,\), .* got int64 \(1,\)"),
         ({"train": (FIVE, [0.0, 1.0])}, "must be integers .* got float64"),
         ({"train": (FIVE, [0, -1])}, r"in 0\.\..* got int64 .*: \[0, -1\]"),

@@ -335,7 +335,7 @@ def test_numbers_of_numpy_are_taken_as_pythons():
     [
         ("MNISTGlimpse-v0", "num_glimpse", ""),
         ("SignpostGlimpse-v0", "dataset", ""),
-        ("SignpostGlimpse-v0", "device", "; gymnasium.make_vec.* takes device and autoreset_mode"),
+        ("SignpostGlimpse-v0", "device", "; gymnasium.make_vec.* takes device and .*"),
         ("SignpostGlimpse-v0", "num_envs", r"; gymnasium.make_vec\(id, num_envs=N\) takes .*"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import gymnasium
 import pytest
@@ -64,6 +64,13 @@ def test_an_id_without_a_vector_environment_is_told_to_register_one(monkeypatch)
     gymnasium.register("Single-v0", entry_point="ram_env:GlimpseEnv")
     with pytest.raises(ValueError, match="got 'Single-v0'; register it with vector_entry_point"):
         find_task("Single-v0")
+
+
+def test_an_id_with_a_limit_of_steps_is_told_to_leave_it_out(monkeypatch):
+    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Limited-v0", max_episode_steps=7)
+    monkeypatch.setitem(gymnasium.registry, "Limited-v0", spec)
+    with pytest.raises(ValueError, match="leave out max_episode_steps where you register the id"):
+        gymnasium.make_vec("Limited-v0", num_envs=2)
 
 
 def test_a_task_is_the_same_after_its_keywords_went_through_json():

@@ -40,6 +40,8 @@ class Broken(SyncVectorEnv):
         self.fault, self.last_seed, self.last_action = fault, None, np.ones(num_envs, int)
         if fault == "names another mode":
             self.metadata = {"autoreset_mode": "SameStep"}
+        if fault == "has a label too many":
+            self.num_classes = 3
         if fault == "has a space of another size":
             self.action_space = spaces.MultiDiscrete([3] * (num_envs + 1))
 
@@ -93,6 +95,9 @@ class Broken(SyncVectorEnv):
                 obs["x"] = obs["x"].astype(float)
             case "shows what is out of bounds":
                 obs["x"] += 1
+            case "has a label too many":
+                everywhere = np.ones(self.num_envs, bool)
+                infos |= {"label": 3 * everywhere, "_label": everywhere}
             case "has no mask":
                 infos.pop("_start")
             case "tells of other lanes":
@@ -129,6 +134,7 @@ FAULTS = {
     "never ends": "outputs .*no episode ended",
     "shows float64": r"outputs .*obs\['x'\] must be of .*float64",
     "shows what is out of bounds": r"outputs .*obs\['x'\] must lie in",
+    "has a label too many": r"outputs .*infos\['label'\] must be in 0\.\.2, got",
     "has no mask": "outputs .*a mask _NAME for each entry NAME",
     "tells of other lanes": r"outputs .*infos\['won'\] must be None or 0",
     "changes the action": "outputs .*the action after the step",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import train.baselines
@@ -9,8 +10,9 @@ import train.evaluate
 import train.reinforce
 import train.sb3
 from agents.runs.commands import read_resumed
-from ram_env import GlimpseVectorEnv
+from ram_env import GlimpseVectorEnv, register_dataset
 from ram_env.base import EpisodesEnv
+from tests.script_helpers import register_variant
 from train.reinforce import Config
 
 FLAGS: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "total_episodes": 1280, "device": "cpu"}
@@ -87,3 +89,14 @@ def test_bad_keywords_are_refused_with_the_reason(keywords, message):
         train.sb3.Config(env_kwargs="reward = 'dense'")
     with pytest.raises(ValueError, match=r"must leave out \['num_glimpses', 'reward'\]: a network"):
         train.baselines.Config(env_kwargs="num_glimpses = 3, reward = 'dense'")
+
+
+@pytest.mark.parametrize("script", [train.reinforce, train.sb3, train.baselines])
+def test_a_final_split_that_is_missing_fails_before_the_training(script, tmp_path, monkeypatch):
+    pair = np.zeros((4, 28, 28), np.uint8), np.arange(4)
+    register_dataset("untested", lambda: {"train": pair, "validation": pair})
+    register_variant(monkeypatch, "Untested-v0", "MNISTGlimpse-v0", dataset="untested")
+    config = script.Config(env_id="Untested-v0", run_dir=tmp_path / "run", threads=1, device="cpu")
+    with pytest.raises(ValueError, match=r"has the splits .*, got 'test': choose another split"):
+        script.main(config)
+    assert not (tmp_path / "run").exists()

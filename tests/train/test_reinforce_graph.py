@@ -27,7 +27,7 @@ SMALL |= {"location_hidden": 8, "num_validations": 1, "validation_images": 500, 
 SMALL |= {"total_episodes": 8 * UPDATES, "final_split": "none", "threads": 1, "device": "cpu"}
 
 MORE: dict[str, dict[str, Any]] = {  # by estimator, what else can differ
-    **{name: {"baseline_coef": 0.1} for name in ESTIMATORS},
+    **{name: {"max_grad_norm": 2.0} for name in ESTIMATORS},
     "every_glimpse": {"locations": "random", "see_time": True},
     "leave_one_out": {"locations": "learned", "num_rollouts": 4},
     "dense": {"locations": "raster", "see_time": True},

@@ -307,9 +307,12 @@ WRONG |= {"policy_coef": -1.0}
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_bad_setting_fails_at_once_except_minibatches_of_a2c(name):
+def test_a_bad_setting_fails_at_once(name):
     with pytest.raises(ValueError, match=name):
         Config(**{name: WRONG[name]})
+
+
+def test_batches_must_hold_two_samples_and_a2c_ignores_minibatches():
     assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
     one: Any = {"env_kwargs": "num_glimpses = 1", "batch_episodes": 1}
     with pytest.raises(ValueError, match="batch_episodes must be at least 2 where an episode has"):

@@ -1,7 +1,8 @@
 """Train Stable-Baselines3's PPO with its defaults: `python train/stock_ppo.py --run-dir runs/x`.
 
 `PPO("MultiInputPolicy", "ram_env:MNISTGlimpse-v0")` is what a newcomer tries first: default
-settings, one lane, no memory, one Gaussian over 2 + K numbers as the action. It is a row of
+settings, no memory and, unless flags change them, one lane and one Gaussian over 2 + K numbers as
+the action. It is a row of
 `train/compare.py`, and an example of how any program can join that comparison.
 """
 

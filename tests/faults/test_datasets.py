@@ -42,14 +42,6 @@ def set_int(content: bytearray, at: int, value: int) -> None:
     content[at : at + 4] = struct.pack(">I", value)
 
 
-def move_folder(make: Callable[[Path], object]) -> Damage:
-    def damage(path: Path, rng: np.random.Generator) -> None:
-        path.parent.rename(path.parent.with_name("moved"))
-        make(path.parent)
-
-    return damage
-
-
 DAMAGES: dict[str, Damage] = {
     **CHANGED,
     **MISPLACED,
@@ -62,8 +54,6 @@ DAMAGES: dict[str, Damage] = {
     "another trailer": rewrite(lambda c, i: c[:-8] + bytes(b ^ 1 << i % 8 for b in c[-8:])),
     "the labels": swap_with(TRAIN_LABELS),
     "the test's images": swap_with(TEST_IMAGES),
-    "its folder a file": move_folder(Path.touch),
-    "its folder a link to nowhere": move_folder(lambda path: path.symlink_to("nowhere")),
 }
 CASES = [(place, what) for place in ("MNIST idx", "MNIST gz", "KMNIST gz") for what in DAMAGES]
 CASES += [("CIFAR10 gz", what) for what in (*CHANGED, *MISPLACED, "a page", "a bomb")]

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 State = Tensor  # h_t, (N, D); behind it the LSTM's cell state, (N, 2 D), and a count if it has one
-
-GATES: dict[Literal["rnn", "lstm", "gru"], int] = {"rnn": 1, "lstm": 4, "gru": 3}
-"""Matrices, one below the other, in the weights of each core."""
-CORES = tuple(GATES)
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class RAMConfig:
         what_size: Features of the glimpse's pixels.
         where_size: Features of its location.
         hidden_size: D, units of the core.
-        core: ``"rnn"`` (the paper's rectifier), ``"lstm"`` or ``"gru"``.
+        core: A name in :data:`agents.ram.CORES`, such as ``"rnn"``, the paper's rectifier.
         identity_core: Initialise the recurrent weights as the identity (Le et al. 2015), so that
             at first a rectifier core's state is a sum over glimpses. Ours.
         state_cap: Upper bound on a rectifier core's units (Hannun et al. 2014); 0 disables it.
@@ -57,7 +53,7 @@ class RAMConfig:
     what_size: int = 128
     where_size: int = 128
     hidden_size: int = 256
-    core: Literal["rnn", "lstm", "gru"] = "rnn"
+    core: str = "rnn"
     identity_core: bool = False
     state_cap: float = 0.0
     location: Literal["absolute", "offset"] = "absolute"
@@ -71,7 +67,7 @@ class RAMConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         if self.core not in CORES:
-            raise ValueError(f"core must be one of {CORES}, got {self.core!r}")
+            raise ValueError(f"core must be one of {(*CORES,)}, got {self.core!r}")
         if self.location not in ("absolute", "offset"):
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
         least = dict.fromkeys(("num_classes", "what_size", "where_size", "hidden_size"), 1)
@@ -140,6 +136,8 @@ class RectifierCore(nn.Module):
         Mnih et al. (2014), f_h(h_{t-1}, g_t; theta_h), section 4 "Recurrent network".
     """
 
+    gates, num_states = 1, 1
+
     def __init__(self, config: RAMConfig):
         super().__init__()
         self.recurrent = nn.Linear(config.hidden_size, config.hidden_size)
@@ -157,12 +155,16 @@ class RectifierCore(nn.Module):
 class GRUCore(nn.GRUCell):
     """A gated memory (Cho et al. 2014, arXiv:1406.1078): h_t from g_t and h_{t-1}, (N, D)."""
 
+    gates, num_states = 3, 1
+
     def __init__(self, config: RAMConfig):
         super().__init__(config.hidden_size, config.hidden_size)
 
 
 class LSTMCore(nn.Module):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), as in Mnih et al., section 4.2."""
+
+    gates, num_states = 4, 2
 
     def __init__(self, config: RAMConfig):
         super().__init__()
@@ -171,6 +173,12 @@ class LSTMCore(nn.Module):
     def forward(self, g: Tensor, state: State) -> State:
         """Map g_t (N, D) and (h_{t-1}, c_{t-1}) (N, 2 D) to (h_t, c_t), (N, 2 D)."""
         return torch.cat(self.cell(g, state.chunk(2, 1)), 1)
+
+
+CORES: dict[str, Any] = {"rnn": RectifierCore, "lstm": LSTMCore, "gru": GRUCore}
+"""Cores by name, made of a :class:`RAMConfig`. A core maps g_t (N, D) and its last state to the
+next, (N, ``num_states`` D); the first D columns are h_t. Each of its weights is ``gates`` matrices,
+one below the other: Muon moves them apart."""
 
 
 class LocationNetwork(nn.Module):
@@ -215,10 +223,10 @@ class RecurrentAttentionModel(nn.Module):
     def __init__(self, config: RAMConfig):
         super().__init__()
         self.config = config
-        self._state_size = config.hidden_size * (2 if config.core == "lstm" else 1)
-        self._state_size += config.num_glimpses > 0  # a count of the glimpses so far
         self.glimpse_network = GlimpseNetwork(config)
-        self.core = {"rnn": RectifierCore, "gru": GRUCore, "lstm": LSTMCore}[config.core](config)
+        self.core: Any = CORES[config.core](config)
+        self._state_size = config.hidden_size * self.core.num_states
+        self._state_size += config.num_glimpses > 0  # a count of the glimpses so far
         self.location_network = LocationNetwork(config)
         self.action_network = nn.Linear(config.hidden_size, config.num_classes)
         self.baseline_network = nn.Linear(config.hidden_size, 1)

@@ -14,6 +14,7 @@ import pytest
 
 import ram_env
 from agents.estimators import ESTIMATORS
+from agents.ram import CORES
 from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
 from train.comparison.protocol import read_protocol
@@ -191,6 +192,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom():
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in read(page)])
 def test_the_python_of_the_site_runs_from_top_to_bottom(page, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_images", ModuleType("my_images"))  # the page's first block
+    monkeypatch.setattr("agents.ram.CORES", dict(CORES))  # to which the page adds one
     assert run_python_of(page)
 
 

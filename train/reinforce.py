@@ -52,7 +52,7 @@ from agents.locations import sample_location
 from agents.losses import stop_loss
 from agents.muon import Muon, is_matrix
 from agents.noise import Noise
-from agents.ram import GATES, Output, RAMConfig, RecurrentAttentionModel
+from agents.ram import CORES, Output, RAMConfig, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.commands import (
     LOGGING_FLAGS,
@@ -141,7 +141,7 @@ class Config(AgentConfig):
     learned_std: bool = False
     """Learn the standard deviations of x and y, from std on (with --initial: from that run's), in
     place of a schedule."""
-    core: Literal["rnn", "lstm", "gru"] = "gru"
+    core: Literal[tuple(CORES)] = "gru"  # pyright: ignore[reportInvalidTypeForm]
     """Type of the recurrent core. The paper's is rnn."""
     recurrent_init: Literal["identity", "uniform"] = "identity"
     """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
@@ -653,7 +653,7 @@ def make_optimizer(config: Config, model: RecurrentAttentionModel) -> torch.opti
         rates = config.location_rate if located else 1.0, config.muon_rate if by_muon else 1.0
         group = {
             "multiple": math.prod(rates),
-            "blocks": by_muon * (GATES[config.core] if in_core else 1),
+            "blocks": by_muon * (model.core.gates if in_core else 1),
             "weight_decay": 0.0 if is_log_std else config.weight_decay,
         }
         key = tuple(group.values())

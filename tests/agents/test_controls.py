@@ -9,7 +9,7 @@ import torch
 from agents.controls import CONTROLS, Control, oracle_location, raster_locations
 
 LEARNED = torch.tensor([[0.1, 0.2], [0.3, 1.7], [-0.5, 0.0]])
-BOX = torch.tensor([[32, 0, 28, 28], [0, 8, 14, 20], [16, 16, 28, 28]])
+BOX = torch.tensor([[32, 0, 28, 28], [0, 8, 14, 21], [16, 16, 28, 28]])
 UNIFORM = torch.tensor([[-0.9, 0.9], [0.0, 0.4], [0.7, -0.2]])
 
 
@@ -24,8 +24,8 @@ def test_each_control_looks_where_its_name_says():
     assert torch.equal(make_control("centre")(6, LEARNED, BOX, UNIFORM), torch.zeros(3, 2))
     third = make_control("raster")(2, LEARNED, BOX, UNIFORM)
     assert torch.equal(third, torch.tensor([[2 / 3, 0.0]] * 3))
-    # on 60 px: centres at (32 + 28/2, 28/2), (14/2, 8 + 20/2) and (30, 30) px
-    centres = torch.tensor([[46, 14], [7, 18], [30, 30]]) / 30 - 1
+    # on 60 px: centres at (32 + 28/2, 28/2), (14/2, 8 + 21/2) and (30, 30) px
+    centres = torch.tensor([[46, 14], [7, 18.5], [30, 30]]) / 30 - 1
     torch.testing.assert_close(make_control("oracle")(3, LEARNED, BOX, UNIFORM), centres)
 
 

@@ -81,6 +81,8 @@ def test_spread_by_hand():
     locations = torch.tensor([[[[0.0, 0.5], [1, 0]], [[0, -0.5], [1, 1]]]])  # (1, 2, T, 2)
     # glimpse 1: x always 0, y +-0.5; glimpse 2: x always 1, y 0 and 1
     assert location_spread(make_beliefs(locations)).tolist() == [[0, 0.5], [0, 0.5]]
+    two_passes = locations.transpose(0, 1)  # of one image: all episodes count alike
+    assert location_spread(make_beliefs(two_passes)).tolist() == [[0, 0.5], [0, 0.5]]
 
 
 def test_bits_by_hand():

@@ -202,9 +202,11 @@ def test_a_rollout_takes_the_log_probabilities_of_label_and_prediction():
         {"logits": torch.tensor([[1.0, 3.0]]).log(), "prediction": torch.tensor([1]), **rest},
         {"logits": torch.tensor([[1.0, 1.0]]).log(), "prediction": torch.tensor([0]), **rest},
     ]
+    steps[0]["logits"].requires_grad_()
     rollout = Rollout.from_steps(torch.tensor([0]), 0.5, steps)
     assert rollout.label_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
     assert rollout.label_log_odds.exp().flatten().tolist() == pytest.approx([1 / 3, 1])
+    assert not rollout.label_log_odds.requires_grad  # only returns are made of them
     assert rollout.prediction_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])
     assert rollout.answer_log_prob.exp().flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
     assert rollout.other_log_prob.exp().flatten().tolist() == pytest.approx([3 / 4, 1 / 2])

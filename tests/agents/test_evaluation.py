@@ -216,3 +216,27 @@ def test_scores_by_hand():
     # mean after two glimpses: image 0 (0.355, 0.35, 0.295), right (a geometric mean would
     # name 1: 0.08, 0.32, 0.22); image 1 (0.35, 0.65, 0), right
     assert score_mean_of_passes(beliefs) == Score(0, 2)
+
+
+def test_of_several_passes_the_first_is_scored():
+    sure, unsure = [[0.9, 0.1], [0.9, 0.1]], [[0.1, 0.9], [0.1, 0.9]]  # of one image, two glimpses
+    beliefs = beliefs_of([[sure], [unsure]], [0])
+    beliefs = beliefs._replace(stop_logits=torch.tensor([[[1.0, 1.0]], [[-1.0, 1.0]]]))
+    assert score_at_stop(beliefs) == (Score(0, 1), 1)
+    cold = beliefs._replace(log_p=beliefs.log_p / 0.001)
+    assert score_sampled_labels(cold, torch.Generator()) == Score(0, 1)
+
+
+def test_random_places_are_the_same_whatever_noise_is_given(toy_dataset):
+    env = make_toy_env(40)
+    given = [None, *(torch.Generator().manual_seed(seed) for seed in (0, 1))]
+    control = Control("random", env)
+    paths = [play(make_toy_env(40), control=control, generator=each).locations for each in given]
+    assert torch.equal(paths[0], paths[1])
+    assert torch.equal(paths[1], paths[2])
+
+
+def test_every_batch_is_announced(toy_dataset):
+    batches = []
+    play(make_toy_env(10), on_batch=lambda: batches.append(1))
+    assert len(batches) == 4

@@ -270,3 +270,22 @@ def test_the_enumeration_would_notice(loss, mistake):
 def test_bad_arguments_are_refused(call, named):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+def test_returns_are_constants_of_the_policy_gradient():
+    log_p = torch.randn(3, 4, requires_grad=True)
+    assert not dense_returns(log_p, 0.5).requires_grad
+    assert not exact_dense_returns(log_p, [1 / 3] * 3).requires_grad
+    baseline, returns = torch.zeros(2, 4, requires_grad=True), torch.ones(2, 4, requires_grad=True)
+    baseline_loss(baseline, returns).backward()
+    assert baseline.grad is not None
+    assert returns.grad is None  # the agent can't make its returns easier to predict
+
+
+def test_equal_advantages_are_normalised_to_nothing():
+    assert normalise(torch.full((3, 4), 0.5)).tolist() == [[0.0] * 4] * 3
+
+
+def test_a_glimpse_of_no_weight_may_rule_the_label_out():
+    log_p = torch.tensor([[-torch.inf], [-1.0]])
+    assert cross_entropy(log_p, [0.0, 1.0]).item() == 1

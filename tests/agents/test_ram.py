@@ -228,3 +228,25 @@ def test_a_core_that_sees_the_time_tells_equal_glimpses_apart(core):
     _, state = timed(glimpse, location, late)
     seen = timed.glimpse_network(glimpse, location) + 3 / 4 * timed.time.weight[:, 0]
     torch.testing.assert_close(state[:, :-1], timed.core(seen, late[:, :-1]))
+
+
+def test_the_executed_location_is_a_constant():
+    model, location = make_model(), torch.zeros(3, 2, requires_grad=True)
+    output, _ = model(two_glimpses()[0][0], location, model.initial_state(3))
+    output.logits.sum().backward()
+    assert location.grad is None
+
+
+def test_outputs_are_float32_where_the_networks_compute_in_bfloat16():
+    model = make_model(stop_hidden=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = model(two_glimpses()[0][0], torch.zeros(3, 2), model.initial_state(3))
+    assert {part.dtype for part in output} == {torch.float32}
+
+
+@pytest.mark.parametrize(("side", "pooled"), [(1, 1), (5, 2), (8, 2), (9, 3)])
+def test_pooling_keeps_the_last_pixels_of_odd_glimpses(side, pooled):
+    model = make_model(glimpse_shape=(3, side, side), conv_features=2)
+    assert model.glimpse_network.what.in_features == 4 * pooled**2  # halved twice, rounded up
+    glimpse = torch.rand(2, 3, side, side)
+    assert model(glimpse, torch.zeros(2, 2), model.initial_state(2))[0].logits.isfinite().all()

@@ -179,6 +179,13 @@ def test_a_frozen_image_has_one_canvas_and_first_location_whatever_order_and_see
         assert (info["index"], obs["glimpse"].tobytes(), obs["location"].tobytes()) == listed[k]
 
 
+@pytest.mark.parametrize("split", ["train", "train+validation"])
+def test_an_image_to_train_on_has_a_new_canvas_in_every_episode(split):
+    env = make_single("toy", split=split)
+    shown = [env.reset(seed=seed, options={"index": 3})[1]["position"] for seed in range(20)]
+    assert len({*map(tuple, np.stack(shown).tolist())}) > 5
+
+
 def test_a_reset_option_fixes_the_image_or_the_location_and_no_other_draw():
     env, twin = make_vector("toy", 5), make_vector("toy", 5)
     drawn, infos = env.reset(seed=0)
@@ -422,6 +429,7 @@ def _nested(depth: int) -> list[Any]:
         ("episode", [0.5, None, 1]),
         ("index", [-5, 0, 0]),
         ("index", [2**40, 0, 0]),
+        ("index", [2**31, 0, 0]),  # one past the last
         ("seen", [99, 1, 1]),
         ("seen", [1.7, 1, 1]),
         ("episode", [True, 0, 0]),

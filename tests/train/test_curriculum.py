@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -144,3 +145,33 @@ def test_success_counts_anew_in_every_stage():
     while env.advance(0.0) is None:
         play(env)
     assert (env.stage, env.get_state()["success"]) == (1, 0)
+
+
+def test_a_restored_stage_keeps_its_success_rate():
+    env, again = (make(Stage(0.9, {"board_size": 2}, success=0.9)) for _ in range(2))
+    env.begin()
+    again.begin()
+    while not env.get_state()["success"]:
+        play(env)
+    again.set_state(env.get_state())
+    assert again.get_state() == env.get_state()
+
+
+def test_only_lanes_whose_episode_ended_count_for_success():
+    class Lanes(SimpleNamespace):
+        def step(self, actions):
+            ended = np.array([True, False, False, False])
+            return {}, np.ones(4), ended, np.zeros(4, bool), {}
+
+    env = make(Stage(0.9, {"board_size": 2}, success=0.9))
+    env.env = Lanes()
+    env.step(None)
+    assert env._success.item() == pytest.approx(1 / 1000)  # one episode of a window of 1000
+
+
+def test_a_last_reward_that_the_price_of_a_glimpse_eats_up_is_no_success(tmp_path):
+    path = tmp_path / "stages.toml"
+    path.write_text("stages = [{ until = 0.5, success = 0.5, env = { board_size = 2 } }]")
+    read_curriculum(str(path), find_task(SIGNPOST, glimpse_cost=0.99))
+    with pytest.raises(ValueError, match="success counts last rewards above 0"):
+        read_curriculum(str(path), find_task(SIGNPOST, glimpse_cost=1.0))

@@ -157,6 +157,18 @@ def test_a_restored_stage_keeps_its_success_rate():
     assert again.get_state() == env.get_state()
 
 
+def test_a_share_of_the_budget_may_skip_stages_and_a_state_brings_its_stage_back():
+    env, again = make(*STAGES), make(*STAGES)
+    env.begin()
+    env.advance(0.3)
+    again.set_state(env.get_state())
+    assert again.task.board_size == 4
+    env = make(*STAGES)
+    env.begin()
+    env.advance(0.6)
+    assert env.stage == 2
+
+
 def test_only_lanes_whose_episode_ended_count_for_success():
     class Lanes(SimpleNamespace):
         def step(self, actions):
@@ -173,5 +185,7 @@ def test_a_last_reward_that_the_price_of_a_glimpse_eats_up_is_no_success(tmp_pat
     path = tmp_path / "stages.toml"
     path.write_text("stages = [{ until = 0.5, success = 0.5, env = { board_size = 2 } }]")
     read_curriculum(str(path), find_task(SIGNPOST, glimpse_cost=0.99))
-    with pytest.raises(ValueError, match="success counts last rewards above 0"):
-        read_curriculum(str(path), find_task(SIGNPOST, glimpse_cost=1.0))
+    read_curriculum(str(path), find_task(SIGNPOST, reward="dense", glimpse_cost=0.24))
+    for reward, price in (("final", 1.0), ("dense", 0.25)):  # 1, or 1/4 for each of four labels
+        with pytest.raises(ValueError, match="success counts last rewards above 0"):
+            read_curriculum(str(path), find_task(SIGNPOST, reward=reward, glimpse_cost=price))

@@ -201,6 +201,7 @@ def test_a_diverged_seed_counts_as_guessing(results):
     assert row["samples backward"] == "1,000"  # of those that finished
     names = ("error_seed_4", "seeds_finished", "seeds_diverged")
     assert [line[name] for name in names] == ["90", "4", "1"]
+    assert line["cpu_seconds"] == "41.5"  # median of 40 41 42 43, of those that finished
 
 
 def test_the_threshold_is_reached_when_half_of_the_seeds_have_and_never_is_later(tmp_path):

@@ -101,7 +101,6 @@ def main(config: Config) -> None:
 def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
-    config.open_final_split()
     device = choose_device(config.device)
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
@@ -109,6 +108,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.manual_seed(torch_seed)
     env = make_env(config, device, config.num_envs, split="train")
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
+    config.open_final_split()
     channels, side, _ = env.glimpse_shape
     model = make_baseline(config.model, channels, side, env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)

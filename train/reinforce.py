@@ -341,7 +341,6 @@ def main(config: Config) -> None:
 def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train with regular validation, and evaluate the best model once on the final split."""
     # Setup
-    config.open_final_split()
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device(config.device)
@@ -349,6 +348,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     lanes = own_lanes(config.num_envs, config.num_rollouts)  # all of them, but under torchrun
     env = make_training_env(config, device, lanes)
     validation_env = make_env(config, device, 500, split="validation", order="sequential")
+    config.open_final_split()
     check_validation_images(config.validation_images, validation_env.num_images)
     num_glimpses = env.task.num_glimpses
     estimator = ESTIMATORS[config.estimator]

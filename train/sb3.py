@@ -168,7 +168,6 @@ def main(config: Config) -> None:
 def train(config: Config, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and evaluate the best model once on the final split."""
     # Setup
-    config.open_final_split()
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device("cpu" if config.device == "auto" else config.device)
@@ -180,6 +179,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         lambda stage: spread_seed(config.seed, config.num_envs, stage=stage)[0],
     )
     validation_env = make(500, split="validation", order="sequential")
+    config.open_final_split()
     check_validation_images(config.validation_images, validation_env.num_images)
     validation_lanes = to_sb3(config, validation_env)
     update_steps = config.update_episodes * env.task.num_glimpses

@@ -38,25 +38,16 @@ def fault_rounds(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests, and processes they start, out of the user's cache folder, and offline."""
+def _same_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests, and processes they start, out of the user's cache folder, and offline.
+
+    Trainings in this process compute in float32 on every CPU.
+    """
+    torch.set_num_threads(1)  # the tests' tensors are too small for more
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAM_ENV_MIRROR", "http://127.0.0.1:9/")  # the discard port: refused
         patch.delenv("FORCE_COLOR", raising=False)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Let torch use one thread: the tests' tensors are too small for more."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _float32() -> Iterator[None]:
-    """Let trainings in this process compute in float32 on every CPU."""
-    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
         yield
 
@@ -152,9 +143,9 @@ def tiny_cifar(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from torchvision.datasets import CIFAR10
 
     rng = np.random.default_rng(0)
-    folder = tmp_path / "colour"
-    batches = folder / "cifar-10-batches-py"
-    batches.mkdir(parents=True)
+    folder, batches = tmp_path / "colour", tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    batches.mkdir()
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     for name in names:
         rows = rng.integers(0, 256, (12, 3072), np.uint8)
@@ -173,7 +164,4 @@ def tiny_cifar(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], md5[names[5]]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(tgz).hexdigest())
-    for path in batches.iterdir():
-        path.rename(tmp_path / path.name)
-    batches.rmdir()
     return folder

@@ -1,6 +1,7 @@
 """The pretended GPU refuses and counts what a real one would."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -45,19 +46,8 @@ def test_it_counts_when_the_host_waits_and_can_forbid_it(pretend_gpu, wait, wait
     wait(x)
     assert pretend_gpu.waits.total() == waits
     pretend_gpu.forbid_waits = True
-    if waits:
-        with pytest.raises(HostWaitError):
-            wait(x)
-    else:
+    with pytest.raises(HostWaitError) if waits else nullcontext():
         wait(x)
-
-
-@pytest.mark.usefixtures("pretend_gpu")
-def test_after_a_failed_assert_on_the_device_whatever_waits_fails():
-    broken = torch.full((1, 2), torch.nan, device="pretend")
-    label = broken.multinomial(1)
-    with pytest.raises(RuntimeError, match="device-side assert"):
-        label.item()
 
 
 def test_the_pretended_gpu_captures_without_computing_and_replays_without_python(pretend_gpu):

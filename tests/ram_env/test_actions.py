@@ -188,57 +188,40 @@ def test_box_refuses_what_is_not_finite(value, place):
         make("box", True).parse([np.zeros(3 + K), action], (2,))
 
 
+GOOD: dict[str, Any] = {"location": (0, 0), "label": 0, "stop": 0}
+BAD: dict[tuple[str, str], list[Any]] = {  # values of a part, by part and message
+    ("location", "finite"): [(0, np.nan), (np.inf, 0), (1e39, 0)],
+    ("location", "shape"): [(0, 0, 0), 0, [(0, 0)]],
+    ("location", "real"): [(True, False), ("0", "0")],
+    ("location", ""): [None, [0, [0]]],
+    ("label", r"in 0\.\.3"): [-1, K, 2**63 - 1, np.uint64(2**63), np.uint64(2**64 - 1)],
+    ("label", "integers"): [2**64, 1.0, "1", None, torch.tensor(1.0)],
+    ("label", "shape"): [[1]],
+    ("stop", r"in 0\.\.1"): [-1, 2],
+    ("stop", "integers"): [0.0],
+    ("stop", "shape"): [[0]],
+}
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"speed": 0}, "dict of"),
-        ({0: 0}, "dict of"),
-        ({"location": (0, np.nan)}, "location.*finite"),
-        ({"location": (np.inf, 0)}, "location.*finite"),
-        ({"location": (1e39, 0)}, "location.*finite"),
-        ({"location": (0, 0, 0)}, "location.*shape"),
-        ({"location": 0}, "location.*shape"),
-        ({"location": [(0, 0)]}, "location.*shape"),
-        ({"location": (True, False)}, "location.*real"),
-        ({"location": ("0", "0")}, "location.*real"),
-        ({"location": None}, "location"),
-        ({"location": [0, [0]]}, "location"),
-        ({"label": -1}, r"label.*in 0\.\.3"),
-        ({"label": K}, r"label.*in 0\.\.3"),
-        ({"label": 2**63 - 1}, r"label.*in 0\.\.3"),
-        ({"label": np.uint64(2**64 - 1)}, r"label.*in 0\.\.3"),
-        ({"label": np.uint64(2**63)}, r"label.*in 0\.\.3"),
-        ({"label": 2**64}, "label.*integers"),
-        ({"label": 1.0}, "label.*integers"),
-        ({"label": "1"}, "label.*integers"),
-        ({"label": None}, "label.*integers"),
-        ({"label": [1]}, "label.*shape"),
-        ({"label": torch.tensor(1.0)}, "label.*integers"),
-        ({"stop": -1}, r"stop.*in 0\.\.1"),
-        ({"stop": 2}, r"stop.*in 0\.\.1"),
-        ({"stop": 0.0}, "stop.*integers"),
-        ({"stop": [0]}, "stop.*shape"),
-    ],
-    ids=str,
+    ("part", "message", "value"),
+    [(*key, value) for key, values in BAD.items() for value in values],
 )
-def test_dict_refuses_each_wrong_part_by_name(change, message):
-    good = {"location": (0, 0), "label": 0, "stop": 0}
-    make("dict", True).parse(good)
-    with pytest.raises(ValueError, match=message):
-        make("dict", True).parse({**good, **change})
+def test_dict_refuses_each_wrong_part_by_name(part, message, value):
+    make("dict", True).parse(GOOD)
+    with pytest.raises(ValueError, match=f"{part}.*{message}"):
+        make("dict", True).parse({**GOOD, part: value})
 
 
-def test_dict_refuses_a_stop_that_is_not_offered():
-    with pytest.raises(ValueError, match=r"\['label', 'location'\], got"):
-        make("dict").parse({"location": (0, 0), "label": 0, "stop": 0})
-
-
-@pytest.mark.parametrize("wrong", ["location", "label", "stop"])
-def test_dict_refuses_missing_parts(wrong):
-    action = {"location": (0, 0), "label": 0, "stop": 0}
-    del action[wrong]
-    with pytest.raises(ValueError, match=r"\['label', 'location', 'stop'\]"):
-        make("dict", True).parse(action)
+@pytest.mark.parametrize("more", ["speed", 0])
+@pytest.mark.parametrize("missing", GOOD)
+def test_dict_refuses_missing_and_unknown_parts(missing, more):
+    action = {name: value for name, value in GOOD.items() if name != missing}
+    for wrong in (action, {**GOOD, more: 0}):
+        with pytest.raises(ValueError, match=r"dict of \['label', 'location', 'stop'\], got"):
+            make("dict", True).parse(wrong)
+    with pytest.raises(ValueError, match=r"dict of \['label', 'location'\], got"):
+        make("dict").parse(GOOD)  # no stop is offered
 
 
 @pytest.mark.parametrize(

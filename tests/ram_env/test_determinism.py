@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -111,30 +112,10 @@ def test_an_episode_does_not_depend_on_actions(task, mode):
     assert played[0] == played[1]
 
 
-@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
-def test_the_count_of_episodes_includes_full_masked_and_automatic_resets(mode):
-    expected = first_scenes(make_vector("toy", 2), 9, 5)
-    env = make_vector("toy", 2, autoreset_mode=mode)
-    action = np.zeros((2, 6), np.float32)
-    assert scenes(env.reset(seed=9)) == expected[0]
-    assert scenes(env.reset()) == expected[1]  # full
-    obs, infos = env.reset(options={"reset_mask": np.array([True, False])})
-    assert scenes((obs, infos))[0] == expected[2][0]  # masked: lane 0 is one episode ahead
-    for _ in range(env.task.num_glimpses - (mode == "SameStep")):
-        env.step(action)
-    assert scenes(env.step(action)) == [expected[3][0], expected[2][1]]  # automatic
-    assert scenes(env.reset()) == [expected[4][0], expected[3][1]]
-
-
 @seeded_tasks
 def test_equal_seeds_are_rollouts_of_one_image(task):
-    env = make_vector(task, 3)
-    sample, first = sampler(env, 0), env.reset(seed=[4, 4, 4])
-    for step in range(9):
-        if step % env.task.num_glimpses == 0:
-            assert len({*scenes(first)}) == 1
-        assert len({*first[-1]["label"].tolist()}) == 1
-        first = env.step(sample())
+    for episode in first_scenes(make_vector(task, 3), [4, 4, 4], 3):
+        assert len({*episode}) == 1
 
 
 # Order, splits and options
@@ -410,43 +391,23 @@ def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path,
         frozen_canvases("SignpostGlimpse-v0", "train")
 
 
-def _nested(depth: int) -> list[Any]:
-    inner: list[Any] = []
-    for _ in range(depth):
-        inner = [inner]
-    return inner
+NESTED = [json.loads("[" * depth + "]" * depth) for depth in (40, 900)]
+BAD_ENTRIES: dict[str, list[Any]] = {
+    "version": [1, *NESTED],
+    "data": [{"num_scenes": 5, "is_sample": False}, *NESTED],
+    "task": [{**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}, [], *NESTED],
+    "keyed": [[], [False, True, True]],
+    "key": [[1], [-1, 0, 0], ["a", "b", "c"], *NESTED],  # the first of another number of lanes
+    "episode": [[0.5, None, 1], [True, 0, 0], [-1, 0, 0]],
+    "index": [[-5, 0, 0], [2**40, 0, 0], [2**31, 0, 0], *NESTED],  # 2**31 is one past the last
+    "seen": [[99, 1, 1], [1.7, 1, 1], [0, 1, 1]],
+    "running": [None, "x", [1, 1, 1], *NESTED],
+    "location": [3, *([place, [0, 0], [0, 0]] for place in ([5, 5], [math.nan, 0])), *NESTED],
+}
 
 
 @pytest.mark.parametrize(
-    ("entry", "value"),
-    [
-        ("version", 1),
-        ("data", {"num_scenes": 5, "is_sample": False}),
-        ("task", {**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}),
-        ("key", [1]),  # of another number of lanes
-        ("key", [-1, 0, 0]),
-        ("key", ["a", "b", "c"]),
-        ("episode", [0.5, None, 1]),
-        ("index", [-5, 0, 0]),
-        ("index", [2**40, 0, 0]),
-        ("index", [2**31, 0, 0]),  # one past the last
-        ("seen", [99, 1, 1]),
-        ("seen", [1.7, 1, 1]),
-        ("episode", [True, 0, 0]),
-        ("running", None),
-        ("running", "x"),
-        ("location", 3),
-        ("task", []),
-        *[(entry, _nested(40)) for entry in ("version", "task", "key", "running", "location")],
-        *[(entry, _nested(900)) for entry in ("data", "index", "location")],
-        ("running", [1, 1, 1]),
-        ("location", [[5, 5], [0, 0], [0, 0]]),
-        ("location", [[float("nan"), 0], [0, 0], [0, 0]]),
-        ("keyed", []),
-        ("keyed", [False, True, True]),
-        ("episode", [-1, 0, 0]),
-        ("seen", [0, 1, 1]),
-    ],
+    ("entry", "value"), [(entry, value) for entry in BAD_ENTRIES for value in BAD_ENTRIES[entry]]
 )
 def test_a_bad_state_is_refused_and_nothing_has_changed(entry, value):
     env = ram_env.SignpostVectorEnv(3)

@@ -363,21 +363,17 @@ def test_every_id_is_registered_by_entry_points_that_are_strings_and_without_a_t
         assert EnvSpec.from_json(spec.to_json()) == spec
 
 
-def run_python(code: str) -> str:
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, cwd=ROOT, text=True, check=True, capture_output=True).stdout
-
-
 def test_ids_work_without_the_import_and_need_no_heavy_library():
-    printed = run_python(
-        "import sys, gymnasium as gym\n"
-        "env = gym.make('ram_env:SignpostGlimpse-v0')\n"
-        "env.reset(seed=0)\n"
-        "env.step(env.action_space.sample())\n"
-        "heavy = 'torch torchvision PIL pygame matplotlib stable_baselines3 mlxtend filelock'\n"
-        "print([name for name in heavy.split() if name in sys.modules])\n"
-    )
-    assert printed == "[]\n"
+    code = """
+import sys, gymnasium as gym
+env = gym.make("ram_env:SignpostGlimpse-v0")
+env.reset(seed=0)
+env.step(env.action_space.sample())
+heavy = "torch torchvision PIL pygame matplotlib stable_baselines3 mlxtend filelock"
+print([name for name in heavy.split() if name in sys.modules])
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    assert subprocess.check_output(command, cwd=ROOT, text=True) == "[]\n"
 
 
 def test_the_page_has_gymnasiums_headings():

@@ -198,14 +198,10 @@ def test_a_wrong_shape_or_std_is_refused():
 
 
 def test_a_capped_state_goes_no_further_and_learns_nothing_there():
-    torch.manual_seed(0)
-    capped, free = (
-        RecurrentAttentionModel(RAMConfig((3, 12, 12), 10, state_cap=cap)) for cap in (0.05, 0.0)
-    )
-    free.load_state_dict(capped.state_dict())
-    glimpse, location = torch.rand(5, 3, 12, 12), torch.zeros(5, 2)
-    _, below = capped(glimpse, location, capped.initial_state(5))
-    _, plain = free(glimpse, location, free.initial_state(5))
+    capped, free = (make_model(state_cap=cap) for cap in (0.05, 0.0))
+    glimpse, location = two_glimpses()[0][0], torch.zeros(3, 2)
+    _, below = capped(glimpse, location, capped.initial_state(3))
+    _, plain = free(glimpse, location, free.initial_state(3))
     assert torch.equal(below, plain.clamp(max=0.05))
     assert (plain > 0.05).any()
     units = (plain > 0.05)[0]

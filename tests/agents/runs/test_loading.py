@@ -76,10 +76,8 @@ def test_an_environment_of_a_foreign_module_must_be_named_by_the_user(run_dir):
     edit_json(run_dir / "config.json", config={"env_id": "antigravity:Any-v0"})
     with pytest.raises(ValueError, match=r"config.json names the module 'antigravity'"):
         load_run(run_dir)
-    assert load_run(run_dir, env_id="mine:Other-v0")[1] == {
-        "env_id": "mine:Other-v0",
-        "env_kwargs": {},
-    }
+    settings = {"env_id": "mine:Other-v0", "env_kwargs": {}}
+    assert load_run(run_dir, env_id="mine:Other-v0")[1] == settings
     assert "antigravity" not in sys.modules
 
 
@@ -121,7 +119,6 @@ def test_weights_with_a_wrong_name_are_refused(run_dir):
     weights = load_file(path)
     weights["core.other"] = weights.pop("core.input.bias")
     save_file(weights, path)
-    with pytest.raises(
-        ValueError, match=r"best.safetensors.*core.input.bias must be .*, got absent"
-    ):
+    message = r"best.safetensors.*core.input.bias must be .*, got absent"
+    with pytest.raises(ValueError, match=message):
         load_run(run_dir)

@@ -32,32 +32,21 @@ def actions_for(steps: int) -> np.ndarray:
     return actions
 
 
-class SlowHistory:
-    """One lane's episode, kept in a list."""
+def check(shown: dict[str, np.ndarray], seen: list[dict[str, np.ndarray]]) -> None:
+    """Check a lane's history against the observations of its episode so far."""
+    n = len(seen)
+    assert shown.keys() == {"glimpses", "locations", "mask", "time"}
+    assert shown["mask"].tolist() == [1] * n + [0] * (T - n)
+    for name in ("glimpse", "location"):
+        assert (shown[f"{name}s"][:n] == [obs[name] for obs in seen]).all()
+        assert not shown[f"{name}s"][n:].any()
+    assert shown["time"] == seen[-1]["time"] == np.float32(n / T)
 
-    def __init__(self):
-        self.seen: list[dict[str, np.ndarray]] = []
 
-    def begin(self, obs: dict[str, np.ndarray]) -> None:
-        self.seen = [obs]
-
-    def look(self, obs: dict[str, np.ndarray]) -> None:
-        self.seen.append(obs)
-
-    def end(self, obs: dict[str, np.ndarray]) -> None:
-        assert (obs["glimpse"] == self.seen[-1]["glimpse"]).all()  # it repeats the last one
-        self.seen[-1] = obs
-
-    def check(self, shown: dict[str, np.ndarray]) -> None:
-        assert set(shown) == {"glimpses", "locations", "mask", "time"}
-        for t in range(T):
-            known = t < len(self.seen)
-            assert shown["mask"][t] == known
-            glimpse = self.seen[t]["glimpse"] if known else 0
-            location = self.seen[t]["location"] if known else 0
-            assert (shown["glimpses"][t] == glimpse).all()
-            assert (shown["locations"][t] == location).all()
-        assert shown["time"] == self.seen[-1]["time"] == np.float32(len(self.seen) / T)
+def end(seen: list[dict[str, np.ndarray]], obs: dict[str, np.ndarray]) -> None:
+    """Put the observation of an episode's end, which repeats its last glimpse, in its place."""
+    assert (obs["glimpse"] == seen[-1]["glimpse"]).all()
+    seen[-1] = obs
 
 
 def row(obs: dict[str, np.ndarray], lane: int) -> dict[str, np.ndarray]:
@@ -67,38 +56,34 @@ def row(obs: dict[str, np.ndarray], lane: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_it_equals_lists_kept_by_hand_through_many_episodes(mode):
     env, plain = VectorGlimpseHistory(make_vector(mode)), make_vector(mode)
-    slow = [SlowHistory() for _ in range(N)]
     shown, obs = env.reset(seed=1)[0], plain.reset(seed=1)[0]
-    for lane in range(N):
-        slow[lane].begin(row(obs, lane))
-        slow[lane].check(row(shown, lane))
-    over = np.zeros(N, bool)
-    lengths = set()
+    seen = [[row(obs, lane)] for lane in range(N)]
+    over, lengths = np.zeros(N, bool), set()
     for action in actions_for(60):
         if mode is AutoresetMode.DISABLED and over.any():
             options = {"reset_mask": over}
             shown, obs = env.reset(options=options)[0], plain.reset(options=options)[0]
             for lane in np.flatnonzero(over).tolist():
-                slow[lane].begin(row(obs, lane))
-            for lane in range(N):
-                slow[lane].check(row(shown, lane))
+                seen[lane] = [row(obs, lane)]
+        for lane in range(N):
+            check(row(shown, lane), seen[lane])
         was_over = over
         shown, _, over, _, infos = env.step(action)
         obs, _, _, _, plain_infos = plain.step(action)
         assert infos.keys() == plain_infos.keys()
+        lengths |= {len(seen[lane]) for lane in np.flatnonzero(over)}
         for lane in range(N):
-            lengths.add(len(slow[lane].seen) if over[lane] else 0)
             if mode is AutoresetMode.NEXT_STEP and was_over[lane]:
-                slow[lane].begin(row(obs, lane))
+                seen[lane] = [row(obs, lane)]
             elif over[lane] and mode is AutoresetMode.SAME_STEP:
-                slow[lane].end(plain_infos["final_obs"][lane])
-                slow[lane].check(infos["final_obs"][lane])
-                slow[lane].begin(row(obs, lane))
+                end(seen[lane], plain_infos["final_obs"][lane])
+                check(infos["final_obs"][lane], seen[lane])
+                seen[lane] = [row(obs, lane)]
             elif over[lane]:
-                slow[lane].end(row(obs, lane))
+                end(seen[lane], row(obs, lane))
             else:
-                slow[lane].look(row(obs, lane))
-            slow[lane].check(row(shown, lane))
+                seen[lane].append(row(obs, lane))
+            check(row(shown, lane), seen[lane])
     assert lengths >= {1, 2, 3, T}
 
 

@@ -48,15 +48,6 @@ def lockstep(
     return testing._lockstep(envs, calls(num_steps, seed))
 
 
-def check_equal(env: VectorEnv, reference: VectorEnv, num_steps: int, seed: int) -> None:
-    testing._check_equal(env, reference, calls(num_steps, seed))
-    reference.close()
-
-
-def check_no_reuse(twins: tuple[VectorEnv, VectorEnv], num_steps: int, seed: int) -> None:
-    testing._check_no_reuse(twins, calls(num_steps, seed))
-
-
 def scenes(out: tuple[Any, ...]) -> list[bytes]:
     """Return each lane's scene and what is seen of it, as bytes."""
     parts = [*out[0].values(), out[-1]["index"], out[-1]["position"]]

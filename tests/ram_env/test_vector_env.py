@@ -19,10 +19,12 @@ from gymnasium.wrappers import vector as wrappers
 
 from ram_env import GlimpseVectorEnv, SignpostVectorEnv, register_dataset
 from ram_env.testing import _assert_same as assert_same
+from ram_env.testing import _check_equal as check_equal
+from ram_env.testing import _check_no_reuse as check_no_reuse
 from ram_env.testing import _leaves as leaves
 from ram_env.testing import check_vector_env
-from tests.pretend_gpu import GPUS, PretendGPU
-from tests.vector_envs import OPTIONS, check_equal, check_no_reuse, lockstep, sampler
+from tests.pretend_gpu import GPUS
+from tests.vector_envs import OPTIONS, calls, lockstep, sampler
 
 SIGNPOST = "SignpostGlimpse-v0"
 TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 36, "translate": True, "num_clutter": 2}
@@ -130,7 +132,7 @@ def test_a_spec_survives_json_and_makes_an_equal_env(mode):
     assert again.num_envs == 3
     assert again.autoreset_mode is AutoresetMode.SAME_STEP
     assert again.spec.to_json() == text
-    check_equal(env, again, 10, 0)
+    check_equal(env, again, calls(10, 0))
 
 
 # What is refused, and that it changes nothing
@@ -485,7 +487,7 @@ def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
 def test_a_device_env_reuses_nothing_that_it_returned():
     for mode in MODES:
         keywords = {"autoreset_mode": mode, "allow_stop": True, "device": "cpu"}
-        check_no_reuse((make_vector(**keywords), make_vector(**keywords)), 15, 0)
+        check_no_reuse((make_vector(**keywords), make_vector(**keywords)), calls(15, 0))
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
@@ -506,22 +508,14 @@ def test_both_names_of_a_gpu_share_the_images(device):
     assert [env.device for env in envs] == [f"{device}:0"] * 2
 
 
-def act(env: Any, pretend_gpu: PretendGPU, steps: int) -> PretendGPU:
-    """Count what the last of some steps does on the GPU."""
-    action = {"location": torch.zeros(4, 2, device="pretend")}
-    action["label"] = torch.zeros(4, dtype=torch.int64, device="pretend")
-    env.reset(seed=0)
-    for _ in range(steps - 1):
-        env.step(action)
-    for counted in (pretend_gpu.waits, pretend_gpu.uploads):
-        counted.clear()
-    env.step(action)
-    return pretend_gpu
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_on_a_gpu_a_step_waits_once_and_draws_new_episodes_there(pretend_gpu, task):
     env = make_vector(task, 4, device="pretend", action_format="dict")
-    for steps in (3, 4):  # of an episode's four
-        seen = act(env, pretend_gpu, steps)
-        assert (seen.waits.total(), seen.uploads.total()) == (1, 0)
+    action = {"location": torch.zeros(4, 2, device="pretend")}
+    action["label"] = torch.zeros(4, dtype=torch.int64, device="pretend")
+    env.reset(seed=0)
+    for _ in range(4):  # an episode
+        pretend_gpu.waits.clear()
+        pretend_gpu.uploads.clear()
+        env.step(action)
+        assert (pretend_gpu.waits.total(), pretend_gpu.uploads.total()) == (1, 0)

@@ -13,8 +13,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import VecMonitor
 
 import ram_env  # noqa: F401
-from agents.evaluation import Score, evaluate, play_split
-from agents.ram import RAMConfig, RecurrentAttentionModel
+from agents.evaluation import Score
 from agents.sb3 import (
     GlimpseVecEnv,
     HistoryFeatures,
@@ -33,49 +32,6 @@ SEQUENTIAL: dict[str, Any] = {"split": "validation", "order": "sequential"}
 def make_lanes(*, history: bool = False, num_envs: int = N, **keywords: Any) -> GlimpseVecEnv:
     env: Any = gym.make_vec("SignpostGlimpse-v0", num_envs=num_envs, **keywords)
     return GlimpseVecEnv(VectorGlimpseHistory(env, T) if history else env)
-
-
-class OurModel:
-    """The recurrent attention model behind the interface of Stable-Baselines3."""
-
-    def __init__(self, model: RecurrentAttentionModel):
-        self.model = model
-
-    @torch.no_grad()
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        assert deterministic
-        assert episode_start is not None
-        begins = torch.as_tensor(episode_start)[:, None]
-        before = self.model.initial_state(len(begins)) if state is None else torch.tensor(state[0])
-        before = torch.where(begins, self.model.initial_state(len(begins)), before)
-        glimpse, location = (torch.as_tensor(observation[k]) for k in ("glimpse", "location"))
-        output, after = self.model(glimpse, location, before)
-        action = torch.cat((output.location_mean, output.logits), 1)
-        return action.numpy(), (after.numpy(),)
-
-
-@pytest.mark.parametrize("num_images", [150, 160])
-def test_the_score_is_that_of_our_own_evaluation(num_images):
-    torch.manual_seed(0)
-    model = RecurrentAttentionModel(RAMConfig((3, 4, 4), 4))
-    ours = gym.make_vec("SignpostGlimpse-v0", num_envs=N, action_format="dict", **SEQUENTIAL)
-    expected = evaluate(model, ours, num_images)
-    assert 0 < expected.wrong < num_images
-    assert evaluate_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images) == expected
-    believed, played = (
-        play_split(model, ours, num_images),
-        play_split_sb3(OurModel(model), make_lanes(**SEQUENTIAL), num_images),
-    )
-    for name in ("labels", "locations", "boxes"):
-        torch.testing.assert_close(getattr(played, name), getattr(believed, name))
-    assert played.log_p.exp().sum(-1).eq(1).all()  # one label per step, with certainty
-    assert played.log_p.argmax(-1).equal(believed.log_p.argmax(-1))
 
 
 def make_agent(name: str) -> Any:
@@ -120,32 +76,40 @@ def test_the_score_is_that_of_one_image_after_another(name):
     env = make_lanes(num_envs=1, **keywords)
     env.seed(0)
     obs: Any = env.reset()
-    wrong, predicted, places = 0, set(), []
+    places, labels, ends = [], [], []
     for _ in range(NUM_IMAGES):
         state, ended, infos = None, np.zeros(1, bool), []
         while not ended:
             newest = obs["locations"][:, int(obs["mask"].sum()) - 1] if history else obs["location"]
             places.append(newest[0].copy())
             action, state = model.predict(obs, state, deterministic=True)
+            labels.append(action[0, 2] if name == "multidiscrete" else action[0, 2:].argmax())
             obs, _, ended, infos = env.step(action)
-        wrong += not infos[0]["correct"]
-        predicted.add(infos[0]["prediction"])
-    assert len(predicted) > 1
-    lanes = make_lanes(**keywords)
+        ends.append(infos[0])
+    assert len({info["prediction"] for info in ends}) > 1
+    lanes, wrong = make_lanes(**keywords), sum(not info["correct"] for info in ends)
     assert evaluate_sb3(model, lanes, NUM_IMAGES) == Score(wrong, NUM_IMAGES)
     played = play_split_sb3(model, lanes, NUM_IMAGES)
     np.testing.assert_allclose(played.locations[0].reshape(-1, 2), np.array(places), atol=1e-6)
+    certain = np.eye(4)[labels].reshape(1, NUM_IMAGES, T, 4)  # one label per step
+    np.testing.assert_array_equal(played.log_p.exp(), certain)
+    assert played.labels.tolist() == [info["label"] for info in ends]
+    boxes = [np.concatenate([info["position"], info["object_size"]]) for info in ends]
+    np.testing.assert_array_equal(played.boxes, boxes)
 
 
-def test_it_can_be_repeated_and_ended_early():
+def test_it_says_where_episodes_begin_and_can_be_repeated_and_ended_early(monkeypatch):
     model, lanes = make_agent("memoryless"), make_lanes(**SEQUENTIAL)
     batches: list[None] = []
+    starts, predict = [], model.predict
+    monkeypatch.setattr(model, "predict", lambda *a: starts.append(a[2].tolist()) or predict(*a))
     scores = [
         evaluate_sb3(model, lanes, NUM_IMAGES, on_batch=lambda: batches.append(None))
         for _ in range(2)
     ]
     assert scores[0] == scores[1]
     assert len(batches) == 2 * 3  # 40 images in batches of 16
+    assert starts == ([[True] * N] + [[False] * N] * (T - 1)) * len(batches)
 
     def stop() -> None:
         raise KeyboardInterrupt

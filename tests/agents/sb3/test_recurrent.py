@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from sb3_contrib import RecurrentPPO
-from stable_baselines3.common.callbacks import BaseCallback
 
 import ram_env  # noqa: F401
 from agents.sb3 import EpisodeBuffer, GlimpseVecEnv, RecurrentHybridPolicy
@@ -17,13 +16,6 @@ from agents.sb3 import EpisodeBuffer, GlimpseVecEnv, RecurrentHybridPolicy
 N, T, ROUNDS = 6, 4, 3
 EPISODES = N * ROUNDS
 SERIES = ("actions", "old_values", "old_log_prob", "advantages", "returns")
-
-
-class Nothing(BaseCallback):
-    """Does nothing."""
-
-    def _on_step(self) -> bool:
-        return True
 
 
 def make_model(*, whole: bool, n_steps: int = ROUNDS * T, **keywords: Any) -> RecurrentPPO:
@@ -42,7 +34,7 @@ def make_model(*, whole: bool, n_steps: int = ROUNDS * T, **keywords: Any) -> Re
 
 def roll_out(model: RecurrentPPO) -> Any:
     """Fill the model's buffer; both kinds of model play the same."""
-    _, callback = model._setup_learn(1, Nothing())
+    _, callback = model._setup_learn(1)
     assert model.env is not None
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     return model.rollout_buffer

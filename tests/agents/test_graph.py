@@ -9,11 +9,9 @@ from torch import Tensor
 from agents.graph import WARM_UP, Graph
 from tests.pretend_gpu import GPUS
 
-FIRST = {"x": [1.0, 2.0]}
 
-
-def run(device: str, numbers: list[int]) -> tuple[list[list[float]], int]:
-    """Return what each call put out, and how often the function itself was called."""
+@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
+def test_every_call_counts_once_whether_it_warms_up_captures_or_replays(device):
     total, called = torch.zeros(2, device=device), 0
 
     def function(carry: Any, number: Tensor, share: Tensor) -> Any:
@@ -23,23 +21,14 @@ def run(device: str, numbers: list[int]) -> tuple[list[list[float]], int]:
         total.add_(x)  # in place, as an optimiser changes weights
         return ({"x": x},), {"total": total + 0}
 
-    graph, outputs = Graph(function, torch.zeros((), device=device).device), []
-    carry: Any = ({"x": torch.tensor(FIRST["x"], device=device)},)
+    graph, numbers = Graph(function, total.device), [3, 1, 4, 1, 5, 9, 2, 6]
+    x, expected = torch.tensor([1.0, 2.0]), torch.zeros(2)
+    carry: Any = ({"x": x.to(device)},)
     for number in numbers:
-        carry, output = graph(carry, number=number, share=1 / (1 + number))
-        outputs.append(output["total"].tolist())
-    return outputs, called
-
-
-@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
-def test_every_call_counts_once_whether_it_warms_up_captures_or_replays(device):
-    numbers = [3, 1, 4, 1, 5, 9, 2, 6]
-    outputs, called = run(device, numbers)
-    x, total = torch.tensor(FIRST["x"]), torch.zeros(2)
-    for number, output in zip(numbers, outputs, strict=True):
+        carry, outputs = graph(carry, number=number, share=1 / (1 + number))
         x = x * (1 / (1 + number)) + number
-        total += x
-        torch.testing.assert_close(torch.tensor(output), total)
+        expected += x
+        torch.testing.assert_close(outputs["total"].cpu(), expected)
     assert called == (len(numbers) if device == "cpu" else WARM_UP + 1)
 
 

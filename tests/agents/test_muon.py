@@ -6,25 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agents.muon import Muon, is_matrix, orthogonal
 from agents.ram import CORES
 from train.reinforce import Config, make_env, make_model, make_optimizer
 
 
-def matrices_with(values: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random matrices with these singular values (B, min(rows, columns)), and their vectors."""
-    torch.manual_seed(0)
-    u, _, v = torch.linalg.svd(torch.randn(len(values), rows, columns), full_matrices=False)
-    return u * values[:, None] @ v, u, v
-
-
 @pytest.mark.parametrize("shape", [(20, 20), (20, 50), (50, 20)])
 def test_orthogonal_keeps_the_singular_vectors_and_makes_the_values_about_one(shape):
     values = torch.logspace(-2, 0, 20).repeat(3, 1) * torch.tensor([[1e-6], [1.0], [1e6]])
-    matrices, u, v = matrices_with(values, *shape)
-    left = u.mT @ orthogonal(matrices) @ v.mT  # diagonal
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    left = u.mT @ orthogonal(u * values[:, None] @ v) @ v.mT  # diagonal
     diagonal = left.diagonal(dim1=1, dim2=2)
     torch.testing.assert_close(left, torch.diag_embed(diagonal), rtol=0, atol=1e-2)
     assert diagonal.min() > 0.6

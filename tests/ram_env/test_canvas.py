@@ -62,10 +62,9 @@ def test_canvases_equal_a_slow_loop(shape, style):
     assert clipped > 100 or keywords["num_clutter"] < 12  # the crowded style shows the clip
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_objects_lie_anywhere_inside_all_places_alike(seed):
+def test_objects_lie_anywhere_inside_all_places_alike():
     images = np.full((1, 28, 28), 255, np.uint8)
-    canvases, positions = draw_canvases(images, np.zeros(15_000, int), seed=seed, canvas_size=60)
+    canvases, positions = draw_canvases(images, np.zeros(15_000, int), seed=0, canvas_size=60)
     assert (canvases == 255).sum() == 15_000 * 28 * 28  # wholly inside
     assert (canvases.any(1).argmax(1) == positions[:, 0]).all()  # x is the column
     assert (canvases.any(2).argmax(1) == positions[:, 1]).all()

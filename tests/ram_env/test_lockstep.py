@@ -21,9 +21,7 @@ TASKS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _toy(toy_dataset: str) -> None:
-    pass
+pytestmark = pytest.mark.usefixtures("toy_dataset")
 
 
 def make(task: str, device: str | None, **more: Any) -> Any:

@@ -136,10 +136,10 @@ def test_nonsense_is_refused():
 # Features
 
 
-def histories(n: int = 6) -> tuple[dict[str, torch.Tensor], Any]:
+def histories() -> tuple[dict[str, torch.Tensor], Any]:
     """Histories of 1 to T glimpses, and their space."""
     env = VectorGlimpseHistory(make_vector(), T)
-    shown = [env.reset(seed=0)[0]] + [env.step(action)[0] for action in actions_for(n)]
+    shown = [env.reset(seed=0)[0]] + [env.step(action)[0] for action in actions_for(6)]
     obs = {name: torch.as_tensor(np.concatenate([s[name] for s in shown])) for name in shown[0]}
     return obs, env.single_observation_space
 

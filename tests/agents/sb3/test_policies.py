@@ -182,19 +182,15 @@ def test_a_tanh_keeps_the_mean_inside_the_image():
     assert torch.equal(policy.action_net(features)[:, :2], linear.tanh())
 
 
-def rows_at(time: float, obs: Any) -> dict[str, torch.Tensor]:
-    return {**obs, "time": torch.full_like(obs["time"], time)}
-
-
 @pytest.mark.parametrize("name", ["ppo", "recurrent_ppo", "ppo_history"])
 def test_scoring_steps_teach_the_label_alone_and_earlier_steps_the_location_alone(name):
     model = make_model(name)
-    obs = obs_as_tensor(model.env.reset(), model.device)
+    obs: Any = obs_as_tensor(model.env.reset(), model.device)
     state = ()
     if name == "recurrent_ppo":
         state = (model._last_lstm_states, torch.ones(6))
     for time, taught, untaught in ((1.0, "label", "location"), (0.75, "location", "label")):
-        at = rows_at(time, obs)
+        at = {**obs, "time": torch.full_like(obs["time"], time)}
         actions = model.policy.forward(at, *state)[0]
         _, log_prob, entropy = model.policy.evaluate_actions(at, actions, *state)
         model.policy.zero_grad()

@@ -8,13 +8,7 @@ import pytest
 import torch
 
 import ram_env
-from agents.diagnostics import (
-    behaviour,
-    bits_gained,
-    coverage,
-    location_spread,
-    play_in_hindsight,
-)
+from agents.diagnostics import behaviour, bits_gained, coverage, location_spread, play_in_hindsight
 from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.ram import RAMConfig, RecurrentAttentionModel
 

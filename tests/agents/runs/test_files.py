@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from agents.runs import files
-from agents.runs.files import (
-    read_csv,
-    read_file,
-    read_json,
-    read_toml,
-    to_json,
-    write_whole,
-)
+from agents.runs.files import read_csv, read_file, read_json, read_toml, to_json, write_whole
 
 MOST = 10**6  # bytes of a file, here
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import ram_env  # noqa: F401
 from agents.sb3 import GlimpseVecEnv, HistoryFeatures, VectorGlimpseHistory
@@ -81,6 +80,3 @@ def test_another_observation_space_is_refused():
     space: Any = make_lanes().observation_space
     with pytest.raises(ValueError, match=r"must be the history's \d+ numbers, got \(3,\)"):
         FlatHistoryFeatures(spaces.Box(0, 1, (3,)), history=space)
-    env = SyncVectorEnv([lambda: gym.make("CartPole-v1")], autoreset_mode=AutoresetMode.SAME_STEP)
-    with pytest.raises(ValueError, match="observation_space must be a Dict"):
-        FlatVecEnv(GlimpseVecEnv(env))

@@ -49,7 +49,8 @@ def check_vector_env(
     - ``autoreset``: ``SAME_STEP`` reports ``final_obs`` and ``final_info`` of just the lanes that
       ended; ``NEXT_STEP`` rests for one step, with reward 0 and no flag.
     - ``seeds``: a seed decides everything, and an unseeded reset continues the random numbers.
-    - ``lane_seeds``: an int seeds lane i with seed + i; a list seeds each lane, None none of them.
+    - ``lane_seeds``: an int seeds lane i with seed + i; a list seeds each lane, equal seeds alike,
+      None none of them.
     - ``distinct``: lanes with other seeds, and later episodes, start differently.
     - ``reset_mask``: ``options={"reset_mask": mask}`` resets these lanes and leaves the others.
     - ``arguments``: ``reset`` doesn't change the options that it is given.
@@ -281,7 +282,7 @@ def _check_seeds(make: Callable[[], VectorEnv], seed: int) -> None:
 
 
 def _check_lane_seeds(env: Any, seed: int) -> None:
-    """An int, a list, a list with None seed the lanes that they name, and no other."""
+    """An int or a list seeds the lanes that it names, equal seeds alike, and no other lane."""
     num_envs = env.num_envs
     first = copy.deepcopy(env.reset(seed=seed))
     begun, second = _starts(env, first), _starts(env, env.reset())
@@ -290,6 +291,8 @@ def _check_lane_seeds(env: Any, seed: int) -> None:
     mixed = _starts(env, env.reset(seed=[seed, *[None] * (num_envs - 1)]))
     _require(mixed[0] == begun[0], "a list must seed the lanes that it gives a number")
     _require(mixed[1:] == second[1:], "None in a list of seeds must not seed its lane")
+    alike = _starts(env, env.reset(seed=[seed] * num_envs))
+    _require({*alike} == {begun[0]}, "lanes of equal seeds must start alike")
 
 
 def _check_distinct(env: VectorEnv, seed: int) -> None:

@@ -59,6 +59,8 @@ class Broken(SyncVectorEnv):
         elif self.fault == "knows few seeds" and seed is not None:
             listed = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
             seed = [None if each is None else each % self.num_envs for each in listed]
+        elif self.fault == "parts equal seeds" and isinstance(seed, list) and len({*seed}) == 1:
+            seed = seed[0]
         elif self.fault == "takes no list" and isinstance(seed, list):
             raise TypeError("seed must be an int")
         mask = (options or {}).get("reset_mask")
@@ -145,6 +147,7 @@ FAULTS = {
     "ignores lists": "lane_seeds .*seeded seed \\+ i",
     "seeds all lanes alike": "lane_seeds .*seeded seed \\+ i",
     "repeats itself": "lane_seeds .*None in a list of seeds must not seed its lane",
+    "parts equal seeds": "lane_seeds .*lanes of equal seeds must start alike",
     "knows few seeds": "distinct .*other seeds must not start alike",
     "resets all lanes": "reset_mask .*of the masked lanes",
     "skips an episode": "reset_mask .*lane 0 .* must start its next episode",

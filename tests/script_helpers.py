@@ -25,6 +25,11 @@ LAST_LINE = re.compile(
 )
 """What a script ends with."""
 
+SMALL_RUN: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "threads": 1, "device": "cpu"}
+SMALL_RUN |= {"hidden_size": 16, "conv_features": 2, "location_hidden": 8, "log_every": 1}
+SMALL_RUN |= {"num_validations": 1, "validation_images": 100, "final_split": "none"}
+"""Settings of train/reinforce.py with which an update takes milliseconds."""
+
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until something is so, on a busy machine for ten minutes at most."""

@@ -23,25 +23,12 @@ from agents import distributed
 from agents.runs.commands import run
 from agents.training import Training
 from ram_env import GlimpseVectorEnv
-from tests.script_helpers import wait_for
+from tests.script_helpers import SMALL_RUN, wait_for
 from train import reinforce
 from train.reinforce import Config, main
 
 UPDATES = 6
-SHORT = {
-    "env_id": "SignpostGlimpse-v0",
-    "num_envs": 8,
-    "total_episodes": 8 * UPDATES,
-    "hidden_size": 16,
-    "conv_features": 2,
-    "location_hidden": 8,
-    "num_validations": 1,
-    "validation_images": 100,
-    "log_every": 1,
-    "threads": 1,
-    "device": "cpu",
-    "final_split": "none",
-}
+SHORT = {**SMALL_RUN, "num_envs": 8, "total_episodes": 8 * UPDATES}
 STAGES = """stages = [
     { until = 0.8, success = 0.001, env = { num_marks = 4, board_size = 2 } },
 ]"""

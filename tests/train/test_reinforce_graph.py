@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,13 @@ from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import latest_checkpoint
 from agents.training import Training
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import register_variant
+from tests.script_helpers import SMALL_RUN, read_metrics, register_variant
 from train.reinforce import Config, main, parse
 
 pytestmark = pytest.mark.usefixtures("one_commit")
 UPDATES = WARM_UP + 3
-SMALL: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "num_envs": 8, "hidden_size": 16}
-SMALL |= {"conv_features": 2, "optimizer": "adamw"}
+SMALL = {**SMALL_RUN, "num_envs": 8, "total_episodes": 8 * UPDATES, "optimizer": "adamw"}
 SMALL |= {"core": "rnn", "bf16": False}  # whose arithmetic is the same on the pretended GPU
-SMALL |= {"location_hidden": 8, "num_validations": 1, "validation_images": 500, "log_every": 1}
-SMALL |= {"total_episodes": 8 * UPDATES, "final_split": "none", "threads": 1, "device": "cpu"}
 
 MORE: dict[str, dict[str, Any]] = {  # by estimator, what else can differ
     **{name: {"max_grad_norm": 2.0} for name in ESTIMATORS},
@@ -45,20 +43,13 @@ MORE: dict[str, dict[str, Any]] = {  # by estimator, what else can differ
     "dense_not_normalised": {"locations": "centre", "see_time": True},
 }
 
-Rows = list[tuple[str, str, float]]
+assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # losses are sums near 0
 
 
-def train(folder: Path, **changes: Any) -> Rows:
-    """Train; return the metrics as env steps, tag and value."""
+def train(folder: Path, **changes: Any) -> dict[str, dict[int, float]]:
+    """Train; return the metrics by tag and env steps."""
     main(Config(run_dir=folder, **{**SMALL, **changes}))
-    rows = (folder / "metrics.csv").read_text().splitlines()[1:]
-    return [(steps, tag, float(value)) for steps, tag, value in (row.split(",") for row in rows)]
-
-
-def assert_close(rows: Rows, expected: Rows) -> None:
-    assert [row[:2] for row in rows] == [row[:2] for row in expected]
-    values, wanted = (torch.tensor([row[2] for row in each]) for each in (rows, expected))
-    torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)  # losses are sums near 0
+    return read_metrics(folder)
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

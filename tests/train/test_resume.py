@@ -12,25 +12,12 @@ from agents.runs.checkpoints import CheckpointError
 from agents.runs.folder import RunLog
 from agents.training import Training
 from tests.pretend_gpu import GPUS
+from tests.script_helpers import SMALL_RUN
 from train.reinforce import Config, main, parse
 
 pytestmark = pytest.mark.usefixtures("one_commit")
 UPDATES = 8
-SHORT = {
-    "env_id": "SignpostGlimpse-v0",
-    "num_envs": 4,
-    "total_episodes": 4 * UPDATES,
-    "hidden_size": 8,
-    "conv_features": 2,
-    "location_hidden": 8,
-    "num_validations": 1,
-    "validation_images": 500,
-    "log_every": 1,
-    "checkpoint_every": 2,
-    "threads": 1,
-    "device": "cpu",
-    "final_split": "none",
-}
+SHORT = {**SMALL_RUN, "num_envs": 4, "total_episodes": 4 * UPDATES, "checkpoint_every": 2}
 
 
 def train(folder: Path, **changes: Any) -> None:

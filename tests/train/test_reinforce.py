@@ -552,7 +552,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
             {"estimator": "reward_only", "label_temperature": 0.5},
             "label_temperature needs an outcome estimator: .* got 0.5",
         ),
-        ({"curriculum": "none"}, "curriculum must be a .toml file or among .* got 'none'"),
+        ({"curriculum": "none"}, "must be a .toml file or among .*'cluttered-60'.* got 'none'"),
         (
             {"env_kwargs": "reward = 'log_score'"},
             "reward must be 'final' or 'dense' for .* got 'log",

@@ -158,22 +158,16 @@ def test_the_value_is_the_mean_of_the_seeds_final_errors_with_guessing_where_one
     assert (diverged["seed_1000"], diverged["note"]) == ("75.0", "seed 1000 diverged")
 
 
-def test_a_trial_that_falls_behind_is_pruned_and_its_process_stopped(place):
-    behind = {"errors": [50, 40], "sleeps": True}
-    place.plan({"2": behind, "3": {"errors": [50, 16, 15, 14]}})
+def test_a_trial_is_pruned_and_stopped_if_its_first_seed_falls_behind_after_the_warmup(place):
+    bad_seed = {"3/1000": {"errors": [50, 19, 18, 17]}, "3/1001": {"errors": [70, 70, 70, 70]}}
+    place.plan({"2": {"errors": [50, 40], "sleeps": True}, **bad_seed})
     place.run(trials=4, startup_trials=2, warmup_marks=2, seeds=2)
     assert place.calls("stopped") == ["2/1000"]
     assert place.calls().count("2/1001") == 0  # nor is it run with another seed
     rows = place.rows()
     assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "finished"]
     assert (rows[2]["mark_2"], rows[2]["mark_3"], rows[2]["value"]) == ("40.0", "", "")
-
-
-def test_no_trial_is_pruned_before_the_warmup_or_by_its_other_seeds(place):
-    place.plan({"2/1000": {"errors": [50, 19, 18, 17]}, "2/1001": {"errors": [70, 70, 70, 70]}})
-    place.run(trials=3, startup_trials=2, warmup_marks=2, seeds=2)
-    assert place.states() == ["finished"] * 3
-    assert float(place.rows()[2]["value"]) == (17 + 70) / 2
+    assert float(rows[3]["value"]) == (17 + 70) / 2
 
 
 def test_a_run_that_fails_is_reported_and_the_study_goes_on(place, capsys):

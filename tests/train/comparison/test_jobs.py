@@ -98,11 +98,15 @@ def test_the_last_words_of_a_job_are_words(place):
     assert (ended.status, ended.last_words) == (2, "told")
 
 
-def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):
-    words = [sys.executable, "-c", DRIVER, str(place.folder)]
-    with subprocess.Popen(words) as driver:
+def kill_a_driver(place: Place) -> None:
+    """Kill a process that runs the jobs a and b one after another, while a waits."""
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(place.folder)]) as driver:
         wait_for(lambda: place.waits("a"))
         driver.kill()
+
+
+def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):
+    kill_a_driver(place)
     jobs = [place.job(name, "waits") for name in "ab"]
     assert [job.is_running() for job in jobs] == [True, False]
     config = JobConfig(work_dir=place.folder, parallel=1)
@@ -122,10 +126,7 @@ def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place)
 
 
 def test_a_driver_stops_the_jobs_that_it_found(place):
-    words = [sys.executable, "-c", DRIVER, str(place.folder)]
-    with subprocess.Popen(words) as driver:
-        wait_for(lambda: place.waits("a"))
-        driver.kill()
+    kill_a_driver(place)
     (ended,) = stop_waiting(place, place.job("a", "waits"))
     assert ended.how == "was cancelled"
     assert place.calls() == ["a from step 0"]

@@ -11,14 +11,11 @@ from typing import Any
 import pytest
 
 from agents.runs.commands import run
+from tests.script_helpers import SMALL_RUN
 from train import reinforce
 
 if sys.platform == "linux":  # import once what the forked processes need
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.faults.test_runs"])
-
-SETTINGS = "--env-id SignpostGlimpse-v0 --num-envs 4 --total-episodes 16 --hidden-size 8 "
-SETTINGS += "--conv-features 2 --location-hidden 8 --num-validations 1 --validation-images 50 "
-SETTINGS += "--log-every 1 --checkpoint-every 1 --final-split none --threads 1 --device cpu"
 
 Command = Callable[..., str]
 
@@ -47,9 +44,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the finished runs "run" and "other", which has another seed and size."""
     folder = tmp_path_factory.mktemp("whole")
-    for name, flags in (("run", ""), ("other", "--seed 1 --hidden-size 9")):
-        flags = f"{SETTINGS} {flags} --run-dir"
-        reinforce.main(reinforce.parse([*flags.split(), str(folder / name)]))
+    for name, changes in (("run", {}), ("other", {"seed": 1, "hidden_size": 9})):
+        more = {"num_envs": 4, "total_episodes": 16, "checkpoint_every": 1, **changes}
+        reinforce.main(reinforce.Config(run_dir=folder / name, **{**SMALL_RUN, **more}))
     return folder
 
 

@@ -70,10 +70,7 @@ def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        (
-            "board_size = ",
-            r"expected TOML such as 'object_scale = \[0.5, 1.5\].*got 'board_size = '",
-        ),
+        ("board_size = ", r"TOML such as 'object_scale = \[0.5, 1.5\].*got 'board_size = '"),
         ("board_size = 4} # , chain = 2", "expected TOML such as"),  # half of it would be ignored
         ("board_size = 4}, {chain = 2", "it is more than one table"),
         ("board_size = 4}]\nx = [{chain = 2", "it is more than one table"),

@@ -508,89 +508,72 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
     assert {name: config[name] for name in stored} == stored
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"estimator": "leave_one_out"}, "num_rollouts"),
-        ({"num_rollouts": 3}, "num_rollouts must divide num_envs=512, got 3"),
-        ({"num_rollouts": 0}, "num_rollouts"),
-        ({"total_episodes": 0}, "total_episodes"),
-        ({"final_std": 0.5}, "final_std"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
-        ({"ema": 1.0}, "ema"),
-        ({"shift": -1}, "shift"),
-        ({"optimizer": "adamw", "muon_rate": 2.0}, "muon_rate needs optimizer muon:"),
-        ({"optimizer": "sgd", "beta2": 0.9}, "beta2 needs optimizer muon or adamw:"),
-        ({"replay_size": 7}, "replay_size needs replay_steps: .* got 7"),
-        (
-            {"estimator": "dense", "max_log_odds": 3.0},
-            "max_log_odds needs estimator dense_log_odds: .* got 3",
-        ),
-        ({"estimator": "paper", "normalise_by_step": True}, "needs an estimator that normalises"),
-        ({"estimator": "paper", "discount": 0.9}, "discount needs an estimator that discounts"),
-        ({"max_grad_norm": math.inf}, "max_grad_norm must be positive, got inf"),
-        ({"entropy_coef": 0.5}, "entropy_coef needs a reward_only estimator or a stop action"),
-        ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
-        (
-            {"shift": 28, "curriculum": "cluttered-60"},
-            "shift must be less than the 28 pixels of the smallest canvas, got 28",
-        ),
-        ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
-        ({"checkpoint_every": 0}, "checkpoint_every"),
-        ({"validation_images": 0}, "validation_images"),
-        ({"state_cap": -1.0}, "state_cap"),
-        ({"state_cap": 20.0}, "state_cap needs core rnn: .* got 20"),
-        ({"env_kwargs": "num_glimpses = 1"}, "num_glimpses must be at least 2 for .* got 1"),
-        ({"num_envs": 1, "normalise_by_step": True}, "num_envs must be at least 2 for dense"),
-        ({"num_envs": 1, "env_kwargs": "num_glimpses = 2"}, "num_envs must be at least 2 for den"),
-        ({"location_rate": -1.0}, "location_rate"),
-        ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
-        ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
-        ({"replay_steps": 1}, "replay_steps needs an outcome estimator: .* got 1"),
-        ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
-        (
-            {"estimator": "reward_only", "label_temperature": 0.5},
-            "label_temperature needs an outcome estimator: .* got 0.5",
-        ),
-        ({"curriculum": "none"}, "must be a .toml file or among .*'cluttered-60'.* got 'none'"),
-        (
-            {"env_kwargs": "reward = 'log_score'"},
-            "reward must be 'final' or 'dense' for .* got 'log",
-        ),
-        (
-            {"estimator": "reward_only", "env_kwargs": "reward = 'dense'"},
-            "reward must be 'final' for reward_only, got 'dense'",
-        ),
-        (
-            {"estimator": "outcome", "env_kwargs": "reward = 'log_score'"},
-            "outcome needs a reward of 0 or 1 .*reward='log_score'",
-        ),
-        (
-            {"estimator": "outcome_completed", "env_kwargs": "reward = 'dense'"},
-            "outcome_completed needs a reward of 0 or 1 .*reward='dense'",
-        ),
-        (
-            {"estimator": "outcome", "env_kwargs": "glimpse_cost = 0.1"},
-            "outcome needs a reward of 0 or 1 .*glimpse_cost=0.1",
-        ),
-        (
-            {"env_kwargs": "allow_stop = true, glimpse_cost = 0.1", "glimpse_cost": 0.1},
-            "glimpse_cost must be 0 for .*, which has its",
-        ),
-        (
-            {"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1},
-            "reward must be 'final' for .* if the agent can stop, got",
-        ),
-        ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
-        (
-            {"glimpse_cost": 0.1, "estimator": "reward_only"},
-            r"estimator must see the label .* \(allow_stop or a glimpse_cost\), .* got reward_only",
-        ),
-    ],
-)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"estimator": "leave_one_out"}, "num_rollouts"),
+    ({"num_rollouts": 3}, "num_rollouts must divide num_envs=512, got 3"),
+    ({"num_rollouts": 0}, "num_rollouts"),
+    ({"total_episodes": 0}, "total_episodes"),
+    ({"final_std": 0.5}, "final_std"),
+    ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
+    ({"ema": 1.0}, "ema"),
+    ({"shift": -1}, "shift"),
+    ({"optimizer": "adamw", "muon_rate": 2.0}, "muon_rate needs optimizer muon:"),
+    ({"optimizer": "sgd", "beta2": 0.9}, "beta2 needs optimizer muon or adamw:"),
+    ({"replay_size": 7}, "replay_size needs replay_steps: .* got 7"),
+    ({"estimator": "dense", "max_log_odds": 3.0}, "max_log_odds needs .*dense_log_odds: .* got 3"),
+    ({"estimator": "paper", "normalise_by_step": True}, "needs an estimator that normalises"),
+    ({"estimator": "paper", "discount": 0.9}, "discount needs an estimator that discounts"),
+    ({"max_grad_norm": math.inf}, "max_grad_norm must be positive, got inf"),
+    ({"entropy_coef": 0.5}, "entropy_coef needs a reward_only estimator or a stop action"),
+    ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
+    ({"shift": 28, "curriculum": "cluttered-60"}, "shift must be less than the 28 pixels"),
+    ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
+    ({"checkpoint_every": 0}, "checkpoint_every"),
+    ({"validation_images": 0}, "validation_images"),
+    ({"state_cap": -1.0}, "state_cap"),
+    ({"state_cap": 20.0}, "state_cap needs core rnn: .* got 20"),
+    ({"num_envs": 1, "normalise_by_step": True}, "num_envs must be at least 2 for dense"),
+    ({"num_envs": 1, "env_kwargs": "num_glimpses = 2"}, "num_envs must be at least 2 for dense"),
+    ({"location_rate": -1.0}, "location_rate"),
+    ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
+    ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
+    ({"replay_steps": 1}, "replay_steps needs an outcome estimator: .* got 1"),
+    ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
+    ({"estimator": "reward_only", "label_temperature": 0.5}, "label_temperature needs an outcome"),
+    ({"curriculum": "none"}, "must be a .toml file or among .*'cluttered-60'.* got 'none'"),
+    (
+        {"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1},
+        "glimpse_cost must be 0 for .*own",
+    ),
+    ({"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1}, "must be 'final' .* can stop, got"),
+    ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
+    (
+        {"glimpse_cost": 0.1, "estimator": "reward_only"},
+        r"estimator must see the label .* \(allow_stop or a glimpse_cost\), .* got reward_only",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), REFUSED)
 def test_a_bad_setting_fails_at_once(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "keywords", "message"),
+    [
+        ("dense", "num_glimpses = 1", "num_glimpses must be at least 2 for dense, .* got 1"),
+        ("dense", "reward = 'log_score'", "reward must be 'final' or 'dense' for dense, got 'log"),
+        ("reward_only", "reward = 'dense'", "must be 'final' for reward_only, got 'dense'"),
+        ("outcome", "reward = 'log_score'", "outcome needs .* 0 or 1 .*reward='log_score'"),
+        ("outcome_completed", "reward = 'dense'", "completed needs .* 0 or 1 .*reward='dense'"),
+        ("outcome", "glimpse_cost = 0.1", "outcome needs a reward of 0 or 1 .*glimpse_cost=0.1"),
+    ],
+)
+def test_an_estimator_refuses_a_task_that_it_cannot_learn(estimator, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        Config(estimator=estimator, env_kwargs=keywords)
 
 
 def test_a_setting_that_has_no_effect_refuses_nothing():

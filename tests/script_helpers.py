@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.ram import RecurrentAttentionModel
 from agents.training import Training
-from ram_env import GlimpseVectorEnv, register_dataset
+from ram_env import GlimpseVectorEnv
 
 LAST_LINE = re.compile(
     r"(test|validation) error \d+\.\d\d % \(95 % interval \d+\.\d\d-\d+\.\d\d, \d+ images\)"
@@ -104,16 +104,25 @@ def keep_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Training, "is_best", lambda self, *_, **__: judge(self, next(count)))
 
 
-def note_seeds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list to which every reset of an environment adds its seeds."""
-    seeds, reset = [], GlimpseVectorEnv.reset
+class Call(NamedTuple):
+    """A call of a function or method, whose first argument is then ``self``."""
 
-    def noting(env: GlimpseVectorEnv, *, seed: Any = None, options: Any = None) -> Any:
-        seeds.append(seed)
-        return reset(env, seed=seed, options=options)
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+    result: Any
 
-    monkeypatch.setattr(GlimpseVectorEnv, "reset", noting)
-    return seeds
+
+def note_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Call]:
+    """Return a list to which every call of a function is added once it has returned."""
+    calls, function = [], getattr(owner, name)
+
+    def noting(*args: Any, **keywords: Any) -> Any:
+        result = function(*args, **keywords)
+        calls.append(Call(args, keywords, result))
+        return result
+
+    monkeypatch.setattr(owner, name, noting)
+    return calls
 
 
 def register_variant(
@@ -123,12 +132,3 @@ def register_variant(
     spec = gymnasium.spec(base)
     variant = replace(spec, id=env_id, kwargs={**spec.kwargs, **keywords})
     monkeypatch.setitem(gymnasium.registry, env_id, variant)
-
-
-def register_shades() -> str:
-    """Register 40 images a split, each a shade of grey that is its label; return the name."""
-    shades = np.repeat(np.array([0, 80, 160, 240], np.uint8), 10)
-    images = shades[:, None, None] * np.ones((28, 28), np.uint8)
-    splits = {split: (images, np.arange(40) // 10) for split in ("train", "validation", "test")}
-    register_dataset("shades-of-grey", lambda: splits)
-    return "shades-of-grey"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from agents.training import cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, keep_first, note_seeds, register_variant
+from tests.script_helpers import LAST_LINE, keep_first, note_calls, register_variant
 from train.baselines import Config, draw, evaluate, main, make_env
 from train.comparison.job import Job
 from train.comparison.jobs import Ended
@@ -58,21 +58,15 @@ def as_pixels(canvases: torch.Tensor) -> np.ndarray:
     return pixels.to(torch.uint8).numpy()
 
 
-def see_split(env_id: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a frozen split as the script does; return canvases and labels."""
-    env = make_env(Config(env_id=env_id), CPU, 50, split=split, order="sequential")
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_it_is_evaluated_on_the_frozen_canvases(cluttered_id, split):
+    env = make_env(Config(env_id=cluttered_id), CPU, 50, split=split, order="sequential")
     batches = [draw(env, CPU, seed=None if k else 0) for k in range(-(-env.num_images // 50))]
     pixels = np.concatenate([as_pixels(canvases) for canvases, _ in batches])
     labels = np.concatenate([labels.numpy() for _, labels in batches])
-    return pixels[: env.num_images], labels[: env.num_images]
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_it_is_evaluated_on_the_frozen_canvases(cluttered_id, split):
-    pixels, labels = see_split(cluttered_id, split)
     frozen, frozen_labels = frozen_canvases(cluttered_id, split)
-    assert np.array_equal(pixels, frozen)
-    assert np.array_equal(labels, frozen_labels)
+    assert np.array_equal(pixels[: env.num_images], frozen)
+    assert np.array_equal(labels[: env.num_images], frozen_labels)
 
 
 def test_it_trains_on_the_canvases_of_the_agents_run_with_the_same_seed(cluttered_id):
@@ -123,10 +117,10 @@ def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error
 
 def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
     keep_first(monkeypatch)
-    seeds = note_seeds(monkeypatch)
+    resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
     flags = {"total_episodes": 20_000, "num_validations": 20, "seed": 5}
     lines = train(tmp_path / "run", capsys, final_split="validation", **flags)
-    assert seeds[0] == spread_seed(5, 32)[0]
+    assert resets[0].keywords["seed"] == spread_seed(5, 32)[0]
     assert not [line for line in lines if "test error" in line]
     assert LAST_LINE.fullmatch(lines[-1])
     found = (re.search(r"validation error ([\d.]+)", line) for line in lines)

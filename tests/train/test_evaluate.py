@@ -23,10 +23,15 @@ from agents.runs.loading import load_run
 from ram_env import GlimpseVectorEnv, frozen_canvases
 from tests.dataset_makers import write
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, edit_json, register_variant, write_run
+from tests.script_helpers import (
+    LAST_LINE,
+    SMALL_RUN,
+    edit_json,
+    note_calls,
+    register_variant,
+    write_run,
+)
 from train.evaluate import Config, animate, main
-
-SCRIPT = Path(__file__).parents[2] / "train" / "evaluate.py"
 
 
 @pytest.fixture
@@ -114,13 +119,10 @@ def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
 def test_numbers_are_also_written_and_hindsight_is_held_against_a_wrong_label(
     run_dir, capsys, tmp_path, monkeypatch
 ):
-    path, chosen = tmp_path / "numbers.json", []
-    play = diagnostics.play_in_hindsight
-    monkeypatch.setattr(
-        diagnostics, "play_in_hindsight", lambda m, b, *more: chosen.append(b) or play(m, b, *more)
-    )
+    path = tmp_path / "numbers.json"
+    chosen = note_calls(monkeypatch, diagnostics, "play_in_hindsight")
     lines = report(run_dir, capsys, json=path, std=0.5, hindsight=True)
-    true, wrong = (beliefs.labels.tolist() for beliefs in chosen)
+    true, wrong = (call.args[1].labels.tolist() for call in chosen)
     labels = frozen_canvases("SignpostGlimpse-v0", "validation")[1]
     assert (true, wrong) == (labels.tolist(), ((labels + 1) % 4).tolist())
     numbers = json.loads(path.read_text())
@@ -166,18 +168,14 @@ def test_the_animation_ends_with_the_verdict_on_the_episode_that_it_shows(
 
 def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
     model, _ = load_run(run_dir)
-    step, executed = GlimpseVectorEnv.step, []
-    monkeypatch.setattr(
-        GlimpseVectorEnv, "step", lambda env, a: executed.append(a[:, :2]) or step(env, a)
-    )
+    steps = note_calls(monkeypatch, GlimpseVectorEnv, "step")
     animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
-    assert len(executed) == 4
-    assert not np.concatenate(executed).any()
+    assert len(steps) == 4
+    assert not np.concatenate([call.args[1][:, :2] for call in steps]).any()
 
 
 def test_it_repeats_what_training_ended_with(capsys, tmp_path):
-    flags: Any = {"total_episodes": 2560, "num_validations": 1, "threads": 1, "device": "cpu"}
-    flags |= {"env_id": "SignpostGlimpse-v0", "final_split": "validation"}
+    flags = {**SMALL_RUN, "num_envs": 64, "total_episodes": 640, "final_split": "validation"}
     train.reinforce.main(train.reinforce.Config(run_dir=tmp_path / "run", **flags))
     trained = capsys.readouterr().out.splitlines()
     assert report(tmp_path / "run", capsys)[-1] == trained[-1]
@@ -245,7 +243,7 @@ def test_numbers_are_not_promised_to_a_folder(tmp_path):
 
 
 def test_it_runs_as_a_command(run_dir):
-    command = [sys.executable, SCRIPT, run_dir, "--num-passes", "1", "--threads", "1"]
+    command = [sys.executable, train.evaluate.__file__, run_dir, "--num-passes=1", "--threads=1"]
     run = subprocess.run([*command, "--no-hindsight"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert LAST_LINE.fullmatch(run.stdout.splitlines()[-1])

@@ -10,30 +10,21 @@ import train.evaluate
 import train.reinforce
 import train.sb3
 from agents.runs.commands import read_resumed
-from ram_env import GlimpseVectorEnv, register_dataset
+from ram_env import register_dataset
 from ram_env.base import EpisodesEnv
-from tests.script_helpers import register_variant
+from tests.script_helpers import SMALL_RUN, note_calls, register_variant
 from train.reinforce import Config
 
-FLAGS: dict[str, Any] = {"env_id": "SignpostGlimpse-v0", "total_episodes": 1280, "device": "cpu"}
-FLAGS |= {"conv_features": 0, "hidden_size": 16}
-FLAGS |= {"num_validations": 1, "threads": 1, "final_split": "validation"}
+FLAGS = {**SMALL_RUN, "num_envs": 64, "total_episodes": 640, "final_split": "validation"}
 
 
 def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys, monkeypatch):
-    make, boards = EpisodesEnv._make, []
-
-    def note(env: GlimpseVectorEnv, keywords: dict[str, Any], *more: Any):
-        boards.append(keywords.get("board_size", 3))
-        make(env, keywords, *more)
-
-    monkeypatch.setattr(EpisodesEnv, "_make", note)
+    made = note_calls(monkeypatch, EpisodesEnv, "_make")
     folder, keywords = tmp_path / "run", "board_size = 4, num_glimpses = 3"
     config = Config(run_dir=folder, env_kwargs=keywords, **FLAGS)
     assert config.task.num_glimpses == 3
     train.reinforce.main(config)
     trained = capsys.readouterr().out.splitlines()[-1]
-    assert boards == [4, 4, 4]  # training, validation, final split
     resumed = read_resumed(Config, ["--resume", str(folder)])
     assert resumed is not None
     assert resumed.env_kwargs == keywords
@@ -44,18 +35,14 @@ def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys
     assert lines[-1] == trained
     train.evaluate.main(train.evaluate.Config(folder, env_kwargs="", **how))
     assert capsys.readouterr().out.splitlines()[-1] != trained
+    boards = [call.args[1].get("board_size", 3) for call in made]
+    assert boards[:3] == [4, 4, 4]  # training, validation, final split
     assert boards[3:] == [4, 4, 3]  # evaluation, animation; evaluation on the id as it is
 
 
 @pytest.mark.usefixtures("full_mnist")
 def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
-    make, made = EpisodesEnv._make, []
-
-    def note(env: GlimpseVectorEnv, keywords: dict[str, Any], *more: Any):
-        made.append((keywords.get("num_glimpses"), keywords.get("num_clutter")))
-        make(env, keywords, *more)
-
-    monkeypatch.setattr(EpisodesEnv, "_make", note)
+    made = note_calls(monkeypatch, EpisodesEnv, "_make")
     run: dict[str, Any] = {"num_validations": 1, "threads": 1, "final_split": "test"}
     run |= {"env_id": "MNISTGlimpse-v0", "num_envs": 4, "device": "cpu"}
     sb3: dict[str, Any] = {"total_steps": 1, "rollout_episodes": 1, "batch_episodes": 4}
@@ -64,7 +51,9 @@ def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
     network: dict[str, Any] = {"total_episodes": 4, "run_dir": tmp_path / "b"}
     network |= {"model": "fc64", "env_kwargs": "num_clutter = 2, clutter_size = 4"}
     train.baselines.main(train.baselines.Config(**run, **network))
-    assert made == [(2, None)] * 3 + [(1, 2)] * 3  # a network has one glimpse, whole
+    keywords = [call.args[1] for call in made]
+    sizes = [(each.get("num_glimpses"), each.get("num_clutter")) for each in keywords]
+    assert sizes == [(2, None)] * 3 + [(1, 2)] * 3  # a network has one glimpse, whole
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ from agents.runs.progress import TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, hide_infos, keep_first, read_metrics, register_variant
+from tests.script_helpers import (
+    LAST_LINE,
+    hide_infos,
+    keep_first,
+    note_calls,
+    read_metrics,
+    register_variant,
+)
 from train import reinforce
 from train.reinforce import (
     PRESET_FOLDER,
@@ -180,35 +187,26 @@ def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
 
 
 def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
-    calls: dict[str, tuple[Any, ...]] = {}
-
-    def spy(owner: Any, name: str) -> None:
-        call = getattr(owner, name)
-
-        def note(*words: Any, **named: Any) -> Any:
-            calls[name] = (*words, named)
-            return call(*words, **named)
-
-        monkeypatch.setattr(owner, name, note)
-
-    spy(torch.optim, "AdamW")
-    spy(Training, "move_mean")
-    for name in ("clip_gradients", "spread_seed", "RAMConfig", "warmed_up_decay"):
-        spy(reinforce, name)
+    adamw = note_calls(monkeypatch, torch.optim, "AdamW")
+    moves = note_calls(monkeypatch, Training, "move_mean")
+    clips, spreads, models, decays = (
+        note_calls(monkeypatch, reinforce, name)
+        for name in ("clip_gradients", "spread_seed", "RAMConfig", "warmed_up_decay")
+    )
     sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0}
     sizes |= {"location": "absolute", "location_hidden": 0}
     flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
     flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.3, "learned_std": True, "std": 0.4}
     flags["optimizer"] = "adamw"
     train(tmp_path / "run", capsys, **sizes, **flags)
-    groups, _, more = calls["AdamW"]
-    assert more["betas"] == (0.9, 0.9)
-    assert {group["weight_decay"] for group in groups} == {0.02, 0.0}  # the std isn't decayed
-    assert calls["clip_gradients"][1] == 0.7
-    assert calls["warmed_up_decay"][0] == calls["move_mean"][1] == 0.3
-    assert calls["spread_seed"][:3] == (5, 128, 2)
+    assert adamw[-1].keywords["betas"] == (0.9, 0.9)
+    decayed = {group["weight_decay"] for group in adamw[-1].args[0]}
+    assert decayed == {0.02, 0.0}  # the std isn't decayed
+    assert clips[-1].args[1] == 0.7
+    assert decays[-1].args[0] == moves[-1].args[1] == 0.3
+    assert spreads[-1].args[:3] == (5, 128, 2)
     expected = {**sizes, "initial_std": 0.4, "identity_core": True}
-    assert expected.items() <= calls["RAMConfig"][-1].items()
+    assert expected.items() <= models[-1].keywords.items()
 
 
 def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
@@ -305,27 +303,21 @@ def test_shifting_locations_shifts_the_image(toy_dataset):
 
 def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, capsys, monkeypatch):
     shift = torch.tensor([0.25, -0.5]).repeat(128, 1)
-    seen: dict[str, list[torch.Tensor]] = {"shown": [], "given": [], "sampled": [], "executed": []}
-
-    def spy(owner: Any, name: str, key: str, location_of: Any) -> None:
-        function = getattr(owner, name)
-
-        def call(*words: Any) -> Any:
-            result = function(*words)
-            location = torch.as_tensor(location_of(words, result))
-            if len(location) == 128:  # in training
-                seen[key].append(location)
-            return result
-
-        monkeypatch.setattr(owner, name, call)
-
     monkeypatch.setattr(reinforce, "to_shift", lambda *_: shift)
-    spy(reinforce, "to_tensors", "shown", lambda _, result: result[1])
-    spy(RecurrentAttentionModel, "forward", "given", lambda words, _: words[2])
-    spy(reinforce, "sample_location", "sampled", lambda _, result: result[0])
-    spy(GlimpseVectorEnv, "step", "executed", lambda words, _: words[1]["location"])
+    observed = note_calls(monkeypatch, reinforce, "to_tensors")
+    forward = note_calls(monkeypatch, RecurrentAttentionModel, "forward")
+    samples = note_calls(monkeypatch, reinforce, "sample_location")
+    steps = note_calls(monkeypatch, GlimpseVectorEnv, "step")
     train(tmp_path / "run", capsys, shift=1)
-    shown, given, sampled, executed = (torch.stack(locations) for locations in seen.values())
+    shown, given, sampled, executed = (
+        torch.stack([torch.as_tensor(each) for each in locations if len(each) == 128])  # training's
+        for locations in (
+            [call.result[1] for call in observed],
+            [call.args[2] for call in forward],
+            [call.result[0] for call in samples],
+            [call.args[1]["location"] for call in steps],
+        )
+    )
     assert len(shown) == 4 * 10
     torch.testing.assert_close(given - shown, shift.expand_as(shown))
     torch.testing.assert_close(sampled - executed, shift.expand_as(shown))
@@ -359,10 +351,7 @@ def test_the_running_mean_is_validated_and_its_last_weights_are_kept_where_asked
 def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(
     tmp_path, capsys, monkeypatch
 ):
-    play, stds = reinforce.play_split, []
-    monkeypatch.setattr(
-        reinforce, "play_split", lambda *w, **k: stds.append(k.get("std")) or play(*w, **k)
-    )
+    played = note_calls(monkeypatch, reinforce, "play_split")
     for name, sampled in (("plain", False), ("sampled", True)):
         train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
     plain, sampled = weights_of(tmp_path / "plain"), weights_of(tmp_path / "sampled")
@@ -373,26 +362,20 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
     assert not read_metric(tmp_path / "plain", "eval/error_sampled")
     config = Config(total_episodes=1280, **SHORT)  # validated after 5 and 10 updates
     means = [None, None]  # of the run that samples nothing
-    assert stds == [*means, None, config.scheduled_std(4), None, config.scheduled_std(9)]
+    stds = [*means, None, config.scheduled_std(4), None, config.scheduled_std(9)]
+    assert [call.keywords.get("std") for call in played] == stds
 
 
 def test_validation_of_the_sampled_policy_samples_labels_at_their_temperature(
     tmp_path, capsys, monkeypatch
 ):
-    play, score = reinforce.play_split, reinforce.score_sampled_labels
-    played: list[Any] = []
-    scored: list[Any] = []
-    monkeypatch.setattr(
-        reinforce, "play_split", lambda *w, **k: played.append(play(*w, **k)) or played[-1]
-    )
-    monkeypatch.setattr(
-        reinforce, "score_sampled_labels", lambda *w: scored.append(w[0]) or score(*w)
-    )
+    played = note_calls(monkeypatch, reinforce, "play_split")
+    scored = note_calls(monkeypatch, reinforce, "score_sampled_labels")
     how = {"estimator": "outcome", "label_temperature": 0.5, "validate_sampled": True}
     train(tmp_path / "run", capsys, **how)
     assert len(scored) == 2
-    assert torch.equal(scored[0].log_p, 2 * played[1].log_p)  # played[0] has mean locations
-    assert torch.equal(scored[1].log_p, 2 * played[3].log_p)
+    for score, sampled in zip(scored, played[1::2], strict=True):  # the others: mean locations
+        assert torch.equal(score.args[0].log_p, 2 * sampled.result.log_p)
 
 
 def test_fewer_validation_images_are_the_first_of_the_split(tmp_path, capsys):
@@ -419,19 +402,17 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
 
 
 def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monkeypatch):
-    calls: dict[str, list[Any]] = {"sample_location": [], "choose_label": []}
-    for name, noted in calls.items():
-        call = getattr(reinforce, name)
-        monkeypatch.setattr(reinforce, name, lambda *w, c=call, n=noted: n.append(w) or c(*w))
+    places = note_calls(monkeypatch, reinforce, "sample_location")
+    labels = note_calls(monkeypatch, reinforce, "choose_label")
     flags = {"estimator": "outcome", "label_temperature": 2.0, "total_episodes": 24}
     train(tmp_path / "run", capsys, num_envs=8, seed=5, **flags)
     source = Noise(5, range(8), num_glimpses=4, num_classes=4)
     noise = [source.draw(update) for update in range(3)]
-    pairs = list(zip(*calls.values(), strict=True))
-    assert len(pairs) == 3 * 4
-    for k, ((_, _, normal), (_, clocks, temperature)) in enumerate(pairs):
+    assert len(places) == len(labels) == 3 * 4
+    for k, (place, label) in enumerate(zip(places, labels, strict=True)):
         update, step = divmod(k, 4)
-        assert torch.equal(normal, noise[update].normal[step])
+        _, clocks, temperature = label.args
+        assert torch.equal(place.args[2], noise[update].normal[step])
         assert torch.equal(clocks, noise[update].clocks[step])
         assert temperature == 2.0
 
@@ -449,14 +430,11 @@ def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys
 def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(
     tmp_path, capsys, monkeypatch
 ):
-    judge, judged = Training.is_best, []
-    monkeypatch.setattr(
-        Training, "is_best", lambda self, cost, **k: judged.append(cost) or judge(self, cost, **k)
-    )
+    judged = note_calls(monkeypatch, Training, "is_best")
     train(tmp_path / "run", capsys, glimpse_cost=0.1)
     errors, glimpses = (read_metric(tmp_path / "run", f"eval/{k}") for k in ("error", "glimpses"))
     costs = [error + 10 * number for error, number in zip(errors, glimpses, strict=True)]
-    assert judged == pytest.approx(costs, rel=1e-4)
+    assert [call.args[1] for call in judged] == pytest.approx(costs, rel=1e-4)
 
 
 def test_stopping_pays_for_being_right_and_costs_a_price_per_glimpse():
@@ -681,30 +659,23 @@ def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsy
 def test_a_replay_holds_the_scored_answers_and_each_of_its_steps_begins_without_a_gradient(
     tmp_path, capsys, monkeypatch
 ):
-    step, add, loss, clip = GlimpseVectorEnv.step, Replay.add, Replay.loss, reinforce.clip_gradients
-    played, stored, clipped = [], [], []
-
-    def play(env: Any, action: Any) -> Any:
-        answer = step(env, action)
-        played.append((action["label"], answer[1]))
-        return answer
+    loss = Replay.loss
 
     def fresh(self: Replay, model: Any, *more: Any) -> Any:
         assert all(p.grad is None for p in model.parameters())
         return loss(self, model, *more)
 
-    monkeypatch.setattr(GlimpseVectorEnv, "step", play)
-    monkeypatch.setattr(Replay, "add", lambda *w: stored.append((w[3:], played[-1])) or add(*w))
     monkeypatch.setattr(Replay, "loss", fresh)
-    monkeypatch.setattr(
-        reinforce, "clip_gradients", lambda *w, **k: clipped.append(w[1]) or clip(*w, **k)
-    )
+    played = note_calls(monkeypatch, GlimpseVectorEnv, "step")
+    stored = note_calls(monkeypatch, Replay, "add")
+    clipped = note_calls(monkeypatch, reinforce, "clip_gradients")
     flags = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "max_grad_norm": 0.7}
     train(tmp_path / "run", capsys, num_envs=8, total_episodes=24, **flags)
-    assert clipped == [0.7] * 3 * (1 + 2)
-    assert len(stored) == 3
-    for kept, seen in stored:
-        assert [part.tolist() for part in kept] == [part.tolist() for part in seen]
+    assert [call.args[1] for call in clipped] == [0.7] * 3 * (1 + 2)
+    answers = [call for call in played if call.args[0].num_envs == 8][3::4]  # scored in training
+    for kept, answer in zip(stored, answers, strict=True):
+        label, reward = answer.args[1]["label"], answer.result[1]
+        assert [part.tolist() for part in kept.args[3:]] == [label.tolist(), reward.tolist()]
 
 
 def test_a_seed_decides_the_initial_weights(tmp_path, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,13 +25,13 @@ from agents.runs.folder import RunLog
 from agents.sb3 import GlimpseVecEnv, load_sb3
 from agents.sb3.training import weights_of
 from agents.training import spread_seed
+from ram_env import GlimpseVectorEnv, register_dataset
 from tests.script_helpers import (
     LAST_LINE,
     hide_infos,
     keep_first,
-    note_seeds,
+    note_calls,
     read_metrics,
-    register_shades,
 )
 from train import off_policy, sb3, stock_ppo
 from train.keywords import make_vector_env
@@ -44,7 +45,11 @@ SHORT |= {"num_validations": 2, "log_every": 2, "threads": 1, "device": "cpu"}
 @pytest.fixture(scope="module", autouse=True)
 def _shades_env() -> Iterator[None]:
     """Register small tasks in which every glimpse shows the label, as a shade of grey."""
-    keywords = {"dataset": register_shades(), "num_glimpses": 3, "glimpse_size": 4}
+    shades = np.repeat(np.array([0, 80, 160, 240], np.uint8), 10)
+    images = shades[:, None, None] * np.ones((28, 28), np.uint8)
+    splits = dict.fromkeys(("train", "validation", "test"), (images, np.arange(40) // 10))
+    register_dataset("shades-of-grey", lambda: splits)
+    keywords = {"dataset": "shades-of-grey", "num_glimpses": 3, "glimpse_size": 4}
     changes = {"Shades": {}, "Stop": {"allow_stop": True}, "Dict": {"action_format": "dict"}}
     for name, more in changes.items():
         gymnasium.register(
@@ -198,9 +203,9 @@ def test_the_best_model_is_left_as_a_zip_of_stable_baselines_and_as_safetensors(
 
 
 def test_training_begins_with_the_seeds_that_all_scripts_share(tmp_path, capsys, monkeypatch):
-    seeds = note_seeds(monkeypatch)
+    resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
     train(tmp_path / "run", capsys, seed=5, final_split="none")
-    assert seeds[0] == spread_seed(5, 16)[0]
+    assert resets[0].keywords["seed"] == spread_seed(5, 16)[0]
 
 
 def test_it_learns_to_classify_what_it_sees(tmp_path, capsys):
@@ -260,12 +265,10 @@ def test_many_lanes_of_the_stock_script_choose_columns_rows_and_classes(tmp_path
 def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
     tmp_path, monkeypatch, algorithm
 ):
-    kind, made = off_policy.ALGORITHMS[algorithm], []
-    setup = kind._setup_model
-    monkeypatch.setattr(kind, "_setup_model", lambda model: (made.append(model), setup(model)))
+    made = note_calls(monkeypatch, off_policy.ALGORITHMS[algorithm], "_setup_model")
     run, settings = tmp_path / "run", {"algorithm": algorithm, "env_steps": 160, "marks": 2}
     off_policy.main(off_policy.Config(run, "ShadesGlimpse-v0", reward="dense", **settings))
-    (model,) = made
+    (model,) = made[0].args
     assert model._n_updates == (160 - 96) / 8  # learning starts after 100 env steps
     replay = model.replay_buffer
     assert replay.observations.shape[0] * 8 == 100_000

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,6 @@ from train.comparison.jobs import Ended, run_jobs
 
 if sys.platform == "win32":
     pytest.skip("jobs need POSIX", allow_module_level=True)
-
-DRIVER = """
-import sys
-from pathlib import Path
-from tests.train.comparison.job_programs import Place, one_by_one
-from train.comparison.clusters import JobConfig
-from train.comparison.jobs import run_jobs
-
-place = Place(Path(sys.argv[1]))
-jobs = [place.job(name, "waits") for name in "ab"]
-list(run_jobs(one_by_one(jobs), JobConfig(work_dir=place.folder, parallel=1)))
-"""
 
 
 @pytest.fixture
@@ -100,9 +89,12 @@ def test_the_last_words_of_a_job_are_words(place):
 
 def kill_a_driver(place: Place) -> None:
     """Kill a process that runs the jobs a and b one after another, while a waits."""
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(place.folder)]) as driver:
-        wait_for(lambda: place.waits("a"))
-        driver.kill()
+    jobs = [place.job(name, "waits") for name in "ab"]
+    driver = get_context("spawn").Process(target=run, args=(place, *jobs), kwargs={"parallel": 1})
+    driver.start()
+    wait_for(lambda: place.waits("a"))
+    driver.kill()
+    driver.join()
 
 
 def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):

@@ -38,7 +38,8 @@ class Disk:
     def __init__(self, folder: Path):
         self._folder = folder.resolve()
         self._top = _read(self._folder)
-        self._found: list[dict[Content, str]] = []
+        self._before: dict[Content, str] = {}
+        self._last: dict[Content, str] = {}
 
     def make(self, call: Call) -> Any:
         """Make a call, as a handler, and note what a power cut after it may leave."""
@@ -46,17 +47,14 @@ class Disk:
         result = call.make()
         if paths:
             self._follow(call, result, *paths)
-        self._found.append({content: f"{call}, {lost}" for content, lost in self._lose()})
+        self._before = {**self._last, **self._before}
+        self._last = {content: f"{call}, {lost}" for content, lost in self._lose()}
         return result
 
     @property
     def leavings(self) -> list[tuple[Content, str, bool]]:
-        last = self._found[-1] if self._found else {}
-        before: dict[Content, str] = {}
-        for found in self._found[:-1]:
-            before = {**found, **before}
-        unfinished = [(content, name, False) for content, name in before.items()]
-        return unfinished + [(content, name, True) for content, name in last.items()]
+        unfinished = [(content, name, False) for content, name in self._before.items()]
+        return unfinished + [(content, name, True) for content, name in self._last.items()]
 
     def _follow(self, call: Call, result: Any, path: Path, new: Path | None = None) -> None:
         """Do to the nodes what a call has done to the folder."""

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,8 @@ from tests.script_helpers import wait_for
 from train import baselines, compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison import results
-from train.comparison.protocol import ComparedTask, read_protocol
+from train.comparison.job import Job
+from train.comparison.protocol import Algorithm, ComparedTask, read_protocol
 from train.comparison.report import FILES, task_report
 from train.comparison.search import draw_trials
 from train.comparison.summary import read_results
@@ -240,12 +242,13 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
 def test_a_run_that_was_killed_or_that_no_report_can_use_is_reported_and_not_kept(
     tmp_path, capsys, does, named
 ):
-    place = Place(tmp_path, f'[algorithms.poor]\nprogram = "ours"\nflags = "--does {does}"\n')
+    more = f'[algorithms.poor]\nprogram = "ours"\nflags = "--does {does}"\n'
+    place = Place(tmp_path, f'{more}[algorithms.good]\nprogram = "ours"\n')
     with pytest.raises(SystemExit) as ended:
-        main(place.config())
+        main(place.config(algorithms=("poor", "good")))  # which aren't tuned
     assert ended.value.code == 1
     assert re.search(f"error: poor, seed 1: .*{named}", capsys.readouterr().err)
-    assert [name for name, *_ in place.seeds()] == ["tuned", "tuned"]
+    assert [name for name, *_ in place.seeds()] == ["good", "good"]
 
 
 @pytest.mark.parametrize(
@@ -551,19 +554,24 @@ def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(prot
         assert min(config.std for config in configs) >= 0.1
 
 
+def jobs_of(name: str) -> Iterator[tuple[ComparedTask, Algorithm, Job]]:
+    """Yield a seed's job of each algorithm on each task of a protocol."""
+    protocol = PROTOCOLS[name]
+    for task in protocol.tasks.values():
+        comparison = Comparison(Config(task=task.name), protocol)
+        for algorithm in protocol.on(task):
+            yield task, algorithm, comparison.plan(task, algorithm, 3, {}).job
+
+
 @cache
 def settings_of(name: str) -> dict[str, tuple[ComparedTask, dict[str, Any]]]:
     """Return each reinforce.py row of a protocol on its first task, without what is of a run."""
     own = ("run_dir", "seed", "env_id", "final_split", "threads", "device")
-    protocol = PROTOCOLS[name]
     found: dict[str, tuple[ComparedTask, dict[str, Any]]] = {}
-    for task in protocol.tasks.values():
-        comparison = Comparison(Config(task=task.name), protocol)
-        for algorithm in protocol.on(task):
-            words = comparison.plan(task, algorithm, 3, {}).job.command
-            if words[1] == "train/reinforce.py" and algorithm.name not in found:
-                settings = asdict(reinforce.parse(words[2:]))
-                found[algorithm.name] = task, {k: settings[k] for k in settings if k not in own}
+    for task, algorithm, job in jobs_of(name):
+        if job.command[1] == "train/reinforce.py" and algorithm.name not in found:
+            settings = asdict(reinforce.parse(job.command[2:]))
+            found[algorithm.name] = task, {k: settings[k] for k in settings if k not in own}
     return found
 
 
@@ -597,12 +605,8 @@ def test_a_row_of_the_ladder_differs_in_one_thing_from_the_papers_rule_or_from_d
 def test_stored_results_and_searches_do_not_change_with_the_trainers_defaults():
     pinned = {"--estimator", "--optimizer", "--num-envs", "--learning-rate", "--no-bf16"}
     for name in ("comparison", "reward_alone", "paper_rule", "signpost_dials"):
-        for task in PROTOCOLS[name].tasks.values():
-            comparison = Comparison(Config(task=task.name), PROTOCOLS[name])
-            for algorithm in PROTOCOLS[name].on(task):
-                command = comparison.plan(task, algorithm, 0, {}).job.command
-                if command[1] == "train/reinforce.py":
-                    assert pinned <= set(command)
+        for _, _, job in jobs_of(name):
+            assert job.command[1] != "train/reinforce.py" or pinned <= set(job.command)
 
 
 def test_the_protocols_know_the_results_that_are_stored_for_them():
@@ -642,19 +646,16 @@ def test_the_published_rows_are_the_presets_at_their_own_budgets():
 
 
 def test_the_papers_tables_train_the_presets_with_the_tasks_number_of_glimpses():
-    protocol = PROTOCOLS["paper_tables"]
-    for task in protocol.tasks.values():
-        for algorithm in protocol.on(task):
-            job = Comparison(Config(task=task.name), protocol).plan(task, algorithm, 0, {}).job
-            if job.command[1] == "train/reinforce.py":
-                config = reinforce.parse(job.command[2:])
-                preset = reinforce.parse(["--preset", str(config.preset)])
-                assert config.total_episodes == preset.total_episodes
-                assert (config.env_id, config.num_envs) == (preset.env_id, preset.num_envs)
-                assert config.task.num_glimpses == task.num_glimpses
-            else:
-                assert baselines.parse(job.command[2:]).model == algorithm.name
-                assert task.num_glimpses == 1  # an env step is a canvas
+    for task, algorithm, job in jobs_of("paper_tables"):
+        if job.command[1] == "train/reinforce.py":
+            config = reinforce.parse(job.command[2:])
+            preset = reinforce.parse(["--preset", str(config.preset)])
+            assert config.total_episodes == preset.total_episodes
+            assert (config.env_id, config.num_envs) == (preset.env_id, preset.num_envs)
+            assert config.task.num_glimpses == task.num_glimpses
+        else:
+            assert baselines.parse(job.command[2:]).model == algorithm.name
+            assert task.num_glimpses == 1  # an env step is a canvas
 
 
 def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it_lacks(

@@ -124,12 +124,6 @@ def test_l_and_r_are_never_in_one_table(results):
             assert names <= LABELLED or not names & LABELLED, names
 
 
-def test_controls_and_the_naive_try_stand_apart(results):
-    tables = [table for table in tables_of(report_on(results)) if "seeds" in table[0]]
-    groups = [{row["algorithm"] for row in table} for table in tables]
-    assert groups == [{"dense", "sparse"}, {"ppo", "a2c"}, {"oracle", "random"}, {"plain"}]
-
-
 def test_rows_go_by_mean_error_with_incomplete_ones_last(results):
     for number in range(3):
         write(results, TASK, "sparse", number, 0.0)
@@ -313,18 +307,16 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
 
 
 def test_the_report_names_commit_machine_versions_and_days(results):
-    for line in (
-        *("- commit: abc123", "- machine: a machine", "- python: 3.11.7"),
-        *("- versions: numpy 2.4.6, torch 2.13.0", "- started: 2026-11-25"),
-        "dense: python train/x.py --seed 0",
-    ):
-        assert line in report_on(results).splitlines()
     later = {**CONFIG, "commit": "fff+", "started": "2026-12-01T00:00:00+00:00"}
     write(results, TASK, "ppo", 0, config=later)
     lines = report_on(results).splitlines()
-    assert "- commit fff+: ppo" in lines
-    assert "- commit abc123: dense, sparse, ppo, a2c, random, oracle, plain" in lines
-    assert "- started: 2026-11-25 to 2026-12-01" in lines
+    for line in (
+        *("- commit fff+: ppo", "- machine: a machine", "- python: 3.11.7"),
+        "- commit abc123: dense, sparse, ppo, a2c, random, oracle, plain",
+        *("- versions: numpy 2.4.6, torch 2.13.0", "- started: 2026-11-25 to 2026-12-01"),
+        "dense: python train/x.py --seed 0",
+    ):
+        assert line in lines
 
 
 def test_seeds_off_the_budget_or_that_the_protocol_does_not_ask_for_are_named(results):

@@ -32,15 +32,7 @@ from agents.runs.checkpoints import list_checkpoints, read_checkpoint
 from agents.runs.commands import DIVERGED
 from ram_env import GlimpseVectorEnv
 from tests.faults import system_calls
-from tests.faults.runs import (
-    CALLS,
-    VARIANTS,
-    Outcome,
-    assert_same_end,
-    at_call,
-    handle,
-    start,
-)
+from tests.faults.runs import CALLS, VARIANTS, Outcome, assert_same_end, at_call, handle, start
 from train import reinforce
 
 STEPS = 4  # env steps of an update

@@ -32,14 +32,7 @@ from agents.runs.checkpoints import (
 from agents.runs.files import write_whole
 from agents.runs.folder import RunLog
 from tests.faults.power_cuts import Disk, restore
-from tests.faults.system_calls import (
-    Call,
-    Handler,
-    Killed,
-    die,
-    fail,
-    handled_by,
-)
+from tests.faults.system_calls import Call, Handler, Killed, die, fail, handled_by
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd")
 

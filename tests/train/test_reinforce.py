@@ -28,6 +28,7 @@ from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import (
     LAST_LINE,
+    SMALL_RUN,
     hide_infos,
     keep_first,
     note_calls,
@@ -519,10 +520,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
     ({"estimator": "reward_only", "label_temperature": 0.5}, "label_temperature needs an outcome"),
     ({"curriculum": "none"}, "must be a .toml file or among .*'cluttered-60'.* got 'none'"),
-    (
-        {"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1},
-        "glimpse_cost must be 0 for .*own",
-    ),
+    ({"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1}, "glimpse_cost must be 0 for .*own"),
     ({"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1}, "must be 'final' .* can stop, got"),
     ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
     (
@@ -574,9 +572,7 @@ def test_a_run_on_the_sample_says_so_in_its_log_and_folder(tmp_path, capsys):
     assert "sample" in json.loads((tmp_path / "run" / "result.json").read_text())["data"]
 
 
-SMALL = {"num_envs": 8, "total_episodes": 24, "hidden_size": 16, "location_hidden": 8}
-SMALL |= {"conv_features": 2, "optimizer": "adamw"}
-SMALL |= {"num_validations": 1, "log_every": 1}
+SMALL = {**SMALL_RUN, "num_envs": 8, "total_episodes": 24, "optimizer": "adamw"}
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

@@ -17,6 +17,7 @@ from agents.runs.checkpoints import latest_checkpoint
 from agents.training import Training
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import SMALL_RUN, read_metrics, register_variant
+from tests.train.test_resume import results
 from train.reinforce import Config, main, parse
 
 pytestmark = pytest.mark.usefixtures("one_commit")
@@ -123,11 +124,6 @@ def test_each_stage_of_a_curriculum_begins_as_without_a_graph(tmp_path, device, 
 def test_a_resumed_run_ends_in_the_same_bytes_and_its_state_is_the_plain_environments(
     tmp_path, monkeypatch, device, failed_at
 ):
-    def files(folder: Path) -> dict[str, bytes]:
-        paths = [folder / "metrics.csv", *folder.glob("*.safetensors")]
-        paths += folder.glob("checkpoints/*/*")
-        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
     flags = {"estimator": "outcome", "replay_steps": 1, "replay_size": 3, "locations": "raster"}
     flags |= {"device": device, "checkpoint_every": 1}
     train(tmp_path / "whole", graph=True, **flags)
@@ -144,7 +140,7 @@ def test_a_resumed_run_ends_in_the_same_bytes_and_its_state_is_the_plain_environ
         with pytest.raises(RuntimeError, match="made to fail"):
             train(tmp_path / "run", graph=True, **flags)
     main(parse(["--resume", str(tmp_path / "run")]))
-    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
     train(tmp_path / "plain", **flags)
     folders = (tmp_path / name / "checkpoints" for name in ("whole", "plain"))
     newest = [latest_checkpoint(folder, print) for folder in folders]

@@ -26,13 +26,7 @@ from agents.sb3 import GlimpseVecEnv, load_sb3
 from agents.sb3.training import weights_of
 from agents.training import spread_seed
 from ram_env import GlimpseVectorEnv, register_dataset
-from tests.script_helpers import (
-    LAST_LINE,
-    hide_infos,
-    keep_first,
-    note_calls,
-    read_metrics,
-)
+from tests.script_helpers import LAST_LINE, hide_infos, keep_first, note_calls, read_metrics
 from train import off_policy, sb3, stock_ppo
 from train.keywords import make_vector_env
 from train.sb3 import ALGORITHMS, Config, main, make_model, parse, to_sb3

@@ -109,23 +109,16 @@ def test_a_stop_of_torchrun_itself_saves_and_a_single_processs_run_resumes_in_tw
 
 
 @pytest.mark.parametrize(
-    ("mode", "flags", "status", "message"),
+    ("mode", "status", "message"),
     [
-        ("diverged", [], 3, "update 2: made to fail"),
-        ("killed", [], -9, "rank 0 waited for a process that has ended: torchrun's lines below"),
-        (
-            "flags",
-            [],
-            1,
-            r"must have the same flags: rank 0 has \[.*, rank 1 has \[.*'--seed', '1'",
-        ),
-        ("plain", ["--core", "none"], 2, None),
+        ("diverged", 3, "update 2: made to fail"),
+        ("killed", -9, "rank 0 waited for a process that has ended: torchrun's lines below"),
+        ("flags", 1, r"must have the same flags: rank 0 has \[.*, rank 1 has \[.*'--seed', '1'"),
+        ("plain --core none", 2, None),
     ],
 )
-def test_what_fails_in_one_process_or_all_ends_all_with_one_reason(
-    tmp_path, mode, flags, status, message
-):
-    ended = torchrun(PROGRAM, mode, *FLAGS, *flags, "--run-dir", tmp_path / "run")
+def test_what_fails_in_one_process_or_all_ends_all_with_one_reason(tmp_path, mode, status, message):
+    ended = torchrun(PROGRAM, *mode.split(), *FLAGS, "--run-dir", tmp_path / "run")
     assert ended.returncode != 0
     reported = errors(ended)
     assert re.search(f"exitcode  : {status} ", ended.stderr)

@@ -41,7 +41,8 @@ def _shades_env() -> Iterator[None]:
     """Register small tasks in which every glimpse shows the label, as a shade of grey."""
     shades = np.repeat(np.array([0, 80, 160, 240], np.uint8), 10)
     images = shades[:, None, None] * np.ones((28, 28), np.uint8)
-    splits = dict.fromkeys(("train", "validation", "test"), (images, np.arange(40) // 10))
+    split = (images, np.arange(40) // 10)
+    splits: dict[str, Any] = dict.fromkeys(("train", "validation", "test"), split)
     register_dataset("shades-of-grey", lambda: splits)
     keywords = {"dataset": "shades-of-grey", "num_glimpses": 3, "glimpse_size": 4}
     changes = {"Shades": {}, "Stop": {"allow_stop": True}, "Dict": {"action_format": "dict"}}

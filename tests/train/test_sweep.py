@@ -159,8 +159,9 @@ def test_the_value_is_the_mean_of_the_seeds_final_errors_with_guessing_where_one
 
 
 def test_a_trial_is_pruned_and_stopped_if_its_first_seed_falls_behind_after_the_warmup(place):
-    bad_seed = {"3/1000": {"errors": [50, 19, 18, 17]}, "3/1001": {"errors": [70, 70, 70, 70]}}
-    place.plan({"2": {"errors": [50, 40], "sleeps": True}, **bad_seed})
+    others = {"0/1001": {"errors": [1] * 4}, "1/1001": {"errors": [1] * 4}}  # prune no trial
+    late = {"3/1000": {"errors": [50, 19, 18, 17]}, "3/1001": {"errors": [70] * 4}}
+    place.plan({"2": {"errors": [50, 40], "sleeps": True}, **late, **others})
     place.run(trials=4, startup_trials=2, warmup_marks=2, seeds=2)
     assert place.calls("stopped") == ["2/1000"]
     assert place.calls().count("2/1001") == 0  # nor is it run with another seed

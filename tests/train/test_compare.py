@@ -57,7 +57,8 @@ if does == "dies":
 if does == "sleeps":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(__file__).with_name("stopped").touch()))
     (folder / "asleep").touch()
-    time.sleep(600)
+    while True:
+        time.sleep(0.02)  # briefly: a signal just before a sleep is handled after it
 metrics = ["env_steps,tag,value"]
 for mark in range(1, marks + 1):
     at = steps * mark // marks
@@ -73,7 +74,8 @@ if does != "forgets":
 if does == "diverges":
     print("error: update 3: loss not finite")
     sys.exit(3)
-end = {"split": words["--split"], "wrong": int(100 * abs(rate - 0.3)) + seed % 10, "total": 200}
+split = "train" if does == "strays" else words["--split"]
+end = {"split": split, "wrong": int(100 * abs(rate - 0.3)) + seed % 10, "total": 200}
 (folder / "result.json").write_text(json.dumps(end))
 print("finished")
 """
@@ -236,6 +238,7 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
         ("forgets", r"timing\.csv"),
         ("overshoots", r"metrics\.csv.*: eval/error must be from 0 to 100, got 101"),
         ("samples", r"config\.json.*: the run was trained on the sample"),
+        ("strays", r"result\.json: split must be test, got 'train'"),
         ("misdates", r"config\.json.*: started must be ISO 8601, got 'yesterday'"),
     ],
 )

@@ -47,7 +47,7 @@ def make_run(folder: Path, config: RAMConfig) -> Path:
     model = RecurrentAttentionModel(config)
     for name, parameter in model.named_parameters():
         parameter *= not name.endswith("bias")
-    return write_run(folder, model, env_id="SignpostGlimpse-v0", final_std=0.25)
+    return write_run(folder, model, env_id="SignpostGlimpse-v0", std=0.5, final_std=0.25)
 
 
 def report(run_dir: Path, capsys, **changes) -> list[str]:
@@ -67,7 +67,10 @@ def test_the_test_split_is_evaluated_whole_when_asked_for(run_dir, capsys):
     assert last == f"test {evaluate(load_run(run_dir)[0], make_split('test'), 10_000)}"
 
 
-def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(run_dir, capsys):
+def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(
+    run_dir, capsys, monkeypatch
+):
+    of_passes = note_calls(monkeypatch, train.evaluate, "score_mean_of_passes")
     lines, n = report(run_dir, capsys), 5000
     assert LAST_LINE.fullmatch(lines[-1])
     model, _ = load_run(run_dir)
@@ -83,6 +86,7 @@ def test_it_reports_each_protocol_and_ends_with_the_mean_locations_error(run_dir
     first, *others = (score.strip() for score in reported.values())
     assert others == [str(sampled), str(mean)]
     assert first != others[0]  # the third equals the first: a board's first glimpse is given
+    assert len(of_passes) == 1
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)
@@ -140,6 +144,13 @@ def test_numbers_are_also_written_and_hindsight_is_held_against_a_wrong_label(
     hindsight = numbers["hindsight"]
     assert hindsight["true_label"]["total"] == hindsight["wrong_label"]["total"] == 1000
     assert sum("ocations chosen for" in line for line in lines) == 2
+
+
+def test_a_run_with_a_control_is_evaluated_with_it(run_dir, capsys, tmp_path):
+    edit_json(run_dir / "config.json", config={"locations": "centre"})
+    report(run_dir, capsys, json=tmp_path / "numbers.json")
+    spread = json.loads((tmp_path / "numbers.json").read_text())["location_spread"]
+    assert spread[1:] == [[0, 0]] * 3
 
 
 def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
@@ -208,7 +219,7 @@ def test_a_split_that_shares_images_with_the_training_is_refused(
     [("env_id", {"env_id": "SignpostGlimpse-v0"}), ("final_std", {"std": 0.1})],
 )
 def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting, given):
-    edit_json(run_dir / "config.json", config={setting: None})
+    edit_json(run_dir / "config.json", config={setting: None, "std": None})
     with pytest.raises(ValueError, match=f"config.json has no {setting}: give one with --"):
         report(run_dir, capsys)
     assert report(run_dir, capsys, **given)

@@ -325,19 +325,20 @@ def test_seeds_off_the_budget_or_that_the_protocol_does_not_ask_for_are_named(re
     assert row_of(text, "dense")["error [%]"] == "3.20 (3.00 to 3.40)"
     assert "left out: 1 seeds" in text
     assert "off the budget" not in text
-    text = report_on(results, replace(TASK, env_steps=2000))
+    text = report_on(results, replace(TASK, env_steps=1030))
     assert re.search(r"off the budget.*dense seed 0 \(1,000\)", text)
 
 
 def test_seeds_with_other_settings_are_not_averaged(results):
-    settings = {"seed": 1, "run_dir": None, "learning_rate": 0.1}
+    settings = {"seed": 1, "run_dir": None, "learning_rate": 0.1, "num_envs": 8, "env_kwargs": ""}
     write(results, TASK, "ppo", 0, config={**CONFIG, "config": {**settings, "seed": 0}})
     write(results, TASK, "ppo", 1, config={**CONFIG, "config": settings})
     report_on(results)  # the other seeds' programs stored no settings
-    write(results, TASK, "ppo", 2, config={**CONFIG, "config": {**settings, "learning_rate": 0.2}})
-    message = r"A-v0/ppo/seed_2: \['learning_rate'\] differ from those of seed 0"
-    with pytest.raises(ValueError, match=message):
-        report_on(results)
+    for name, value in (("learning_rate", 0.2), ("num_envs", 4), ("env_kwargs", "shift = 1")):
+        write(results, TASK, "ppo", 2, config={**CONFIG, "config": {**settings, name: value}})
+        message = rf"A-v0/ppo/seed_2: \['{name}'\] differ from those of seed 0"
+        with pytest.raises(ValueError, match=message):
+            report_on(results)
 
 
 def test_the_report_across_tasks_has_a_column_per_task_and_names_missing_seeds(results):

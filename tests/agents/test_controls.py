@@ -77,7 +77,7 @@ def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
         (lambda: make_control("learned")(-1, LEARNED, BOX, UNIFORM), r"step must be in 0\.\.7"),
         (lambda: make_control("learned")(8, LEARNED, BOX, UNIFORM), r"step must be in 0\.\.7"),
         (lambda: make_control("oracle")(0, LEARNED, BOX[:, :2], UNIFORM), "box must have shape"),
-        (lambda: make_control("oracle")(0, LEARNED, BOX - 1, UNIFORM), "the canvas of 60 px"),
+        (lambda: make_control("oracle")(0, LEARNED, BOX - 1, UNIFORM), "outside the canvas of 60"),
         (lambda: oracle_location(torch.zeros(4), 60), "box"),
         (lambda: oracle_location(torch.tensor([[33, 0, 28, 28]]), 60), "outside the canvas"),
     ],

@@ -301,7 +301,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
         ({"flags": ("--learning-rate=1",)}, "flags must not hold --learning-rate=1"),
         ({"flags": ("--final_split", "test")}, "flags must not hold --final_split"),
         ({"flags": ("--std", "2")}, "flags must not hold --std"),
-        ({"flags": ("--preset", "best-mnist")}, "hold --preset: the sweep itself sets much of"),
+        ({"flags": ("--preset", "best-mnist")}, "flags must not hold --preset: the sweep itself"),
         ({"report": True}, "no study 'SignpostGlimpse-v0' to report: .* doesn't exist"),
     ],
 )

@@ -307,6 +307,8 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
 
 
 def test_the_report_names_commit_machine_versions_and_days(results):
+    lines = report_on(results).splitlines()
+    assert {"- commit: abc123", "- started: 2026-11-25"} <= {*lines}
     later = {**CONFIG, "commit": "fff+", "started": "2026-12-01T00:00:00+00:00"}
     write(results, TASK, "ppo", 0, config=later)
     lines = report_on(results).splitlines()

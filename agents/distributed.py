@@ -10,7 +10,6 @@ Dimension key:
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -23,7 +22,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -57,8 +55,7 @@ def reports() -> bool:
 def joined(*, allowed: bool = True) -> Iterator[None]:
     """Join the ranks that torchrun started; a process of its own joins nothing.
 
-    An error in one rank ends all: those that wait for its messages raise ConnectionError. Call
-    :func:`leave` afterwards.
+    An error in one rank ends all: those that wait for its messages raise ConnectionError.
 
     Raises:
         ValueError: If ranks have different flags, or torchrun is not ``allowed``.
@@ -70,9 +67,6 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
     if not allowed:
         _reports = os.environ["RANK"] == "0"
         raise ValueError(f"{sys.argv[0]} doesn't run under torchrun: start it with python")
-    # DistributedDataParallel imports this, and default arguments there keep the group of that time
-    import torch.distributed.nn.functional
-
     store, me, size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=me, world_size=size, timeout=_PATIENCE)
@@ -90,16 +84,7 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
                 "rank that failed first and its exit code; find out why, then resume the run"
             ) from error
         raise
-
-
-def leave() -> None:
-    """End this process's part in the group, when nothing but garbage refers to a model any more.
-
-    The last reference to the group waits for Gloo's threads, and they may wait for Python's lock,
-    to free a tensor. The reference that is dropped here gives the lock away; a model's wouldn't.
-    """
-    if dist.is_initialized():
-        gc.collect()
+    finally:
         dist.destroy_process_group()
 
 
@@ -182,32 +167,14 @@ def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, mean.unbind(), strict=True))
 
 
-def averaging_gradients(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function to pass each loss of a model through, before ``backward``.
-
-    The gradients are then the same in all ranks: the means of the ranks' own.
-    """
-    if num_ranks() == 1:
-        return lambda loss: loss
-    return DistributedDataParallel(_Loss(model), find_unused_parameters=True)
-
-
-class _Loss(nn.Module):
-    """Returns a loss unchanged.
-
-    DistributedDataParallel expects a gradient for every parameter that its module's output depends
-    on. A loss depends on just the parameters that get one. A glimpse's outputs don't: a control, an
-    estimator or a replay leaves some without, and a learned std isn't among them.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        device = next(model.parameters()).device
-        self.unused = nn.Parameter(torch.zeros((), device=device))  # torch warns if none is
-
-    def forward(self, loss: Tensor) -> Tensor:
-        return loss
+def average_gradients(model: nn.Module) -> None:
+    """Replace gradients by their means over ranks; a parameter has one in all ranks or in none."""
+    if num_ranks() > 1:
+        grads = [each.grad for each in model.parameters() if each.grad is not None]
+        mean = torch.cat([grad.flatten() for grad in grads]) / num_ranks()
+        dist.all_reduce(mean)
+        for grad, part in zip(grads, mean.split([*map(Tensor.numel, grads)]), strict=True):
+            grad.copy_(part.view_as(grad))
 
 
 def own_gpu(name: str) -> str:

@@ -29,7 +29,7 @@ from agents.baselines import count_parameters
 from agents.controls import CONTROLS, Control, to_boxes
 from agents.diagnostics import behaviour
 from agents.distributed import (
-    averaging_gradients,
+    average_gradients,
     largest,
     mean_over_ranks,
     num_ranks,
@@ -370,7 +370,6 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     replay = Replay(config.replay_size, seen_shape, device) if config.replay_steps else None
     stored = {} if replay is None else {"replay": replay}
     training = Training(model, optimizer, env, stored)
-    averaged = averaging_gradients(model)
     watch = Watch(device) if config.graph else None
     validations = validation_updates(config.num_updates, config.num_validations)
     log.save_model_config(model.config)
@@ -453,7 +452,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             rate = learning_rate * group["multiple"]
             group["lr"] = rate.float() if isinstance(rate, Tensor) else rate
         optimizer.zero_grad()
-        averaged(loss).backward()
+        loss.backward()
+        average_gradients(model)
         grad_norm = clip_gradients(model, config.max_grad_norm, update, values, watch)
         optimizer.step()
         if replay is not None:
@@ -463,7 +463,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
                 optimizer.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     old_loss = replay.loss(model, estimator, weights, uniform)
-                averaged(old_loss).backward()
+                old_loss.backward()
+                average_gradients(model)
                 clip_gradients(model, config.max_grad_norm, update, watch=watch)
                 optimizer.step()
         check_finite(update, dict(model.named_parameters()), watch)
@@ -600,7 +601,7 @@ def to_shift(uniform: Tensor, num_rollouts: int, largest: int, side: int) -> Ten
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment: on the model's GPU, or in NumPy on the CPU, but for ``graph``."""
     where = None if device.type == "cpu" and not config.graph else str(device)
-    more |= {"action_format": "dict", "device": where, "allow_stop": False}
+    more |= {"action_format": "dict", "grid_size": None, "device": where, "allow_stop": False}
     return make_vector_env(config.env_id, num_envs, **{**config.keywords, **more})
 
 

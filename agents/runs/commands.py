@@ -227,7 +227,6 @@ def run(
         status = f"error: out of memory, so make something smaller: {first_line(error)}"
     except SystemExit as error:
         status = error.code
-    distributed.leave()
     if status:
         sys.exit(status)
 

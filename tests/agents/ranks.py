@@ -7,7 +7,7 @@ from torch import nn
 from agents import distributed
 from agents.distributed import (
     all_lanes,
-    averaging_gradients,
+    average_gradients,
     gathered,
     joined,
     largest,
@@ -61,7 +61,6 @@ def check_gradients(rank: int) -> None:
     model = nn.ModuleDict({name: nn.Linear(3, 3) for name in ("core", "location", "label")})
     std = nn.ParameterList([nn.Parameter(torch.ones(3))])
     model["std"] = std  # used by losses alone
-    averaged = averaging_gradients(model)
     outputs = {
         ("core", "location", "label", "std"): lambda x: (
             core(x) + model["location"](core(x)) / std[0] + model["label"](x)
@@ -74,7 +73,8 @@ def check_gradients(rank: int) -> None:
         for used, output in outputs.items():
             whole = torch.autograd.grad(output(x).square().mean(), parameters, allow_unused=True)
             model.zero_grad()
-            averaged(output(x.chunk(2)[rank]).square().mean()).backward()
+            output(x.chunk(2)[rank]).square().mean().backward()
+            average_gradients(model)
             for (name, parameter), expected in zip(model.named_parameters(), whole, strict=True):
                 assert (parameter.grad is not None) == (name.split(".")[0] in used)
                 torch.testing.assert_close(parameter.grad, expected)
@@ -84,4 +84,3 @@ if __name__ == "__main__":
     with joined():
         for check in (check_lanes, check_agreements, check_gradients):
             check(distributed.rank())
-    distributed.leave()

@@ -33,16 +33,15 @@ from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, Stopped, parse_
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.machine import describe_device
 from agents.sb3 import (
-    EpisodeBuffer,
     GlimpseVecEnv,
     HistoryFeatures,
     HybridPolicy,
-    RecurrentHybridPolicy,
     VectorGlimpseHistory,
     evaluate_sb3,
     play_split_sb3,
     save_sb3,
 )
+from agents.sb3.recurrent import EpisodeBuffer, RecurrentHybridPolicy
 from agents.sb3.training import ResumedVectorEnv, RunLogger, train_once, weights_of
 from agents.training import (
     Training,

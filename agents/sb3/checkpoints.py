@@ -14,50 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.runs.checkpoints import CheckpointError
-from agents.runs.hashed import MAX_BYTES, manifest_path, read_hashed_file, write_hashed_file
+from agents.runs.hashed import MAX_BYTES, read_hashed_file, write_hashed_file
 from agents.runs.machine import versions
 
 AlgorithmT = TypeVar("AlgorithmT", bound=BaseAlgorithm)
-
-
-class ManifestCheckpointCallback(BaseCallback):
-    """Save the model regularly, and once more when training ends, as ``step_<env steps>.zip``.
-
-    Args:
-        folder: Folder for the zips; created if missing.
-        save_every: Env steps, of all lanes together, between two checkpoints.
-        keep: Number of checkpoints to keep, counted back from the newest of this run.
-    """
-
-    def __init__(self, folder: Path, save_every: int, *, keep: int = 3):
-        super().__init__()
-        if save_every < 1 or keep < 1:
-            raise ValueError(f"save_every and keep must be at least 1, got {save_every} and {keep}")
-        self.folder, self.save_every, self.keep = Path(folder), save_every, keep
-
-    def _on_training_start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._saved_at = self.num_timesteps
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps - self._saved_at >= self.save_every:
-            self._save()
-        return True
-
-    def _on_training_end(self) -> None:
-        if self.num_timesteps > self._saved_at:
-            self._save()
-
-    def _save(self) -> None:
-        self._saved_at = self.num_timesteps
-        path = save_sb3(self.model, self.folder / f"step_{self.num_timesteps:010d}.zip")
-        saved = [old for old in sorted(self.folder.glob("step_*.zip")) if old.name <= path.name]
-        for old in saved[: -self.keep]:  # zips of later steps belong to another run
-            manifest_path(old).unlink(missing_ok=True)
-            old.unlink()
 
 
 def save_sb3(model: BaseAlgorithm, path: str | Path) -> Path:

@@ -190,7 +190,7 @@ class HybridPolicy(ActorCriticPolicy):
     scores and stays near guessing. By default the heads lie directly on :class:`GlimpseFeatures`
     (``net_arch=[]``, as in the paper), which sees only the current glimpse. For an agent that
     remembers, use :class:`agents.sb3.HistoryFeatures` as features extractor, or RecurrentPPO with
-    :class:`agents.sb3.RecurrentHybridPolicy`::
+    :class:`agents.sb3.recurrent.RecurrentHybridPolicy`::
 
         env = gymnasium.make_vec("MNISTGlimpse-v0", num_envs=64)
         lanes = GlimpseVecEnv(VectorGlimpseHistory(env))

@@ -34,7 +34,7 @@ _SERIES = ("actions", "values", "log_probs", "advantages", "returns")
 
 
 class RecurrentHybridPolicy(HybridPolicy, RecurrentActorCriticPolicy):
-    """:class:`HybridPolicy` with an LSTM between features and heads, for RecurrentPPO.
+    """:class:`agents.sb3.HybridPolicy` with an LSTM between features and heads, for RecurrentPPO.
 
     Further arguments are those of ``RecurrentActorCriticPolicy``, such as ``lstm_hidden_size``
     (256). By default the critic has an LSTM of its own.

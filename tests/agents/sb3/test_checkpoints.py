@@ -13,7 +13,7 @@ import torch
 from stable_baselines3 import A2C, PPO
 
 from agents.runs.checkpoints import CheckpointError
-from agents.sb3 import ManifestCheckpointCallback, checkpoints, load_sb3, save_sb3
+from agents.sb3 import checkpoints, load_sb3, save_sb3
 
 
 def make_model(seed: int = 0) -> A2C:
@@ -22,40 +22,24 @@ def make_model(seed: int = 0) -> A2C:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[A2C, Path]:
-    """Train a model for 40 steps, saved every 12."""
-    folder = tmp_path_factory.mktemp("sb3")
-    model = make_model()
-    model.learn(40, callback=ManifestCheckpointCallback(folder, 12, keep=2))
-    return model, folder
-
-
-def test_the_newest_are_kept_and_the_last_is_from_the_end(trained):
-    names = [f"step_00000000{steps}.zip{suffix}" for steps in (36, 40) for suffix in ("", ".json")]
-    assert sorted(path.name for path in trained[1].iterdir()) == names
-
-
-def test_a_second_run_in_the_folder_deletes_only_its_own(tmp_path):
-    for steps in (40, 24):
-        make_model().learn(steps, callback=ManifestCheckpointCallback(tmp_path, 12, keep=1))
-    kept = [path.name for path in sorted(tmp_path.glob("*.zip"))]
-    assert kept == ["step_0000000024.zip", "step_0000000040.zip"]
-    with pytest.raises(ValueError, match="save_every"):
-        ManifestCheckpointCallback(tmp_path, 0)
+    """Train a model for 40 steps and save it."""
+    model = make_model().learn(40)
+    return model, save_sb3(model, tmp_path_factory.mktemp("sb3") / "model.zip")
 
 
 def test_a_loaded_model_is_the_one_that_was_saved(trained):
-    model, folder = trained
-    loaded = load_sb3(A2C, folder / "step_0000000040.zip", device="cpu")
+    model, path = trained
+    loaded = load_sb3(A2C, path, device="cpu")
     assert loaded.num_timesteps == 40
     for name, weight in model.policy.state_dict().items():
         assert torch.equal(weight, loaded.policy.state_dict()[name])
     with pytest.raises(CheckpointError, match="holds 'A2C', not PPO"):
-        load_sb3(PPO, folder / "step_0000000040.zip")
+        load_sb3(PPO, path)
 
 
 def test_a_zip_that_was_changed_or_exchanged_is_refused_unless_trusted(trained, tmp_path):
     path = save_sb3(make_model(1), str(tmp_path / "model.zip"))
-    whole, other = path.read_bytes(), (trained[1] / "step_0000000040.zip").read_bytes()
+    whole, other = path.read_bytes(), trained[1].read_bytes()
     for content in (whole[:-1], whole[:-1] + b"x", other):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"zip (has \d+ bytes, its manifest|was changed)"):
@@ -70,7 +54,7 @@ def test_the_size_is_checked_before_a_zip_is_read(trained, tmp_path, monkeypatch
         load_sb3(A2C, path)
     monkeypatch.setattr(checkpoints, "MAX_BYTES", 1000)
     with pytest.raises(CheckpointError, match="would unpack to"):
-        load_sb3(A2C, trained[1] / "step_0000000040.zip")
+        load_sb3(A2C, trained[1])
 
 
 class Payload:

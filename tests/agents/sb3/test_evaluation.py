@@ -18,12 +18,12 @@ from agents.sb3 import (
     GlimpseVecEnv,
     HistoryFeatures,
     HybridPolicy,
-    RecurrentHybridPolicy,
     VectorGlimpseHistory,
     evaluate_sb3,
     play_split_sb3,
 )
 from agents.sb3.flat import FlatHistoryFeatures, FlatPlayer, FlatVecEnv
+from agents.sb3.recurrent import RecurrentHybridPolicy
 
 N, T, NUM_IMAGES = 16, 4, 40
 SEQUENTIAL: dict[str, Any] = {"split": "validation", "order": "sequential"}

@@ -11,7 +11,8 @@ import torch
 from sb3_contrib import RecurrentPPO
 
 import ram_env  # noqa: F401
-from agents.sb3 import EpisodeBuffer, GlimpseVecEnv, RecurrentHybridPolicy
+from agents.sb3 import GlimpseVecEnv
+from agents.sb3.recurrent import EpisodeBuffer, RecurrentHybridPolicy
 
 N, T, ROUNDS = 6, 4, 3
 EPISODES = N * ROUNDS

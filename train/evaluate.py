@@ -208,7 +208,7 @@ def make_env(
     env_id: str, device: torch.device, num_envs: int = NUM_ENVS, **keywords: Any
 ) -> GlimpseVectorEnv:
     """Make the environment that passes through a split in order."""
-    keywords = {"action_format": "dict", **keywords}
+    keywords = {"action_format": "dict", "grid_size": None, **keywords}
     keywords |= {"order": "sequential", "allow_stop": False, "reward": "final"}  # it isn't read
     where = None if device.type == "cpu" else str(device)
     return make_vector_env(env_id, num_envs, device=where, **keywords)

@@ -78,9 +78,10 @@ def read_keywords(text: str) -> dict[str, Any]:
         ValueError: If it is not TOML, or holds a keyword that isn't the command line's to choose.
     """
     keywords = read_inline(text)
-    if fixed := sorted(keywords.keys() & {"split", "order", "action_format", "data_dir"}):
+    fixed = keywords.keys() & {"split", "order", "action_format", "grid_size", "data_dir"}
+    if fixed:
         raise ValueError(
-            f"env_kwargs must leave out {fixed}: the script sets split, order and action_format, "
-            "and RAM_ENV_DATA names the folder with the data"
+            f"env_kwargs must leave out {sorted(fixed)}: the script sets split, order and the form "
+            "of actions, and RAM_ENV_DATA names the folder with the data"
         )
     return keywords

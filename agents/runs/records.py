@@ -56,7 +56,11 @@ def portable(content: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         return "/".join(Path(word).parts[-2:]) if absolute else word
 
     record, words = convert(content, RunRecord), []
-    for before, word in pairwise(["", *shlex.split(record.command)]):
+    try:
+        command = shlex.split(record.command)
+    except ValueError:  # an unquoted apostrophe, such as another program may store
+        command = record.command.split()
+    for before, word in pairwise(["", *command]):
         joined = word.startswith("--") and "=" in word
         flag, value = word.split("=", 1) if joined else (before, word)
         if flag == "--run-dir" or Path(value).resolve() == run_dir.resolve():

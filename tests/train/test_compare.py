@@ -48,7 +48,7 @@ with Path(__file__).with_name("calls.txt").open("a") as calls:
 with Path(__file__).with_name("sizes.txt").open("a") as sizes:
     sizes.write(f"{words['--split']} {steps} {marks}\\n")
 folder.mkdir()
-facts = {"parameters": 12, "commit": "abc", "command": f"python x {folder}"}
+facts = {"parameters": 12, "commit": "abc", "command": f"python x {folder} it's"}
 facts["sample"] = does == "samples"
 facts["started"] = "yesterday" if does == "misdates" else "2026-01-31T12:00"
 (folder / "config.json").write_text(json.dumps(facts))
@@ -198,7 +198,7 @@ def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path,
     main(Place(tmp_path).config(stages=STAGES))
     folder = tmp_path / "results"
     seed = results.read_seeds(folder, "MNISTGlimpse-v0")[1]
-    assert seed.config["command"] == "python x RUN_DIR"
+    assert shlex.split(seed.config["command"]) == ["python", "x", "RUN_DIR", "it's"]
     assert seed.config["called_as"].endswith("--rate " + seed.config["called_as"].split()[-1])
     np.testing.assert_array_equal(seed.curve.env_steps, 300 * np.arange(1, 11))
     np.testing.assert_array_equal(seed.curve.error_sampled, 60 / np.arange(1, 11))

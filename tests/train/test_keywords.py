@@ -64,6 +64,7 @@ def test_they_reach_the_other_training_scripts(tmp_path, monkeypatch):
         ("board_size = 4}, {chain = 2", "it is more than one table"),
         ("board_size = 4}]\nx = [{chain = 2", "it is more than one table"),
         ("split = 'test', order = 'random'", r"must leave out \['order', 'split'\]"),
+        ("grid_size = [3, 3]", r"must leave out \['grid_size'\]"),
         ("colour = 1", r"unknown keywords \['colour'\]; allowed: \[.*'board_size'"),
         ("board_size = 1", "board_size must be a Python int in 2..32, got 1"),
     ],

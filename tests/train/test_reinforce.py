@@ -82,9 +82,12 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
 
 
-def test_an_id_registered_with_another_autoreset_mode_trains_alike(tmp_path, capsys, monkeypatch):
-    names, flags = ("Rests-v0", "SignpostGlimpse-v0"), {"final_split": "validation"}
-    register_variant(monkeypatch, *names, autoreset_mode="NextStep")
+def test_an_id_registered_with_another_autoreset_or_action_trains_alike(
+    tmp_path, capsys, monkeypatch
+):
+    names, flags = ("Other-v0", "SignpostGlimpse-v0"), {"final_split": "validation"}
+    form = {"action_format": "multidiscrete", "grid_size": (3, 3)}
+    register_variant(monkeypatch, *names, autoreset_mode="NextStep", **form)
     last = [train(tmp_path / name, capsys, env_id=name, **flags)[-1] for name in names]
     assert last[0] == last[1]
     for file in ("best.safetensors", "metrics.csv"):

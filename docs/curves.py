@@ -6,14 +6,13 @@ logarithmic, with the paper's error and the best public one.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from agents.runs.files import read_json
+from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, published_names
 from ram_env import find_task
 
@@ -48,8 +47,8 @@ def main(output: Path = FIGURE) -> None:
 
 def draw(axes: Axes, name: str, env_id: str, seed: int) -> None:
     """Draw a published run's validation error over its episodes."""
-    with (PRETRAINED / name / "validation.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/error"]
+    rows = read_csv(PRETRAINED / name / "validation.csv")
+    rows = [row for row in rows if row["tag"] == "eval/error"]
     episodes = [int(row["env_steps"]) / find_task(env_id).num_glimpses for row in rows]
     errors = [float(row["value"]) for row in rows]
     axes.plot(episodes, errors, marker=".", markersize=3, label=f"{name}, seed {seed}")

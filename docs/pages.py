@@ -7,7 +7,6 @@ Git ignores what it writes.
 
 from __future__ import annotations
 
-import csv
 import inspect
 import os
 import re
@@ -26,7 +25,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import ram_env
-from agents.runs.files import read_json
+from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
 from docs.docstrings import to_rst
 from train.comparison.statistics import mean_interval
@@ -189,10 +188,8 @@ def _for_the_site(text: str) -> str:
 
 def _compared(name: str) -> Iterator[tuple[str, ...]]:
     for path in sorted((ROOT / "benchmarks").glob("*/*/table.csv")):
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["algorithm"] == name]
-        for row in rows:
-            if not row["error_mean"]:  # no seed has finished
+        for row in read_csv(path):
+            if row["algorithm"] != name or not row["error_mean"]:  # no seed has finished
                 continue
             trained = row["samples_backward"]  # nothing if all seeds diverged
             steps = f"{float(trained) / float(row['passes']):,.0f}" if trained else "-"

@@ -2,7 +2,7 @@
 
 The page watches the published agents, draws for them and plays in their place. It holds their
 weights, rounded to float16, and the first canvases of each validation split, and it needs no
-network. `python docs/demo/measure.py` measures how fast it draws.
+network.
 
 Dimension key:
     n: canvases per task

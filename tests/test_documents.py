@@ -189,3 +189,25 @@ def test_a_module_that_registers_images_serves_another_program(tmp_path):
     (tmp_path / "program.py").write_text(program)
     where = {"PYTHONPATH": str(ROOT), "PATH": ""}
     subprocess.run([sys.executable, tmp_path / "program.py"], check=True, env=where)
+
+
+UNSTORED = {"0.70 (0.55-0.88)", "0.49 (0.37-0.65)", "1.32 (1.11-1.56)", "8.05 (7.92-8.19)"}
+UNSTORED |= {"9.68 (9.12-10.28)", "31.31 (30.41-32.23)", "14.68 (14.00-15.39)"}
+"""Errors of single runs and evaluations that are not stored."""
+
+
+def test_the_errors_in_the_results_are_those_of_stored_runs():
+    from agents.evaluation import Score
+
+    reports = "".join(path.read_text() for path in ROOT.glob("benchmarks/**/report.md"))
+    stored = {*re.findall(ERROR, reports.replace(" to ", "-"))}
+    for path in [*ROOT.glob("benchmarks/**/*.json"), *PRETRAINED.glob("*/result.json")]:
+        for counts in re.findall(r'"wrong": (\d+),\s+"total": (\d+)', path.read_text()):
+            score = Score(*map(int, counts))
+            stored.add(in_words(score.error, *score.interval))
+    runs = (ROOT / "benchmarks/main_job").glob("seed_*/result.json")
+    errors = np.array([json.loads(path.read_text())["error"] for path in runs])
+    stored.add(in_words(*mean_interval(errors)))
+    listed = re.findall(ERROR, " ".join(read("RESULTS.md").replace("**", "").split()))
+    assert len(listed) > 100
+    assert {*listed} - stored == UNSTORED

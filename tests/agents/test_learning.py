@@ -10,6 +10,10 @@ from train.reinforce import Config, main
 TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cells
 SOLVING = {"estimator": "dense", "location": "absolute", "location_hidden": 0}
 SOLVING |= {"core": "rnn", "total_episodes": 70_000}
+NEEDS_MEMORY = 38
+"""Error [%] that no run without memory gets below: chance is 75, following alone 50. Seeds 0 to 7
+ended at 33 or less with memory, 1 to 4 at 42 or more without. Each kind of processor rounds in its
+own way, which is like another seed."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +36,7 @@ def test_the_signpost_task_is_solved(tmp_path, capsys, estimator, episodes):
 
 
 def test_two_parts_are_solved_with_memory(tmp_path, capsys):
-    # chance is 75, following without memory 50; seeds 0 to 7 ended at 33 or less. Each kind of
-    # processor rounds in its own way, which is like another seed
-    assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) < 40
+    assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) < NEEDS_MEMORY
 
 
 def test_two_parts_are_not_solved_without_memory(tmp_path, capsys, monkeypatch):
@@ -46,4 +48,4 @@ def test_two_parts_are_not_solved_without_memory(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(RecurrentAttentionModel, "forward", forget)
     # following the path and naming the last mark is right once in 2; one that looks between cells
     # may see two at once, or let its place remember a mark, so the test leaves it a little
-    assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) > 40
+    assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) > NEEDS_MEMORY

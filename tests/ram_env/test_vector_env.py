@@ -503,7 +503,7 @@ def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)
-def test_both_names_of_a_gpu_share_the_images(device):
+def test_both_names_of_a_gpu_are_the_same_device(device):
     envs = [make_vector("toy", device=name) for name in (device, f"{device}:0")]
     assert [env.device for env in envs] == [f"{device}:0"] * 2
 

@@ -32,20 +32,14 @@ STAGES = """stages = [
 ]"""
 RUNS: dict[str, dict[str, Any]] = {
     "dense": {},
-    "paper": {"estimator": "paper"},
-    "every_glimpse": {"estimator": "every_glimpse", "conv_features": 0},
-    "dense_exact": {"estimator": "dense_exact"},
     "leave_one_out": {"estimator": "leave_one_out", "num_rollouts": 2},
     "reward_only": {"estimator": "reward_only", "core": "gru"},
-    "reward_only_no_baseline": {"estimator": "reward_only_no_baseline"},
     "outcome": {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "see_time": True},
-    "outcome_completed": {"estimator": "outcome_completed", "replay_steps": 1},
-    "sgd": {"optimizer": "sgd", "estimator": "paper_normalised"},
     "random": {"locations": "random", "curriculum": "stages.toml"},
     "stops": {"glimpse_cost": 0.1},
     "learned_std": {"learned_std": True, "shift": 1, "core": "lstm", "weight_decay": 0.1},
 }
-"""Flags of runs by name: all kinds of estimators, and what else could differ between ranks."""
+"""Flags of runs by name: what could differ between ranks."""
 
 
 def play(folder: Path) -> None:

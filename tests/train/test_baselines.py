@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.training import cosine_rate, spread_seed
+from agents.runs.progress import Stopwatch
+from agents.training import Training, cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE, keep_first, note_calls, register_variant
@@ -118,9 +119,14 @@ def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error
 def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
     keep_first(monkeypatch)
     resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
+    judged = note_calls(monkeypatch, Stopwatch, "paused")
+    moves = note_calls(monkeypatch, Training, "move_mean")
+    threads = note_calls(monkeypatch, torch, "set_num_threads")
     flags = {"total_episodes": 20_000, "num_validations": 20, "seed": 5}
     lines = train(tmp_path / "run", capsys, final_split="validation", **flags)
     assert resets[0].keywords["seed"] == spread_seed(5, 32)[0]
+    assert (threads[0].args, len(judged)) == ((1,), 20)
+    assert [call.args[1] for call in moves[:2]] == [1 / 10, 2 / 11]
     assert not [line for line in lines if "test error" in line]
     assert LAST_LINE.fullmatch(lines[-1])
     found = (re.search(r"validation error ([\d.]+)", line) for line in lines)

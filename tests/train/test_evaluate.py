@@ -15,7 +15,6 @@ from PIL import Image, ImageSequence
 from safetensors.torch import load_file, save_file
 
 import train.evaluate
-import train.reinforce
 from agents import diagnostics
 from agents.evaluation import evaluate, play_split, score_by_glimpse, score_mean_of_passes
 from agents.ram import RAMConfig, RecurrentAttentionModel
@@ -23,14 +22,7 @@ from agents.runs.loading import load_run
 from ram_env import GlimpseVectorEnv, frozen_canvases
 from tests.dataset_makers import write
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import (
-    LAST_LINE,
-    SMALL_RUN,
-    edit_json,
-    note_calls,
-    register_variant,
-    write_run,
-)
+from tests.script_helpers import LAST_LINE, edit_json, note_calls, register_variant, write_run
 from train.evaluate import Config, animate, main
 
 
@@ -183,13 +175,6 @@ def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_pa
     animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
     assert len(steps) == 4
     assert not np.concatenate([call.args[1][:, :2] for call in steps]).any()
-
-
-def test_it_repeats_what_training_ended_with(capsys, tmp_path):
-    flags = {**SMALL_RUN, "num_envs": 64, "total_episodes": 640, "final_split": "validation"}
-    train.reinforce.main(train.reinforce.Config(run_dir=tmp_path / "run", **flags))
-    trained = capsys.readouterr().out.splitlines()
-    assert report(tmp_path / "run", capsys)[-1] == trained[-1]
 
 
 @pytest.mark.parametrize("config", [RAMConfig((1, 4, 4), 4), RAMConfig((3, 4, 4), 5)])

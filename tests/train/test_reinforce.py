@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.controls import oracle_location, raster_locations, to_boxes
+from agents.controls import Control, oracle_location, raster_locations, to_boxes
 from agents.estimators import ESTIMATORS, Terms
 from agents.evaluation import score_at_stop
 from agents.losses import stop_loss
@@ -22,7 +22,7 @@ from agents.ram import Output, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.checkpoints import latest_checkpoint
 from agents.runs.loading import PRETRAINED, load_run
-from agents.runs.progress import TrainingProgress
+from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
@@ -70,8 +70,11 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "best.safetensors")
 
 
-def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys):
+def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys, monkeypatch):
+    threads = note_calls(monkeypatch, torch, "set_num_threads")
+    judged = note_calls(monkeypatch, Stopwatch, "paused")
     lines = train(tmp_path / "run", capsys, seed=7, final_split="test")
+    assert (threads[0].args, len(judged)) == ((1,), 2)
     assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
     assert lines[2].startswith("estimator dense_log_odds, learned locations, ")
@@ -187,6 +190,10 @@ def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
     assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
     stds = [0.4 * 0.25 ** (update / 10) for update in range(10)]
     assert read_metric(tmp_path / "run", "train/std") == pytest.approx(stds)
+    metrics = read_metrics(tmp_path / "run")  # by env steps: 128 lanes with 4 glimpses
+    assert [*metrics["train/std"]] == [512 * (k + 1) for k in range(10)]
+    for name in ("error", "most_named", "centre_coverage", "location_spread"):
+        assert [*metrics[f"eval/{name}"]] == [5 * 512, 10 * 512]
     assert Config(std=0.4, final_std=None).scheduled_std(5) == 0.4
 
 
@@ -408,15 +415,19 @@ def test_only_estimators_that_may_see_the_label_learn_from_it(
 def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monkeypatch):
     places = note_calls(monkeypatch, reinforce, "sample_location")
     labels = note_calls(monkeypatch, reinforce, "choose_label")
+    chosen = note_calls(monkeypatch, Control, "__call__")
     flags = {"estimator": "outcome", "label_temperature": 2.0, "total_episodes": 24}
     train(tmp_path / "run", capsys, num_envs=8, seed=5, **flags)
     source = Noise(5, range(8), num_glimpses=4, num_classes=4)
     noise = [source.draw(update) for update in range(3)]
-    assert len(places) == len(labels) == 3 * 4
-    for k, (place, label) in enumerate(zip(places, labels, strict=True)):
+    chosen = [call for call in chosen if len(call.args[4]) == 8]  # in training
+    assert len(places) == len(labels) == len(chosen) == 3 * 4
+    for k, (place, label, choice) in enumerate(zip(places, labels, chosen, strict=True)):
         update, step = divmod(k, 4)
         _, clocks, temperature = label.args
+        assert place.args[1] == pytest.approx(0.2 * (0.03 / 0.2) ** (update / 3))
         assert torch.equal(place.args[2], noise[update].normal[step])
+        assert torch.equal(choice.args[4], noise[update].uniform[step])
         assert torch.equal(clocks, noise[update].clocks[step])
         assert temperature == 2.0
 

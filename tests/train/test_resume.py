@@ -104,7 +104,7 @@ def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
     )
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(whole, curriculum=str(path), locations=locations)
-    assert "stage 3 of 3: the task" in capsys.readouterr().out
+    assert "16 episodes: stage 3 of 3: the task" in capsys.readouterr().out  # half of them
     train_and_fail(run, failed_at, curriculum=str(path), locations=locations)
     resume(run)
     assert results(run) == results(whole)

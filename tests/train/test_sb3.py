@@ -22,6 +22,7 @@ from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
 from agents.runs.commands import Stop, Stopped
 from agents.runs.folder import RunLog
+from agents.runs.progress import Stopwatch
 from agents.sb3 import GlimpseVecEnv, load_sb3
 from agents.sb3.training import weights_of
 from agents.training import spread_seed
@@ -112,9 +113,15 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     assert capsys.readouterr().out.splitlines() == lines[-1:]
 
 
-def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(tmp_path, capsys):
+def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(
+    tmp_path, capsys, monkeypatch
+):
+    judged = note_calls(monkeypatch, Stopwatch, "paused")
+    threads = note_calls(monkeypatch, torch, "set_num_threads")
     train(tmp_path / "run", capsys)
     metrics = read_metrics(tmp_path / "run")
+    assert (threads[0].args, len(judged)) == ((1,), 2)
+    assert {"eval/most_named", "eval/centre_coverage", "eval/location_spread"} <= metrics.keys()
     assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "eval/error"} <= metrics.keys()
     assert {"train/value_loss", "train/clip_fraction", "train/learning_rate"} <= metrics.keys()
     assert not [tag for tag in metrics if tag.startswith("time/")]

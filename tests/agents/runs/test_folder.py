@@ -89,6 +89,20 @@ def test_the_stopwatch_leaves_out_the_cpu_time_of_validation(monkeypatch):
     assert watch.read() == (20.5, 25.25)
 
 
+def test_cpu_time_is_that_of_updates_and_a_checkpoint_holds_it(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+    with RunLog(tmp_path / "run", Settings()) as log:
+        clock[0] = 100  # of the setup
+        for update in log.progress(2):
+            clock[0] += 10
+            log.save_checkpoint(update + 1, 5 * (update + 1), {}, {})
+            with log.judging():
+                clock[0] += 50
+    rows = (tmp_path / "run" / "timing.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[::2] for row in rows] == [["5", "10.000"], ["10", "20.000"]]
+
+
 def test_the_result_is_stored_and_printed(log, capsys):
     log.result("test", Score(761, 10_000), "MNIST test: 10000 images from a folder")
     line = "test error 7.61 % (95 % interval 7.11-8.15, 10000 images)"

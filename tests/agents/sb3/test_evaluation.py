@@ -129,6 +129,8 @@ def test_a_sampled_policy_is_another_policy_and_its_noise_is_its_own(monkeypatch
     errors = [evaluate_sb3(model, lanes, 400, deterministic=known).error for known in (True, False)]
     assert errors[0] != errors[1]
     assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert evaluate_sb3(model, lanes, 400, deterministic=False).error == errors[1]
 
 
 def test_another_kind_of_environment_order_or_number_of_images_is_refused():

@@ -39,7 +39,7 @@ for step in range(step, 8 if "late" in does else 3):
     while "late" in does or ("waits" in does and not (here / "go").exists()):
         time.sleep(0.01)  # briefly: a signal just before a sleep is handled after it
     (checkpoints / f"step_{step + 1}").touch()
-print(os.environ.get("CUDA_VISIBLE_DEVICES"))
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"])
 """
 
 

@@ -40,9 +40,10 @@ def stop_waiting(place: Place, job: Job) -> list[Ended]:
 
 def test_jobs_side_by_side_take_the_gpus_in_turn(place, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-2a")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     ended = run(place, *map(place.job, "abc"), parallel=3)
-    assert [each.last_words for each in ended] == ["5", "GPU-2a", "5"]
+    assert [each.last_words for each in ended] == ["5 1", "GPU-2a 1", "5 1"]
     assert not list(place.folder.glob("submitit-*"))  # nothing pickled stays
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_gpus() == ["0", "1"]

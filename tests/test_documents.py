@@ -14,6 +14,7 @@ import pytest
 
 import ram_env
 from agents.estimators import ESTIMATORS
+from agents.evaluation import Score
 from agents.ram import CORES
 from agents.runs.loading import PRETRAINED
 from ram_env.frozen import FROZEN_SHA256
@@ -197,8 +198,6 @@ UNSTORED |= {"9.68 (9.12-10.28)", "31.31 (30.41-32.23)", "14.68 (14.00-15.39)"}
 
 
 def test_the_errors_in_the_results_are_those_of_stored_runs():
-    from agents.evaluation import Score
-
     reports = "".join(path.read_text() for path in ROOT.glob("benchmarks/**/report.md"))
     stored = {*re.findall(ERROR, reports.replace(" to ", "-"))}
     for path in [*ROOT.glob("benchmarks/**/*.json"), *PRETRAINED.glob("*/result.json")]:

@@ -81,7 +81,7 @@ def read_keywords(text: str) -> dict[str, Any]:
     fixed = keywords.keys() & {"split", "order", "action_format", "grid_size", "data_dir"}
     if fixed:
         raise ValueError(
-            f"env_kwargs must leave out {sorted(fixed)}: the script sets split, order and the form "
-            "of actions, and RAM_ENV_DATA names the folder with the data"
+            f"env_kwargs must leave out {sorted(fixed)}: the script sets split, order and action "
+            "format, and RAM_ENV_DATA names the folder with the data"
         )
     return keywords

@@ -168,7 +168,7 @@ def mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Replace each gradient by its mean over ranks, which must have those of the same parameters."""
+    """Replace each gradient by its mean over ranks. All have gradients of the same parameters."""
     if num_ranks() > 1:
         grads = [each.grad for each in model.parameters() if each.grad is not None]
         mean = torch.cat([grad.flatten() for grad in grads]) / num_ranks()

@@ -11,9 +11,9 @@ TWO_PARTS = "TwoPartSignpostGlimpse-v0"  # the label needs the marks of two cell
 SOLVING = {"estimator": "dense", "location": "absolute", "location_hidden": 0}
 SOLVING |= {"core": "rnn", "total_episodes": 70_000}
 NEEDS_MEMORY = 38
-"""Error [%] that no run without memory gets below: chance is 75, following alone 50. Seeds 0 to 7
-ended at 33 or less with memory, 1 to 4 at 42 or more without. Each kind of processor rounds in its
-own way, which is like another seed."""
+"""Error [%] between runs with and without memory: seeds 0 to 7 ended at 33 or less with it, seeds 1
+to 4 at 42 or more without. Chance is 75, following the path without memory 50. Each kind of
+processor rounds in its own way, which is like another seed."""
 
 
 @pytest.fixture(autouse=True)

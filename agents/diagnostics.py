@@ -79,7 +79,8 @@ def behaviour(beliefs: Beliefs, task: Any) -> dict[str, float]:
 def bits_gained(beliefs: Beliefs) -> Tensor:
     """Return the bits that glimpses 2..T add, E[log2 p_k - log2 p_(k-1)], (T - 1,).
 
-    p_k is the probability of the true label after k glimpses.
+    p_k is the probability of the true label after k glimpses, which must not be 0: beliefs from
+    :func:`agents.sb3.evaluation.play_split_sb3` have no bits.
     """
     label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
     bits = beliefs.log_p.gather(3, label)[..., 0] / math.log(2)  # (M, n, T)

@@ -50,7 +50,8 @@ class Score:
         """
         k, n, z = self.wrong, self.total, NormalDist().inv_cdf(0.975)
         centre, half = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
-        return max(0.0, 100 * (centre - half) / (n + z**2)), 100 * (centre + half) / (n + z**2)
+        low, high = (100 * (centre + sign * half) / (n + z**2) for sign in (-1, 1))
+        return max(0.0, low), min(100.0, high)
 
     def to_json(self) -> dict[str, Any]:
         """Return error and interval [%], and the numbers of images, as JSON values."""
@@ -119,7 +120,8 @@ def play_split(
         on_batch: Called after every batch of episodes; may raise to stop early.
 
     Raises:
-        ValueError: If a number is out of range, or the env does not show the split in turn.
+        ValueError: If a number is out of range, the env does not show the split in turn, or its
+            passes show objects at other places, as those of a training split do.
         FloatingPointError: If the model's outputs are not finite.
     """
     if min(num_images, num_passes) < 1:
@@ -177,6 +179,8 @@ def play_split(
         torch.cat(parts).unflatten(0, (num_passes, num_images))
         for parts in zip(*batches, strict=True)
     )
+    if not (boxes == boxes[0]).all():
+        raise ValueError("num_passes must be 1 on this split: each pass draws other canvases")
     return Beliefs(log_p, labels[0], locations, boxes[0], *stop_logits)
 
 

@@ -54,12 +54,15 @@ class Graph:
         """Call the function.
 
         Raises:
+            TypeError: If an input was an int and is a float now.
             ValueError: If a line of the function makes the host wait for the GPU.
         """
         for name, value in inputs.items():
             if name not in self._inputs:
                 dtype = torch.int64 if isinstance(value, int) else torch.float64
                 self._inputs[name] = torch.zeros((), dtype=dtype, device=self._device)
+            elif isinstance(value, float) and self._inputs[name].dtype is torch.int64:
+                raise TypeError(f"{name} must be an int, as in the first call, got {value}")
             self._inputs[name].fill_(value)
         if carry is not self._carry:
             if self._graph is not None:

@@ -22,8 +22,8 @@ class LockstepEnv(VectorWrapper):
     For a trainer that checks its actions itself. Observations, rewards and states are those of the
     environment, to the bit, but
 
-    - an action that is not allowed is not refused: it counts as the middle of the image and class
-      0, and clears ``valid``;
+    - an action that is not allowed is not refused: it counts as zeros, which are class 0 and the
+      middle of the image (of a grid, the first cell), and clears ``valid``;
     - ``terminated`` and ``truncated`` are NumPy arrays, which the host knows without asking;
     - infos hold ``label``, ``index``, ``position`` and ``object_size`` alone, of the episode that
       is shown.

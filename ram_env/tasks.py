@@ -1,6 +1,5 @@
 """The keywords of a task, checked, and the table of registered tasks."""
 
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -68,7 +67,8 @@ class Task(ABC):
         check_flag("allow_stop", self.allow_stop)
         check_int("num_glimpses", self.num_glimpses, 1, 10_000)
         cost, is_number = self.glimpse_cost, isinstance(self.glimpse_cost, (int, float))
-        if not is_number or isinstance(cost, bool) or not 0 <= cost <= sys.float_info.max:
+        largest = float(np.finfo(np.float32).max)  # rewards are float32 on a device
+        if not is_number or isinstance(cost, bool) or not 0 <= cost <= largest:
             raise ValueError(f"glimpse_cost must be a finite number >= 0, got {cost!r}")
         if self.reward == "log_score" and self.action_format != "box":
             raise ValueError(

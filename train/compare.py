@@ -17,7 +17,7 @@ in the run folder:
 
 - config.json: an object. The report uses parameters (their number), commit, machine, python,
   versions, started (ISO 8601) and command; if sample is true, the run used the fallback sample of
-  digits and is not kept;
+  digits and is not kept; config, if there, is an object with the run's settings, and data a text;
 - metrics.csv (env_steps,tag,value): at each mark eval/error and eval/error_sampled, the errors [%]
   on the first 2,000 validation images in order, of the policy's mode and of its samples; optionally
   the metrics of agents.diagnostics.behaviour, which show how a policy fails;
@@ -46,6 +46,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from msgspec import structs
 
 from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
@@ -131,7 +133,7 @@ def main(config: Config) -> None:
             statuses += comparison.run_seeds()
         if "report" in config.stages:  # one for all environments
             lock = comparison.results / ".report.lock"
-            with hold(lock, f"another report is made in {comparison.results}"):
+            with hold(lock, f"another report is made in {comparison.results}", seconds=300):
                 for path in write_reports(comparison.protocol, comparison.results):
                     print(path)
     if any(statuses):
@@ -285,6 +287,8 @@ class Comparison:
                 else:
                     what = f"{path_of(phase)}, trial {number},"
                     refuse_another(what, trial.called_as, planned.job)
+                    # A CSV file can't tell the text "1e3" from a number.
+                    ended[number] = structs.replace(trial, settings=settings[number])
             tuning.ended[phase] = results.best_trials(ended.values())
         return tuning
 

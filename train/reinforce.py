@@ -681,9 +681,9 @@ def read_preset(name: str) -> Config:
 def parse(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line: a run's, or a preset's and then the other flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=PRESETS)
+    first.add_argument("--preset", choices=("None", *PRESETS))
     name = first.parse_known_args(arguments)[0].preset
-    default = None if name is None else read_preset(name)
+    default = None if name in (None, "None") else read_preset(name)
     return parse_flags(Config, arguments, default=default, groups=GROUPS)
 
 

@@ -175,7 +175,7 @@ class Sweep:
         folder = self._config.folder / f"trial_{number:04}" / f"seed_{seed}"
         program = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
         resume = (*program, "--resume", str(folder), "--env-id", self._settings["env_id"])
-        words = program + make_flags(self._settings, running.trial.params)
+        words = program + make_flags(self._settings, search.rounded(running.trial))
         words += ["--seed", str(seed), "--run-dir", str(folder), "--threads", "1"]
         words += ["--final-split", "none", "--num-validations", str(self._marks)]
         job = Job(f"seed {seed}", tuple(words), folder, resume)
@@ -231,7 +231,7 @@ class Sweep:
     ) -> str:
         """Tell the study how a trial ended, and return a line about it."""
         self._search.study.tell(running.trial, value, state)
-        values = ", ".join(f"{k} {v}" for k, v in search.rounded(running.trial.params).items())
+        values = ", ".join(f"{k} {v}" for k, v in search.rounded(running.trial).items())
         return f"trial {running.trial.number} {how} ({values})"
 
 
@@ -243,7 +243,7 @@ def main(config: Config) -> None:
     best, default = search.best_and_default(study)
     lines, command = ["no trial has finished"], None
     if best is not None:
-        words = make_flags(study.user_attrs["settings"], best.params)
+        words = make_flags(study.user_attrs["settings"], search.rounded(best))
         program = study.user_attrs["settings"]["program"] or "python train/reinforce.py"
         command = shlex.join([*shlex.split(program), *words])
         reference = "not finished" if default is None else f"{default.value:.2f} %"
@@ -311,7 +311,7 @@ def choose_defaults(config: Config) -> dict[str, Any]:
 def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     """Return the flags of a training: the study's, then the trial's."""
     own = {"env_id": settings["env_id"], "total_episodes": settings["total_episodes"]}
-    own |= search.rounded(params)
+    own |= params
     own["final_std"] = min(own["std"], FINAL_STD)
     words = list(settings["flags"])
     for name, value in own.items():

@@ -48,7 +48,8 @@ def play_split_sb3(
 
     Args:
         model: An algorithm or a policy, recurrent or not.
-        env: :class:`agents.sb3.GlimpseVecEnv` with ``order="sequential"`` and lanes in step.
+        env: :class:`agents.sb3.GlimpseVecEnv` with ``order="sequential"``, without
+            ``allow_stop``, and with lanes in step.
         num_images: n, images in the split; later visits are not counted.
         deterministic: Take the policy's mode. False samples, with the same noise at every call,
             and leaves the global generators as they were.
@@ -59,17 +60,23 @@ def play_split_sb3(
         -inf elsewhere.
 
     Raises:
-        ValueError: If n is less than 1, or the env does not show image v mod n at visit v.
+        ValueError: If n is less than 1, the env does not show image v mod n at visit v, or an
+            action has a stop.
         FloatingPointError: If the policy's outputs are not finite.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
     if not isinstance(env, VecEnv):
         raise ValueError(f"env must be a GlimpseVecEnv, got {env!r}")
+    if env.has_attr("task") and env.get_attr("task")[0].allow_stop:
+        raise ValueError("env must have allow_stop=False: episodes must end together")
     device = torch.device(getattr(model, "device", "cpu"))
     batches: list[tuple[Tensor, ...]] = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would reach every GPU
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         env.seed(0)
         obs: Any = env.reset()
         for visit in range(0, num_images, env.num_envs):  # of lane 0; lane i makes visit + i

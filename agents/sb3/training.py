@@ -63,8 +63,9 @@ class RunLogger(Logger):
 def train_once(model: OnPolicyAlgorithm) -> int:
     """Make one update, a rollout and the training on it, and return its number of env steps.
 
-    It writes no metrics: call ``model.dump_logs`` for that. Diverging outputs raise
-    FloatingPointError.
+    It writes no metrics: call ``model.dump_logs`` for that. Schedules of the algorithm are at their
+    end in every update: set ``model.lr_schedule`` and the like to a constant before each. Diverging
+    outputs raise FloatingPointError.
     """
     steps = model.n_steps * model.n_envs
     with raising_divergence():

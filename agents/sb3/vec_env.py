@@ -60,7 +60,7 @@ class GlimpseVecEnv(VecEnv):
             return super().seed(None if seed is None else int(seed))
         if len(seed) != self.num_envs:
             raise ValueError(f"seed must be one int or {self.num_envs}, got {len(seed)}")
-        self._seeds = list(seed)
+        self._seeds = [None if each is None else int(each) for each in seed]
         return self._seeds
 
     def reset(self) -> Any:

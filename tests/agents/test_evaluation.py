@@ -39,6 +39,7 @@ def test_a_score_reads_as_the_readme_says():
     # z = 1.96: (0.05 + 0.0192 +- 0.0469...) / 1.0384 = 2.15 % and 11.18 %
     assert str(Score(5, 100)) == "error 5.00 % (95 % interval 2.15-11.18, 100 images)"
     assert Score(0, 50).interval == (0, pytest.approx(7.13, abs=0.01))
+    assert max(Score(n, n).interval[1] for n in range(1, 100)) == 100
 
 
 class Sampler(nn.Module):
@@ -59,9 +60,9 @@ class Sampler(nn.Module):
 
 def make_toy_env(num_envs, **keywords: Any):
     """Make a vector env that passes through the 40 images of the toy dataset."""
-    keywords = {"order": "sequential", "action_format": "dict", "dataset": "toy", **keywords}
-    keywords |= {"split": "validation", "canvas_size": 40, "translate": True, "num_glimpses": 3}
-    return gymnasium.make_vec("MNISTGlimpse-v0", num_envs=num_envs, **keywords)
+    task = {"dataset": "toy", "canvas_size": 40, "translate": True, "num_glimpses": 3}
+    task |= {"split": "validation", "order": "sequential", "action_format": "dict"}
+    return gymnasium.make_vec("MNISTGlimpse-v0", num_envs=num_envs, **{**task, **keywords})
 
 
 def play(env, num_images=40, **keywords) -> Beliefs:
@@ -146,6 +147,7 @@ def test_part_of_a_split_can_be_played_once_but_not_twice(toy_dataset):
         ({}, {"num_images": 0}, "num_images"),
         ({}, {"num_passes": 0}, "num_passes"),
         ({}, {"std": -0.1}, "std"),
+        ({"split": "train"}, {"num_passes": 2}, "num_passes must be 1 on this split"),
     ],
 )
 def test_what_cannot_be_played_is_refused(toy_dataset, env, changes, message):

@@ -30,6 +30,8 @@ def test_every_call_counts_once_whether_it_warms_up_captures_or_replays(device):
         expected += x
         torch.testing.assert_close(outputs["total"].cpu(), expected)
     assert called == (len(numbers) if device == "cpu" else WARM_UP + 1)
+    with pytest.raises(TypeError, match=r"number must be an int, as in the first call, got 0\.5"):
+        graph(carry, number=0.5, share=1.0)
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

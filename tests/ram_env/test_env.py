@@ -287,6 +287,7 @@ def test_an_ended_episode_can_be_rendered_but_not_stepped_and_a_reset_reopens(ma
         ({"glimpse_size": 30}, "glimpse_size must be a Python int in 2..28, got 30"),
         ({"glimpse_size": "8"}, "glimpse.size"),
         ({"glimpse_cost": 10**400}, "glimpse_cost must be a finite number"),
+        ({"glimpse_cost": 1e39}, "glimpse_cost must be a finite number"),
         ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
         ({"num_scales": 0}, "num_scales must be a Python int in 1..8, got 0"),
         ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),

@@ -28,7 +28,7 @@ from train import baselines, compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
 from train.comparison import results
 from train.comparison.job import Job
-from train.comparison.protocol import Algorithm, ComparedTask, read_protocol
+from train.comparison.protocol import Algorithm, Choices, ComparedTask, read_protocol
 from train.comparison.report import FILES, task_report
 from train.comparison.search import draw_trials
 from train.comparison.summary import read_results
@@ -427,8 +427,10 @@ def test_a_result_that_contradicts_itself_is_refused_by_file(tmp_path):
         ("metrics.csv", ""),
         ("metrics.csv", marks.replace("60.0", "nan")),
         ("metrics.csv", marks.replace("eval/most_named", "eval/most_liked")),
+        ("metrics.csv", marks.replace("nan", "x")),
         ("metrics.csv", marks + marks.splitlines()[1]),
         ("config.json", '{"parameters": "many"}'),
+        ("config.json", '{"config": "mine.toml"}'),
     ):
         path = folder / "seed_0" / name
         before = path.read_bytes()
@@ -694,6 +696,13 @@ def test_algorithms_with_the_same_space_try_the_same_values():
     assert len({json.dumps(settings) for settings in drawn[0]}) == 13
     assert all(2e-4 <= settings["learning_rate"] <= 5e-3 for settings in drawn[0][1:])
     assert draw_trials(PUBLISHED.algorithms["stock_ppo"], 12) == []
+
+
+def test_a_tuning_tries_choices_as_they_are_and_stays_within_spans():
+    space = {"gamma": Choices((0.9995, "1e3")), "std": (0.123456, 0.123499)}
+    drawn = draw_trials(Algorithm("x", "ours", space=space), 12)[1:]
+    assert {trial["gamma"] for trial in drawn} == {0.9995, "1e3"}
+    assert all(0.123456 <= trial["std"] <= 0.123499 for trial in drawn)
 
 
 def test_the_naive_first_try_joins_as_any_program_does(tmp_path, monkeypatch):

@@ -462,6 +462,7 @@ def test_stopping_pays_for_being_right_and_costs_a_price_per_glimpse():
 
 
 def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypatch):
+    assert parse(["--preset", "None"]) == parse([])
     with pytest.raises(SystemExit):
         parse(["--preset", "worst"])
     monkeypatch.setenv("COLUMNS", "100")

@@ -18,6 +18,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import NopPruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from agents.runs.files import read_csv, read_json
@@ -233,6 +235,26 @@ def test_a_second_sweep_on_a_journal_is_refused_in_one_line(place):
     assert re.fullmatch(expected, errors.decode())
     assert place.calls() == ["0/1000"]
     assert place.states() == ["interrupted", "waiting"]
+
+
+def test_a_record_that_a_full_disk_cut_short_costs_no_trial(tmp_path):
+    arguments = (tmp_path / "j", "s", SPACE, {}, DEFAULTS, NopPruner(), 0)
+    with open_search(*arguments) as search:
+        search.study.tell(search.ask(2), 0.5)
+        search.ask(2)
+        with (tmp_path / "j").open("a") as journal:
+            journal.write('{"op_code": 6, "trial')
+    with open_search(*arguments) as search:
+        assert [*map(state_of, search.study.trials)] == ["finished", "interrupted", "waiting"]
+
+
+def test_a_study_of_optuna_alone_is_not_reported(place):
+    (place.folder / "work").mkdir()
+    journal = place.folder / "work" / f"{ENV_ID}.journal"
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    optuna.create_study(storage=storage, study_name=ENV_ID)
+    with pytest.raises(ValueError, match=r"is not one of train/sweep\.py"):
+        place.run(report=True)
 
 
 def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_path):

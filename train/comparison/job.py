@@ -113,11 +113,17 @@ class Job:
         return False
 
     def reopen(self) -> None:
-        """Let a job that failed run again: from its newest checkpoint if it had come further."""
-        if self._newest_checkpoint() == self.record.checkpoint:
+        """Let a job that failed run again, from its newest checkpoint.
+
+        One whose program gave up, without a newer checkpoint than it was resumed from, starts over:
+        the checkpoint may be the reason.
+        """
+        record = self.record
+        gave_up = record.status is not None and record.status > 0  # nobody killed it
+        if gave_up and self._newest_checkpoint() == record.checkpoint:
             self.forget()
         else:
-            self._write(replace(self.record, status=None))
+            self._write(replace(record, status=None))
 
     def forget(self) -> None:
         """Let the job start over if it is run again."""

@@ -103,15 +103,15 @@ def _report(each: Submitted) -> Ended:
 
 
 @contextmanager
-def hold(path: Path, used_by: str) -> Iterator[BaseFileLock]:
+def hold(path: Path, used_by: str, seconds: float = 0) -> Iterator[BaseFileLock]:
     """Hold a lock file, which the system frees when this process ends, however it does.
 
     Raises:
-        ValueError: If another process holds it; ``used_by`` says what that process does.
+        ValueError: If another process holds it for some ``seconds``; ``used_by`` says what for.
     """
     lock = FileLock(path)
     try:
-        held = lock.acquire(timeout=0)
+        held = lock.acquire(timeout=seconds)
     except Timeout as error:
         raise ValueError(f"{used_by}: wait until it ends, or name another path") from error
     with held:

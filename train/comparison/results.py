@@ -135,6 +135,8 @@ class _Config(Struct):
     command: str = ""
     called_as: str = ""
     sample: bool = False
+    config: dict[str, Any] = {}
+    data: str = ""
 
     def __post_init__(self) -> None:
         if self.sample:
@@ -177,6 +179,10 @@ class _End(Struct):
     split: str
     wrong: Count
     total: Positive
+
+    def __post_init__(self) -> None:
+        if self.wrong > self.total:
+            raise ValueError(f"wrong must be at most total={self.total}, got {self.wrong}")
 
 
 def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error: float) -> Seed:
@@ -225,14 +231,12 @@ def read_seed(folder: Path) -> Seed:
     result = read_json(folder / "result.json", Result)
     marks = [structs.astuple(mark) for mark in read_csv(folder / "metrics.csv", _Mark)]
     columns = np.array(marks, dtype=float).reshape(-1, len(_Mark.__struct_fields__)).T
-    rows = read_csv(folder / "metrics.csv")
+    rows = read_csv(folder / "metrics.csv", dict[str, float])
     header = list(rows[0]) if rows else []
     if unknown := set(header) - {*_Mark.__struct_fields__, *BEHAVIOUR}:
         raise ValueError(f"{folder / 'metrics.csv'} has unknown columns {sorted(unknown)}")
     tags = [tag for tag in BEHAVIOUR if tag in header]
-    curve = Curve(
-        *columns, behaviour={tag: np.array([float(row[tag]) for row in rows]) for tag in tags}
-    )
+    curve = Curve(*columns, behaviour={tag: np.array([row[tag] for row in rows]) for tag in tags})
     _check_marks(folder / "metrics.csv", curve, result)
     number = int(folder.name.removeprefix("seed_"))
     return Seed(folder.parent.name, number, _read_config(folder), curve, result)

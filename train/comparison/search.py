@@ -58,12 +58,16 @@ def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
         for flag, span in algorithm.space.items()
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(TRIAL_SEED))
-    return [{}, *(rounded(study.ask(space).params) for _ in range(trials))]
+    return [{}, *(rounded(study.ask(space)) for _ in range(trials))]
 
 
-def rounded(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with three digits: what a table shows is what was run."""
-    return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in params.items()}
+def rounded(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """Return a trial's settings, those from a span with three digits, as a table shows them."""
+    params: dict[str, Any] = dict(trial.params)
+    for name, span in trial.distributions.items():
+        if isinstance(span, FloatDistribution):
+            params[name] = min(max(float(f"{params[name]:.3g}"), span.low), span.high)
+    return params
 
 
 class Search:
@@ -135,7 +139,9 @@ def open_search(
         try:
             yield search
         finally:
-            search.retry_interrupted()
+            with suppress(OSError):  # of a full disk, say: the next call does it
+                _drop_cut_line(journal)
+                search.retry_interrupted()
 
 
 def load_study(journal: Path, name: str) -> optuna.Study:
@@ -145,7 +151,10 @@ def load_study(journal: Path, name: str) -> optuna.Study:
     if storage is None or name not in names:
         held = f"holds {names}" if storage else "doesn't exist"
         raise ValueError(f"there is no study {name!r} to report: {journal} {held}")
-    return optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    if "settings" not in study.user_attrs:
+        raise ValueError(f"study {name!r} in {journal} is not one of train/sweep.py, or is empty")
+    return study
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -196,7 +205,7 @@ def write_report(study: optuna.Study, path: Path, best_command: str | None) -> N
 
 def _row(trial: FrozenTrial, settings: dict[str, Any]) -> list[Any]:
     """Return a trial's line of the CSV."""
-    params, attrs = rounded(trial.params), trial.user_attrs
+    params, attrs = rounded(trial), trial.user_attrs
     errors = attrs.get("seed_errors", [])
     row = [trial.number, state_of(trial), trial.value if state_of(trial) == "finished" else ""]
     row += [params.get(name, "") for name in settings["space"]]

@@ -290,7 +290,7 @@ def _tuning_cells(
         for flag, span in algorithm.space.items()
     )
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
-    trials = phases["trials"]
+    trials = [trial for trial in phases["trials"] if trial.number <= source.trials]
     if not trials:
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 4]
     diverged = sum(trial.status == "diverged" for trial in trials)

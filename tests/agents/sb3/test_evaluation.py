@@ -125,10 +125,13 @@ def test_a_sampled_policy_is_another_policy_and_its_noise_is_its_own(monkeypatch
         model.policy.action_net.label.weight.zero_()
         model.policy.action_net.label.bias.copy_(torch.tensor([0.1, 0.0, 0.0, 0.0]))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # GPUs that the model doesn't use
+    reseeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
     before = torch.get_rng_state()
     errors = [evaluate_sb3(model, lanes, 400, deterministic=known).error for known in (True, False)]
     assert errors[0] != errors[1]
     assert torch.equal(torch.get_rng_state(), before)
+    assert not reseeded
     torch.manual_seed(1)
     assert evaluate_sb3(model, lanes, 400, deterministic=False).error == errors[1]
 
@@ -141,6 +144,8 @@ def test_another_kind_of_environment_order_or_number_of_images_is_refused():
         evaluate_sb3(model, make_lanes(), NUM_IMAGES)
     with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
         evaluate_sb3(model, make_lanes(**SEQUENTIAL), 0)
+    with pytest.raises(ValueError, match="env must have allow_stop=False"):
+        evaluate_sb3(model, make_lanes(**SEQUENTIAL, allow_stop=True), NUM_IMAGES)
 
 
 def test_a_diverged_policy_is_reported():

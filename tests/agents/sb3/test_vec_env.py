@@ -188,6 +188,8 @@ def test_seeds_hold_for_one_reset_and_then_episodes_continue():
     assert_same(env.reset(), reference.reset()[0])
     assert env.seed([9, 9, 2]) == [9, 9, 2]
     assert_same(env.reset(), reference.reset(seed=[9, 9, 2])[0])
+    env.seed(np.arange(N))  # pyright: ignore[reportArgumentType]
+    assert_same(env.reset(), reference.reset(seed=[0, 1, 2])[0])
     env.seed(np.int64(3))  # pyright: ignore[reportArgumentType]
     assert_same(env.reset(), reference.reset(seed=3)[0])
     assert len(set(env.seed(None))) == N

@@ -31,6 +31,8 @@ if "frames" in does:
     sys.exit(2)
 for step in range(step, 8 if "late" in does else 3):
     if step == 1 and not (here / "lives").exists():
+        if "fails" in does:
+            sys.exit(1)
         for number in [os.getppid()] * ("is lost" in does) + [os.getpid()] * ("dies" in does):
             os.kill(number, signal.SIGKILL)
     (folder / "waits").touch()

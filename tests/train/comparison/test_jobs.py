@@ -64,16 +64,20 @@ def test_a_job_that_was_stopped_resumes_if_it_can_and_counts_all_its_time(place)
     assert ended[0].cpu_seconds > before[0]
 
 
-def test_a_job_that_failed_goes_on_only_from_a_checkpoint_that_it_made(place):
-    (ended,) = run(place, place.job("a", "dies"))
-    assert (ended.status, ended.how) == (-9, "ended with status -9")
-    run(place, place.job("a", "dies"))
-    run(place, place.job("a", "dies"))
+@pytest.mark.parametrize(
+    ("how", "status", "steps"), [("dies", -9, [0, 1, 1, 1]), ("fails", 1, [0, 1, 0, 1])]
+)
+def test_a_job_that_gave_up_at_a_checkpoint_starts_over_and_one_that_was_killed_resumes(
+    place, how, status, steps
+):
+    (ended,) = run(place, place.job("a", how))
+    assert (ended.status, ended.how) == (status, f"ended with status {status}")
+    run(place, place.job("a", how))
+    run(place, place.job("a", how))
     (place.folder / "lives").touch()
-    (ended,) = run(place, place.job("a", "dies"))
+    (ended,) = run(place, place.job("a", how))
     assert ended.status == 0
-    steps = [int(line.split()[-1]) for line in place.calls()]
-    assert steps == [0, 1, 0, 1]  # it got no further from step 1, so it started over
+    assert [int(line.split()[-1]) for line in place.calls()] == steps
 
 
 def test_a_job_is_not_blamed_for_what_it_printed_before_it_was_resumed(place):

@@ -288,6 +288,8 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
     write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
     row = row_of(report_on(results), "dense", "space")
     assert (row["at the whole [%]"], row["chosen"]) == ("-", "learning-rate 0.00123; lanes 64")
+    fewer = row_of(report_on(results, replace(TASK, trials=1)), "dense", "space")
+    assert (fewer["trials"], fewer["lowest [%]"]) == ("1 of 1", "5.50")  # the rest is left out
     finals = [
         Trial(number, trials[number].settings, 3.0 + number, "finished", "x") for number in (0, 1)
     ]

@@ -134,7 +134,9 @@ def play_split(
         raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
     if not isinstance(env.single_action_space, spaces.Dict):
         raise ValueError(f"env must have action_format='dict', got {env.single_action_space}")
-    device, num_visits = next(model.parameters()).device, num_passes * num_images
+    if "stop" in env.single_action_space.spaces:
+        raise ValueError("env must have allow_stop=False: stops are scored afterwards")
+    device, num_visits = model.initial_state(1).device, num_passes * num_images
     samples = bool(torch.as_tensor(std > 0).any())
     own = torch.Generator(device).manual_seed(0)  # the control's
     generator = generator or torch.Generator(device).manual_seed(0)

@@ -67,7 +67,8 @@ class RAMConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         if self.core not in CORES:
-            raise ValueError(f"core must be one of {(*CORES,)}, got {self.core!r}")
+            advice = "add your own to agents.ram.CORES first"
+            raise ValueError(f"core must be one of {(*CORES,)}, got {self.core!r}: {advice}")
         if self.location not in ("absolute", "offset"):
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
         least = dict.fromkeys(("num_classes", "what_size", "where_size", "hidden_size"), 1)

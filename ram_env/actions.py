@@ -111,7 +111,7 @@ class ActionFormat(ABC):
         for name, part in parts.items():
             if not self._is_valid(name, part[lane : lane + 1]).all():
                 limit = self._limits.get(name)
-                allowed = "finite" if limit is None else f"in 0..{limit - 1}"
+                allowed = "finite in float32" if limit is None else f"in 0..{limit - 1}"
                 got = xp.to_host(part[lane]).tolist()
                 raise ValueError(f"action: {name} must be {allowed}, got {got}{where}")
 
@@ -128,6 +128,8 @@ class BoxFormat(ActionFormat):
         super().__init__(spaces.Box(-1, 1, (self._width,), np.float32), {})
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
+        if isinstance(action, Mapping):
+            raise ValueError("action must be an array, got a dict: it needs action_format='dict'")
         array = _read("action", action, (*batch, self._width), "float32", device)
         return {"all numbers": array.reshape(-1, self._width)}
 

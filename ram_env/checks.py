@@ -35,11 +35,13 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def check_seed(seed: object) -> None:
     """Raise ValueError unless ``seed`` is None or an int >= 0."""
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise ValueError(f"seed must be None or an int >= 0, got {seed!r}")
+        raise ValueError(f"seed must be None or a Python int >= 0, got {seed!r}")
 
 
 def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
+    if isinstance(size, int) and size > side:
+        raise ValueError(f"{name} must be at most the side of the image, {side} px, got {size}")
     check_int(name, size, 2, side)
     check_int("num_scales", num_scales, 1, 8)
     if size % 2:

@@ -232,10 +232,14 @@ def _check_pair(where: str, pair: Any) -> Pair:
         raise ValueError(f"{where}: images and labels must be arrays: {error}") from error
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if images.dtype != np.uint8 or not shaped or images.size == 0:
+        advice = ""
+        if images.dtype.kind == "f":
+            advice = "; for floats in [0, 1], multiply by 255, round and convert"
+        elif images.ndim == 4 and images.shape[1] in (1, 3):
+            advice = "; move the channels to the end: images.transpose(0, 2, 3, 1)"
         raise ValueError(
             f"{where}: images must be non-empty uint8 of shape (n, H, W), (n, H, W, 1) or "
-            f"(n, H, W, 3), got {images.dtype} {images.shape}; for floats in [0, 1], multiply by "
-            "255, round and convert"
+            f"(n, H, W, 3), got {images.dtype} {images.shape}{advice}"
         )
     if images.shape[3:] == (1,):
         images = images[..., 0]  # (n, H, W)

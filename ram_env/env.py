@@ -100,7 +100,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
       download.
     - ``split`` ("train"): "train", "validation", "test" or "train+validation".
     - ``order`` ("random"): "random" draws images with replacement; "sequential" shows image
-      v mod n of n at visit v, whatever the seed. A seeded reset restarts at visit 0.
+      v mod n of n at visit v, whatever the seed; the lanes of the native vector environment make
+      visits in turn. A seeded reset restarts at visit 0.
     - ``canvas_size`` (28): side of the canvas [px].
     - ``translate`` (False): place the object anywhere wholly inside instead of in the centre.
     - ``object_scale`` (1): size of the object relative to its image's, 0.5 to 1.5, rounded to whole

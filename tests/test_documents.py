@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -179,7 +180,9 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom():
 @pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in read(page)])
 def test_the_python_of_the_site_runs_from_top_to_bottom(page, monkeypatch):
-    monkeypatch.setitem(sys.modules, "my_images", ModuleType("my_images"))  # the page's first block
+    module: Any = ModuleType("my_images")  # the page's first block
+    module.GlimpseEnv, module.GlimpseVectorEnv = ram_env.GlimpseEnv, ram_env.GlimpseVectorEnv
+    monkeypatch.setitem(sys.modules, "my_images", module)
     monkeypatch.setattr("agents.ram.CORES", dict(CORES))  # to which the page adds one
     assert run_python_of(page)
 
@@ -187,9 +190,16 @@ def test_the_python_of_the_site_runs_from_top_to_bottom(page, monkeypatch):
 def test_a_module_that_registers_images_serves_another_program(tmp_path):
     module, program, *_ = python_of("docs/own.md")
     (tmp_path / "my_images.py").write_text(module)
-    (tmp_path / "program.py").write_text(program)
+    program += "print(gym.spec('Shapes-v0').to_json())"
+    # As a spawned worker does, which has not imported the module
+    worker = "import gymnasium as gym, sys\nfrom gymnasium.envs.registration import EnvSpec\n"
+    worker += "gym.make(EnvSpec.from_json(sys.argv[1])).reset(seed=0)"
+    for name, text in (("program", program), ("worker", worker)):
+        (tmp_path / f"{name}.py").write_text(text)
     where = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    subprocess.run([sys.executable, tmp_path / "program.py"], check=True, env=where)
+    run = partial(subprocess.run, check=True, env=where, text=True, stdout=subprocess.PIPE)
+    spec = run([sys.executable, tmp_path / "program.py"]).stdout
+    run([sys.executable, tmp_path / "worker.py", spec])
 
 
 UNSTORED = {"0.70 (0.55-0.88)", "0.49 (0.37-0.65)", "1.32 (1.11-1.56)", "8.05 (7.92-8.19)"}

@@ -101,5 +101,9 @@ def to_onnx(model: RecurrentAttentionModel, env_id: str | None) -> bytes:
     return proto.SerializeToString()
 
 
+parse = partial(parse_flags, Config)
+"""Returns the settings of a command line."""
+
+
 if __name__ == "__main__":
-    run(main, partial(parse_flags, Config))
+    run(main, parse)

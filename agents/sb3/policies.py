@@ -245,6 +245,11 @@ class HybridPolicy(ActorCriticPolicy):
         kwargs["log_std_init"] = math.log(initial_std)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
+    @property
+    def actor(self) -> Any:
+        """Refuse to be taken for the policy of an off-policy algorithm, such as SAC."""
+        raise TypeError("HybridPolicy is for PPO and A2C; other algorithms need other policies")
+
     def _build(self, lr_schedule: Any) -> None:
         self.action_dist = HybridDistribution(**self._hybrid)
         super()._build(lr_schedule)
@@ -281,8 +286,16 @@ def unpack_action(action: Tensor) -> tuple[Tensor, Tensor]:
 
 def require_keys(space: spaces.Space, names: tuple[str, ...]) -> None:
     """Raise a ValueError unless the observation space is a Dict with these entries."""
-    if not isinstance(space, spaces.Dict) or not set(names) <= set(space.spaces):
-        raise ValueError(f"observation_space must be a Dict with {', '.join(names)}, got {space}")
+    known = space.spaces if isinstance(space, spaces.Dict) else {}
+    if not set(names) <= set(known):
+        hint = ""
+        if "glimpse" in known and "glimpses" in names:
+            hint = ": wrap the environment in VectorGlimpseHistory"
+        elif "glimpses" in known and "glimpse" in names:
+            hint = ": pass features_extractor_class=HistoryFeatures"
+        raise ValueError(
+            f"observation_space must be a Dict with {', '.join(names)}, got {space}{hint}"
+        )
 
 
 def _check_actions(space: spaces.Space, num_classes: int) -> None:

@@ -47,7 +47,7 @@ class Sampler(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
+        self.weight = torch.ones(1)  # no parameter: any module can be evaluated
 
     def initial_state(self, n):
         return torch.zeros(n, 1)
@@ -144,6 +144,7 @@ def test_part_of_a_split_can_be_played_once_but_not_twice(toy_dataset):
         ({"order": "random"}, {}, "in turn"),
         ({"autoreset_mode": "NextStep"}, {}, "SAME_STEP"),
         ({"action_format": "box"}, {}, "env must have action_format='dict', got Box"),
+        ({"allow_stop": True}, {}, "env must have allow_stop=False"),
         ({}, {"num_images": 0}, "num_images"),
         ({}, {"num_passes": 0}, "num_passes"),
         ({}, {"std": -0.1}, "std"),

@@ -177,14 +177,20 @@ def test_junk_is_refused(name, junk):
         make(name).parse(junk)
 
 
+def test_a_dict_for_the_default_format_is_told_the_keyword():
+    with pytest.raises(ValueError, match="got a dict: it needs action_format='dict'"):
+        make("box").parse({"location": [0, 0], "label": 1})
+
+
 @pytest.mark.parametrize("place", range(3 + K))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39, -1e300])  # 1e39: inf in float32
 def test_box_refuses_what_is_not_finite(value, place):
     action = np.zeros(3 + K)
     action[place] = value
-    with pytest.raises(ValueError, match=r"action: all numbers must be finite, got \[.*\]$"):
+    message = r"action: all numbers must be finite in float32, got \[.*\]$"
+    with pytest.raises(ValueError, match=message):
         make("box", True).parse(action)
-    with pytest.raises(ValueError, match=r"finite, got .* in lane 1$"):
+    with pytest.raises(ValueError, match=r"float32, got .* in lane 1$"):
         make("box", True).parse([np.zeros(3 + K), action], (2,))
 
 

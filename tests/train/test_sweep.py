@@ -240,7 +240,7 @@ def test_a_second_sweep_on_a_journal_is_refused_in_one_line(place):
 def test_a_record_that_a_full_disk_cut_short_costs_no_trial(tmp_path):
     arguments = (tmp_path / "j", "s", SPACE, {}, DEFAULTS, NopPruner(), 0)
     with open_search(*arguments) as search:
-        search.study.tell(search.ask(2), 0.5)
+        search.study.tell(search.ask(2) or 0, 0.5)
         search.ask(2)
         with (tmp_path / "j").open("a") as journal:
             journal.write('{"op_code": 6, "trial')

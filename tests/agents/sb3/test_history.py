@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 import ram_env  # noqa: F401
 from agents.baselines import count_parameters
 from agents.ram import RAMConfig, RectifierCore
-from agents.sb3 import HistoryFeatures, VectorGlimpseHistory
+from agents.sb3 import GlimpseFeatures, HistoryFeatures, VectorGlimpseHistory
 
 N, T = 5, 4
 KEYWORDS: dict[str, Any] = {"allow_stop": True, "num_glimpses": T, "num_scales": 2}
@@ -129,8 +129,10 @@ def test_nonsense_is_refused():
         VectorGlimpseHistory(make_vector(device="cpu"), 3).reset()
     with pytest.raises(ValueError, match="observation_space must be a Dict with glimpse"):
         VectorGlimpseHistory(gym.make_vec("CartPole-v1", 2), 3)
-    with pytest.raises(ValueError, match="observation_space must be a Dict with glimpses"):
+    with pytest.raises(ValueError, match=r"a Dict with glimpses.*wrap .* in VectorGlimpseHistory"):
         HistoryFeatures(make_vector().single_observation_space)
+    with pytest.raises(ValueError, match=r"a Dict with glimpse, .*_class=HistoryFeatures"):
+        GlimpseFeatures(VectorGlimpseHistory(make_vector(), 3).single_observation_space)
 
 
 # Features

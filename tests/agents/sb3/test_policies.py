@@ -15,7 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import TRPO, RecurrentPPO
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
@@ -318,7 +318,9 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
         PPO(HybridPolicy, normalised, **settings).learn(32)
 
 
-def test_trpo_is_refused_with_a_reason():
+def test_trpo_and_sac_are_refused_with_a_reason():
+    with pytest.raises(TypeError, match="HybridPolicy is for PPO and A2C"):
+        SAC(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4})
     settings: Any = {"n_steps": 8, "batch_size": 32, "device": "cpu"}
     model = TRPO(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4}, **settings)
     with pytest.raises(TypeError, match=r"doesn't support TRPO, .* use PPO or A2C, or"):

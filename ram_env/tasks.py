@@ -66,9 +66,9 @@ class Task(ABC):
         check_flag("allow_stop", self.allow_stop)
         check_int("num_glimpses", self.num_glimpses, 1, 10_000)
         cost, is_number = self.glimpse_cost, isinstance(self.glimpse_cost, (int, float))
-        largest = float(np.finfo(np.float32).max)  # rewards are float32 on a device
+        largest = float(np.finfo(np.float32).max)
         if not is_number or isinstance(cost, bool) or not 0 <= cost <= largest:
-            raise ValueError(f"glimpse_cost must be a finite number >= 0, got {cost!r}")
+            raise ValueError(f"glimpse_cost must be a finite float32 >= 0, got {cost!r}")
         if self.reward == "log_score" and self.action_format != "box":
             raise ValueError(
                 "reward='log_score' scores the class scores of action_format='box'; "

@@ -131,8 +131,9 @@ def test_nonsense_is_refused():
         VectorGlimpseHistory(gym.make_vec("CartPole-v1", 2), 3)
     with pytest.raises(ValueError, match=r"a Dict with glimpses.*wrap .* in VectorGlimpseHistory"):
         HistoryFeatures(make_vector().single_observation_space)
+    history: Any = VectorGlimpseHistory(make_vector(), 3).single_observation_space
     with pytest.raises(ValueError, match=r"a Dict with glimpse, .*_class=HistoryFeatures"):
-        GlimpseFeatures(VectorGlimpseHistory(make_vector(), 3).single_observation_space)
+        GlimpseFeatures(history)
 
 
 # Features

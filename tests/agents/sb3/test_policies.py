@@ -320,7 +320,7 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
 
 def test_trpo_and_sac_are_refused_with_a_reason():
     with pytest.raises(TypeError, match="HybridPolicy is for PPO and A2C"):
-        SAC(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4})
+        SAC(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4})  # pyright: ignore[reportArgumentType]
     settings: Any = {"n_steps": 8, "batch_size": 32, "device": "cpu"}
     model = TRPO(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4}, **settings)
     with pytest.raises(TypeError, match=r"doesn't support TRPO, .* use PPO or A2C, or"):

@@ -84,7 +84,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", convert_docstring, priority=400)  # before napoleon
     app.connect("builder-inited", pages.write_pages)
     app.connect("source-read", link_pages)
-    app.add_directive("estimator-results", pages.EstimatorResults)
+    app.add_directive("estimator", pages.Estimator)
     app.add_directive("results-section", pages.ResultsSection)
     if (DEMO / "index.html").exists():
         app.tags.add("demo")

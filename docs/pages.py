@@ -17,7 +17,6 @@ from typing import Any
 from unittest.mock import patch
 
 import gymnasium
-import imageio.v3 as imageio
 import numpy as np
 import torch
 from docutils import nodes
@@ -25,21 +24,22 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import ram_env
+from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
 from docs.docstrings import to_rst
 from train.comparison.statistics import mean_interval
+from train.evaluate import animate
 
 ROOT = Path(__file__).parents[1]
 NO_DOWNLOAD = "http://127.0.0.1:9/"  # the discard port, which refuses
-NUM_EPISODES, FRAME_MS, LAST_FRAME_MS = 3, 700, 2000
+NUM_EPISODES = 3
 AGENTS = {  # published agents that play an environment for its pictures
     "MNISTGlimpse-v0": "mnist",
     "TranslatedMNISTGlimpse-v0": "translated",
     "ClutteredMNISTGlimpse-v0": "cluttered",
     "LargeClutteredMNISTGlimpse-v0": "large-cluttered",
 }
-Frames = list[np.ndarray]
 
 
 def write_pages(app: Sphinx) -> None:
@@ -50,28 +50,6 @@ def write_pages(app: Sphinx) -> None:
     with patch.dict(os.environ, mirror):
         for env_id in ram_env.TASKS:
             _write_page(folder, env_id)
-
-
-def play(env_id: str, num_episodes: int) -> list[Frames]:
-    """Return the frames of some validation episodes, played by a published agent or at random."""
-    env: Any = gymnasium.make(env_id, split="validation", render_mode="rgb_array")
-    model = load_pretrained(AGENTS[env_id])[0] if env_id in AGENTS else None
-    env.action_space.seed(0)
-    episodes = []
-    for index in range(num_episodes):
-        obs, _ = env.reset(seed=0, options={"index": index})
-        state, terminated, frames = model and model.initial_state(1), False, [env.render()]
-        while not terminated:
-            action = env.action_space.sample()
-            if model is not None:
-                parts = (torch.as_tensor(obs[name])[None] for name in ("glimpse", "location"))
-                with torch.no_grad():
-                    output, state = model(*parts, state)
-                action = torch.cat((output.location_mean.clamp(-1, 1), output.logits), 1)[0].numpy()
-            obs, _, terminated, _, _ = env.step(action)
-            frames.append(env.render())
-        episodes.append([*frames[:-2], frames[-1]])  # the end repeats the last glimpse
-    return episodes
 
 
 def _write_page(folder: Path, env_id: str) -> None:
@@ -97,12 +75,17 @@ def _write_page(folder: Path, env_id: str) -> None:
 def _draw(folder: Path, env_id: str) -> None:
     """Write an environment's animation, unless it is newer than the code that draws it."""
     path = folder / f"{env_id}.gif"
-    sources = [Path(__file__), *(ROOT / "ram_env").glob("*.py")]
+    sources = [Path(__file__), ROOT / "train/evaluate.py", *(ROOT / "ram_env").glob("*.py")]
     if path.exists() and path.stat().st_mtime > max(each.stat().st_mtime for each in sources):
         return
-    episodes = play(env_id, NUM_EPISODES)
-    durations = [*[FRAME_MS] * (len(episodes[0]) - 1), LAST_FRAME_MS] * len(episodes)
-    imageio.imwrite(path, np.concatenate(episodes), duration=durations, loop=0)
+    if env_id in AGENTS:
+        model, locations = load_pretrained(AGENTS[env_id])[0], "learned"
+    else:
+        env: Any = gymnasium.make(env_id)
+        config = RAMConfig(env.observation_space["glimpse"].shape, env.unwrapped.num_classes)
+        torch.manual_seed(0)
+        model, locations = RecurrentAttentionModel(config), "random"
+    animate(model, env_id, path, NUM_EPISODES, locations, split="validation")
 
 
 def _class_of(env_id: str) -> type:
@@ -116,7 +99,7 @@ def _picture(env_id: str, dataset: str, drawn: bool) -> Iterator[str]:
         yield f"This build found no files of {dataset}, so the page has no picture: put them into"
         yield from ("the folder that ``RAM_ENV_DATA`` names and build again.", "")
         return
-    player = f"the published agent ``{AGENTS[env_id]}``" if env_id in AGENTS else "random actions"
+    player = f"the published agent ``{AGENTS[env_id]}``" if env_id in AGENTS else "random locations"
     yield from (f".. figure:: {env_id}.gif", f"    :alt: Episodes of {env_id}", "")
     yield from (f"    The first {NUM_EPISODES} validation images, played by {player}.", "")
 
@@ -163,19 +146,21 @@ class ResultsSection(SphinxDirective):
         return self.parse_text_to_nodes(_for_the_site(texts[self.arguments[0]]))
 
 
-class EstimatorResults(SphinxDirective):
-    """The stored results of one estimator, as a table: every comparison and published agent."""
+class Estimator(SphinxDirective):
+    """An estimator's docstring and, as a table, its results in comparisons and published agents."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return the table."""
-        rows = [*_compared(self.arguments[0]), *_published(self.arguments[0])]
+        """Return both."""
+        name = self.arguments[0]
+        text = f"```{{eval-rst}}\n.. autofunction:: agents.estimators.{name}\n```\n\n"
+        rows = [*_compared(name), *_published(name)]
         if not rows:
-            return self.parse_text_to_nodes("*Stored results:* none; not part of a comparison yet.")
-        head = "| task | protocol or agent | env steps | test error % | seeds |\n"
-        head += "|---|---|---:|---|---:|\n"
-        return self.parse_text_to_nodes(head + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+            return self.parse_text_to_nodes(f"{text}*Stored results:* none; not compared yet.")
+        text += "| task | protocol or agent | env steps | test error % | seeds |\n"
+        text += "|---|---|---:|---|---:|\n"
+        return self.parse_text_to_nodes(text + "\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
 def _for_the_site(text: str) -> str:

@@ -44,7 +44,7 @@ _MNIST_SHA256 = {
 }
 
 
-class DatasetError(RuntimeError):
+class DatasetError(ValueError):
     """A dataset file is damaged, on disk or at every address that offers it."""
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import train.evaluate
+from agents.runs.commands import run
 from ram_env.data import DatasetError, load_digits
 from tests.dataset_makers import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS, compress, write
 from tests.faults.damage import CHANGED, MISPLACED, Damage, rewrite
@@ -85,3 +87,12 @@ def test_a_damaged_file_is_refused_by_name(
     known = (path.stem, *map(str, (path, path.parent, path.parent.parent)))
     assert any(each in str(caught.value) for each in known)
     assert peak < 2**26
+
+
+def test_a_script_reports_a_damaged_file_in_one_line(tmp_path: Path, monkeypatch):
+    files = dict.fromkeys((TRAIN_IMAGES, TRAIN_LABELS), b"no IDX file")
+    folder = write(tmp_path, files, "MNIST", gz=False)
+    monkeypatch.setenv("RAM_ENV_DATA", str(folder))
+    monkeypatch.setattr("sys.argv", ["train/evaluate.py", "--pretrained", "mnist"])
+    with pytest.raises(SystemExit, match=f"^error: .*{TRAIN_IMAGES} is damaged"):
+        run(train.evaluate.main, train.evaluate.parse)

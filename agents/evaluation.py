@@ -124,18 +124,7 @@ def play_split(
             passes show objects at other places, as those of a training split do.
         FloatingPointError: If the model's outputs are not finite.
     """
-    if min(num_images, num_passes) < 1:
-        sizes = (num_images, num_passes)
-        raise ValueError(f"num_images and num_passes must be at least 1, got {sizes}")
-    if not torch.as_tensor(std >= 0).all():
-        raise ValueError(f"std must be at least 0, got {std}")
-    mode = env.metadata.get("autoreset_mode")
-    if mode is not AutoresetMode.SAME_STEP:
-        raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
-    if not isinstance(env.single_action_space, spaces.Dict):
-        raise ValueError(f"env must have action_format='dict', got {env.single_action_space}")
-    if "stop" in env.single_action_space.spaces:
-        raise ValueError("env must have allow_stop=False: stops are scored afterwards")
+    _check_playable(env, num_images, num_passes, std)
     device, num_visits = model.initial_state(1).device, num_passes * num_images
     samples = bool(torch.as_tensor(std > 0).any())
     own = torch.Generator(device).manual_seed(0)  # the control's
@@ -184,6 +173,22 @@ def play_split(
     if not (boxes == boxes[0]).all():
         raise ValueError("num_passes must be 1 on this split: each pass draws other canvases")
     return Beliefs(log_p, labels[0], locations, boxes[0], *stop_logits)
+
+
+def _check_playable(env: VectorEnv, num_images: int, num_passes: int, std: float | Tensor) -> None:
+    """Raise the ValueErrors of :func:`play_split` that need no episode."""
+    if min(num_images, num_passes) < 1:
+        sizes = (num_images, num_passes)
+        raise ValueError(f"num_images and num_passes must be at least 1, got {sizes}")
+    if not torch.as_tensor(std >= 0).all():
+        raise ValueError(f"std must be at least 0, got {std}")
+    mode = env.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.SAME_STEP:
+        raise ValueError(f"env must have the autoreset mode SAME_STEP, got {mode}")
+    if not isinstance(env.single_action_space, spaces.Dict):
+        raise ValueError(f"env must have action_format='dict', got {env.single_action_space}")
+    if "stop" in env.single_action_space.spaces:
+        raise ValueError("env must have allow_stop=False: stops are scored afterwards")
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:

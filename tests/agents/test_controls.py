@@ -1,7 +1,6 @@
 """Location controls: where they look, and what the oracle means."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ BOX = torch.tensor([[32, 0, 28, 28], [0, 8, 14, 21], [16, 16, 28, 28]])
 UNIFORM = torch.tensor([[-0.9, 0.9], [0.0, 0.4], [0.7, -0.2]])
 
 
-def make_control(name: str, num_glimpses: int = 8, **more: Any) -> Control:
+def make_control(name: str, num_glimpses: int = 8) -> Control:
     task = SimpleNamespace(num_glimpses=num_glimpses, side=60)
-    return Control(name, SimpleNamespace(task=task), **more)
+    return Control(name, SimpleNamespace(task=task))
 
 
 def test_each_control_looks_where_its_name_says():

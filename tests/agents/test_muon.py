@@ -86,28 +86,20 @@ def test_parameters_that_are_not_so_many_matrices_are_refused(shape):
 
 
 @pytest.mark.usefixtures("full_mnist")
-def test_the_trainer_gives_adamw_the_outputs_however_many_classes_there_are():
-    config = Config(hidden_size=48, optimizer="muon")
-    env = make_env(config, torch.device("cpu"), 1)
-    model = make_model(config, env)
-    model.action_network = nn.Linear(48, 100)
-    groups = make_optimizer(config, model).param_groups
-    theirs = [g for g in groups if any(p is model.action_network.weight for p in g["params"])]
-    assert [(group["blocks"], group["multiple"]) for group in theirs] == [(0, 1.0)]
-
-
-@pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("core", CORES)
-def test_the_trainer_gives_it_the_thick_matrices_and_the_gates_of_the_core_one_by_one(core):
+def test_the_trainer_gives_it_all_thick_matrices_but_the_outputs_and_the_cores_gates_apart(core):
     config = Config(core=core, hidden_size=48, conv_features=4, optimizer="muon", learned_std=True)
     model = make_model(config, make_env(config, torch.device("cpu"), 1))
+    model.action_network = nn.Linear(48, 100)  # of more classes
     groups = make_optimizer(config, model).param_groups
     blocks = {id(p): group["blocks"] for group in groups for p in group["params"]}
     multiples = {id(p): group["multiple"] for group in groups for p in group["params"]}
     assert len(blocks) == sum(len(group["params"]) for group in groups)
     for name, parameter in model.named_parameters():
-        thin = parameter.ndim < 2 or min(parameter.shape) in (1, 2, 10)
+        thin = parameter.ndim < 2 or min(parameter.shape) in (1, 2)
+        left = thin or name.startswith("action_network.")
         gates = len(parameter) // 48 if name.startswith("core.") else 1
-        assert blocks[id(parameter)] == (0 if thin else gates), name
-        assert multiples[id(parameter)] == (1.0 if thin else config.muon_rate), name
+        assert blocks[id(parameter)] == (0 if left else gates), name
+        assert multiples[id(parameter)] == (1.0 if left else config.muon_rate), name
         assert is_matrix(parameter) == (not thin), name
+    assert [is_matrix(torch.zeros(rows, 48)) for rows in (16, 17)] == [False, True]

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -280,23 +279,16 @@ def test_a_state_that_is_nested_deep_is_refused(tmp_path, depth):
         RunLog(tmp_path / "run", Settings(), resume=True)
 
 
-def test_another_projects_commit_or_a_hooks_is_never_taken_for_ours(tmp_path, monkeypatch):
-    before = machine.commit()
-    monkeypatch.setenv("GIT_DIR", str(tmp_path))
-    assert machine.commit() == before
-    monkeypatch.delenv("GIT_DIR")
-    git = git_in(tmp_path)
-    git("commit", "--quiet", "--allow-empty", "-m", "m")
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
-    assert machine.commit() is None
-
-
-def test_a_commit_says_that_code_or_a_published_agent_was_changed_not_a_result(
+def test_a_commit_is_ours_and_says_that_code_or_a_published_agent_was_changed_not_a_result(
     tmp_path, monkeypatch
 ):
+    def git(*words: str) -> None:  # whatever the user's settings are
+        mine = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(tmp_path), *mine, *words], check=True)
+
     marks = {"agents/machine.py": "+", "train/x.toml": "+", "agents/pretrained/a/model.json": "+"}
     marks |= {"benchmarks/result.json": "", "README.md": ""}
-    git = git_in(tmp_path)
+    git("init", "--quiet")
     for name in marks:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -310,15 +302,7 @@ def test_a_commit_says_that_code_or_a_published_agent_was_changed_not_a_result(
         (tmp_path / name).write_text("changed")
         assert machine.commit() == clean + mark
         git("checkout", "--quiet", ".")
-
-
-def git_in(folder: Path) -> Callable[..., None]:
-    """Make a repository and return what runs git there, whatever the user's settings are."""
-
-    def git(*words: str) -> None:
-        settings = ("user.name=n", "user.email=e", "commit.gpgsign=false")
-        options = [word for setting in settings for word in ("-c", setting)]
-        subprocess.run(["git", "-C", str(folder), *options, *words], check=True)
-
-    git("init", "--quiet")
-    return git
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "of a hook"))
+    assert machine.commit() == clean
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))  # another project's
+    assert machine.commit() is None

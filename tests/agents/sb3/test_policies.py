@@ -51,24 +51,14 @@ def make_env(num_envs: int = 6, *, history: bool = False, **keywords: Any) -> Ve
 def make_model(name: str, *, policy: dict[str, Any] | None = None, **keywords: Any) -> Any:
     kind, policy_class, own = ALGORITHMS[name]
     policy = {"num_classes": 4, **(policy or {})}
-    if name.endswith("history"):
+    if history := name.endswith("history"):
         policy["features_extractor_class"] = HistoryFeatures
-    return kind(
-        policy_class,
-        make_env(history=name.endswith("history")),
-        seed=0,
-        device="cpu",
-        policy_kwargs=policy,
-        **{**own, **keywords},
-    )
+    settings = {"seed": 0, "device": "cpu", **own, **keywords}
+    return kind(policy_class, make_env(history=history), policy_kwargs=policy, **settings)
 
 
 def distribution(
-    mean: list[list[float]],
-    logits: list[list[float]],
-    std: float,
-    time: list[float],
-    **keywords: Any,
+    mean: Any, logits: Any, std: float, time: list[float], **keywords: Any
 ) -> HybridDistribution:
     dist = HybridDistribution(len(logits[0]), **keywords)
     dist.set_time(torch.tensor(time)[:, None])
@@ -270,7 +260,7 @@ def test_features_are_the_papers_glimpse_network_and_the_time(toy_dataset):
 # What is refused, and who imports what
 
 
-def test_spaces_of_another_kind_are_refused():
+def test_spaces_of_another_kind_or_with_a_stop_score_are_refused():
     obs_space = make_env().observation_space
     box = spaces.Box(-1, 1, (6,), np.float32)
 
@@ -284,6 +274,8 @@ def test_spaces_of_another_kind_are_refused():
     assert policy._get_constructor_parameters()["num_classes"] == 4
     with pytest.raises(ValueError, match="must be a Dict with time"):
         make(obs=box)
+    with pytest.raises(ValueError, match=r"num_classes = 6 numbers, got 7.* without allow_stop"):
+        make(act=make_env(allow_stop=True).action_space)
     for space in (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1, 1, (2,))):
         with pytest.raises(ValueError, match="action_format='box'"):
             make(act=space)
@@ -298,12 +290,6 @@ def test_spaces_of_another_kind_are_refused():
         make(use_sde=True)
     with pytest.raises(ValueError, match=r"log_std_init must be left out: .* initial_std"):
         make(log_std_init=-3.0)
-
-
-def test_an_environment_with_a_stop_score_is_refused_and_not_trained_with_an_extra_class():
-    env = make_env(allow_stop=True)
-    with pytest.raises(ValueError, match=r"num_classes = 6 numbers, got 7.* without allow_stop"):
-        PPO(HybridPolicy, env, policy_kwargs={"num_classes": env.get_attr("num_classes")[0]})
 
 
 def test_normalised_observations_are_refused_since_the_time_says_what_counts():

@@ -19,15 +19,11 @@ EPISODES = N * ROUNDS
 SERIES = ("actions", "old_values", "old_log_prob", "advantages", "returns")
 
 
-def make_model(*, whole: bool, n_steps: int = ROUNDS * T, **keywords: Any) -> RecurrentPPO:
+def make_model(*, whole: bool, n_steps: int = ROUNDS * T) -> RecurrentPPO:
     env = GlimpseVecEnv(gym.make_vec("SignpostGlimpse-v0", num_envs=N))
-    settings: dict[str, Any] = {"batch_size": EPISODES * T, "n_epochs": 1, **keywords}
-    settings |= {
-        "policy_kwargs": {"lstm_hidden_size": 16, "num_classes": 4},
-        "seed": 0,
-        "device": "cpu",
-    }
-    model = RecurrentPPO(RecurrentHybridPolicy, env, n_steps=n_steps, **settings)
+    settings: dict[str, Any] = {"batch_size": EPISODES * T, "n_epochs": 1, "seed": 0}
+    settings["policy_kwargs"] = {"lstm_hidden_size": 16, "num_classes": 4}
+    model = RecurrentPPO(RecurrentHybridPolicy, env, n_steps=n_steps, device="cpu", **settings)
     if whole:
         model.rollout_buffer = EpisodeBuffer.of(model)
     return model

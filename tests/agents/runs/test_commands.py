@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import gymnasium
 import pytest
@@ -160,10 +161,7 @@ def test_a_signal_ends_the_run_where_it_asks_for_it_and_a_second_one_at_once(num
 
 
 def test_a_signal_is_remembered_though_nobody_reads_stderr(monkeypatch):
-    def broken_pipe(descriptor: int, content: bytes) -> int:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(os, "write", broken_pipe)
+    monkeypatch.setattr(os, "write", Mock(side_effect=BrokenPipeError))
     with Stop() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.requested == signal.SIGINT

@@ -1,6 +1,8 @@
 """The status line: due every 2 seconds on a terminal, else every 30, and read only then."""
 
 from io import StringIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,23 +10,13 @@ from rich.console import Console
 
 from agents.runs.progress import TrainingProgress
 
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+UNREAD: Any = object()  # in an accuracy's place while no line is due: float() would raise
 
 
-class Unreadable(torch.Tensor):
-    def __float__(self) -> float:
-        raise AssertionError("read though no line is due")
-
-
-def make(*, terminal: bool) -> tuple[TrainingProgress, Clock, StringIO]:
-    clock, out = Clock(), StringIO()
+def make(*, terminal: bool) -> tuple[TrainingProgress, SimpleNamespace, StringIO]:
+    clock, out = SimpleNamespace(now=100.0), StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, highlight=False)
-    return TrainingProgress(console, clock), clock, out
+    return TrainingProgress(console, lambda: clock.now), clock, out
 
 
 def test_updates_are_counted_and_the_time_left_is_at_the_mean_speed():
@@ -43,14 +35,14 @@ def test_a_line_appears_when_it_is_due_and_not_before(terminal, seconds):
     progress, clock, out = make(terminal=terminal)
     updates = progress.updates(0, 4)
     next(updates)
-    progress.report(1_000, Unreadable())
+    progress.report(1_000, UNREAD)
     next(updates)
     clock.now += seconds - 0.5
-    progress.report(2_000, Unreadable())
+    progress.report(2_000, UNREAD)
     clock.now += 0.5
     progress.report(1_000 + 500 * seconds, torch.tensor(0.875))
     clock.now += 1
-    progress.report(9_000, Unreadable())
+    progress.report(9_000, UNREAD)
     assert len(list(updates)) == 2  # ends the refreshed line
     line = (
         f"{1_000 + 500 * seconds:,} episodes, 500 per second, training accuracy 87.5 %, "

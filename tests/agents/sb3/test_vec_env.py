@@ -164,12 +164,9 @@ def test_other_autoreset_modes_are_refused_with_the_keyword_to_pass(mode):
     assert GlimpseVecEnv(gym.make_vec("CartPole-v1", 2, "sync", vector_kwargs=keywords))
 
 
-def test_a_single_environment_is_refused():
+def test_a_single_environment_tensors_and_arrays_that_would_change_are_refused():
     with pytest.raises(ValueError, match="env must be a vector environment"):
         GlimpseVecEnv(signpost())  # pyright: ignore[reportArgumentType]
-
-
-def test_arrays_that_would_change_under_stable_baselines_and_tensors_are_refused():
     env = SyncVectorEnv([cart_pole], copy=False, autoreset_mode=SAME_STEP)
     with pytest.raises(ValueError, match="copy=True"):
         GlimpseVecEnv(env)

@@ -149,10 +149,7 @@ CHANGES = [
     ("config.json", {"config": {"locations": "everywhere"}}),
     ("config.json", {"config": {"final_std": "\x1b[2J"}}),
     ("config.json", {"config": {"final_std": -1.0}}),
-    ("model.json", {"hidden_size": 2**30}),
     ("model.json", {"glimpse_shape": [1, 2**31, 2**31]}),
-    ("model.json", {"core": "os.system"}),
-    ("model.json", {"command": "os.system"}),
 ]
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from agents.locations import sample_location
 from agents.ram import RAMConfig, RectifierCore, RecurrentAttentionModel
@@ -49,10 +48,6 @@ def test_the_papers_models_have_the_papers_sizes(glimpse_shape, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def apply(layer: nn.Linear, x: Tensor) -> Tensor:
-    return functional.linear(x, layer.weight, layer.bias)
-
-
 def two_glimpses() -> tuple[Tensor, Tensor]:
     """Return glimpses (T = 2, N = 3, P, G, G) and their locations (2, 3, 2)."""
     generator = torch.Generator().manual_seed(1)
@@ -65,17 +60,15 @@ def test_two_glimpses_go_through_the_papers_equations():
     net, core, h = model.glimpse_network, model.core, torch.zeros(3, 16)
     state = model.initial_state(3)
     for glimpse, location in zip(*two_glimpses(), strict=True):
-        what = apply(net.what, glimpse.flatten(1)).clamp(min=0)
-        where = apply(net.where, location).clamp(min=0)
-        g = (apply(net.join_what, what) + apply(net.join_where, where)).clamp(min=0)
-        h = (apply(core.recurrent, h) + apply(core.input, g)).clamp(min=0)
+        what = net.what(glimpse.flatten(1)).clamp(min=0)
+        where = net.where(location).clamp(min=0)
+        g = (net.join_what(what) + net.join_where(where)).clamp(min=0)
+        h = (core.recurrent(h) + core.input(g)).clamp(min=0)
         output, state = model(glimpse, location, state)
         torch.testing.assert_close(state, h)
-        torch.testing.assert_close(
-            output.location_mean, apply(model.location_network.mean, h).tanh()
-        )
-        torch.testing.assert_close(output.logits, apply(model.action_network, h))
-        torch.testing.assert_close(output.baseline, apply(model.baseline_network, h)[:, 0])
+        torch.testing.assert_close(output.location_mean, model.location_network.mean(h).tanh())
+        torch.testing.assert_close(output.logits, model.action_network(h))
+        torch.testing.assert_close(output.baseline, model.baseline_network(h)[:, 0])
 
 
 @pytest.mark.parametrize(("core", "whole"), [("lstm", nn.LSTM), ("gru", nn.GRU)])
@@ -91,8 +84,8 @@ def test_a_gated_core_is_torchs_and_what_the_model_says_comes_from_its_h(core, w
     state = model.initial_state(3)
     for glimpse, location, h in zip(glimpses, locations, expected(g)[0], strict=True):
         output, state = model(glimpse, location, state)
-        torch.testing.assert_close(output.logits, apply(model.action_network, h))
-        torch.testing.assert_close(output.baseline, apply(model.baseline_network, h)[:, 0])
+        torch.testing.assert_close(output.logits, model.action_network(h))
+        torch.testing.assert_close(output.baseline, model.baseline_network(h)[:, 0])
 
 
 @pytest.mark.parametrize("location_hidden", [0, 6])
@@ -100,7 +93,7 @@ def test_a_location_is_a_tanh_or_an_offset_of_what_the_state_says(location_hidde
     h, here = torch.randn(3, 16), torch.rand(3, 2) * 2 - 1
     for location in ("absolute", "offset"):
         net = make_model(location=location, location_hidden=location_hidden).location_network
-        f = apply(net.mean, h if net.hidden is None else apply(net.hidden, h).clamp(min=0))
+        f = net.mean(h if net.hidden is None else net.hidden(h).clamp(min=0))
         expected = f.tanh() if location == "absolute" else here + f
         torch.testing.assert_close(net(h, here), expected)
 

@@ -1,5 +1,7 @@
 """What must hold in every one of two ranks: `torchrun --nproc-per-node 2 tests/agents/ranks.py`."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -37,14 +39,11 @@ def check_agreements(rank: int) -> None:
     assert not means["b"].isfinite()
     assert on_first(lambda: distributed.rank()) == 0
     for error in (FloatingPointError("update 3: loss not finite"), SystemExit(143)):
-
-        def fail(error: BaseException = error) -> None:
-            assert rank == 0
-            raise error
-
+        call = Mock(side_effect=error)
         with pytest.raises(type(error)) as raised:
-            on_first(fail)
+            on_first(call)
         assert raised.value.args == error.args
+        assert call.called == (rank == 0)
 
 
 if __name__ == "__main__":

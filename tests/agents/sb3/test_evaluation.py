@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -110,12 +111,8 @@ def test_it_says_where_episodes_begin_and_can_be_repeated_and_ended_early(monkey
     assert scores[0] == scores[1]
     assert len(batches) == 2 * 3  # 40 images in batches of 16
     assert starts == ([[True] * N] + [[False] * N] * (T - 1)) * len(batches)
-
-    def stop() -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        evaluate_sb3(model, lanes, NUM_IMAGES, on_batch=stop)
+        evaluate_sb3(model, lanes, NUM_IMAGES, on_batch=Mock(side_effect=KeyboardInterrupt))
 
 
 def test_a_sampled_policy_is_another_policy_and_its_noise_is_its_own(monkeypatch):

@@ -38,6 +38,7 @@ class Disk:
     def __init__(self, folder: Path):
         self._folder = folder.resolve()
         self._top = _read(self._folder)
+        self._root = _Node({self._folder.name: self._top}, {})
         self._before: dict[Content, str] = {}
         self._last: dict[Content, str] = {}
 
@@ -46,7 +47,7 @@ class Disk:
         paths = [path for path in _paths(call) if path.is_relative_to(self._folder)]
         result = call.make()
         if paths:
-            self._follow(call, result, *paths)
+            self._follow(call, *paths)
         self._before = {**self._last, **self._before}
         self._last = {content: f"{call}, {lost}" for content, lost in self._lose()}
         return result
@@ -56,32 +57,25 @@ class Disk:
         unfinished = [(content, name, False) for content, name in self._before.items()]
         return unfinished + [(content, name, True) for content, name in self._last.items()]
 
-    def _follow(self, call: Call, result: Any, path: Path, new: Path | None = None) -> None:
+    def _follow(self, call: Call, path: Path, new: Path | None = None) -> None:
         """Do to the nodes what a call has done to the folder."""
-        names = self._find(path.parent).now if path != self._folder else {}
-        match call.name:
-            case "open" if path.name not in names:
-                names[path.name] = _Node(b"", b"")
-            case "open" if path.is_file() and path.stat().st_size == 0:
-                names[path.name].now = b""
-            case "write":
-                names[path.name].now += bytes(call.args[1][:result])
-            case "fsync":
-                node = self._find(path)
-                node.now = path.read_bytes() if path.is_file() else node.now
-                node.safe = node.now if isinstance(node.now, bytes) else {**node.now}
-            case "mkdir":
-                names[path.name] = _Node({}, {})
-            case "replace" | "rename" if new is not None:
-                self._find(new.parent).now[new.name] = names.pop(path.name)
-            case "unlink" | "remove" | "rmdir":
-                del names[path.name]
+        names = self._names(path.parent)
+        if new is not None:
+            self._names(new.parent)[new.name] = names.pop(path.name)
+        elif not path.exists():
+            names.pop(path.name, None)
+        else:
+            new_node = _Node({}, {}) if path.is_dir() else _Node(b"", b"")
+            node = names.setdefault(path.name, new_node)
+            node.now = node.now if path.is_dir() else path.read_bytes()
+            if call.name == "fsync":
+                node.safe = {**node.now} if path.is_dir() else node.now
 
-    def _find(self, path: Path) -> _Node:
-        node = self._top
-        for name in path.relative_to(self._folder).parts:
+    def _names(self, folder: Path) -> dict[str, _Node]:
+        node = self._root
+        for name in folder.relative_to(self._folder.parent).parts:
             node = node.now[name]
-        return node
+        return node.now
 
     def _lose(self) -> Iterator[tuple[Content, str]]:
         """Find what a power cut may leave now, with the names of what loses its unsafe part."""
@@ -106,7 +100,7 @@ def restore(content: Content, path: Path) -> None:
 
 def _paths(call: Call) -> list[Path]:
     """Return the absolute paths that a call takes."""
-    count = 2 if call.name in ("replace", "rename", "link", "symlink") else 1
+    count = 2 if call.name in ("replace", "rename") else 1
     above = call.kwargs.get("dir_fd")
     base = Path.cwd() if above is None else _path_of(above)
     return [base / (_path_of(p) if isinstance(p, int) else p) for p in call.args[:count]]

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium
 import numpy as np
@@ -114,11 +115,7 @@ def _run_script(name: str, arguments: list[str], fault: Fault | None, output: Co
 
 def _make_quick() -> None:
     """Leave out git and fsync; let a second pass sooner, as resumed runs wait for a new one."""
-
-    def no_git(*args: object, **kwargs: object) -> None:
-        raise FileNotFoundError
-
-    subprocess.run = no_git  # pyright: ignore[reportAttributeAccessIssue]
+    subprocess.run = Mock(side_effect=FileNotFoundError)
     os.fsync = lambda fd: None
     real_time = time.time
     time.time = lambda: 100 * real_time()
@@ -161,51 +158,37 @@ def at_call(owner: object, name: str, number: int, act: Callable[..., Any]) -> N
 # The end of a run
 
 
-@dataclass(frozen=True)
-class End:
-    """What must not depend on what happened to a run.
+def read_end(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    """Return what must not depend on what happened to a run, by name, and its timed env steps.
 
-    Attributes:
-        files: Bytes of weights, metrics, result and the last checkpoint, by name.
-        scalars: TensorBoard's, but for times.
-        settings: Those of config.json.
-        timed: The env steps of timing.csv; a stop or a resume may add some.
+    That is the bytes of weights, metrics, result and the last checkpoint, TensorBoard's scalars but
+    for times, and the settings. A stop or a resume may add rows to timing.csv. It also checks that
+    the checkpoints are valid and nothing is left over.
     """
-
-    files: dict[str, bytes]
-    scalars: list[tuple[str, int, float]]
-    settings: dict[str, Any]
-    timed: list[int]
-
-
-def read_end(folder: Path) -> End:
-    """Read a finished run; check that its checkpoints are valid and nothing is left over."""
     paths = list_checkpoints(folder / "checkpoints")
     assert 1 <= len([read_checkpoint(path) for path in paths]) <= 3
     assert [path for path in folder.rglob("*") if path.suffix in (".new", ".old", ".tmp")] == []
     files = [folder / name for name in ("best.safetensors", "metrics.csv", "result.json")]
     files += paths[-1].iterdir()
     settings = json.loads((folder / "config.json").read_text())
-    settings = {**settings["config"], "run_dir": None, "data": settings["data"]}
+    parts: dict[str, Any] = {path.name: path.read_bytes() for path in files}
+    parts["scalars"] = read_events(folder)
+    parts["settings"] = {**settings["config"], "run_dir": None, "data": settings["data"]}
     rows = (folder / "timing.csv").read_text().splitlines()[1:]
-    timed = [int(row.split(",")[0]) for row in rows]
-    contents = {path.name: path.read_bytes() for path in files}
-    return End(contents, read_events(folder), settings, timed)
+    return parts, [int(row.split(",")[0]) for row in rows]
 
 
 def assert_same_end(folder: Path, variant: str) -> None:
     """Check that a finished run equals the undisturbed one."""
-    end, whole = read_end(folder), undisturbed(variant)
-    for name in end.files.keys() | whole.files.keys():
-        assert end.files.get(name) == whole.files.get(name), name
-    assert end.scalars == whole.scalars
-    assert end.settings == whole.settings
-    assert end.timed == sorted(end.timed)
-    assert set(end.timed) >= set(whole.timed)
+    (end, timed), (whole, whole_timed) = read_end(folder), undisturbed(variant)
+    for name in end.keys() | whole.keys():
+        assert end.get(name) == whole.get(name), name
+    assert timed == sorted(timed)
+    assert set(timed) >= set(whole_timed)
 
 
 @cache
-def undisturbed(variant: str) -> End:
+def undisturbed(variant: str) -> tuple[dict[str, Any], list[int]]:
     """Return how a run ends when nothing happens to it."""
     with TemporaryDirectory() as scratch:
         outcome = start(variant, Path(scratch) / "run")

@@ -24,11 +24,6 @@ def put(make: Callable[[Path], object]) -> Damage:
     return lambda path, rng: (path.unlink(missing_ok=True), make(path))
 
 
-def make_hole(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**40)
-
-
 def flip_a_bit(content: bytes, i: int) -> bytes:
     i = max(i, 16)  # beyond the header of a .gz, some of whose bits don't count
     return content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :]
@@ -43,7 +38,7 @@ CHANGED = {
     "empty": rewrite(lambda content, i: b""),
 }
 MISPLACED = {
-    "1 TiB of zeros": put(make_hole),
+    "1 TiB of zeros": put(lambda path: (path.touch(), os.truncate(path, 2**40))),
     "missing": put(lambda path: None),
     "a folder": put(Path.mkdir),
     "a pipe": put(os.mkfifo),

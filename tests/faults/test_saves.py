@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.runs.checkpoints import (
     Checkpoint,
@@ -32,7 +32,7 @@ from agents.runs.checkpoints import (
 from agents.runs.files import write_whole
 from agents.runs.folder import RunLog
 from tests.faults.power_cuts import Disk, restore
-from tests.faults.system_calls import Call, Handler, Killed, die, fail, handled_by
+from tests.faults.system_calls import Handler, Killed, die, fail, handled_by
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd")
 
@@ -43,14 +43,9 @@ View = dict[Any, Any]
 @pytest.fixture(autouse=True, scope="module")
 def _without_tensorboard_and_git() -> Iterator[None]:
     """Leave out what takes time and isn't tested here."""
-
-    def no_git(*args: object, **kwargs: object) -> None:
-        raise FileNotFoundError
-
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("__init__", "add_scalar", "flush", "close"):
-            patch.setattr(SummaryWriter, name, lambda *args, **kwargs: None)
-        patch.setattr(subprocess, "run", no_git)
+        patch.setattr("agents.runs.folder.SummaryWriter", Mock())
+        patch.setattr(subprocess, "run", Mock(side_effect=FileNotFoundError))
         yield
 
 
@@ -180,7 +175,7 @@ class Bench:
         self._old.mkdir(parents=True)
         save.prepare(self._old)
         self.calls: list[str] = []
-        self.attempt(self._record)
+        self.attempt(lambda call: self.calls.append(call.name) or call.make())
         self.before, self.after = save.view(self._old), save.view(self._here)
         self._left = names(self._here)
         disk = Disk(self.fresh())
@@ -214,10 +209,6 @@ class Bench:
     def restore(self, content: Any) -> None:
         shutil.rmtree(self._here)
         restore(content, self._here)
-
-    def _record(self, call: Call) -> Any:
-        self.calls.append(call.name)
-        return call.make()
 
 
 def names(folder: Path) -> set[str]:
@@ -280,12 +271,11 @@ def replace_without_fsync(folder: Path) -> None:
 
 
 def test_a_careless_save_is_noticed(tmp_path: Path):
-    def view(folder: Path) -> View:
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def prepare(folder: Path) -> None:
-        (folder / "file").write_bytes(b"the old content")
-
-    bench = Bench(Save(prepare, replace_without_fsync, view), tmp_path)
+    save = Save(
+        lambda folder: (folder / "file").write_bytes(b"the old content"),
+        replace_without_fsync,
+        lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()},
+    )
+    bench = Bench(save, tmp_path)
     with pytest.raises(AssertionError):
         test_the_power_is_cut_after_any_call(bench)

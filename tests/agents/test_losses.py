@@ -77,6 +77,12 @@ def test_dense_returns_equal_a_slow_loop(gamma):
     torch.testing.assert_close(dense_returns(log_p, gamma), slow)
 
 
+def test_exact_dense_returns_by_hand():
+    # 0.3 (4 - 2) + 0.5 (4 - 1) = 2.1, then 0.5 (2 - 1)
+    returns = exact_dense_returns(torch.tensor([[-4.0], [-2.0], [-1.0]]), [0.2, 0.3, 0.5])
+    torch.testing.assert_close(returns, torch.tensor([[2.1], [0.5]]))
+
+
 def test_dense_returns_of_a_long_episode_are_finite_whatever_the_discount():
     assert dense_returns(-torch.rand(3000, 2), 4.0).isfinite().all()
 

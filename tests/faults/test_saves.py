@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -263,19 +263,26 @@ def test_the_power_is_cut_after_any_call(bench: Bench):
 # What these tests notice
 
 
-def replace_without_fsync(folder: Path) -> None:
+def replace(folder: Path, *, forgotten: str) -> None:
     descriptor = os.open(folder / "new", os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, b"the new content")
+    if forgotten != "file":
+        os.fsync(descriptor)
     os.close(descriptor)
     os.replace(folder / "new", folder / "file")
+    if forgotten != "folder":
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
-def test_a_careless_save_is_noticed(tmp_path: Path):
+@pytest.mark.parametrize("forgotten", ["nothing", "file", "folder"])
+def test_a_save_that_forgets_an_fsync_is_noticed(forgotten: str, tmp_path: Path):
     save = Save(
         lambda folder: (folder / "file").write_bytes(b"the old content"),
-        replace_without_fsync,
-        lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()},
+        partial(replace, forgotten=forgotten),
+        lambda folder: {"file": (folder / "file").read_bytes()},
     )
     bench = Bench(save, tmp_path)
-    with pytest.raises(AssertionError):
+    with nullcontext() if forgotten == "nothing" else pytest.raises(AssertionError):
         test_the_power_is_cut_after_any_call(bench)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from ram_env.draws import (
     below,
@@ -10,11 +9,8 @@ from ram_env.draws import (
     draw_words,
     lane_key,
     named_key,
-    to_keys,
-    to_words,
     uniform_locations,
 )
-from tests.pretend_gpu import GPUS
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -43,20 +39,6 @@ def slow_words(key: int, counter: int, num_words: int) -> list[int]:
 
 def slow_below(word: int, bound: int) -> int:
     return (word >> 32) * bound >> 32
-
-
-@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
-def test_a_device_draws_the_same_bits(device):
-    keys = np.random.default_rng(0).integers(2**64, size=1000, dtype=np.uint64)
-    counters = np.random.default_rng(1).integers(2**62, size=1000)
-    here = draw_words(keys, counters, 5)
-    there = draw_words(to_words(keys, device), torch.tensor(counters, device=device), 5)
-    assert (to_keys(there) == here).all()
-    for bound in (1, 33, 2**31):
-        assert (below(there, bound).cpu().numpy() == below(here, bound)).all()
-    drawn = uniform_locations(there)
-    assert drawn.dtype == torch.float32
-    assert (drawn.cpu().numpy() == uniform_locations(here)).all()
 
 
 def chi_square(counts: np.ndarray) -> float:
@@ -124,17 +106,3 @@ def test_locations_are_symmetric_inside_the_image_and_exact():
     assert (uniform_locations(~words) == -locations).all()
     multiples = locations.astype(np.float64) * 2**23
     assert (multiples % 2 == 1).all()  # exact: no rounding on the way to float32
-
-
-@pytest.mark.parametrize(
-    "shift", [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ids=["seed", "episode", "word"]
-)
-def test_neighbours_share_nothing(shift):
-    keys = np.array([lane_key(seed) for seed in range(101)], np.uint64)
-    words = draw_words(np.repeat(keys, 101), np.tile(np.arange(101), 101), 3)
-    cube = uniform_locations(words).reshape(101, 101, 3)  # (seed, episode, word)
-    left = cube[tuple(slice(None, -1) if s else slice(None) for s in shift)].ravel()
-    right = cube[tuple(slice(1, None) if s else slice(None) for s in shift)].ravel()
-    correlation = np.corrcoef(left, right)[0, 1]
-    assert abs(correlation) < 4.5 / np.sqrt(len(left))
-    assert (left != right).mean() > 0.999

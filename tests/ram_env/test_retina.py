@@ -111,16 +111,6 @@ def test_a_constant_image_stays_constant_at_every_scale(value, num_scales):
     assert (value < 255) == (expected < 1)  # white is exactly 1
 
 
-@pytest.mark.parametrize("cells", [2, 3, 5, 9])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_centres_of_grid_cells_are_exact(cells, dtype):
-    image = np.kron(np.arange(cells**2, dtype=np.uint8).reshape(cells, cells), np.ones((4, 4)))
-    for row, column in np.ndindex(cells, cells):
-        centre = (np.array([[2 * column + 1, 2 * row + 1]]) / cells - 1).astype(dtype)
-        glimpse = extract_glimpses(image[None].astype(np.uint8), centre, size=4)
-        assert (np.rint(glimpse * 255) == row * cells + column).all()
-
-
 def test_strided_images_are_read_right_and_left_alone():
     images = random_images(6, 20, 24)
     views = images[::2, ::-1, 4:]

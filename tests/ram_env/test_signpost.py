@@ -137,14 +137,6 @@ def test_without_memory_a_part_is_known_and_the_others_are_guessed(parts):
     assert accuracy(follower(2, parts), rounds=2, **dials)[0] == 1
 
 
-def test_guessing_is_right_once_in_num_classes():
-    def blind(t, column, row, mark, memory):
-        return column * 0, row * 0, column * 0
-
-    right, n = accuracy(blind, parts=2, num_glimpses=1, rounds=40)
-    assert abs(right - 1 / 16) < 4 * np.sqrt(15 / 256 / n)
-
-
 def boards(n: int = 400, **dials: int):
     """Return canvases (n, m, m, 3) of one pixel per cell, labels, positions, first locations."""
     scenes = SignpostScenes("train", **dials)

@@ -1,7 +1,6 @@
 """Tests of ram_env.data, mostly on made-up datasets of a few images."""
 
 import copy
-import gzip
 import pickle
 import re
 import sys
@@ -12,28 +11,9 @@ import pytest
 
 from ram_env import data
 from ram_env.data import load_digits, open_split, register_dataset
-from tests.dataset_makers import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, only, write
+from tests.dataset_makers import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, only, write
 
 # The full MNIST
-
-
-def test_full_mnist_is_the_raw_bytes_cut_at_55000(full_mnist):
-    def raw(name: str, header: int) -> bytes:
-        path = full_mnist / "MNIST" / "raw" / name
-        return (path.read_bytes() if path.exists() else gzip.open(f"{path}.gz").read())[header:]
-
-    pixels, targets = raw(TRAIN_IMAGES, 16), raw(TRAIN_LABELS, 8)
-    for split, start, stop in (("train", 0, 55_000), ("validation", 55_000, 60_000)):
-        images, labels = load_digits("MNIST", split)
-        assert images.shape == (stop - start, 28, 28)
-        assert images.tobytes() == pixels[784 * start : 784 * stop]
-        assert labels.astype(np.uint8).tobytes() == targets[start:stop]
-    images, labels = load_digits("MNIST", "test", full_mnist)
-    assert images.tobytes() == raw(TEST_IMAGES, 16)
-    assert labels.astype(np.uint8).tobytes() == raw(TEST_LABELS, 8)
-    opened = open_split("MNIST", "train")
-    assert opened.source.startswith("MNIST train: 55000 images from /")
-    assert not opened.is_sample
 
 
 # What a split is
@@ -101,9 +81,7 @@ def test_cifar_is_unpacked_into_the_cache_and_its_planes_are_a_cached_copy(tiny_
     assert open_split("CIFAR10", "train").source == f"CIFAR10 train: 50 images from {cache}"
 
 
-def test_unknown_names_are_refused_with_what_is_allowed():
-    with pytest.raises(ValueError, match=r"dataset must be one of MNIST, .*; got 'EMNIST'"):
-        load_digits("EMNIST", "train")
+def test_an_unknown_split_is_refused_with_what_is_allowed():
     with pytest.raises(ValueError, match=r"split must be one of train, .*; got 'val'"):
         load_digits("MNIST", "val")
 
@@ -278,14 +256,12 @@ def test_a_pickle_is_refused_where_other_data_are_found():
         pickle.loads(pickled)
 
 
-def test_images_of_one_colour_are_grey_and_registering_again_replaces():
+def test_images_of_one_colour_are_grey():
     register_dataset("shapes", lambda: {"train": shapes_pair(4, 9, 7, 1)})
     train = open_split("shapes", "train")
     assert (train.images.shape, train.planes.shape) == ((4, 9, 7), (4, 1, 9, 7))
     assert train.images.flags.c_contiguous
     assert not train.images.flags.writeable
-    register_dataset("shapes", lambda: {"train": shapes_pair(2, 5, 5)})
-    assert len(load_digits("shapes", "train")[0]) == 2
 
 
 def test_few_images_may_lack_classes_that_are_named():
@@ -298,16 +274,13 @@ def test_few_images_may_lack_classes_that_are_named():
         register_dataset("few", dict, num_classes=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "loader", "message"),
-    [
-        *[(name, dict, f"name must be .*, got {name!r}") for name in ("MNIST", "", None)],
-        ("shapes", {}, r"loader must be callable, got \{\}"),
-    ],
-)
-def test_names_and_loaders_are_checked(name, loader, message):
-    with pytest.raises(ValueError, match=message):
-        register_dataset(name, loader)
+def test_names_and_loaders_are_checked():
+    names: list[Any] = ["MNIST", "", None]
+    for name in names:
+        with pytest.raises(ValueError, match=f"name must be .*, got {name!r}"):
+            register_dataset(name, dict)
+    with pytest.raises(ValueError, match=r"loader must be callable, got \{\}"):
+        register_dataset("shapes", {})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,8 @@ def test_training_accepts_glimpse_environments_only(own_module, config):
 
 
 def test_an_id_without_a_vector_environment_is_told_to_register_one(monkeypatch):
-    monkeypatch.setattr(gymnasium, "registry", dict(gymnasium.registry))
-    monkeypatch.setattr("gymnasium.envs.registration.registry", gymnasium.registry)
-    gymnasium.register("Single-v0", entry_point="ram_env:GlimpseEnv")
+    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Single-v0", vector_entry_point=None)
+    monkeypatch.setitem(gymnasium.registry, "Single-v0", spec)
     with pytest.raises(ValueError, match="got 'Single-v0'; register it with vector_entry_point"):
         find_task("Single-v0")
 

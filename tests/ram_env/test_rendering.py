@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ram_env import rendering
 from ram_env.rendering import BOX, PATH, RIGHT, TRACK, WRONG, draw_frame
+from tests.script_helpers import note_calls
 
 # By hand, for a 28x28 canvas and an 8x8 glimpse of one scale: the canvas is enlarged 420 // 28 = 15
 # times with its corner at (20, 20 + 28), the retina 128 // 8 = 16 times at 20 + 420 + 30 = 470.
@@ -133,13 +135,11 @@ def test_the_top_ten_begin_with_the_likeliest():
 
 
 def test_the_bars_say_which_glimpse_they_follow(monkeypatch):
-    titles = []
-    monkeypatch.setattr(
-        "ram_env.rendering._Picture.write", lambda self, place, text, *look: titles.append(text)
-    )
+    written = note_calls(monkeypatch, rendering._Picture, "write")
     path = np.zeros((3, 2), np.float32)
     for num_classes, correct in ((10, None), (10, False), (17, True)):
         draw(path=path, scores=np.zeros(num_classes), prediction=0, label=0, correct=correct)
+    titles = [call.args[2] for call in written]
     assert [title for title in titles if "after" in title] == [
         "class probabilities after glimpse 2",  # the action that led to glimpse 3
         "class probabilities after glimpse 3",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ram_env import GlimpseEnv, episode_from_json
-from tests.script_helpers import register_variant
+from tests.script_helpers import note_calls, register_variant
 
 ENV_ID = "Toy-scanpath-v0"
 
@@ -33,13 +33,11 @@ def saved(toy_dataset, monkeypatch) -> dict[str, Any]:
 
 
 def test_a_scanpath_is_replayed_to_the_rewards_that_it_claims(saved, monkeypatch):
-    seen: list[Any] = []
-    observe = GlimpseEnv._observe
-    monkeypatch.setattr(GlimpseEnv, "_observe", lambda env: seen.append(observe(env)) or seen[-1])
+    seen = note_calls(monkeypatch, GlimpseEnv, "_observe")
     episode = episode_from_json(json.dumps(saved))
     assert (episode.env_id, episode.split, episode.index) == (ENV_ID, "validation", 5)
     np.testing.assert_array_equal(episode.locations, np.float32(saved["locations"]))
-    np.testing.assert_array_equal([obs["location"] for obs in seen[:3]], episode.locations)
+    np.testing.assert_array_equal([call.result["location"] for call in seen[:3]], episode.locations)
     assert episode.locations.dtype == np.float32
     assert episode.labels.tolist() == [-1, 3, 1]
     assert episode.rewards.tolist() == [0, 0, 1]

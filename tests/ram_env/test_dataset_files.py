@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,17 +25,17 @@ from tests.dataset_makers import (
     only,
     write,
 )
+from tests.script_helpers import note_calls
 
 # Finding
 
 
 def test_a_file_is_read_once_as_it_is_and_nothing_is_written(tiny, tmp_path, cache, monkeypatch):
-    folder, read = write(tmp_path / "digits", tiny, gz=True), []
-    before, original = file_names(folder), Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
+    folder = write(tmp_path / "digits", tiny, gz=True)
+    before, read = file_names(folder), note_calls(monkeypatch, Path, "read_bytes")
     for split in ("train", "validation", "test"):
         load_digits("MNIST", split, folder)
-    assert sorted(read) == sorted(f"{name}.gz" for name in tiny)
+    assert sorted(call.args[0].name for call in read) == sorted(f"{name}.gz" for name in tiny)
     assert open_split("MNIST", "train", folder).source == f"MNIST train: 50 images from {folder}"
     assert file_names(folder) == before
     assert not cache.exists()
@@ -126,17 +127,21 @@ def test_damaged_cifar_files_are_named(tiny_cifar, cache):
 # Downloads
 
 
-class Mirror:
-    """A local server; ``answer`` maps a file's name to (status, content, declared length)."""
+@pytest.fixture
+def serve(monkeypatch):
+    """Start a local mirror, the one to use from now on.
 
-    def __init__(self, answer: Callable[[str], tuple[int, bytes, int]]) -> None:
-        self.requested: list[str] = []
-        mirror = self
+    ``answer`` maps a file's name to (status, content, declared length).
+    """
+    servers = []
+
+    def start(answer: Callable[[str], tuple[int, bytes, int]]) -> SimpleNamespace:
+        requested: list[str] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                mirror.requested.append(self.path.lstrip("/"))
-                status, content, length = answer(self.path.lstrip("/"))
+                requested.append(name := self.path.lstrip("/"))
+                status, content, length = answer(name)
                 self.send_response(status)
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
@@ -145,25 +150,16 @@ class Mirror:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Start a mirror, the one to use from now on."""
-    mirrors = []
-
-    def start(answer: Callable[[str], tuple[int, bytes, int]]) -> Mirror:
-        mirrors.append(Mirror(answer))
-        monkeypatch.setenv("RAM_ENV_MIRROR", mirrors[-1].url)
-        return mirrors[-1]
+        servers.append(server := http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("RAM_ENV_MIRROR", url)
+        return SimpleNamespace(url=url, requested=requested)
 
     yield start
-    for mirror in mirrors:
-        mirror.server.shutdown()
-        mirror.server.server_close()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def serves(files: dict[str, bytes]) -> Callable[[str], tuple[int, bytes, int]]:

@@ -1,4 +1,4 @@
-"""What tests of the vector environments share: actions, options, and what a lane is shown."""
+"""What tests of the environments share: tasks, actions, options, and what a lane is shown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,34 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from ram_env import testing
 
+TOY: dict[str, Any] = {"dataset": "toy", "translate": True, "num_clutter": 2}
+SMALL = {**TOY, "canvas_size": 36, "glimpse_size": 6, "num_scales": 3, "num_glimpses": 4}
+# The first scale shows the whole canvas from its middle, the second from anywhere.
+WHOLE = {**TOY, "canvas_size": 32, "glimpse_size": 32, "num_scales": 2, "num_glimpses": 3}
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "signpost": ("SignpostGlimpse-v0", {}),
+    "toy": ("MNISTGlimpse-v0", {**SMALL, "object_scale": (0.5, 1.2)}),
+    "whole": ("MNISTGlimpse-v0", WHOLE),
+    "whole-test": ("MNISTGlimpse-v0", {**WHOLE, "split": "test", "object_scale": (0.5, 1.1)}),
+    "whole-sequential": ("MNISTGlimpse-v0", {**WHOLE, "order": "sequential", "object_scale": 0.8}),
+}
 OPTIONS = [{"index": 3, "location": (0.5, -1)}]
+
+
+def make_vector(task: str = "signpost", num_envs: int = 3, **keywords: Any) -> Any:
+    env_id, own = TASKS[task]
+    return gym.make_vec(env_id, num_envs=num_envs, **{**own, **keywords})
+
+
+def make_single(task: str = "signpost", **keywords: Any) -> Any:
+    env_id, own = TASKS[task]
+    return gym.make(env_id, disable_env_checker=True, **{**own, **keywords}).unwrapped
 
 
 def sampler(env: VectorEnv, seed: int) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""The determinism contract: what an episode depends on, and what it doesn't.
+"""The determinism contract: what an episode depends on, and that a state holds all of it.
 
 Dimension key:
     N: lanes (sub-environments)
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import ram_env
-from ram_env.data import open_split
+from ram_env import tasks
 from ram_env.draws import named_key, uniform_locations
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.signpost import SignpostScenes
@@ -29,41 +29,12 @@ from ram_env.states import describe_origin, join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import _assert_same as assert_same
 from tests.ram_env.test_draws import slow_words
-from tests.script_helpers import register_variant
-from tests.vector_envs import sampler, scenes
+from tests.script_helpers import note_calls, register_variant
+from tests.vector_envs import make_single, make_vector, sampler, scenes
 
-# The first scale shows the whole canvas from its middle, the second from anywhere.
-TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 32, "translate": True, "num_clutter": 2}
-TOY |= {"glimpse_size": 32, "num_scales": 2, "num_glimpses": 3}
 NUM_TOY = 40  # images in each of its splits
-TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "signpost": ("SignpostGlimpse-v0", {}),
-    "toy": ("MNISTGlimpse-v0", TOY),
-    "toy-test": ("MNISTGlimpse-v0", {**TOY, "split": "test", "object_scale": (0.5, 1.1)}),
-    "toy-sequential": ("MNISTGlimpse-v0", {**TOY, "order": "sequential", "object_scale": 0.8}),
-}
-MNIST_IDS = [f"{kind}MNISTGlimpse-v0" for kind in ("", "Translated", "Cluttered", "LargeCluttered")]
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
-each_task = pytest.mark.parametrize("task", TASKS)
-seeded_tasks = pytest.mark.parametrize("task", ["signpost", "toy", "toy-test"])
-
-
-def make_vector(task: str = "toy", num_envs: int = 3, **keywords: Any):
-    env_id, own = TASKS[task]
-    env: Any = gym.make_vec(env_id, num_envs=num_envs, **{**own, **keywords})
-    return env
-
-
-def make_single(task: str = "toy", **keywords: Any):
-    env_id, own = TASKS[task]
-    env: Any = gym.make(env_id, disable_env_checker=True, **{**own, **keywords}).unwrapped
-    return env
-
-
-def first_scenes(env: Any, seed: Any, count: int) -> list[list[bytes]]:
-    """Return what each lane is shown at the start of ``count`` episodes since the seed."""
-    return [scenes(env.reset(seed=seed)), *(scenes(env.reset()) for _ in range(count - 1))]
 
 
 def visits(
@@ -79,96 +50,34 @@ def visits(
     return seen[:count]
 
 
-# What an episode depends on
-
-
-@seeded_tasks
-def test_an_episode_depends_on_its_seed_and_number_and_not_on_num_envs(task):
-    wide = first_scenes(make_vector(task, 7), 20, 4)
-    for num_envs in (1, 3):
-        narrow = first_scenes(make_vector(task, num_envs), 22, 4)
-        assert narrow == [episode[2 : 2 + num_envs] for episode in wide]
-    if task != "toy-test":  # whose 40 scenes come again
-        assert len({scene for episode in wide for scene in episode}) == 28
-
-
-@each_task
-@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
-def test_an_episode_does_not_depend_on_actions(task, mode):
-    played = []
-    for seed_of_actions in (0, 1):
-        env = make_vector(task, 3, autoreset_mode=mode, allow_stop=True)
-        sample = sampler(env, seed_of_actions)
-        lanes = [[scene] for scene in scenes(env.reset(seed=5))]
-        rests = np.zeros(3, bool)
-        for _ in range(30):
-            obs, _, ended, _, infos = env.step(sample())
-            begun = ended if mode == "SameStep" else rests
-            for lane in np.flatnonzero(begun):
-                lanes[lane].append(scenes((obs, infos))[lane])
-            rests = ended
-        played.append([episodes[:5] for episodes in lanes])
-        assert min(map(len, played[-1])) == 5
-    assert played[0] == played[1]
-
-
-@seeded_tasks
-def test_equal_seeds_are_rollouts_of_one_image(task):
-    for episode in first_scenes(make_vector(task, 3), [4, 4, 4], 3):
-        assert len({*episode}) == 1
-
-
 # Order, splits and options
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test", "train+validation"])
 def test_sequential_visits_are_the_same_for_any_num_envs_and_seed(split):
     keywords = {"order": "sequential", "split": split}
-    expected = visits(make_vector("toy", 1, **keywords), 100)
+    expected = visits(make_vector("whole", 1, **keywords), 100)
     num_images = 2 * NUM_TOY if "+" in split else NUM_TOY
     assert [index for index, _, _ in expected] == [visit % num_images for visit in range(100)]
     for num_envs, seed in ((3, 0), (40, 1), (64, None)):
-        assert visits(make_vector("toy", num_envs, **keywords), 100, seed) == expected
+        assert visits(make_vector("whole", num_envs, **keywords), 100, seed) == expected
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_passes_over_a_frozen_split_share_canvases_but_not_first_locations(split):
     keywords = {"order": "sequential", "split": split}
-    seen = visits(make_vector("toy", 7, **keywords), 3 * NUM_TOY)
+    seen = visits(make_vector("whole", 7, **keywords), 3 * NUM_TOY)
     for visit, (_, _, location) in enumerate(seen):  # counter pass x images + image
         words = slow_words(named_key(split), visit, 3)
         assert location == uniform_locations(np.array(words[1:], np.uint64)).tobytes()
-    seen = visits(make_vector("toy", 7, **keywords), 3 * NUM_TOY, location=(0, 0))
+    seen = visits(make_vector("whole", 7, **keywords), 3 * NUM_TOY, location=(0, 0))
     assert seen[:NUM_TOY] == seen[NUM_TOY : 2 * NUM_TOY] == seen[2 * NUM_TOY :]
-    seen = visits(make_vector("toy", 7, order="sequential"), 2 * NUM_TOY, location=(0, 0))
+    seen = visits(make_vector("whole", 7, order="sequential"), 2 * NUM_TOY, location=(0, 0))
     assert all(a[1] != b[1] for a, b in zip(seen[:NUM_TOY], seen[NUM_TOY:], strict=True))
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_frozen_image_has_one_canvas_and_first_location_whatever_order_and_seed(split):
-    listed = visits(make_vector("toy", 7, order="sequential", split=split), NUM_TOY)
-    assert len({*listed}) == NUM_TOY
-    for seed in (0, 1):
-        env = make_vector("toy", 7, split=split)
-        env.reset(seed=seed)
-        drawn = visits(env, 200)
-        assert {*drawn} <= {*listed}
-        assert len({*drawn}) > NUM_TOY / 2
-    chosen = make_single("toy", split=split)
-    for k in (0, 13, NUM_TOY - 1):
-        obs, info = chosen.reset(options={"index": k})
-        assert (info["index"], obs["glimpse"].tobytes(), obs["location"].tobytes()) == listed[k]
-
-
-@pytest.mark.parametrize("split", ["train", "train+validation"])
-def test_an_image_to_train_on_has_a_new_canvas_in_every_episode(split):
-    env = make_single("toy", split=split)
-    shown = [env.reset(seed=seed, options={"index": 3})[1]["position"] for seed in range(20)]
-    assert len({*map(tuple, np.stack(shown).tolist())}) > 5
-
-
 def test_a_reset_option_fixes_the_image_or_the_location_and_no_other_draw():
-    env, twin = make_vector("toy", 5), make_vector("toy", 5)
+    env, twin = make_vector("whole", 5), make_vector("whole", 5)
     drawn, infos = env.reset(seed=0)
     fixed, others = twin.reset(seed=0, options={"index": [0, 1, 2, 3, 39]})
     assert_same(others["index"], np.array([0, 1, 2, 3, 39]))
@@ -176,7 +85,7 @@ def test_a_reset_option_fixes_the_image_or_the_location_and_no_other_draw():
     assert_same(fixed["location"], drawn["location"])
     assert_same(others["position"], infos["position"])
     assert scenes(env.reset()) == scenes(twin.reset())
-    for task in ("toy", "toy-test"):
+    for task in ("whole", "whole-test"):
         env, twin = make_vector(task, 2), make_vector(task, 2)
         _, infos = env.reset(seed=0)
         obs, others = twin.reset(seed=0, options={"location": [(0.5, -0.25), (1, -1)]})
@@ -191,7 +100,7 @@ def test_the_scale_of_the_object_moves_no_other_draw():
     ram_env.register_dataset("one-black", lambda: {"train": (images, np.arange(40) % 4)})
     drawn, canvases = [], []
     for scale in (1, 0.6, (0.5, 1.1)):
-        env = make_vector(dataset="one-black", num_envs=6, object_scale=scale)
+        env = make_vector("whole", dataset="one-black", num_envs=6, object_scale=scale)
         obs, infos = env.reset(seed=3)
         drawn.append([obs["location"], infos["index"], infos["label"]])
         env.reset(seed=3, options={"index": 7})
@@ -202,18 +111,6 @@ def test_the_scale_of_the_object_moves_no_other_draw():
 
 
 # Saved states
-
-
-def test_a_scale_of_one_leaves_a_state_as_it_was_and_others_are_refused():
-    states = []
-    for scale in (1, 1.0, (1, 1), [1, 1.0]):
-        env = make_vector(object_scale=scale)
-        env.reset(seed=0)
-        states.append(env.get_state())
-    assert states == states[:1] * 4
-    assert "object_scale" not in states[0]["task"]
-    with pytest.raises(ValueError, match=r"'object_scale'\] must be \[0.5, 0.9\], got None"):
-        make_vector(object_scale=(0.5, 0.9)).set_state(states[0])
 
 
 COPIES = {
@@ -236,7 +133,7 @@ def future(env: Any, actions: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("steps", [0, 2, 5])
 @pytest.mark.parametrize("kind", ["single", "SameStep", "NextStep", "cpu"])
 @pytest.mark.parametrize("way", COPIES)
-@each_task
+@pytest.mark.parametrize("task", ["signpost", "whole", "whole-test", "whole-sequential"])
 def test_a_saved_env_continues_exactly(task, way, kind, steps):
     def make():
         if kind == "single":
@@ -274,7 +171,7 @@ def test_a_state_with_a_tuple_of_a_users_task_is_the_one_that_json_gives_back():
 
 
 def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():
-    fresh, env = make_single("toy"), make_single("toy")
+    fresh, env = make_single("whole"), make_single("whole")
     env.reset(seed=3)
     assert env.set_state(fresh.get_state()) is None
     assert env.get_state() == fresh.get_state()
@@ -295,7 +192,7 @@ def test_the_lanes_states_can_be_split_and_joined():
     assert join_states(states) == whole.get_state()
     assert [split_state(whole.get_state(), part, 2) for part in range(2)] == states
     with pytest.raises(ValueError, match="order='random' to be joined"):
-        join_states([make_vector("toy-sequential").get_state()] * 2)
+        join_states([make_vector("whole-sequential").get_state()] * 2)
     with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(4,\)"):
         parts[0].set_state(split_state(whole.get_state(), 0, 3))  # 4 lanes in 3 parts
 
@@ -325,7 +222,8 @@ def test_a_state_holds_nothing_of_the_path_of_an_earlier_episode():
 def test_a_pickle_carries_the_name_of_the_dataset_and_a_copy_shares_its_bytes(device):
     images = np.random.default_rng(0).integers(0, 256, (2000, 28, 28), np.uint8)
     ram_env.register_dataset("large", lambda: {"train": (images, np.arange(2000) % 3)})
-    for env in (make_single(dataset="large"), make_vector(dataset="large", device=device)):
+    for make, where in ((make_single, {}), (make_vector, {"device": device})):
+        env = make("whole", dataset="large", **where)
         env.reset(seed=0)
         pickled = pickle.dumps(env)
         assert len(pickled) < images.nbytes / 10
@@ -340,13 +238,13 @@ def test_a_pickle_carries_the_name_of_the_dataset_and_a_copy_shares_its_bytes(de
 @pytest.mark.parametrize("make", [make_single, make_vector])
 def test_an_unseeded_reset_takes_its_key_from_np_random(make):
     def begin(generator_seed: int) -> list[Any]:
-        env = make("toy")
+        env = make("whole")
         env.np_random = np.random.default_rng(generator_seed)
         return [env.reset(), env.reset()]
 
     assert_same(begin(3), begin(3))
     assert begin(3)[0][0]["location"].tolist() != begin(4)[0][0]["location"].tolist()
-    lanes = [*scenes(make_vector("toy", 4).reset()), *scenes(make_vector("toy", 4).reset())]
+    lanes = [*scenes(make_vector("whole", 4).reset()), *scenes(make_vector("whole", 4).reset())]
     assert len({*lanes}) == 8  # unseeded lanes differ from each other and from other envs
 
 
@@ -354,15 +252,12 @@ def test_an_unseeded_reset_takes_its_key_from_np_random(make):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-@pytest.mark.parametrize("env_id", [*MNIST_IDS, "SignpostGlimpse-v0"])
-def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(
-    env_id: str, split: str, request: pytest.FixtureRequest
-):
-    if env_id in MNIST_IDS:
+@pytest.mark.parametrize("env_id", [*FROZEN_SHA256, "SignpostGlimpse-v0"])
+def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(env_id, split, request):
+    if env_id in FROZEN_SHA256:
         request.getfixturevalue("full_mnist")
     canvases, labels = frozen_canvases(env_id, split)
-    assert [*FROZEN_SHA256] == MNIST_IDS
-    if env_id in MNIST_IDS:
+    if env_id in FROZEN_SHA256:
         assert digest(canvases) == FROZEN_SHA256[env_id][split]
     keywords: dict[str, Any] = {"split": split, "order": "sequential", "num_scales": 1}
     env: Any = gym.make_vec(env_id, 300, glimpse_size=canvases.shape[1], **keywords)
@@ -376,15 +271,13 @@ def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(
 
 
 def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path, monkeypatch):
-    asked: list[Any] = []
-    opened = open_split("toy", "test")
-    monkeypatch.setattr("ram_env.tasks.open_split", lambda *call: asked.append(call[2]) or opened)
-    keywords: dict[str, Any] = {"data_dir": str(tmp_path), "canvas_size": 40}
+    opened = note_calls(monkeypatch, tasks, "open_split")
+    keywords: dict[str, Any] = {"dataset": "toy", "data_dir": str(tmp_path), "canvas_size": 40}
     register_variant(monkeypatch, "Own-v0", "MNISTGlimpse-v0", **keywords)
     canvases, _ = frozen_canvases("Own-v0", "test")
     assert canvases.shape == (NUM_TOY, 40, 40)
     frozen_canvases("Own-v0", "test", data_dir="elsewhere")
-    assert asked == [str(tmp_path), "elsewhere"]
+    assert [call.args[2] for call in opened] == [str(tmp_path), "elsewhere"]
     with pytest.raises(ValueError, match="env_id"):
         frozen_canvases("CartPole-v1", "test")
     with pytest.raises(ValueError, match="split"):
@@ -431,14 +324,19 @@ def test_a_state_is_a_dict_of_lanes_that_have_a_key_an_episode_and_a_glimpse_or_
     assert taken == [(False, -1, 0, False), (True, 0, 3, False), (True, 0, 3, True)]
 
 
-def test_a_state_of_an_image_task_has_its_keywords_but_not_the_folder_of_its_data():
-    env: Any = gym.make_vec("MNISTGlimpse-v0", dataset="toy", data_dir="elsewhere")
-    env.reset(seed=0)
+def test_a_state_of_an_image_task_has_its_keywords_but_not_its_folder_or_a_scale_of_one():
+    def make(scale: Any) -> Any:
+        keywords = {"dataset": "toy", "data_dir": "elsewhere", "object_scale": scale}
+        return gym.make_vec("MNISTGlimpse-v0", **keywords)
+
     stored = {"split": "train", "order": "random", "glimpse_size": 8, "num_scales": 1}
     stored |= {"num_glimpses": 7, "action_format": "box", "grid_size": [9, 9], "reward": "final"}
     stored |= {"allow_stop": False, "glimpse_cost": 0.0, "dataset": "toy", "canvas_size": 28}
     stored |= {"translate": False, "num_clutter": 0, "clutter_size": 8}
-    assert env.get_state()["task"] == stored
+    for scale in (1, 1.0, (1, 1), [1, 1.0]):
+        assert make(scale).get_state()["task"] == stored
+    with pytest.raises(ValueError, match=r"'object_scale'\] must be \[0.5, 0.9\], got None"):
+        make((0.5, 0.9)).set_state(make(1).get_state())
 
 
 def test_a_state_stored_by_the_first_release_still_continues():

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -12,21 +11,17 @@ from gymnasium.vector import VectorWrapper
 from ram_env.lockstep import LockstepEnv
 from ram_env.vector_env import GlimpseVectorEnv
 from tests.pretend_gpu import GPUS
+from tests.vector_envs import make_vector
 
 N, T = 4, 3
-TASKS = {
-    "signpost": {"id": "SignpostGlimpse-v0", "num_glimpses": T},
-    "toy": {"id": "MNISTGlimpse-v0", "dataset": "toy", "num_glimpses": T, "canvas_size": 36}
-    | {"translate": True, "num_clutter": 2, "glimpse_size": 6, "num_scales": 2},
-}
-
+TASKS = ["signpost", "toy"]
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 
 
 def make(task: str, device: str | None, **more: Any) -> Any:
-    keywords = {"num_envs": N, "action_format": "dict", "device": device, **TASKS[task], **more}
-    return gym.make_vec(**keywords)
+    keywords = {"num_glimpses": T, "action_format": "dict", "device": device, **more}
+    return make_vector(task, N, **keywords)
 
 
 def act(device: str | None, step: int) -> dict[str, Any]:
@@ -99,10 +94,6 @@ def test_an_action_that_is_not_allowed_counts_as_zero_and_clears_the_flag_for_go
     assert (lanes.valid.item(), twin.valid.item()) == (False, True)
 
 
-class Priced(GlimpseVectorEnv):
-    """An environment of somebody else's."""
-
-
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
@@ -142,8 +133,8 @@ def test_a_step_before_a_reset_or_after_close_is_refused():
 
 
 def test_an_environment_of_another_class_is_refused_since_a_replay_would_not_run_it():
-    env = make("toy", "cpu")
-    for other in (Priced(4, dataset="toy", device="cpu"), VectorWrapper(env)):
+    env, priced = make("toy", "cpu"), type("Priced", (GlimpseVectorEnv,), {})
+    for other in (priced(4, dataset="toy", device="cpu"), VectorWrapper(env)):
         message = f"GlimpseVectorEnv or SignpostVectorEnv itself: .*; got {type(other).__name__}"
         with pytest.raises(ValueError, match=message):
             LockstepEnv(other)  # pyright: ignore[reportArgumentType]

@@ -16,52 +16,48 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as wrappers
+from torch.utils._pytree import tree_map
 
-from ram_env import GlimpseVectorEnv, SignpostVectorEnv, register_dataset
+from ram_env import GlimpseVectorEnv, SignpostVectorEnv, base, register_dataset
 from ram_env.testing import _assert_same as assert_same
 from ram_env.testing import _check_equal as check_equal
 from ram_env.testing import _check_no_reuse as check_no_reuse
 from ram_env.testing import _leaves as leaves
 from ram_env.testing import check_vector_env
 from tests.pretend_gpu import GPUS
-from tests.vector_envs import OPTIONS, calls, lockstep, sampler
+from tests.script_helpers import note_calls
+from tests.vector_envs import OPTIONS, calls, lockstep, make_single, make_vector, sampler
 
-SIGNPOST = "SignpostGlimpse-v0"
-TOY: dict[str, Any] = {"dataset": "toy", "canvas_size": 36, "translate": True, "num_clutter": 2}
-TOY |= {"glimpse_size": 6, "num_scales": 3, "num_glimpses": 4, "object_scale": (0.5, 1.2)}
-TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "signpost": (SIGNPOST, {}),
-    "toy": ("MNISTGlimpse-v0", TOY),
-}
+TASKS = ["signpost", "toy"]
 PAYMENTS = [*product(("box", "dict", "multidiscrete"), ("final", "dense")), ("box", "log_score")]
 RULES = [
     {"action_format": name, "reward": reward, "allow_stop": cost > 0, "glimpse_cost": cost}
     for (name, reward), cost in product(PAYMENTS, (0.0, 0.1))
 ]
-each_rule = pytest.mark.parametrize(  # which knows nothing of images: two of them are enough there
-    ("task", "rule"),
-    [*product(["signpost"], RULES), *product(["toy"], (RULES[2], RULES[-1]))],
-    ids=lambda part: part if isinstance(part, str) else str([*part.values()]),
-)
+# A rule knows nothing of images: two of them are enough there.
+TASKS_AND_RULES = [*product(["signpost"], RULES), *product(["toy"], (RULES[2], RULES[-1]))]
 MODES = list(AutoresetMode)
 DEVICES = ["cpu", *GPUS]
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 
 
-def make_vector(task: str = "signpost", num_envs: int = 3, **keywords: Any):
-    env_id, own = TASKS[task]
-    env: Any = gym.make_vec(env_id, num_envs=num_envs, **{**own, **keywords})
-    return env
+# The API, and equality with the single environment
 
 
-def make_single(task: str = "signpost", **keywords: Any):
-    env_id, own = TASKS[task]
-    env: Any = gym.make(env_id, disable_env_checker=True, **{**own, **keywords})
-    return env
-
-
-def check(task: str, **keywords: Any):
+@pytest.mark.parametrize(
+    ("task", "keywords"),
+    [
+        *TASKS_AND_RULES,
+        ("signpost", {"num_glimpses": 1}),
+        ("signpost", {"chain": 2, "parts": 2, "num_marks": 2, "board_size": 4, "num_scales": 2}),
+        ("signpost", {"split": "validation", "render_mode": "rgb_array", "allow_stop": True}),
+        ("toy", {"split": "test", "action_format": "multidiscrete", "grid_size": (2, 5)}),
+        ("toy", {"num_glimpses": 1, "allow_stop": True, "glimpse_cost": 1}),
+    ],
+    ids=str,
+)
+def test_the_vector_env_passes_the_checker(task, keywords):
     check_vector_env(
         lambda num_envs, mode: make_vector(task, num_envs, autoreset_mode=mode, **keywords),
         lambda: make_single(task, **keywords),
@@ -79,28 +75,6 @@ def check(task: str, **keywords: Any):
         assert counts & {1, 2, 3}, "lanes never out of step"
 
 
-# The API, and equality with the single environment
-
-
-@each_rule
-def test_the_vector_env_passes_the_checker(task, rule):
-    check(task, **rule)
-
-
-@pytest.mark.parametrize(
-    ("task", "keywords"),
-    [
-        ("signpost", {"num_glimpses": 1}),
-        ("signpost", {"chain": 2, "parts": 2, "num_marks": 2, "board_size": 4, "num_scales": 2}),
-        ("signpost", {"split": "validation", "render_mode": "rgb_array", "allow_stop": True}),
-        ("toy", {"split": "test", "action_format": "multidiscrete", "grid_size": (2, 5)}),
-        ("toy", {"num_glimpses": 1, "allow_stop": True, "glimpse_cost": 1}),
-    ],
-)
-def test_other_tasks_pass_the_checker(task, keywords):
-    check(task, **keywords)
-
-
 def test_an_order_of_memory_does_not_change_the_reward():
     plain, turned = (make_vector(reward="log_score", num_marks=16) for _ in range(2))
     sample = sampler(plain, 0)
@@ -116,7 +90,7 @@ def test_make_vec_picks_the_native_class_and_a_mode_goes_by_its_value_and_its_na
     assert type(env) is GlimpseVectorEnv
     assert type(make_vector()) is SignpostVectorEnv
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-    assert type(gym.make_vec(SIGNPOST, np.int64(2)).num_envs) is int  # pyright: ignore[reportArgumentType]
+    assert type(gym.make_vec("SignpostGlimpse-v0", np.int64(2)).num_envs) is int  # pyright: ignore[reportArgumentType]
     for mode in MODES:
         for given in (mode, mode.value, mode.name):  # such as "SameStep" and "SAME_STEP"
             assert make_vector(autoreset_mode=given).metadata["autoreset_mode"] is mode
@@ -180,7 +154,7 @@ BAD_RESETS = [
 def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(
     make, argument, keywords
 ):
-    env, twin = (make("toy").unwrapped for _ in range(2))
+    env, twin = (make("toy") for _ in range(2))
     for each in (env, twin):
         each.reset(seed=1)
     before, generator = env.get_state(), env.np_random.bit_generator.state
@@ -213,7 +187,7 @@ def test_a_bad_keyword_of_the_vector_env_is_refused_by_name(argument, value):
 
 @pytest.mark.parametrize("make", [make_single, make_vector])
 def test_nothing_works_before_a_reset_or_after_close(make):
-    env = make(render_mode="rgb_array").unwrapped
+    env = make(render_mode="rgb_array")
     action = env.action_space.sample()
     for call in (lambda: env.step(action), env.render):
         with pytest.raises(ResetNeeded):
@@ -328,11 +302,7 @@ def test_render_returns_one_frame_per_lane(device):
 
 
 def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
-    frames: list[Any] = []
-    blank = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr(
-        "ram_env.base.draw_frame", lambda *a, **k: frames.append((a[1], k)) or blank
-    )
+    frames = note_calls(monkeypatch, base, "draw_frame")
     keywords = {"render_mode": "rgb_array", "allow_stop": True, "autoreset_mode": "NextStep"}
     env, twin = (make_vector(num_envs=2, **keywords) for _ in range(2))
     obs, infos = env.reset(seed=0)
@@ -342,31 +312,23 @@ def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
     actions[-1, 1, -1] = 1  # lane 1 stops
     path += [env.step(action)[0]["location"] for action in actions]
     env.render()
-    for lane, (shown, say) in enumerate(frames):
-        assert_same(shown, np.stack(path)[: 4 - lane, lane])
+    for lane, (shown, say, _) in enumerate(frames):
+        assert_same(shown[1], np.stack(path)[: 4 - lane, lane])
         assert_same(say["scores"], actions[-1, lane, 2:-1])
         assert (say["label"], say["stopped"]) == (infos["label"][lane], lane == 1)
         assert say["prediction"] == actions[-1, lane, 2:-1].argmax()
         right = bool(say["prediction"] == say["label"])
         assert say["correct"] == (right if lane == 1 else None)  # lane 0 goes on
-    twin.set_state(json.loads(json.dumps(env.get_state())))
+    state = json.loads(json.dumps(env.get_state()))  # which knows no verdict
+    twin.set_state(state)
     twin.render()
-    assert_same(frames[2][0], frames[0][0])
+    assert_same(frames[2].args[1], frames[0].args[1])
     env.reset()
     env.render()
-    assert [say["prediction"] for _, say in frames[4:]] == [None, None]
-
-
-def test_a_frame_knows_no_verdict_after_a_state_was_set():
-    env: Any = make_single(num_glimpses=1, render_mode="rgb_array").unwrapped
-    _, info = env.reset(seed=0)
-    action = np.zeros(6, np.float32)
-    action[2 + info["label"]] = 1
-    assert env.step(action)[1] == 1
-    right = env.render()
-    env.set_state(env.get_state())
-    assert not (env.render() == right).all()
-    assert env.render().shape == right.shape
+    env.step(actions[0])
+    env.set_state(state)
+    env.render()
+    assert [(say["prediction"], say["correct"]) for _, say, _ in frames[4:]] == [(None, None)] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -407,7 +369,7 @@ def test_options_of_a_masked_reset_are_those_of_its_lanes():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_single_environment_has_the_same_task_properties(task):
-    many, one = make_vector(task), make_single(task).unwrapped
+    many, one = make_vector(task), make_single(task)
     for name in ("data_source", "data_is_sample", "num_classes", "num_images"):
         assert getattr(one, name) == getattr(many, name)
     assert one.observation_space["glimpse"].shape == one.glimpse_shape == many.glimpse_shape
@@ -432,13 +394,6 @@ def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
 # On a device
 
 
-def tensors(tree: Any, device: str) -> Any:
-    """Turn NumPy outputs into what a device env returns: tensors, float32 rewards."""
-    if isinstance(tree, dict):
-        return {name: tensors(part, device) for name, part in tree.items()}
-    return torch.as_tensor(np.array(tree), device=device)
-
-
 def as_on_device(out: tuple[Any, ...], device: str) -> tuple[Any, ...]:
     """Turn a NumPy env's output into what its device twin must return."""
     obs, *middle, infos = out
@@ -451,11 +406,12 @@ def as_on_device(out: tuple[Any, ...], device: str) -> tuple[Any, ...]:
         infos["final_obs"] = {name: np.stack([row[name] for row in rows]) for name in some}
     if middle:
         middle[0] = middle[0].astype(np.float32)
-    return tuple(tensors(part, device) for part in (obs, *middle, infos))
+    parts = (obs, *middle, infos)
+    return tree_map(lambda part: torch.as_tensor(np.array(part), device=device), parts)
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
-@each_rule
+@pytest.mark.parametrize(("task", "rule"), TASKS_AND_RULES, ids=str)
 def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device):
     modes = [*MODES]
     if device in GPUS:  # where it is slow: a mode each

@@ -29,35 +29,23 @@ HIDDEN = {"label", "index", "position", "object_size"}
 MNIST_IDS = [env_id for env_id in TASKS if "MNIST" in env_id and env_id[0] not in "FK"]
 
 
-@pytest.fixture(scope="session")
-def datasets() -> dict[str, str]:
-    """Keywords that replace what can't be fetched here by random images of the same shape."""
-    rng = np.random.default_rng(0)
-    for name, shape in (("random-grey", (28, 28)), ("random-colour", (32, 32, 3))):
-        split = rng.integers(0, 256, (60, *shape), np.uint8), np.arange(60) % 10
-        ram_env.register_dataset(name, lambda split=split: {"train": split, "validation": split})
-    names = {"FashionMNIST": "random-grey", "KMNIST": "random-grey", "CIFAR10": "random-colour"}
-    return {f"{family}Glimpse-v0": name for family, name in names.items()}
-
-
 @pytest.fixture(params=TASKS)
-def any_id(request, datasets) -> tuple[str, dict[str, Any]]:
-    """Every registered id, with the keywords that it needs here."""
+def any_id(request, toy_dataset) -> tuple[str, dict[str, Any]]:
+    """Every registered id, with keywords that replace what can't be fetched by random images."""
     if request.param in MNIST_IDS:
         request.getfixturevalue("full_mnist")
-    dataset = datasets.get(request.param)
+    colour = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    ram_env.register_dataset("colour", lambda: {"train": (colour, np.arange(60) % 10)})
+    others = {"FashionMNIST": toy_dataset, "KMNIST": toy_dataset, "CIFAR10": "colour"}
+    dataset = others.get(request.param.removesuffix("Glimpse-v0"))
     return request.param, {"dataset": dataset} if dataset else {}
 
 
 @pytest.fixture
 def make(toy_dataset):
     """Make a bare ``MNISTGlimpse-v0`` of toy images, with dict actions and four glimpses."""
-
-    def make(env_id: str = "MNISTGlimpse-v0", **keywords: Any) -> Any:
-        defaults = {"dataset": toy_dataset, "action_format": "dict", "num_glimpses": 4}
-        return gym.make(env_id, **{**defaults, **keywords}).unwrapped
-
-    return make
+    own = {"dataset": toy_dataset, "action_format": "dict", "num_glimpses": 4}
+    return lambda **keywords: gym.make("MNISTGlimpse-v0", **{**own, **keywords}).unwrapped
 
 
 def act(label: int, location: Any = (0, 0), **more: Any) -> dict[str, Any]:
@@ -133,23 +121,27 @@ CELLS: dict[str, Any] = {"action_format": "multidiscrete"}
 STYLE: dict[str, Any] = {"canvas_size": 40, "translate": True, "num_clutter": 3, "clutter_size": 8}
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_canvases_and_first_locations_are_those_of_the_written_rule(make, split):
+@pytest.mark.parametrize("order", ["random", "sequential"])
+@pytest.mark.parametrize("split", ["train", "train+validation", "validation", "test"])
+def test_canvases_and_first_locations_are_those_of_the_written_rule(make, split, order):
     # Word 0 of episode e is the image, 1 and 2 the first location, the rest the canvas. The
-    # frozen splits take words 1.. from a pinned stream, whose counter is the image.
+    # frozen splits take words 1.. from a pinned stream, whose counter is the image. So do
+    # sequential visits, which are the images' numbers.
     images, _ = load_digits("toy", split)
-    env = make(split=split, **STYLE)
+    env = make(split=split, order=order, **STYLE)
     for episode in range(5):
         obs, info = env.reset(seed=11) if episode == 0 else env.reset()
         words = slow_words(lane_key(11), episode, 3 + 2 + 5 * 3)
-        index = slow_below(words[0], len(images))
-        if split == "validation":
-            words = slow_words(named_key("validation"), index, 3 + 2 + 5 * 3)
+        index = slow_below(words[0], len(images)) if order == "random" else episode
+        if order == "sequential" or split in ("validation", "test"):
+            words = slow_words(named_key(split), index, 3 + 2 + 5 * 3)
         wanted, position = slow_canvas(images[..., None], index, words[3:], **STYLE)
         assert info["index"] == index
         assert tuple(info["position"]) == position
         assert (env._episodes.canvas(0) == wanted[..., 0]).all()
         assert (obs["location"] == uniform_locations(np.array(words[1:3], np.uint64))).all()
+        for step in range(4 - episode):  # on which the next episode does not depend
+            env.step(act(step, (0.3 * step, -1)))
 
 
 def test_images_smaller_than_a_clutter_piece_need_no_room_for_one(make):
@@ -196,19 +188,6 @@ def test_final_and_dense_rewards_by_hand_with_and_without_a_stop(make, labels, f
     if len(labels) == 4:
         assert play(make(), labels) == final
         assert play(make(reward="dense"), labels) == dense
-
-
-def test_a_stop_ends_the_episode_with_the_last_glimpse_again(make):
-    env = make(allow_stop=True)
-    _, info = env.reset(seed=0)
-    seen, *_ = env.step(act(0, (0.5, 0.5), stop=0))
-    obs, _, terminated, _, info = env.step(act(info["label"], (-0.5, 0.5), stop=1))
-    assert terminated
-    assert info["correct"] is True
-    for name in seen:
-        assert (obs[name] == seen[name]).all()
-    with pytest.raises(ResetNeeded):
-        env.step(act(0, stop=0))
 
 
 def test_every_step_costs(make):
@@ -279,29 +258,21 @@ def test_an_ended_episode_can_be_rendered_but_not_stepped_and_a_reset_reopens(ma
         ({"action_format": "tuple"}, "action_format must be one of 'box', 'dict', 'multi.*'tuple'"),
         ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
         ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
-        ({"split": "train+validation", "dataset": "no-validation"}, "split"),
         ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
-        ({"num_glimpses": 7.0}, "num_glimpses"),
         ({"glimpse_size": 7}, "glimpse_size must be even, got 7"),
-        ({"glimpse_size": 0}, "glimpse.size"),
         ({"glimpse_size": 30}, "glimpse_size must be at most the side of the image, 28 px, got 30"),
-        ({"glimpse_size": "8"}, "glimpse.size"),
         ({"glimpse_cost": 10**400}, "glimpse_cost must be a finite float32"),
         ({"glimpse_cost": 1e39}, "glimpse_cost must be a finite float32"),
         ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
         ({"num_scales": 0}, "num_scales must be a Python int in 1..8, got 0"),
         ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
         ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
-        ({"canvas_size": 60.0}, "canvas_size"),
         ({"canvas_size": 41, "object_scale": (0.5, 1.5)}, "at object_scale=1.5, 42 px, got 41"),
         *(
             ({"object_scale": bad}, r"object_scale must be a number in 0.5..1.5, or \(lowest, hig")
             for bad in (0, -1, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1))
         ),
-        ({"num_clutter": -1}, "num_clutter"),
-        ({"num_clutter": 1, "clutter_size": 29}, "clutter_size must be a Python int in 1..28, got"),
         ({**STYLE, "clutter_size": 29}, "clutter_size must be in 1..28, .* got 29"),
-        ({"clutter_size": 0}, "clutter_size"),
         ({"translate": 1}, "translate must be True or False, got 1"),
         ({"allow_stop": "yes"}, "allow_stop must be True or False, got 'yes'"),
         ({"glimpse_cost": -0.1}, "glimpse_cost must be a finite float32 >= 0, got -0.1"),
@@ -310,13 +281,10 @@ def test_an_ended_episode_can_be_rendered_but_not_stepped_and_a_reset_reopens(ma
         ({"grid_size": (9, 9)}, "grid_size needs action_format='multidiscrete'"),
         ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
         ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
-        ({"data_dir": "/nowhere", "dataset": "MNIST"}, "data_dir must be an existing folder"),
     ],
     ids=str,
 )
 def test_bad_keywords_are_refused_by_name_value_and_what_is_allowed(make, keywords, message):
-    images = np.zeros((2, 28, 28), np.uint8), np.arange(2)
-    ram_env.register_dataset("no-validation", lambda: {"train": images})
     with pytest.raises(ValueError, match=message):
         make(**keywords)
 

@@ -47,8 +47,7 @@ def html(tmp_path_factory) -> Path:
 
 
 def run_python(*arguments: str, text: str = "") -> str:
-    mirror = {"RAM_ENV_MIRROR": "http://127.0.0.1:9/", "PYTHONPATH": str(ROOT)}  # downloads nothing
-    command, environment = [sys.executable, *arguments], os.environ | mirror
+    command, environment = [sys.executable, *arguments], os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, env=environment, input=text, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

@@ -1,4 +1,4 @@
-"""What tests of the environments share: tasks, actions, options, and what a lane is shown."""
+"""What tests of the environments share: tasks, actions and options."""
 
 from __future__ import annotations
 
@@ -68,9 +68,3 @@ def lockstep(
     envs: Sequence[VectorEnv], num_steps: int, seed: int
 ) -> Iterator[list[tuple[Any, ...]]]:
     return testing._lockstep(envs, calls(num_steps, seed))
-
-
-def scenes(out: tuple[Any, ...]) -> list[bytes]:
-    """Return each lane's scene and what is seen of it, as bytes."""
-    parts = [*out[0].values(), out[-1]["index"], out[-1]["position"]]
-    return [b"".join(part[lane].tobytes() for part in parts) for lane in range(len(parts[0]))]

@@ -22,28 +22,24 @@ import pytest
 
 import ram_env
 from ram_env import tasks
-from ram_env.draws import named_key, uniform_locations
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.signpost import SignpostScenes
 from ram_env.states import describe_origin, join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import _assert_same as assert_same
-from tests.ram_env.test_draws import slow_words
 from tests.script_helpers import note_calls, register_variant
-from tests.vector_envs import make_single, make_vector, sampler, scenes
+from tests.vector_envs import make_single, make_vector, sampler
 
 NUM_TOY = 40  # images in each of its splits
 
 pytestmark = pytest.mark.usefixtures("toy_dataset")
 
 
-def visits(
-    env: Any, count: int, seed: int | None = None, **options: Any
-) -> list[tuple[int, bytes, bytes]]:
+def visits(env: Any, count: int, seed: int | None = None) -> list[tuple[int, bytes, bytes]]:
     """Return (index, scene, first location) of visits 0 .. count - 1 of a sequential env."""
     seen: list[tuple[int, bytes, bytes]] = []
     while len(seen) < count:
-        obs, infos = env.reset(options=options, seed=None if seen else seed)
+        obs, infos = env.reset(seed=None if seen else seed)
         glimpses = [glimpse.tobytes() for glimpse in obs["glimpse"]]
         locations = [location.tobytes() for location in obs["location"]]
         seen += zip(infos["index"].tolist(), glimpses, locations, strict=True)
@@ -61,37 +57,6 @@ def test_sequential_visits_are_the_same_for_any_num_envs_and_seed(split):
     assert [index for index, _, _ in expected] == [visit % num_images for visit in range(100)]
     for num_envs, seed in ((3, 0), (40, 1), (64, None)):
         assert visits(make_vector("whole", num_envs, **keywords), 100, seed) == expected
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_passes_over_a_frozen_split_share_canvases_but_not_first_locations(split):
-    keywords = {"order": "sequential", "split": split}
-    seen = visits(make_vector("whole", 7, **keywords), 3 * NUM_TOY)
-    for visit, (_, _, location) in enumerate(seen):  # counter pass x images + image
-        words = slow_words(named_key(split), visit, 3)
-        assert location == uniform_locations(np.array(words[1:], np.uint64)).tobytes()
-    seen = visits(make_vector("whole", 7, **keywords), 3 * NUM_TOY, location=(0, 0))
-    assert seen[:NUM_TOY] == seen[NUM_TOY : 2 * NUM_TOY] == seen[2 * NUM_TOY :]
-    seen = visits(make_vector("whole", 7, order="sequential"), 2 * NUM_TOY, location=(0, 0))
-    assert all(a[1] != b[1] for a, b in zip(seen[:NUM_TOY], seen[NUM_TOY:], strict=True))
-
-
-def test_a_reset_option_fixes_the_image_or_the_location_and_no_other_draw():
-    env, twin = make_vector("whole", 5), make_vector("whole", 5)
-    drawn, infos = env.reset(seed=0)
-    fixed, others = twin.reset(seed=0, options={"index": [0, 1, 2, 3, 39]})
-    assert_same(others["index"], np.array([0, 1, 2, 3, 39]))
-    assert (others["index"] != infos["index"]).all()
-    assert_same(fixed["location"], drawn["location"])
-    assert_same(others["position"], infos["position"])
-    assert scenes(env.reset()) == scenes(twin.reset())
-    for task in ("whole", "whole-test"):
-        env, twin = make_vector(task, 2), make_vector(task, 2)
-        _, infos = env.reset(seed=0)
-        obs, others = twin.reset(seed=0, options={"location": [(0.5, -0.25), (1, -1)]})
-        assert obs["location"].tolist() == [[0.5, -0.25], [1, -1]]
-        assert_same(others, infos)
-        assert scenes(env.reset()) == scenes(twin.reset())
 
 
 def test_the_scale_of_the_object_moves_no_other_draw():
@@ -244,7 +209,8 @@ def test_an_unseeded_reset_takes_its_key_from_np_random(make):
 
     assert_same(begin(3), begin(3))
     assert begin(3)[0][0]["location"].tolist() != begin(4)[0][0]["location"].tolist()
-    lanes = [*scenes(make_vector("whole", 4).reset()), *scenes(make_vector("whole", 4).reset())]
+    envs = [make_vector("whole", 4) for _ in range(2)]
+    lanes = [tuple(place) for env in envs for place in env.reset()[0]["location"].tolist()]
     assert len({*lanes}) == 8  # unseeded lanes differ from each other and from other envs
 
 

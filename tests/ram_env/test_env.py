@@ -124,23 +124,32 @@ STYLE: dict[str, Any] = {"canvas_size": 40, "translate": True, "num_clutter": 3,
 @pytest.mark.parametrize("order", ["random", "sequential"])
 @pytest.mark.parametrize("split", ["train", "train+validation", "validation", "test"])
 def test_canvases_and_first_locations_are_those_of_the_written_rule(make, split, order):
-    # Word 0 of episode e is the image, 1 and 2 the first location, the rest the canvas. The
-    # frozen splits take words 1.. from a pinned stream, whose counter is the image. So do
-    # sequential visits, which are the images' numbers.
+    # Word 0 of episode e is the image, 1 and 2 the first location, the rest the canvas; an option
+    # moves no other draw. Visit v of a sequential env is of image v mod n, with words of a pinned
+    # stream whose counter is v. So are those of frozen splits, but there image and pass are the
+    # first location's counter, and the image is the canvas's.
     images, _ = load_digits("toy", split)
-    env = make(split=split, order=order, **STYLE)
-    for episode in range(5):
-        obs, info = env.reset(seed=11) if episode == 0 else env.reset()
-        words = slow_words(lane_key(11), episode, 3 + 2 + 5 * 3)
-        index = slow_below(words[0], len(images)) if order == "random" else episode
-        if order == "sequential" or split in ("validation", "test"):
+    env, n, frozen = make(split=split, order=order, **STYLE), len(images), "train" not in split
+    for episode in (0, 1, 2, 3, 78, 79, 80):
+        if episode == 78:
+            env.set_state({**env.get_state(), "episode": [77]})
+        fixed = {1: {"index": 7}, 2: {"location": (0.5, -0.25)}}.get(episode, {})
+        obs, info = env.reset(seed=None if episode else 11, options=fixed)
+        key, index, passes = lane_key(11), slow_below(slow_words(lane_key(11), episode, 1)[0], n), 0
+        if order == "sequential":
+            key, index, passes = named_key(split), episode % n, episode // n
+        index = fixed.get("index", index)
+        place = words = slow_words(key, episode, 3 + 2 + 5 * 3)
+        if frozen:
+            place = slow_words(named_key(split), passes * n + index, 3)
             words = slow_words(named_key(split), index, 3 + 2 + 5 * 3)
         wanted, position = slow_canvas(images[..., None], index, words[3:], **STYLE)
         assert info["index"] == index
         assert tuple(info["position"]) == position
         assert (env._episodes.canvas(0) == wanted[..., 0]).all()
-        assert (obs["location"] == uniform_locations(np.array(words[1:3], np.uint64))).all()
-        for step in range(4 - episode):  # on which the next episode does not depend
+        location = uniform_locations(np.array(place[1:3], np.uint64))
+        assert (obs["location"] == fixed.get("location", location)).all()
+        for step in range(episode % 4 + 1):  # on which the next episode does not depend
             env.step(act(step, (0.3 * step, -1)))
 
 

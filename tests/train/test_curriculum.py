@@ -19,11 +19,10 @@ STAGES = (Stage(0.25, {"board_size": 2}), Stage(0.5, {"board_size": 4}))
 
 
 def make(*stages: Stage) -> CurriculumEnv:
-    seeds = partial(spread_seed, 0, LANES)
     return CurriculumEnv(
         partial(gymnasium.make_vec, SIGNPOST, num_envs=LANES, action_format="dict"),
         stages,
-        lambda stage: seeds(stage=stage)[0],
+        lambda stage: spread_seed(0, LANES, stage=stage)[0],
     )
 
 
@@ -40,7 +39,7 @@ def play(env: CurriculumEnv) -> float:
     return float(np.mean(rewards[-1]))
 
 
-def test_stages_end_at_their_share_and_the_task_comes_last():
+def test_stages_end_at_their_share_several_at_once_where_due_and_the_task_comes_last():
     env, sides = begin(*STAGES), []
     for share in np.arange(10) / 10:
         begun = env.advance(share)
@@ -48,17 +47,20 @@ def test_stages_end_at_their_share_and_the_task_comes_last():
         sides.append(env.task.board_size)
     assert sides == [2, 2, 2, 4, 4, 3, 3, 3, 3, 3]
     assert str(env) == "stage 3 of 3: the task"
+    env = begin(*STAGES)
+    env.advance(0.6)
+    assert env.stage == 2
 
 
-def test_a_stage_ends_early_at_its_success_rate():
-    env = begin(Stage(0.9, {"board_size": 2}, success=0.002))
+def test_a_stage_ends_early_at_its_success_rate_which_counts_anew_in_the_next():
+    env = begin(*(Stage(u, {"board_size": s}, success=0.002) for u, s in ((0.5, 2), (0.9, 4))))
     paid, rate = [], 0.0
     while env.advance(0.0) is None:
         paid.append(play(env))
         rate += (paid[-1] - rate) * LANES / 1000
         assert len(paid) < 200
     assert rate >= 0.002 > rate - paid[-1] * LANES / 1000
-    assert str(env).endswith("the task")
+    assert (env.stage, env.get_state()["success"]) == (1, 0)
 
 
 def test_every_stage_begins_with_episodes_of_its_own():
@@ -88,20 +90,15 @@ def test_a_stage_that_does_not_fit_the_images_is_named():
         CurriculumEnv(make_canvas, [Stage(0.1, {}), Stage(0.5, {"canvas_size": 20})], range)
 
 
-@pytest.mark.parametrize(
-    ("name", "env_id"),
-    [
-        ("cluttered-60", "ClutteredMNISTGlimpse-v0"),
-        ("cluttered-100", "LargeClutteredMNISTGlimpse-v0"),
-    ],
-)
-def test_our_curricula_grow_towards_their_task(name, env_id):
-    stages = read_curriculum(name, find_task(env_id))
-    assert sorted(path.stem for path in FOLDER.glob("*.toml")) == ["cluttered-100", "cluttered-60"]
-    env = gymnasium.spec(env_id).kwargs
-    for keyword in ("canvas_size", "num_clutter"):
-        values = [*(stage.env[keyword] for stage in stages), env[keyword]]
-        assert values == sorted(set(values))
+def test_our_curricula_grow_towards_their_task():
+    tasks = {"cluttered-60": "Cluttered", "cluttered-100": "LargeCluttered"}
+    assert {path.stem for path in FOLDER.glob("*.toml")} == tasks.keys()
+    for name, prefix in tasks.items():
+        task: Any = find_task(f"{prefix}MNISTGlimpse-v0")
+        stages = [*(stage.env for stage in read_curriculum(name, task)), vars(task)]
+        for keyword in ("canvas_size", "num_clutter"):
+            values = [stage[keyword] for stage in stages]
+            assert values == sorted(set(values))
 
 
 @pytest.mark.parametrize(
@@ -136,13 +133,6 @@ def test_a_bad_file_is_refused_with_its_name_and_the_reason(tmp_path: Path, text
         read_curriculum(str(path), find_task("ClutteredMNISTGlimpse-v0"))
 
 
-def test_success_counts_anew_in_every_stage():
-    env = begin(*(Stage(u, {"board_size": s}, success=0.002) for u, s in ((0.5, 2), (0.9, 4))))
-    while env.advance(0.0) is None:
-        play(env)
-    assert (env.stage, env.get_state()["success"]) == (1, 0)
-
-
 def test_a_state_brings_back_its_stage_and_success_rate():
     stages = (STAGES[0], Stage(0.9, {"board_size": 4}, success=0.9))
     env, again = begin(*stages), begin(*stages)
@@ -154,12 +144,6 @@ def test_a_state_brings_back_its_stage_and_success_rate():
     assert again.get_state() == env.get_state()
 
 
-def test_a_share_of_the_budget_may_skip_stages():
-    env = begin(*STAGES)
-    env.advance(0.6)
-    assert env.stage == 2
-
-
 def test_only_lanes_whose_episode_ended_count_for_success():
     ended = np.array([True, False, False, False])
     lanes: Any = SimpleNamespace(step=lambda actions: ({}, np.ones(4), ended, ended & False, {}))
@@ -169,11 +153,13 @@ def test_only_lanes_whose_episode_ended_count_for_success():
     assert env._success.item() == pytest.approx(1 / 1000)  # one episode of a window of 1000
 
 
-def test_a_last_reward_that_the_price_of_a_glimpse_eats_up_is_no_success(tmp_path):
+def test_a_last_reward_that_is_never_positive_cannot_end_a_stage_by_success(tmp_path):
     path = tmp_path / "stages.toml"
     path.write_text("stages = [{ until = 0.5, success = 0.5, env = { board_size = 2 } }]")
     read_curriculum(str(path), find_task(SIGNPOST, glimpse_cost=0.99))
     read_curriculum(str(path), find_task(SIGNPOST, reward="dense", glimpse_cost=0.24))
-    for reward, price in (("final", 1.0), ("dense", 0.25)):  # 1, or 1/4 for each of four labels
-        with pytest.raises(ValueError, match="success counts last rewards above 0"):
+    # the last label earns 1, or 1/4 as each of four, or the logarithm of its probability
+    for reward, price in (("final", 1.0), ("dense", 0.25), ("log_score", 0.0)):
+        what = f"above 0, but reward='{reward}' with glimpse_cost={price} has none"
+        with pytest.raises(ValueError, match=f"success counts last rewards {what}"):
             read_curriculum(str(path), find_task(SIGNPOST, reward=reward, glimpse_cost=price))

@@ -9,20 +9,20 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import pytest
 import torch
 
-import agents.runs.loading
 import train.evaluate
 import train.publish
 from agents.evaluation import evaluate
 from agents.ram import RecurrentAttentionModel
+from agents.runs import loading
 from agents.runs.hashed import read_hashed
 from agents.runs.loading import load_pretrained, load_run, start_from
 from tests.faults.system_calls import Killed, die, handled_by
 from tests.script_helpers import edit_json
 from train.cards import model_card
+from train.keywords import make_vector_env
 from train.reinforce import Config, main
 
 COMMIT = "0123456789" * 4  # of a clean tree, whatever the state of this one
@@ -44,7 +44,7 @@ def copied(run_dir, tmp_path):
 
 @pytest.fixture
 def published(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(agents.runs.loading, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(loading, "PRETRAINED", tmp_path / "pretrained")
     publish(run_dir)
     return tmp_path / "pretrained" / "board"
 
@@ -113,9 +113,9 @@ def test_a_file_that_is_not_the_published_one_is_named(published, file):
         load_pretrained("boat")
 
 
-@pytest.mark.parametrize("name", agents.runs.loading.published_names())
+@pytest.mark.parametrize("name", loading.published_names())
 def test_a_stored_card_is_what_the_code_writes_and_says_how_the_agent_learned(name):
-    files = read_hashed(agents.runs.loading.pretrained_dir(name))
+    files = read_hashed(loading.pretrained_dir(name))
     card = files["README.md"].decode()
     assert card == model_card(name, files).decode(), "run python train/cards.py"
     assert ("no label" in card) == ("reward-only" in name)
@@ -137,43 +137,29 @@ def test_a_name_that_is_no_plain_folder_is_refused(run_dir, name):
         train.publish.Config(run_dir, name)
 
 
-REFUSED = {
-    "no result yet": ("result.json", None, "has no result.json: publish a finished run"),
-    "no validation yet": ("best.safetensors", None, "wait for the run's first validation"),
-    "another script": ("model.json", None, "expected a run of train/reinforce.py"),
-    "sample of digits": ("config.json", {"sample": True}, "not trained on the full data"),
-    "no commit": ("config.json", {"commit": None}, "commit that others can check out"),
-    "changed files": ("config.json", {"commit": f"{COMMIT}+"}, "commit that others can check out"),
-    "data that is no string": ("config.json", {"data": 5}, r"config.json is not valid.*data"),
-    "a task of its own": (
-        "config.json",
-        {"config": {"env_kwargs": "board_size = 4"}},
-        "trained with board_size = 4, which is no id's task",
-    ),
-    "a rule's locations": (
-        "config.json",
-        {"config": {"locations": "oracle"}},
-        "looked where the rule 'oracle' says: publish a learned policy",
-    ),
-    "weights that others lack": (
-        "config.json",
-        {"config": {"initial": "runs/mine"}},
-        "began with runs/mine, which others lack",
-    ),
-    "a curriculum that others lack": (
-        "config.json",
-        {"config": {"curriculum": "mine/mine.toml"}},
-        "used mine/mine.toml: add it to train/curricula",
-    ),
-    "not on test": ("result.json", {"split": "none"}, "not evaluated on the test split"),
-    "split that is no string": ("result.json", {"split": []}, r"result.json is not valid.*split"),
-    "no metrics": ("metrics.csv", None, r"metrics.csv cannot be read"),
-}
+UNFIT = [
+    ("env_kwargs", "board_size = 4", "trained with board_size = 4, which is no id's task"),
+    ("locations", "oracle", "looked where the rule 'oracle' says: publish a learned policy"),
+    ("initial", "runs/mine", "began with runs/mine, which others lack"),
+    ("curriculum", "mine/mine.toml", "used mine/mine.toml: add it to train/curricula"),
+]
+REFUSED: list[tuple[str, dict[str, Any] | None, str]] = [
+    *(("config.json", {"config": {name: value}}, message) for name, value, message in UNFIT),
+    ("result.json", None, "has no result.json: publish a finished run"),
+    ("best.safetensors", None, "wait for the run's first validation"),
+    ("config.json", {"sample": True}, "not trained on the full data"),
+    ("config.json", {"commit": None}, "commit that others can check out"),
+    ("config.json", {"commit": f"{COMMIT}+"}, "commit that others can check out"),
+    ("config.json", {"data": 5}, r"config.json is not valid.*data"),
+    ("result.json", {"split": "none"}, "not evaluated on the test split"),
+    ("result.json", {"split": []}, r"result.json is not valid.*split"),
+    ("metrics.csv", None, r"metrics.csv cannot be read"),
+]
 
 
-@pytest.mark.parametrize("reason", REFUSED)
-def test_an_unfit_run_is_refused_and_what_was_published_stays(copied, published, reason):
-    file, changes, message = REFUSED[reason]
+@pytest.mark.parametrize("refused", REFUSED)
+def test_an_unfit_run_is_refused_and_what_was_published_stays(copied, published, refused):
+    file, changes, message = refused
     if changes is None:
         (copied / file).unlink()
     else:
@@ -185,7 +171,7 @@ def test_an_unfit_run_is_refused_and_what_was_published_stays(copied, published,
 
 def published_commits() -> tuple[str, ...]:
     """Return the commits of all published runs, after checking their files."""
-    folders = map(agents.runs.loading.pretrained_dir, agents.runs.loading.published_names())
+    folders = map(loading.pretrained_dir, loading.published_names())
     return tuple(json.loads((path / "config.json").read_text())["commit"] for path in folders)
 
 
@@ -208,19 +194,15 @@ def test_a_crash_at_any_file_operation_leaves_one_whole_run(copied, published, o
     assert seen == {old, new}
 
 
-@pytest.mark.parametrize("name", agents.runs.loading.published_names())
+@pytest.mark.parametrize("name", loading.published_names())
 def test_every_published_model_errs_about_as_rarely_as_its_result_says(name, full_mnist):
     model, settings = load_pretrained(name)
-    facts = json.loads((agents.runs.loading.PRETRAINED / name / "config.json").read_text())
+    facts, result = (
+        json.loads((loading.PRETRAINED / name / f"{file}.json").read_text())
+        for file in ("config", "result")
+    )
     assert facts["sample"] is False
     assert re.fullmatch("[0-9a-f]{40}", facts["commit"])  # of a clean tree
-    env = gymnasium.make_vec(
-        settings["env_id"],
-        num_envs=500,
-        split="validation",
-        order="sequential",
-        action_format="dict",
-        data_dir=str(full_mnist),
-    )
-    result = json.loads((agents.runs.loading.PRETRAINED / name / "result.json").read_text())
+    how = {"split": "validation", "order": "sequential", "action_format": "dict"}
+    env = make_vector_env(settings["env_id"], 500, **how, data_dir=str(full_mnist))
     assert evaluate(model, env, 1000).error < 2 * result["error"] + 1  # [%], of 1,000 other images

@@ -145,28 +145,22 @@ def test_a_run_with_a_control_is_evaluated_with_it(run_dir, capsys, tmp_path):
     assert spread[1:] == [[0, 0]] * 3
 
 
-def test_the_animation_has_one_frame_a_glimpse(run_dir, capsys, tmp_path):
-    path = tmp_path / "episodes.gif"
-    lines = report(run_dir, capsys, gif=path, gif_episodes=3)
-    assert f"3 validation episodes: {path}" in lines
-    with Image.open(path) as animation:
-        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
-    assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
-
-
-def test_the_animation_ends_with_the_verdict_on_the_episode_that_it_shows(
-    run_dir, tmp_path, monkeypatch
+def test_the_animation_has_a_frame_per_glimpse_and_ends_with_the_verdict_on_its_own_episode(
+    run_dir, capsys, tmp_path, monkeypatch
 ):
-    render, shown = GlimpseVectorEnv.render, []
+    render, shown, path = GlimpseVectorEnv.render, [], tmp_path / "episodes.gif"
 
     def note(env: GlimpseVectorEnv) -> Any:
         shown.append((env._episodes.running.tolist(), env._episodes.prediction.tolist()))
         return render(env)
 
     monkeypatch.setattr(GlimpseVectorEnv, "render", note)
-    animate(load_run(run_dir)[0], "SignpostGlimpse-v0", tmp_path / "a.gif", 2, "learned")
-    assert [running for running, _ in shown] == [[True, True]] * 4 + [[False, False]]
+    assert f"3 validation episodes: {path}" in report(run_dir, capsys, gif=path, gif_episodes=3)
+    assert [running for running, _ in shown] == [[True] * 3] * 4 + [[False] * 3]
     assert min(shown[-1][1]) >= 0
+    with Image.open(path) as animation:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
+    assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
 
 
 def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
@@ -225,17 +219,18 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, m
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("num_passes", 0), ("std", 0.0), ("gif", Path("x.png")), ("json", Path("json/numbers.json"))],
+    ("changes", "message"),
+    [
+        ({"num_passes": 0}, "num_passes"),
+        ({"std": 0.0}, "std"),
+        ({"gif": Path("x.png")}, "gif"),
+        ({"json": Path("json/numbers.json")}, "json"),
+        ({"json": Path()}, "cannot be written: it is a folder"),
+    ],
 )
-def test_a_bad_setting_fails_at_once(name, value):
-    with pytest.raises(ValueError, match=name):
-        Config(Path("run"), **{name: value})
-
-
-def test_numbers_are_not_promised_to_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="cannot be written: it is a folder"):
-        Config(Path("run"), json=tmp_path)
+def test_a_bad_setting_fails_at_once(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(Path("run"), **changes)
 
 
 def test_it_runs_as_a_command(run_dir):

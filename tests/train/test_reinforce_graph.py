@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,18 +179,3 @@ def test_on_the_cpu_it_says_in_one_line_that_there_is_no_graph_and_learns_the_sa
         learned.append(train(tmp_path / str(graph), graph=graph))
         assert ("graph: the CPU has none" in capsys.readouterr().out) == graph
     assert_close(*learned)
-
-
-def test_an_estimator_that_waits_for_a_gpu_is_refused_with_its_line(
-    tmp_path, monkeypatch, pretend_gpu
-):
-    dense = ESTIMATORS["dense"]
-
-    def terms(rollout: Any, weights: Any) -> Any:
-        assert rollout.reward.sum().item() >= 0
-        return dense.terms(rollout, weights)
-
-    monkeypatch.setitem(ESTIMATORS, "dense", replace(dense, terms=terms))
-    line = rf"test_reinforce_graph\.py:{terms.__code__.co_firstlineno + 1} makes the host wait"
-    with pytest.raises(ValueError, match=line):
-        train(tmp_path / "run", graph=True, device=NAME, estimator="dense")

@@ -172,7 +172,6 @@ def test_the_process_of_a_job_imports_nothing_slow():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"parallel": 0}, "parallel must be at least 1, got 0"),
         ({"timeout_min": 0}, "timeout_min must be at least 1, got 0"),
         ({"partition": "long"}, "partition 'long' needs --cluster slurm"),
         ({"cluster": "slurm"}, "there is no sbatch here: .* or choose --cluster local"),

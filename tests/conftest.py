@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import signal
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,3 +166,12 @@ def tiny_cifar(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(tgz).hexdigest())
     return folder
+
+
+@pytest.fixture
+def own_signals():
+    """Restore the handlers of signals that a script sets."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)

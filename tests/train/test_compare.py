@@ -32,6 +32,8 @@ from train.comparison.protocol import Algorithm, Choices, ComparedTask, read_pro
 from train.comparison.report import FILES
 from train.comparison.search import draw_trials
 
+pytestmark = pytest.mark.usefixtures("own_signals")
+
 SCRIPT = Path(compare.__file__)
 
 PROGRAM = """
@@ -143,14 +145,6 @@ class Place:
     def seeds(self) -> list[tuple[str, int, str, float]]:
         found = results.read_seeds(self.folder / "results", "MNISTGlimpse-v0")
         return [(s.algorithm, s.number, s.result.status, s.result.error) for s in found]
-
-
-@pytest.fixture(autouse=True)
-def _own_signals():
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
 
 
 def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path, capsys):
@@ -289,6 +283,7 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
     place = Place(tmp_path)
     more = '[algorithms.changed]\nprogram = "ours"\nflags = "--does more"\ntuned_as = "tuned"\n'
     more += "[tasks.Other-v0]\nnum_glimpses = 4\nenv_steps = 900\nseeds = 1\ntrials = 0\n"
+    more += "algorithms = { tuned = 1, changed = 2 }\n"
     place.write(more + 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n')
     main(place.config(stages=("tune",)))
     assert {call.split()[0] for call in place.calls()} == {"works"}
@@ -303,7 +298,8 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
     assert place.calls() == []
     main(place.config(task="Other-v0"))
     rate = min(trials, key=lambda trial: trial.error).settings.get("rate", 0.5)
-    assert place.calls() == [f"{does} test seed 0 rate {rate}" for does in ("more", "works")]
+    seeds = ("more test seed 0", "more test seed 1", "works test seed 0")
+    assert place.calls() == [f"{seed} rate {rate}" for seed in seeds]
 
 
 def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():

@@ -26,6 +26,8 @@ from train import reinforce, sweep
 from train.comparison.search import load_study, open_search, state_of
 from train.sweep import SPACE, Config, main, make_flags, parse
 
+pytestmark = pytest.mark.usefixtures("own_signals")
+
 ENV_ID = "SignpostGlimpse-v0"  # guessing errs in 75 %
 DEFAULTS = {name: getattr(reinforce.Config(), name) for name in SPACE}
 

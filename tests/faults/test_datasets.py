@@ -90,7 +90,7 @@ def test_a_damaged_file_is_refused_by_name(
 
 
 def test_a_script_reports_a_damaged_file_in_one_line(tmp_path: Path, monkeypatch):
-    files = dict.fromkeys((TRAIN_IMAGES, TRAIN_LABELS), b"no IDX file")
+    files: dict[str, bytes] = dict.fromkeys((TRAIN_IMAGES, TRAIN_LABELS), b"no IDX file")
     folder = write(tmp_path, files, "MNIST", gz=False)
     monkeypatch.setenv("RAM_ENV_DATA", str(folder))
     monkeypatch.setattr("sys.argv", ["train/evaluate.py", "--pretrained", "mnist"])

@@ -99,7 +99,9 @@ def _picture(env_id: str, dataset: str, drawn: bool) -> Iterator[str]:
         yield f"This build found no files of {dataset}, so the page has no picture: put them into"
         yield from ("the folder that ``RAM_ENV_DATA`` names and build again.", "")
         return
-    player = f"the published agent ``{AGENTS[env_id]}``" if env_id in AGENTS else "random locations"
+    player = "an untrained agent that looks at random locations"
+    if env_id in AGENTS:
+        player = f"the published agent ``{AGENTS[env_id]}``"
     yield from (f".. figure:: {env_id}.gif", f"    :alt: Episodes of {env_id}", "")
     yield from (f"    The first {NUM_EPISODES} validation images, played by {player}.", "")
 

@@ -169,8 +169,8 @@ def tiny_cifar(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def own_signals():
-    """Restore the handlers of signals that a script sets."""
+def own_signals() -> Iterator[None]:
+    """Restore the handlers of SIGINT and SIGTERM, which a script sets, after the test."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     for each, handler in before.items():

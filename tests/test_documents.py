@@ -206,7 +206,7 @@ UNSTORED = {"0.70 (0.55-0.88)", "0.49 (0.37-0.65)", "1.32 (1.11-1.56)", "8.05 (7
 UNSTORED |= {"9.68 (9.12-10.28)", "31.31 (30.41-32.23)", "14.68 (14.00-15.39)"}
 UNSTORED |= {"2.19 (1.92-2.50)", "1.50 (1.28-1.76)", "2.82 (2.51-3.16)"}
 UNSTORED |= {"1.04 (0.86-1.26)", "0.92 (0.75-1.13)", "1.60 (1.37-1.87)"}
-"""Errors of single runs and evaluations that are not stored; other stored ones can be equal."""
+"""Errors of single runs and evaluations that are not stored; a stored run's may be equal."""
 
 
 def test_the_errors_in_the_results_are_those_of_stored_runs():

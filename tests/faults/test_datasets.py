@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import train.evaluate
-from agents.runs.commands import run
 from ram_env.data import DatasetError, load_digits
 from tests.dataset_makers import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS, compress, write
+from tests.faults.conftest import Command
 from tests.faults.damage import CHANGED, MISPLACED, Damage, rewrite
 
 
@@ -89,10 +89,9 @@ def test_a_damaged_file_is_refused_by_name(
     assert peak < 2**26
 
 
-def test_a_script_reports_a_damaged_file_in_one_line(tmp_path: Path, monkeypatch):
+def test_a_script_reports_a_damaged_file_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+):
     files: dict[str, bytes] = dict.fromkeys((TRAIN_IMAGES, TRAIN_LABELS), b"no IDX file")
-    folder = write(tmp_path, files, "MNIST", gz=False)
-    monkeypatch.setenv("RAM_ENV_DATA", str(folder))
-    monkeypatch.setattr("sys.argv", ["train/evaluate.py", "--pretrained", "mnist"])
-    with pytest.raises(SystemExit, match=f"^error: .*{TRAIN_IMAGES} is damaged"):
-        run(train.evaluate.main, train.evaluate.parse)
+    monkeypatch.setenv("RAM_ENV_DATA", str(write(tmp_path, files, "MNIST", gz=False)))
+    assert f"{TRAIN_IMAGES} is damaged" in command(train.evaluate, "--pretrained", "mnist")

@@ -13,9 +13,6 @@ from ram_env import data
 from ram_env.data import load_digits, open_split, register_dataset
 from tests.dataset_makers import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, only, write
 
-# The full MNIST
-
-
 # What a split is
 
 

@@ -102,16 +102,18 @@ def test_observations_lie_in_their_space_and_are_glimpses_of_the_canvas(any_id):
             assert info["position"].dtype == np.int64
 
 
-def test_the_last_observation_repeats_the_last_glimpse_in_fresh_arrays(make):
-    env = make()
+@pytest.mark.parametrize("stops", [False, True])
+def test_the_last_observation_repeats_the_last_glimpse_in_fresh_arrays(make, stops):
+    env = make(allow_stop=stops)
     shown = [env.reset(seed=0)[0]]
-    for t in range(4):
+    for t in range(2 if stops else 4):
         location = np.array([0.3 * t, -0.2], np.float32)
-        shown.append(env.step(act(0, location))[0])
+        more = {"stop": t} if stops else {}  # the second decision stops
+        shown.append(env.step(act(0, location, **more))[0])
         location[:] = 9  # the caller's array is free again
     for name in ("glimpse", "location", "time"):
         assert (shown[-1][name] == shown[-2][name]).all()
-        for i in range(5):
+        for i in range(len(shown)):
             assert not any(np.shares_memory(shown[i][name], shown[j][name]) for j in range(i))
             shown[i][name][:] = 0  # writable, and nobody minds
     assert env._episodes.canvas(0).any()
@@ -125,9 +127,9 @@ STYLE: dict[str, Any] = {"canvas_size": 40, "translate": True, "num_clutter": 3,
 @pytest.mark.parametrize("split", ["train", "train+validation", "validation", "test"])
 def test_canvases_and_first_locations_are_those_of_the_written_rule(make, split, order):
     # Word 0 of episode e is the image, 1 and 2 the first location, the rest the canvas; an option
-    # moves no other draw. Visit v of a sequential env is of image v mod n, with words of a pinned
-    # stream whose counter is v. So are those of frozen splits, but there image and pass are the
-    # first location's counter, and the image is the canvas's.
+    # moves no other draw. Visit v of a sequential env is of image v mod n, with the words of a
+    # pinned stream at counter v. Frozen splits use the pinned stream in any order: the first
+    # location's counter is pass * n + image, the canvas's is the image.
     images, _ = load_digits("toy", split)
     env, n, frozen = make(split=split, order=order, **STYLE), len(images), "train" not in split
     for episode in (0, 1, 2, 3, 78, 79, 80):

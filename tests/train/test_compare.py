@@ -661,6 +661,7 @@ def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it
 def test_a_tuning_tries_choices_as_they_are_and_stays_within_spans():
     space = {"gamma": Choices((0.9995, "1e3")), "std": (0.123456, 0.123499)}
     drawn = draw_trials(Algorithm("x", "ours", space=space), 12)[1:]
+    assert draw_trials(Algorithm("y", "ours", space=space), 12)[1:] == drawn  # whatever the name
     assert {trial["gamma"] for trial in drawn} == {0.9995, "1e3"}
     assert all(0.123456 <= trial["std"] <= 0.123499 for trial in drawn)
 

@@ -157,9 +157,10 @@ REFUSED: list[tuple[str, dict[str, Any] | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize("refused", REFUSED)
-def test_an_unfit_run_is_refused_and_what_was_published_stays(copied, published, refused):
-    file, changes, message = refused
+@pytest.mark.parametrize(("file", "changes", "message"), REFUSED, ids=[each[2] for each in REFUSED])
+def test_an_unfit_run_is_refused_and_what_was_published_stays(
+    copied, published, file, changes, message
+):
     if changes is None:
         (copied / file).unlink()
     else:

@@ -95,7 +95,9 @@ def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
         assert (run / file).read_bytes() == (whole / file).read_bytes()
 
 
-def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys, monkeypatch):
+def test_it_begins_with_the_seeds_of_all_scripts_says_what_it_runs_on_and_ends_with_the_test_error(
+    tmp_path, capsys, monkeypatch
+):
     resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
     lines = train(tmp_path / "run", capsys, seed=7)
     assert re.search(r"device cpu, 1 threads, seed 7", lines[0])

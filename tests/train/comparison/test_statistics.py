@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from train.comparison import statistics
-from train.comparison.statistics import holm, least_p, mean_interval, rank_test
+from train.comparison.statistics import (
+    holm,
+    least_p,
+    mean_interval,
+    probability_of_improvement,
+    rank_test,
+)
 
 RESAMPLES = 2_000
 
@@ -32,19 +37,17 @@ def test_rliable_returns_the_same():
     generator = np.random.default_rng(7)
     x = np.round(generator.normal([0.6, 0.7, 0.5, 0.8], 0.15, (10, 4)), 2)
     y = np.round(generator.normal([0.5, 0.68, 0.35, 0.8], 0.15, (10, 4)), 2)
-    better = [
-        statistics.probability_of_improvement(*pair).value for pair in zip(x.T, y.T, strict=True)
-    ]
+    better = [probability_of_improvement(*pair).value for pair in zip(x.T, y.T, strict=True)]
     assert np.mean(better) == pytest.approx(0.5225, abs=1e-12)
 
 
 def test_the_probability_of_improvement_counts_pairs_and_half_the_ties():
     # 3 beats 1, 1 and ties 3; 2 beats 1, 1: (2 + 1/2 + 2) / 6
     first, second = np.array([3.0, 2]), np.array([1.0, 1, 3])
-    assert statistics.probability_of_improvement(first, second).value == pytest.approx(4.5 / 6)
+    assert probability_of_improvement(first, second).value == pytest.approx(4.5 / 6)
     (x,), (y,) = draw(9), draw(7, seed=1)
     u = mannwhitneyu(x, y).statistic
-    assert statistics.probability_of_improvement(x, y).value == pytest.approx(u / (9 * 7))
+    assert probability_of_improvement(x, y).value == pytest.approx(u / (9 * 7))
 
 
 def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
@@ -53,16 +56,16 @@ def test_the_bootstrap_of_the_improvement_is_a_slow_loops_and_mirrors():
     for _ in range(RESAMPLES):
         u, v = generator.choice(x, len(x)), generator.choice(y, len(y))
         expected.append(np.mean([(a > b) + 0.5 * (a == b) for a in u for b in v]))
-    value, low, high = statistics.probability_of_improvement(x, y, resamples=RESAMPLES)
+    value, low, high = probability_of_improvement(x, y, resamples=RESAMPLES)
     assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=0.03)
-    back = statistics.probability_of_improvement(y, x, resamples=RESAMPLES)
+    back = probability_of_improvement(y, x, resamples=RESAMPLES)
     assert value + back.value == pytest.approx(1)
     assert (low, high) == pytest.approx((1 - back.high, 1 - back.low), abs=0.03)
 
 
 def test_with_one_seed_there_is_no_bootstrap_interval():
     for x, y in (draw(1, 5), draw(5, 1)):
-        value, *ends = statistics.probability_of_improvement(x, y)
+        value, *ends = probability_of_improvement(x, y)
         assert (math.isfinite(value), *map(math.isnan, ends)) == (True, True, True)
 
 

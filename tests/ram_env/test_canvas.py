@@ -63,6 +63,21 @@ def test_canvases_equal_a_slow_loop(shape, style):
     assert clipped > 100 or keywords["num_clutter"] < 12  # the crowded style shows the clip
 
 
+def test_clutter_is_never_cut_from_the_own_image():
+    images = np.repeat(np.arange(1, 7, dtype=np.uint8), 64).reshape(6, 8, 8)  # image k shows k + 1
+    indices = np.tile(np.arange(6), 500)
+    canvases, positions = draw_canvases(
+        images, indices, seed=0, canvas_size=24, num_clutter=1, clutter_size=4
+    )
+    sources = np.zeros((6, 6), int)
+    for canvas, (x, y), index in zip(canvases, positions, indices, strict=True):
+        canvas[y : y + 8, x : x + 8] = 0
+        if canvas.any():  # a piece shows beside the object
+            sources[index, int(canvas.max()) - 1] += 1
+    assert (np.diag(sources) == 0).all()
+    assert (sources[~np.eye(6, dtype=bool)] > 0).all()
+
+
 def slow_resize(image, width, height):
     """Split each pixel into width x height parts, and take means over blocks of them."""
     h, w, colours = image.shape
@@ -149,18 +164,3 @@ BAD = {
 def test_refusals_name_the_argument(name, value):
     with pytest.raises(ValueError, match=name):
         draw_canvases(**{**GOOD, name: value})
-
-
-def test_clutter_is_never_cut_from_the_own_image():
-    images = np.repeat(np.arange(1, 7, dtype=np.uint8), 64).reshape(6, 8, 8)  # image k shows k + 1
-    indices = np.tile(np.arange(6), 500)
-    canvases, positions = draw_canvases(
-        images, indices, seed=0, canvas_size=24, num_clutter=1, clutter_size=4
-    )
-    sources = np.zeros((6, 6), int)
-    for canvas, (x, y), index in zip(canvases, positions, indices, strict=True):
-        canvas[y : y + 8, x : x + 8] = 0
-        if canvas.any():  # a piece shows beside the object
-            sources[index, int(canvas.max()) - 1] += 1
-    assert (np.diag(sources) == 0).all()
-    assert (sources[~np.eye(6, dtype=bool)] > 0).all()

@@ -30,7 +30,15 @@ ALGORITHMS = [
 ERRORS = {"dense": 3, "sparse": 6, "ppo": 8, "a2c": 12, "random": 20, "oracle": 2, "plain": 60}
 LABELLED = {"dense", "sparse", "random", "oracle"}
 TASK = ComparedTask("A-v0", 8, 1000, 5, 4, 90.0, 10.0)
-CONFIG = {"parameters": 289421}
+CONFIG = {
+    "parameters": 289421,
+    "command": "python train/x.py --seed 0",
+    "commit": "abc123",
+    "machine": "a machine",
+    "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+    "started": "2026-11-25T10:00:00+00:00",
+    "python": "3.11.7",
+}
 
 
 def make_protocol(*tasks):
@@ -297,6 +305,21 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
     row = row_of(text, "dense", "space")
     assert (row["trials"], row["chosen"]) == ("0 of 4", "-")
     assert "On `A-v0`: 4 trials" in text
+
+
+def test_the_report_names_commit_machine_versions_and_days(results):
+    lines = report_on(results).splitlines()
+    assert {"- commit: abc123", "- started: 2026-11-25"} <= {*lines}
+    later = {**CONFIG, "commit": "fff+", "started": "2026-12-01T00:00:00+00:00"}
+    write(results, TASK, "ppo", 0, config=later)
+    lines = report_on(results).splitlines()
+    for line in (
+        *("- commit fff+: ppo", "- machine: a machine", "- python: 3.11.7"),
+        "- commit abc123: dense, sparse, ppo, a2c, random, oracle, plain",
+        *("- versions: numpy 2.4.6, torch 2.13.0", "- started: 2026-11-25 to 2026-12-01"),
+        "dense: python train/x.py --seed 0",
+    ):
+        assert line in lines
 
 
 def test_seeds_off_the_budget_or_that_the_protocol_does_not_ask_for_are_named(results):

@@ -119,11 +119,6 @@ def cast(array: Array, dtype: str) -> Array:
         return array.astype(dtype, copy=False)
 
 
-def bitcast(array: Array, dtype: str) -> Array:
-    """Read the same bytes as another dtype; the last axis shrinks or grows to match."""
-    return array.view(getattr(library(array), dtype))
-
-
 def log_softmax(scores: Array) -> Array:
     """Return log-probabilities over the last axis, (n, K), float64."""
     if is_tensor(scores):

@@ -141,9 +141,9 @@ def _add_blocks(sums: Array, scale: int) -> Array:
     if scale < len(_PAIR_MASKS):
         word = "int64" if sums.shape[3] % (8 >> scale) == 0 else "int32"
         mask = _PAIR_MASKS[scale] & (-1 if word == "int64" else 0x7FFFFFFF)
-        words = xp.bitcast(sums, word)
+        words = sums.view(word)  # the same bytes
         pairs = (words & mask) + ((words >> (8 << scale)) & mask)
-        pairs = xp.bitcast(pairs, f"int{16 << scale}")  # (n, C, k, k/2)
+        pairs = pairs.view(f"int{16 << scale}")  # (n, C, k, k/2)
     else:
         pairs = sums[..., 0::2] + sums[..., 1::2]
     return pairs[:, :, 0::2] + pairs[:, :, 1::2]

@@ -29,7 +29,7 @@ class EpisodeNoise(NamedTuple):
 
     Attributes:
         normal: Standard normal, for locations. Shape (T, N, 2).
-        uniform: Uniform in (-1, 1), for locations of the random control. Shape (T, N, 2).
+        uniform: Uniform in [-1, 1], for locations of the random control. Shape (T, N, 2).
         clocks: Exponential of mean 1, for labels. Shape (T, N, K).
         shift: Uniform in (0, 1). Shape (N, 2).
         shared: Uniform in (0, 1), the same for all lanes. Shape (S,).

@@ -234,7 +234,7 @@ def run(
 def _check_checkout(script: Path) -> None:
     """Raise a ValueError if a script of one checkout would run the modules of another one."""
     ours = Path(__file__).resolve()
-    checkout, other = ours.parents[2], script.parents[1]
+    checkout, other = ours.parents[2], script.parent.parent
     if (other / ours.relative_to(checkout)).exists() and not other.samefile(checkout):
         raise ValueError(
             f"{script} would run with the modules installed from {checkout}: set PYTHONPATH={other}"

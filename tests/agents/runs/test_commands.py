@@ -211,7 +211,9 @@ def test_a_script_refuses_to_run_with_the_modules_of_another_checkout(tmp_path, 
     module.touch()
     with pytest.raises(SystemExit, match=f"train/reinforce.py .*set PYTHONPATH={tmp_path}$"):
         run(called.append, list)
-    assert called == [[]]
+    monkeypatch.setattr(sys, "argv", ["/mine.py"])  # which has one folder above it
+    run(called.append, list)
+    assert called == [[], []]
 
 
 @pytest.mark.usefixtures("_own_excepthook")

@@ -162,9 +162,9 @@ class Comparison:
     def tune(self) -> Iterator[int]:
         """Run the missing trials phase by phase, and yield an exit status for each trial."""
         tried: set[Job] = set()
-        for algorithm in self.algorithms:
-            ended = self.read_tuning(self.task, algorithm).ended.values()
-            yield from (DIVERGED for t in chain(*ended) if t.status == "diverged")
+        phases = [self.read_tuning(self.task, each).ended.values() for each in self.algorithms]
+        stored = [*chain(*chain(*phases))]
+        yield from (DIVERGED for trial in stored if trial.status == "diverged")
         for _ in results.PHASES:
             tunings = [self.read_tuning(self.task, each) for each in self.algorithms]
             planned = [each for tuning in tunings for each in tuning.missing]
@@ -177,7 +177,7 @@ class Comparison:
                     path = each.kept.with_name(f"{each.phase}.csv")
                     results.write_trials(path, [*results.read_trials(path), trial])
                 yield exit_status(seed)
-        if not tried and any(self.task.for_algorithm(each).trials for each in self.algorithms):
+        if stored and not tried:
             print(f"all trials are stored in {self.results}: another --results FOLDER repeats them")
 
     def run_seeds(self) -> Iterator[int]:

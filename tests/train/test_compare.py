@@ -285,6 +285,8 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
     more += "[tasks.Other-v0]\nnum_glimpses = 4\nenv_steps = 900\nseeds = 1\ntrials = 0\n"
     more += "algorithms = { tuned = 1, changed = 2 }\n"
     place.write(more + 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n')
+    main(place.config(stages=("tune",), algorithms=("changed",)))
+    assert "stored" not in capsys.readouterr().out  # it has no trials of its own
     main(place.config(stages=("tune",)))
     assert {call.split()[0] for call in place.calls()} == {"works"}
     path = tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv"

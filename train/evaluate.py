@@ -111,7 +111,6 @@ class RunFile(msgspec.Struct):
     """Form of ``config.json``, as far as evaluation reads it."""
 
     config: RunSettings
-    sample: bool | None = None
 
 
 def main(config: Config) -> None:
@@ -121,8 +120,8 @@ def main(config: Config) -> None:
     name = config.pretrained or str(run_dir)
     device = choose_device(config.device)
     model = load_run(run_dir, env_id=config.env_id)[0].to(device)
-    facts = read_json(run_dir / "config.json", RunFile)
-    settings, learned_std = facts.config, model.location_std
+    settings = read_json(run_dir / "config.json", RunFile).config
+    learned_std = model.location_std
     env_id = config.env_id or settings.env_id
     scheduled_std = settings.final_std or settings.std
     std = config.std or (scheduled_std if learned_std is None else learned_std.detach())
@@ -135,7 +134,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     env = make_env(env_id, device, **keywords, split=config.split)
     check_fit(model, env)
-    check_data(name, facts.sample, env.data_is_sample)
+    check_data(name, run_dir, data=env.data_source, is_sample=env.data_is_sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
     print(f"{env.data_source}\n")
 

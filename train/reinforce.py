@@ -355,7 +355,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     weights = Weights(**{field.name: getattr(config, field.name) for field in fields(Weights)})
     model = make_model(config, env).to(device)
     if config.initial is not None and log.checkpoint is None:
-        start_from(model, config.initial, is_sample=env.data_is_sample)
+        start_from(model, config.initial, data=env.data_source, is_sample=env.data_is_sample)
     optimizer = make_optimizer(config, model)
     noise_source = Noise(
         config.seed,

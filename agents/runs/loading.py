@@ -48,24 +48,28 @@ def load_pretrained(name: str) -> tuple[RecurrentAttentionModel, dict[str, Any]]
     return load_run(pretrained_dir(name))
 
 
-def check_data(name: str, trained_on_sample: bool | None, is_sample: bool) -> None:
+def check_data(name: str, run_dir: Path, *, data: str, is_sample: bool) -> None:
     """Raise ValueError if a run may have been trained on images that these data hold out.
 
     Args:
-        name: Where the run is, for the message.
-        trained_on_sample: Whether it was trained on the fallback sample; None is unknown.
-        is_sample: Whether these data are that sample.
+        name: Name of the run, for the message.
+        run_dir: Its folder.
+        data: An environment's ``data_source``, which begins with the dataset's name.
+        is_sample: Whether these data are the fallback sample of digits.
     """
-    if trained_on_sample not in (None, is_sample):
-        data = ("the full data", "the sample of digits")
-        advice = "" if trained_on_sample else ". Set RAM_ENV_DATA to a folder with MNIST/raw"
+    run = read_json(run_dir / "config.json", RunRecord)
+    datasets = {text.partition(" ")[0] for text in (run.data, data) if text}
+    others = len(datasets) > 1 and not run.config.get("initial")  # whose images it saw, too
+    if run.sample not in (None, is_sample) and not others:
+        kinds = ("the full data", "the sample of digits")
+        advice = "" if run.sample else ". Set RAM_ENV_DATA to a folder with MNIST/raw"
         raise ValueError(
-            f"{name} was trained on {data[trained_on_sample]}, but the data found here are "
-            f"{data[is_sample]}, which shares images with it: the error would be too low{advice}"
+            f"{name} was trained on {kinds[run.sample]}, but the data found here are "
+            f"{kinds[is_sample]}, which shares images with it: the error would be too low{advice}"
         )
 
 
-def start_from(model: RecurrentAttentionModel, name: str, *, is_sample: bool) -> None:
+def start_from(model: RecurrentAttentionModel, name: str, *, data: str, is_sample: bool) -> None:
     """Give a model the weights of a published agent or of a run folder, its learned std included.
 
     A stop network that the other lacks keeps its own.
@@ -73,7 +77,8 @@ def start_from(model: RecurrentAttentionModel, name: str, *, is_sample: bool) ->
     Args:
         model: Takes the weights.
         name: The published agent or the run folder.
-        is_sample: Whether the model will be trained on the fallback sample of digits.
+        data: What the model will be trained on: see :func:`check_data`.
+        is_sample: Whether that is the fallback sample of digits.
 
     Raises:
         ValueError: If there is neither, it has other networks or sizes than the model, or it was
@@ -81,7 +86,7 @@ def start_from(model: RecurrentAttentionModel, name: str, *, is_sample: bool) ->
     """
     folder = find_run(name)
     other, _ = load_run(folder, env_id="")
-    check_data(name, read_json(folder / "config.json", RunRecord).sample, is_sample)
+    check_data(name, folder, data=data, is_sample=is_sample)
     theirs, mine = (asdict(each.config) for each in (other, model))
     if other.stop_network is None:
         theirs["stop_hidden"] = mine["stop_hidden"]

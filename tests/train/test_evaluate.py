@@ -191,6 +191,8 @@ def test_a_split_that_shares_images_with_the_training_is_refused(
     edit_json(run_dir / "config.json", sample=trained_on_sample)
     with pytest.raises(ValueError, match=r"was trained on the .* shares images with it"):
         report(run_dir, capsys)
+    edit_json(run_dir / "config.json", data="MNIST train: 4000 images")
+    assert report(run_dir, capsys)  # other images than the signpost's
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_published_run_is_evaluated_and_starts_others_by_its_name(run_dir, cap
             train.evaluate.Config(**neither_or_both)
     stored, _ = load_pretrained("board")
     model = RecurrentAttentionModel(stored.config)
-    start_from(model, "board", is_sample=False)
+    start_from(model, "board", data="", is_sample=False)
     for name, weight in stored.state_dict().items():
         assert torch.equal(weight, model.state_dict()[name])
 

@@ -24,24 +24,29 @@ def run_dir(tmp_path: Path) -> Path:
 def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_dir):
     model = RecurrentAttentionModel(replace(CONFIG, stop_hidden=3, identity_core=True))
     before = {name: part.clone() for name, part in model.state_dict().items()}
-    start_from(model, str(run_dir), is_sample=False)
+    start_from(model, str(run_dir), data="MNIST", is_sample=False)
     stored = load_file(run_dir / "best.safetensors")
     for name, part in model.state_dict().items():
         assert torch.equal(part, (before | stored)[name]), name
     other = RecurrentAttentionModel(replace(CONFIG, location="absolute", hidden_size=9))
     differs = "it has hidden_size 8 and not 9, location offset and not absolute"
     with pytest.raises(ValueError, match=f"{run_dir} can't be the start of this run: {differs}"):
-        start_from(other, str(run_dir), is_sample=False)
+        start_from(other, str(run_dir), data="MNIST", is_sample=False)
     edit_json(run_dir / "config.json", config={"env_id": "of_another:Shapes-v0"})
-    start_from(model, str(run_dir), is_sample=False)  # which imports nothing
+    start_from(model, str(run_dir), data="MNIST", is_sample=False)  # which imports nothing
     learned = RecurrentAttentionModel(replace(CONFIG, num_glimpses=7, initial_std=0.2))
     with pytest.raises(ValueError, match="learned_std False and not True, see_time False and not"):
-        start_from(learned, str(run_dir), is_sample=False)
+        start_from(learned, str(run_dir), data="MNIST", is_sample=False)
     with pytest.raises(ValueError, match="'nowhere' must be a run folder or one of cluttered"):
-        start_from(model, "nowhere", is_sample=False)
+        start_from(model, "nowhere", data="MNIST", is_sample=False)
     edit_json(run_dir / "config.json", sample=False)
     with pytest.raises(ValueError, match=r"trained on the full data.*shares images.*RAM_ENV_DATA"):
-        start_from(model, str(run_dir), is_sample=True)
+        start_from(model, str(run_dir), data="MNIST", is_sample=True)
+    edit_json(run_dir / "config.json", data="shapes train: 200 images from its registered loader")
+    start_from(model, str(run_dir), data="MNIST", is_sample=True)  # other images
+    edit_json(run_dir / "config.json", config={"initial": "cluttered"})  # which saw MNIST
+    with pytest.raises(ValueError, match="shares images"):
+        start_from(model, str(run_dir), data="MNIST", is_sample=True)
 
 
 def test_the_model_comes_back_with_its_settings(run_dir):

@@ -316,11 +316,11 @@ def exit_status(seed: results.Seed | None) -> int:
 
 
 def refuse_another(what: str, called_as: Any, job: Job) -> None:
-    """Raise a ValueError if a result comes from another command than the protocol's."""
+    """Raise a ValueError if a result comes from another command than a job's."""
     if called_as != job.called_as:
         raise ValueError(
-            f"{what} was run as {called_as!r}, but the protocol now says {job.called_as!r}: "
-            "move it away to run it again"
+            f"{what} was run as {called_as!r}, but would now be run as {job.called_as!r}: "
+            "move it away, or choose another --results"
         )
 
 

@@ -86,7 +86,7 @@ class Config(JobConfig):
     work_dir: Path = Path("runs/compare")
     """Folder for the runs; it can be deleted afterwards."""
     final_split: Literal["test", "validation"] = "test"
-    """Split to evaluate the last weights on, once."""
+    """Split to evaluate the stored weights on, once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,8 +134,8 @@ def main(config: Config) -> None:
         if "report" in config.stages:  # one for all environments
             lock = comparison.results / ".report.lock"
             with hold(lock, f"another report is made in {comparison.results}", seconds=300):
-                for path in write_reports(comparison.protocol, comparison.results):
-                    print(path)
+                written = write_reports(comparison.protocol, comparison.results)
+                print(*written or [f"{comparison.results} holds no results"], sep="\n")
     if any(statuses):
         sys.exit(DIVERGED if set(statuses) <= {0, DIVERGED} else 1)
 

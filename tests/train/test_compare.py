@@ -176,8 +176,10 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
 
 
 def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path, capsys):
-    main(Place(tmp_path).config(stages=STAGES))
-    folder = tmp_path / "results"
+    place, folder = Place(tmp_path), tmp_path / "results"
+    main(place.config(stages=("report",)))
+    assert capsys.readouterr().out == f"{folder} holds no results\n"
+    main(place.config(stages=STAGES))
     seed = results.read_seeds(folder, "MNISTGlimpse-v0")[1]
     assert shlex.split(seed.config["command"]) == ["python", "x", "RUN_DIR", "it's"]
     assert seed.config["called_as"].endswith("--rate " + seed.config["called_as"].split()[-1])

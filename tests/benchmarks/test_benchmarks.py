@@ -54,7 +54,8 @@ def test_the_report_on_a_gpu_has_every_section_and_says_what_failed(tmp_path):
     small = "--env-id SignpostGlimpse-v0 --threads 1"
     flags = {"TESTS": "tests/none.py", "SPEED": f"{small} --lanes 2 --updates 1", "DEVICE": "cpu"}
     small += " --total-episodes 256 --hidden-size 8 --conv-features 2"
-    flags |= {"SHORT": f"{small} --validation-images 500 --num-validations 1"}
+    small += " --validation-images 500"
+    flags |= {"SHORT": f"{small} --num-validations 1"}
     flags |= {"TRAINING": f"{small} --num-validations 2 --final-split none"}
     environment = {**os.environ, **flags, "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -235,21 +235,18 @@ def test_a_run_that_was_killed_or_that_no_report_can_use_is_reported_and_not_kep
     assert [name for name, *_ in place.seeds()] == ["good", "good"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("env_steps = 3000", "env_steps = 6000"), ("--seed", "--more 1 --seed"), ("0.9]", "0.8]")],
-)
-def test_results_of_another_protocol_are_refused(tmp_path, old, new):
-    assert old in HEAD
+def test_results_of_another_protocol_are_refused(tmp_path):
     more = '[algorithms.fixed]\nprogram = "ours"\n'
     place = Place(tmp_path, more)
     main(place.config())
-    place.write(more, HEAD.replace(old, new))
-    with pytest.raises(ValueError, match=r"trials.csv, trial \d, was run as .*move it away"):
-        main(place.config())
-    if old != "0.9]":  # that is not this one's
-        with pytest.raises(ValueError, match=r"seed_0 was run as .*move it away"):
-            main(place.config(algorithms=("fixed",)))
+    for old, new in {"3000": "6000", "--seed": "--more 1 --seed", "0.9]": "0.8]"}.items():
+        assert old in HEAD
+        place.write(more, HEAD.replace(old, new))
+        with pytest.raises(ValueError, match=r"trials.csv, trial \d, was run as .*move it away"):
+            main(place.config())
+        if old != "0.9]":  # that is not this one's
+            with pytest.raises(ValueError, match=r"seed_0 was run as .*move it away"):
+                main(place.config(algorithms=("fixed",)))
 
 
 def test_an_interrupted_run_of_another_protocol_is_refused_and_stays(tmp_path):

@@ -28,7 +28,7 @@ def test_they_reach_training_validation_resuming_and_evaluation(tmp_path, capsys
     resumed = read_resumed(Config, ["--resume", str(folder)])
     assert resumed is not None
     assert resumed.env_kwargs == keywords
-    how: Any = {"num_passes": 1, "threads": 1, "device": "cpu", "hindsight": True}
+    how: Any = {"num_passes": 1, "threads": 1, "device": "cpu"}
     train.evaluate.main(train.evaluate.Config(folder, gif=tmp_path / "episodes.gif", **how))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(f"SignpostGlimpse-v0 with {keywords}, device cpu")

@@ -59,8 +59,9 @@ def check_data(name: str, run_dir: Path, *, data: str, is_sample: bool) -> None:
     """
     run = read_json(run_dir / "config.json", RunRecord)
     datasets = {text.partition(" ")[0] for text in (run.data, data) if text}
-    others = len(datasets) > 1 and not run.config.get("initial")  # whose images it saw, too
-    if run.sample not in (None, is_sample) and not others:
+    # A run that began from another one has seen that one's images, too
+    other_images = len(datasets) > 1 and not run.config.get("initial")
+    if run.sample not in (None, is_sample) and not other_images:
         kinds = ("the full data", "the sample of digits")
         advice = "" if run.sample else ". Set RAM_ENV_DATA to a folder with MNIST/raw"
         raise ValueError(

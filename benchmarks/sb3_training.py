@@ -30,7 +30,10 @@ def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int =
     models["recurrent_ppo, stock buffer"] = stock = make(env_id, num_envs, "recurrent_ppo")
     stock._setup_model()  # makes sb3-contrib's buffer, in place of ours
     models["stock PPO, one environment"] = PPO("MultiInputPolicy", env_id)
-    updates = {name: partial(train_once, model) for name, model in models.items()}
+    updates = {
+        name: partial(train_once, model, model.n_steps * model.n_envs)
+        for name, model in models.items()
+    }
     costs = take_turns(updates, repetitions)
     print(f"\n{env_id}, {num_envs} lanes\n\n| algorithm | env steps/CPU s |\n|---|---:|")
     for name, cost in costs.items():

@@ -1,9 +1,11 @@
-"""Train Stable-Baselines3's SAC or CrossQ: `python train/off_policy.py --run-dir runs/x`.
+"""Train Stable-Baselines3's SAC or CrossQ: `python train/off_policy.py --algorithm sac`.
 
 They learn from a replay of the last 100,000 env steps, one gradient step per 8 env steps. The
 observation is the episode so far, through the glimpse network of `train/sb3.py`; the action is the
 env's Box, location and class scores, squashed by tanh. The other settings are defaults,
 except that CrossQ's critics have SAC's 256 units: with 1,024 a step costs 2.4 times as much.
+Environment, log, checkpoints and evaluation are those of `train/sb3.py`; a checkpoint holds the
+replay.
 """
 
 from __future__ import annotations
@@ -15,61 +17,79 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from sb3_contrib import CrossQ
 from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import VecMonitor
+from torch import nn
 
-from agents.runs.commands import parse_flags, run
-from agents.sb3 import GlimpseVecEnv, VectorGlimpseHistory
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, parse_flags, run
+from agents.runs.folder import run_in_folder
+from agents.sb3 import GlimpseVecEnv
 from agents.sb3.flat import FlatHistoryFeatures, FlatPlayer, FlatVecEnv
-from train.keywords import make_vector_env
-from train.stock_ppo import StockConfig, train
+from agents.sb3.training import OffPolicyState
+from train.sb3 import Learner, SharedConfig, train
 
 ALGORITHMS = {"sac": SAC, "crossq": CrossQ}
+REPLAY_STEPS = 100_000
 
 
 @dataclass(frozen=True)
-class Config(StockConfig):
+class Config(SharedConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal["sac", "crossq"] = "sac"
     """Algorithm to train."""
+    total_steps: int = 1_000_000
+    """Env steps to train for, all lanes together; rounded up to whole updates of 64 episodes."""
     reward: Literal["final", "dense", "log_score"] = "log_score"
     """Reward of the environment; dense and log_score reward every label, not only the last."""
-    env_steps: int = 1_000_000
-    """Env steps to train for, all lanes together; rounded up to whole rollouts."""
+
+    num_envs = 8  # lanes, and so env steps per gradient step
+    update_episodes = 64  # between two looks at the log, the clock and the signals
+    sees_history = True
+
+
+GROUPS = {
+    "run": RUN_FLAGS,
+    "task": ("env_id", "env_kwargs", "curriculum", "reward"),
+    "learning": ("algorithm", "total_steps"),
+    "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),
+}
 
 
 def main(config: Config) -> None:
-    """Train SAC or CrossQ on 8 lanes."""
-
-    def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
-        env = make_vector_env(config.env_id, num_envs, reward=config.reward, **keywords)
-        return GlimpseVecEnv(VectorGlimpseHistory(env))
-
-    history: Any = make_lanes(1).observation_space
-
-    def make_model() -> SAC | CrossQ:
-        return ALGORITHMS[config.algorithm](
-            "MlpPolicy",
-            FlatVecEnv(make_lanes(8)),  # one gradient step per step of all lanes
-            buffer_size=100_000,
-            # Each observation is stored once; episodes are never truncated.
-            optimize_memory_usage=True,
-            replay_buffer_kwargs={"handle_timeout_termination": False},
-            policy_kwargs={
-                "net_arch": [256, 256],
-                "features_extractor_class": FlatHistoryFeatures,
-                "features_extractor_kwargs": {"history": history},
-            },
-            seed=config.seed,
-            device="cpu",
-        )
-
-    train(config, make_model, make_lanes, lambda model: FlatPlayer(model, history))
+    """Train, or resume training, in the run folder."""
+    run_in_folder(config, f"{config.env_id}_{config.algorithm}", partial(train, make_learner))
 
 
-parse = partial(parse_flags, Config)
-"""Returns the settings of a command line."""
+def make_learner(config: Config, lanes: GlimpseVecEnv, device: torch.device, seed: int) -> Learner:
+    """Make SAC or CrossQ."""
+    history: Any = lanes.observation_space
+    model: Any = ALGORITHMS[config.algorithm](
+        "MlpPolicy",
+        VecMonitor(FlatVecEnv(lanes), info_keywords=("correct",)),
+        buffer_size=REPLAY_STEPS,
+        # Each observation is stored once; episodes are never truncated.
+        optimize_memory_usage=True,
+        replay_buffer_kwargs={"handle_timeout_termination": False},
+        policy_kwargs={
+            "net_arch": [256, 256],
+            "features_extractor_class": FlatHistoryFeatures,
+            "features_extractor_kwargs": {"history": history},
+        },
+        stats_window_size=config.update_episodes,
+        seed=seed % 2**32,  # the limit of NumPy's global generator
+        device=device,
+    )
+    weights = nn.ModuleDict({"actor": model.actor, "critic": model.critic})
+    state = OffPolicyState(model)
+    player = FlatPlayer(model, history)
+    return Learner(model, weights, state.optimizer, player, stored={"off_policy": state})
+
+
+parse = partial(parse_flags, Config, groups=GROUPS)
+"""Returns the settings of a command line, or of the run that it resumes."""
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
@@ -22,9 +22,11 @@ import torch
 from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecMonitor
+from torch import nn
 
 from agents.baselines import count_parameters
 from agents.diagnostics import behaviour
@@ -62,21 +64,41 @@ ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
 
 @dataclass(frozen=True)
-class Config(AgentConfig):
+class SharedConfig(AgentConfig):
+    """Settings that the scripts with Stable-Baselines3's algorithms share."""
+
+    env_id: str = "MNISTGlimpse-v0"
+    """Registered environment to train on."""
+    device: str = "auto"
+    """Device for the networks: cpu, cuda or cuda:N; auto is cpu, which is faster for small ones."""
+    total_steps: int = 5_000_000
+    """Env steps (glimpses) to train for, all lanes together; rounded up to whole updates."""
+    reward: Literal["final", "dense", "log_score"] = "final"
+    """Reward, whatever the id's own; dense and log_score reward every label, not only the last."""
+
+    @property
+    def task(self) -> Task:
+        """The task, with its keywords and reward."""
+        return replace(super().task, reward=self.reward)
+
+    def __post_init__(self) -> None:
+        """Check the shared values; scripts extend this with their own."""
+        super().__post_init__()
+        check_settings(self, {"at least 1": ("total_steps",)})
+        check_env(self.env_id, **self.keywords)
+        if "reward" in self.keywords:
+            raise ValueError("env_kwargs must leave out reward: --reward sets it")
+        _ = self.stages  # which refuses a bad curriculum
+
+
+@dataclass(frozen=True)
+class Config(SharedConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal[ALGORITHMS] = "ppo_history"  # pyright: ignore[reportInvalidTypeForm]
     """Algorithm; with _history, the observation holds the episode's glimpses so far."""
-    env_id: str = "MNISTGlimpse-v0"
-    """Registered environment to train on."""
-    total_steps: int = 5_000_000
-    """Env steps (glimpses) to train for, all lanes together; rounded up to whole updates."""
     num_envs: int = 128
     """Lanes: episodes played in parallel."""
-    device: str = "auto"
-    """Device for the networks: cpu, cuda or cuda:N; auto is cpu, which is faster for small ones."""
-    reward: Literal["final", "dense", "log_score"] = "final"
-    """Reward, whatever the id's own; dense and log_score reward every label, not only the last."""
     rollout_episodes: int | None = None
     """Episodes per lane and update; by default 8, or 4 for A2C. Fewer learn more slowly."""
     batch_episodes: int = 64
@@ -106,23 +128,13 @@ class Config(AgentConfig):
     checkpoint_every: int = 50
     """Updates between two checkpoints; each validation has one too."""
 
-    @property
-    def task(self) -> Task:
-        """The task, with its keywords and reward."""
-        return replace(super().task, reward=self.reward)
-
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        counts = ("total_steps", "num_envs", "rollout_episodes", "batch_episodes", "n_epochs")
-        counts = (*counts, "hidden_size")
+        counts = ("num_envs", "rollout_episodes", "batch_episodes", "n_epochs", "hidden_size")
         bounds = {"at least 1": counts, "positive": ("learning_rate", "std", "final_std")}
         bounds |= {"at least 0": ("entropy_coef", "policy_coef"), "in [0, 1]": ("gae_lambda",)}
         check_settings(self, bounds)
-        check_env(self.env_id, **self.keywords)
-        if "reward" in self.keywords:
-            raise ValueError("env_kwargs must leave out reward: --reward sets it")
-        _ = self.stages  # which refuses a bad curriculum
         if not self.learned_std and self.final_std > self.std:
             raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
         is_a2c = self.algorithm.startswith("a2c")  # whose batch is the update
@@ -146,6 +158,11 @@ class Config(AgentConfig):
         """Episodes of an update, all lanes together."""
         return self.num_envs * self.lane_episodes
 
+    @property
+    def sees_history(self) -> bool:
+        """Whether an observation holds the episode's glimpses so far."""
+        return self.algorithm.endswith("_history")
+
 
 GROUPS = {
     "run": RUN_FLAGS,
@@ -159,13 +176,38 @@ GROUPS = {
 }
 
 
+@dataclass(frozen=True)
+class Learner:
+    """An algorithm of Stable-Baselines3 and what :func:`train` has to know of it."""
+
+    model: BaseAlgorithm
+    weights: nn.Module
+    """All that it learns."""
+    optimizer: torch.optim.Optimizer
+    """Of these weights."""
+    player: PolicyPredictor
+    """What acts in an evaluation."""
+    schedule: Callable[[float], None] = lambda progress: None
+    """Prepares an update, given the share of the updates that are done."""
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """What else a run depends on: see :class:`agents.training.Training`."""
+
+
 def main(config: Config) -> None:
     """Train, or resume training, in the run folder."""
-    run_in_folder(config, f"{config.env_id}_{config.algorithm}", train)
+    run_in_folder(config, f"{config.env_id}_{config.algorithm}", partial(train, make_learner))
 
 
-def train(config: Config, log: RunLog, stop: Stop) -> None:
-    """Train, validate on the way, and evaluate the best model once on the final split."""
+def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: Stop) -> None:
+    """Train, validate on the way, and evaluate the best model once on the final split.
+
+    Args:
+        make_learner: Makes the algorithm, given ``config``, its lanes, a device and a seed.
+        config: Settings: a :class:`SharedConfig` with ``algorithm``, ``num_envs``,
+            ``update_episodes`` and ``sees_history``.
+        log: The run's folder.
+        stop: Tells when the run has to end.
+    """
     # Setup
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
@@ -188,14 +230,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     # Algorithm
     resumed_env = ResumedVectorEnv(env)
     lanes = to_sb3(config, resumed_env)
-    model = make_model(config, lanes, device, torch_seed)
+    learner = make_learner(config, lanes, device, torch_seed)
+    model, weights = learner.model, learner.weights
     model.set_logger(RunLogger(log))
     lanes.seed(lane_seeds)  # in place of the algorithm's
-    policy = model.policy
-    assert isinstance(policy, HybridPolicy)
-    policy.log_std.requires_grad_(config.learned_std)
-    weights = weights_of(policy)
-    training = Training(weights, policy.optimizer, env)
+    training = Training(weights, learner.optimizer, env, learner.stored)
     num_parameters = count_parameters(weights)
     facts = {"data": env.data_source, "sample": env.data_is_sample}
     facts |= {"device": describe_device(device)}
@@ -208,7 +247,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     def validate_and_keep() -> None:
         with log.judging():
             score, metrics = validate(
-                model,
+                learner.player,
                 validation_lanes,
                 config.validation_images or validation_env.num_images,
                 sampled=config.validate_sampled,
@@ -231,21 +270,16 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         if (begun := env.advance(update / num_updates)) is not None:
             resumed_env.restored, model._last_obs = begun, None  # so that the next rollout resets
             log.say(f"{model.num_timesteps} env steps: {env}")
-        if config.decay:
-            rate = cosine_rate(config.learning_rate, update / num_updates)
-            model.lr_schedule = lambda _, rate=rate: rate
-        if not config.learned_std:
-            std = config.std * (config.final_std / config.std) ** (update / num_updates)
-            policy.log_std.fill_(math.log(std))
-        np.random.seed([config.seed % 2**32, update])  # noqa: NPY002 - shuffles Stable-Baselines3's batches
-        train_once(model)
+        learner.schedule(update / num_updates)
+        np.random.seed([config.seed % 2**32, update])  # noqa: NPY002 - draws Stable-Baselines3's batches
+        train_once(model, update_steps)
         check_finite(update, dict(weights.named_parameters()))
         training.move_mean(0.0)  # the policy itself is evaluated, not a running mean
 
         correct = [episode["correct"] for episode in model.ep_info_buffer or ()]  # of this rollout
         log.status(updates_done * config.update_episodes, float(np.mean(correct)))
         if updates_done % config.log_every == 0 or updates_done == num_updates:
-            model.dump_logs()
+            model.dump_logs()  # pyright: ignore[reportAttributeAccessIssue] - on- and off-policy ones have it
         validates = updates_done in validations
         stopping = stop.requested
         if updates_done % config.checkpoint_every == 0 or validates or stopping:
@@ -262,7 +296,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     if config.final_split != "none":
         final_env = make(500, split=config.final_split, order="sequential")
         final_lanes, data = to_sb3(config, final_env), final_env.data_source
-        score = evaluate_sb3(model, final_lanes, final_env.num_images, on_batch=stop.check)
+        score = evaluate_sb3(learner.player, final_lanes, final_env.num_images, on_batch=stop.check)
         log.say(data)
     log.result(config.final_split, score, data)
 
@@ -295,11 +329,29 @@ def check_env(env_id: str, **keywords: Any) -> None:
         )
 
 
-def to_sb3(config: Config, env: VectorEnv) -> GlimpseVecEnv:
+def to_sb3(config: Any, env: VectorEnv) -> GlimpseVecEnv:
     """Adapt an environment, with the episode so far as observation if the algorithm uses it."""
-    if config.algorithm.endswith("_history"):
+    if config.sees_history:
         env = VectorGlimpseHistory(env)
     return GlimpseVecEnv(env)
+
+
+def make_learner(config: Config, lanes: GlimpseVecEnv, device: torch.device, seed: int) -> Learner:
+    """Make the algorithm, with the schedules of the learning rate and of the std."""
+    model = make_model(config, lanes, device, seed)
+    policy = model.policy
+    assert isinstance(policy, HybridPolicy)
+    policy.log_std.requires_grad_(config.learned_std)
+
+    def schedule(progress: float) -> None:
+        if config.decay:
+            rate = cosine_rate(config.learning_rate, progress)
+            model.lr_schedule = lambda _: rate
+        if not config.learned_std:
+            std = config.std * (config.final_std / config.std) ** progress
+            policy.log_std.fill_(math.log(std))
+
+    return Learner(model, weights_of(policy), policy.optimizer, model, schedule)
 
 
 def make_model(
@@ -314,7 +366,7 @@ def make_model(
         "label_counts": "last" if config.reward == "final" else "every",
         "location_weight": config.policy_coef,
     }
-    if config.algorithm.endswith("_history"):
+    if config.sees_history:
         policy["features_extractor_class"] = HistoryFeatures
         policy["features_extractor_kwargs"] = {"num_features": config.hidden_size}
     num_glimpses = env.task.num_glimpses

@@ -15,7 +15,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,7 @@ from typing import Any, Literal
 
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from agents.baselines import count_parameters
 from agents.runs.commands import parse_flags, run
@@ -38,8 +36,8 @@ from train.sb3 import check_env, validate
 
 
 @dataclass(frozen=True)
-class StockConfig:
-    """Settings that the scripts with stock algorithms share."""
+class Config:
+    """Settings of a run; every one is a flag."""
 
     run_dir: Path
     """Folder to write the run to; must not exist yet."""
@@ -53,38 +51,26 @@ class StockConfig:
     """Number of validations on the first 2,000 images, evenly spaced up to the end."""
     final_split: Literal["test", "validation"] = "test"
     """Split to evaluate once, at the end, with the last weights."""
-
-    def __post_init__(self) -> None:
-        """Check every value before anything is written."""
-        check_env(self.env_id)
-        check_settings(self, {"at least 1": ("env_steps", "marks"), "at least 0": ("seed",)})
-        if self.run_dir.exists():
-            raise ValueError(f"{self.run_dir} exists already: choose another with --run-dir")
-
-
-@dataclass(frozen=True)
-class Config(StockConfig):
-    """Settings of a run; every one is a flag."""
-
     num_envs: int = 1
     """Lanes: episodes played in parallel."""
     action_format: Literal["box", "multidiscrete"] = "box"
     """box: one Gaussian over location and class scores; multidiscrete: column, row and class."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
-        super().__post_init__()
-        check_settings(self, {"at least 1": ("num_envs",)})
+        """Check every value before anything is written."""
+        check_env(self.env_id)
+        counts = ("env_steps", "marks", "num_envs")
+        check_settings(self, {"at least 1": counts, "at least 0": ("seed",)})
+        if self.run_dir.exists():
+            raise ValueError(f"{self.run_dir} exists already: choose another with --run-dir")
 
 
 class Marks(BaseCallback):
     """Validates once a mark's env steps are trained on, and records the CPU time of training."""
 
-    def __init__(
-        self, folder: Path, marks: Iterable[int], player: PolicyPredictor, lanes: GlimpseVecEnv
-    ):
+    def __init__(self, folder: Path, marks: Iterable[int], lanes: GlimpseVecEnv):
         super().__init__()
-        self._folder, self._player, self._lanes = folder, player, lanes
+        self._folder, self._lanes = folder, lanes
         self._ahead = sorted(marks)
         self._start, self._validation_time = time.process_time(), 0.0
 
@@ -97,7 +83,7 @@ class Marks(BaseCallback):
         if len(ahead) < len(self._ahead):
             self._ahead, trained = ahead, start - self._start - self._validation_time
             num_images = min(2000, self._lanes.get_attr("num_images")[0])
-            _, metrics = validate(self._player, self._lanes, num_images, sampled=True)
+            _, metrics = validate(self.model, self._lanes, num_images, sampled=True)
             append_rows(self._folder / "metrics.csv", [[steps, *row] for row in metrics.items()])
             append_rows(self._folder / "timing.csv", [[steps, trained]])
             self._validation_time += time.process_time() - start
@@ -107,48 +93,29 @@ class Marks(BaseCallback):
 
 
 def main(config: Config) -> None:
-    """Train PPO, on one lane as the environment's id makes it or on many."""
+    """Train PPO, validate it at the marks, and evaluate its last weights once.
+
+    It plays one lane as the environment's id makes it, or many.
+    """
 
     def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
         keywords["action_format"] = config.action_format
         return GlimpseVecEnv(make_vector_env(config.env_id, num_envs, **keywords))
 
-    def make_model() -> PPO:
-        plain = config.num_envs == 1 and config.action_format == "box"
-        env = config.env_id if plain else make_lanes(config.num_envs)
-        return PPO("MultiInputPolicy", env, seed=config.seed, device="cpu")
-
-    train(config, make_model, make_lanes)
-
-
-def train(
-    config: StockConfig,
-    make_model: Callable[[], BaseAlgorithm],
-    make_lanes: Callable[..., GlimpseVecEnv],
-    to_player: Callable[[Any], PolicyPredictor] = lambda model: model,
-) -> None:
-    """Train a model, validate it at the marks, and evaluate its last weights once.
-
-    Args:
-        config: Settings; the run folder is made.
-        make_model: Makes the algorithm, with its environment.
-        make_lanes: Makes lanes to evaluate on, given ``split`` and ``order``.
-        to_player: What takes the actions there, given the model.
-    """
     torch.set_num_threads(1)
-    model = make_model()
+    plain = config.num_envs == 1 and config.action_format == "box"
+    env = config.env_id if plain else make_lanes(config.num_envs)
+    model = PPO("MultiInputPolicy", env, seed=config.seed, device="cpu")
     trained: Any = model.get_env()
     if trained.num_envs > 1:  # SB3 seeds lane i with seed + i: adjacent runs would share lanes
         trained.seed(spread_seed(config.seed, trained.num_envs)[0])
-    player = to_player(model)
     final_lanes = make_lanes(split=config.final_split, order="sequential")
     final_env: Any = final_lanes.env.unwrapped
-    rollout = getattr(model, "n_steps", 1) * model.n_envs
+    rollout = model.n_steps * model.n_envs
     env_steps = math.ceil(config.env_steps / rollout) * rollout
-    frozen = getattr(model.policy, "critic_target", None) or torch.nn.Module()  # SAC's average
     settings = {
         **describe_machine(commit()),
-        "parameters": count_parameters(model.policy) - count_parameters(frozen),
+        "parameters": count_parameters(model.policy),
         "sample": final_env.data_is_sample,
         "env_steps": env_steps,
     }
@@ -158,11 +125,11 @@ def train(
     append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
     print(f"{env_steps} env steps, in whole rollouts of {rollout}", flush=True)
     lanes = make_lanes(split="validation", order="sequential")
-    marks = Marks(config.run_dir, validation_updates(env_steps, config.marks), player, lanes)
+    marks = Marks(config.run_dir, validation_updates(env_steps, config.marks), lanes)
     with raising_divergence():
         model.learn(env_steps, marks)
     check_finite(env_steps // rollout, dict(model.policy.named_parameters()))
-    score = evaluate_sb3(player, final_lanes, final_env.num_images)
+    score = evaluate_sb3(model, final_lanes, final_env.num_images)
     result = {"split": config.final_split, **asdict(score)}
     (config.run_dir / "result.json").write_text(json.dumps(result))
     print(f"{config.final_split} {score}")

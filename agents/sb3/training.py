@@ -1,10 +1,10 @@
 """Training with Stable-Baselines3 as a resumable run: single updates, logs and checkpoints.
 
-If rollouts are whole episodes, no episode is in progress at the end of an update. The rest of the
-run then depends only on the policy, its optimiser, the environment and the random number
-generators, which :class:`agents.training.Training` packs into a checkpoint, without pickles. A run
-resumed from one ends as if it had never stopped, which Stable-Baselines3's own zips
-(:mod:`agents.sb3.checkpoints`) cannot offer.
+If updates are whole episodes, no episode is in progress at the end of one. The rest of the run then
+depends only on the policy, its optimiser, the environment, the random number generators and, for
+SAC and CrossQ, what :class:`OffPolicyState` holds. :class:`agents.training.Training` packs all this
+into a checkpoint, without pickles. A run resumed from one ends as if it had never stopped, which
+Stable-Baselines3's own zips (:mod:`agents.sb3.checkpoints`) cannot offer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from gymnasium.vector import VectorWrapper
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from sb3_contrib import CrossQ
+    from stable_baselines3 import SAC
+
     from agents.runs.folder import RunLog  # needs the extra train
 
 
@@ -38,6 +42,67 @@ class ResumedVectorEnv(VectorWrapper):
         """Return the restored observations and infos once, or begin new episodes."""
         restored, self.restored = self.restored, None
         return self.env.reset(seed=seed, options=options) if restored is None else restored
+
+
+class _Joined(torch.optim.Adam):
+    """The state of several optimisers."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]):
+        self._optimizers = optimizers
+        groups = [group for each in optimizers for group in each.param_groups]
+        super().__init__([parameter for group in groups for parameter in group["params"]])
+
+    def state_dict(self) -> dict[str, Any]:
+        for each in self._optimizers:
+            self.state.update(each.state)
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for each in self._optimizers:
+            mine = {parameter for group in each.param_groups for parameter in group["params"]}
+            each.state.update({p: part for p, part in self.state.items() if p in mine})
+
+
+class OffPolicyState:
+    """What SAC or CrossQ depends on besides actor and critic: replay, target, entropy's weight.
+
+    It is one of the parts that :class:`agents.training.Training` stores.
+
+    Attributes:
+        optimizer: The state of the algorithm's optimisers as that of one, which never steps.
+
+    Args:
+        model: The algorithm, with ``optimize_memory_usage`` and a learned entropy coefficient.
+    """
+
+    def __init__(self, model: SAC | CrossQ):
+        self._model: Any = model
+        actor, critic = self._model.actor.optimizer, self._model.critic.optimizer
+        self.optimizer = _Joined([actor, critic, self._model.ent_coef_optimizer])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what is stored, most of it sharing memory with the algorithm."""
+        model, replay = self._model, self._model.replay_buffer
+        target = getattr(model, "critic_target", nn.Module())  # which CrossQ lacks
+        parts = {f"target.{name}": weight for name, weight in target.state_dict().items()}
+        arrays = ("observations", "actions", "rewards", "dones")  # no episode is cut off
+        parts |= {name: torch.from_numpy(getattr(replay, name)) for name in arrays}
+        return {**parts, "log_ent_coef": model.log_ent_coef.detach()}
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return the tensors for a checkpoint."""
+        replay = self._model.replay_buffer
+        counts = torch.tensor([replay.pos, replay.full, self._model._n_updates])
+        return {**self._tensors(), "counts": counts}
+
+    def unpack(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what :meth:`pack` returned."""
+        replay = self._model.replay_buffer
+        for name, part in self._tensors().items():
+            part.copy_(tensors[name])
+        replay.pos, full, self._model._n_updates = tensors["counts"].tolist()
+        replay.full = bool(full)
 
 
 class RunLogger(Logger):
@@ -60,14 +125,14 @@ class RunLogger(Logger):
         super().dump(step)
 
 
-def train_once(model: OnPolicyAlgorithm) -> int:
-    """Make one update, a rollout and the training on it, and return its number of env steps.
+def train_once(model: BaseAlgorithm, steps: int) -> int:
+    """Train for a number of env steps, all lanes together, and return it.
 
+    An on-policy algorithm's is that of one rollout; an off-policy one's must end its episodes.
     It writes no metrics: call ``model.dump_logs`` for that. Schedules of the algorithm are at their
     end in every update: set ``model.lr_schedule`` and the like to a constant before each. Diverging
     outputs raise FloatingPointError.
     """
-    steps = model.n_steps * model.n_envs
     with raising_divergence():
         model.learn(steps, reset_num_timesteps=False, log_interval=sys.maxsize)
     return steps

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import torch
 from safetensors.torch import load_file
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
 from agents.runs.commands import Stopped
 from agents.runs.progress import Stopwatch, TrainingProgress
-from agents.sb3 import GlimpseVecEnv, load_sb3
+from agents.sb3 import load_sb3
 from agents.sb3.training import weights_of
 from agents.training import spread_seed
 from ram_env import GlimpseVectorEnv, register_dataset
@@ -65,17 +67,37 @@ def train(run_dir: Path, capsys, **changes) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def train_off_policy(run_dir: Path, capsys, **changes) -> list[str]:
+    """Do so with SAC or CrossQ."""
+    shared = set(SHORT) & {each.name for each in fields(off_policy.Config)}
+    settings = {name: SHORT[name] for name in shared} | {"reward": "dense"}
+    off_policy.main(off_policy.Config(run_dir=run_dir, **{**settings, **changes}))
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def _short_replay(monkeypatch):
+    """Let an update of SAC and CrossQ have 16 episodes, as others here, and their replay 20."""
+    monkeypatch.setattr(off_policy, "REPLAY_STEPS", 20 * 3)
+    monkeypatch.setattr(off_policy.Config, "update_episodes", 16)
+
+
+@pytest.mark.usefixtures("_short_replay")
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *off_policy.ALGORITHMS])
 def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
     tmp_path, capsys, monkeypatch, algorithm
 ):
+    script, begin, kind = sb3, train, OnPolicyAlgorithm
+    if algorithm in off_policy.ALGORITHMS:
+        script, begin, kind = off_policy, train_off_policy, OffPolicyAlgorithm
     whole, run, stages = tmp_path / "whole", tmp_path / "run", tmp_path / "stages.toml"
     stages.write_text("stages = [{ until = 0.4, env = { num_clutter = 1, canvas_size = 30 } }]")
-    settings = {"algorithm": algorithm, "curriculum": str(stages)}
-    lines = train(whole, capsys, **settings)
+    settings = {"algorithm": algorithm, "curriculum": str(stages), "total_steps": 400}
+    settings["env_kwargs"] = "num_glimpses = 4"  # so CrossQ stops between two steps of its actor
+    lines = begin(whole, capsys, **settings)
     assert "stage 2 of 2: the task" in "".join(lines)
     assert LAST_LINE.fullmatch(lines[-1])
-    dump_logs, calls = OnPolicyAlgorithm.dump_logs, []
+    dump_logs, calls = kind.dump_logs, []
 
     def interrupted(model, *arguments) -> None:
         calls.append(model.num_timesteps)
@@ -84,12 +106,12 @@ def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
         dump_logs(model, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OnPolicyAlgorithm, "dump_logs", interrupted)
+        patch.setattr(kind, "dump_logs", interrupted)
         with pytest.raises(Stopped, match=f"^{128 + signal.SIGTERM}$"):
-            train(run, capsys, **settings)
-    assert calls == [96, 192]  # after updates 2 and 4, of 16 episodes of 3 glimpses
+            begin(run, capsys, **settings)
+    assert calls == [128, 256]  # after updates 2 and 4, of 16 episodes of 4 glimpses
     assert f"--resume {run}" in capsys.readouterr().out
-    main(parse(["--resume", str(run)]))
+    script.main(script.parse(["--resume", str(run)]))
     assert capsys.readouterr().out.splitlines()[-1] == lines[-1]
     for file in ("metrics.csv", "best.safetensors"):
         assert (run / file).read_bytes() == (whole / file).read_bytes()
@@ -134,14 +156,16 @@ def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(
     assert {"data", "device", "stable-baselines3", "sb3-contrib"} <= settings.keys()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.usefixtures("_short_replay")
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *off_policy.ALGORITHMS])
 def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algorithm):
+    begin = train_off_policy if algorithm in off_policy.ALGORITHMS else train
     options = {"algorithm": algorithm, "final_split": "none", "keep": "last"}
-    train(tmp_path / "label", capsys, **options)
+    begin(tmp_path / "label", capsys, **options)
     hide_infos(monkeypatch, "label", "index", "position", "object_size")
     played = Beliefs(*(torch.zeros(shape) for shape in ((1, 2, 3, 4), 2, (1, 2, 3, 2), (2, 4))))
     monkeypatch.setattr(sb3, "play_split_sb3", lambda *a, **k: played)  # it counts by infos
-    train(tmp_path / "hidden", capsys, **options)
+    begin(tmp_path / "hidden", capsys, **options)
     weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("label", "hidden")]
     assert weights[0] == weights[1]
 
@@ -238,7 +262,7 @@ def test_the_stock_script_trains_on_a_users_environment_and_records_its_real_bud
         ({"run_dir": Path()}, r"\. exists already: choose another"),
     ],
 )
-def test_a_stock_script_refuses_what_it_could_not_do(tmp_path, changes, message):
+def test_the_stock_script_refuses_what_it_could_not_do(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         stock_ppo.Config(**{"run_dir": tmp_path / "run", **changes})
 
@@ -255,36 +279,29 @@ def test_many_lanes_of_the_stock_script_choose_columns_rows_and_classes(tmp_path
 
 @pytest.mark.parametrize("algorithm", off_policy.ALGORITHMS)
 def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
-    tmp_path, monkeypatch, algorithm
+    tmp_path, capsys, monkeypatch, algorithm
 ):
     made = note_calls(monkeypatch, off_policy.ALGORITHMS[algorithm], "_setup_model")
-    run, settings = tmp_path / "run", {"algorithm": algorithm, "env_steps": 160, "marks": 2}
-    off_policy.main(off_policy.Config(run, "ShadesGlimpse-v0", reward="dense", **settings))
+    resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
+    run = tmp_path / "run"
+    train_off_policy(run, capsys, algorithm=algorithm, total_steps=160, num_validations=1, seed=7)
+    assert resets[0].keywords["seed"] == spread_seed(7, 8)[0]  # as in all scripts
     (model,) = made[0].args
-    assert model._n_updates == (160 - 96) / 8  # learning starts after 100 env steps
+    assert model._n_updates == (192 - 96) / 8  # of a whole update; learning starts after 100
     replay = model.replay_buffer
     assert replay.observations.shape[0] * 8 == 100_000
-    assert replay.rewards[: 160 // 8].any(1).mean() > 0.5  # a quarter of 8 labels are right
-    assert replay.dones[2 : 160 // 8 : 3].all()
-    assert read_metrics(run)["eval/error"].keys() == {80, 160}
-    assert json.loads((run / "result.json").read_text())["total"] == 40
-    learned = {id(each) for part in (model.actor, model.critic) for each in part.parameters()}
-    sizes = (each.numel() for each in model.policy.parameters() if id(each) in learned)
-    assert json.loads((run / "config.json").read_text())["parameters"] == sum(sizes)
-
-
-def test_adjacent_seeds_of_an_off_policy_run_share_no_lane(tmp_path, monkeypatch):
-    seeds, reset = [], GlimpseVecEnv.reset
-
-    def noting(env: GlimpseVecEnv) -> Any:
-        seeds.extend(env._seeds if env.num_envs == 8 else ())  # not those of validation
-        return reset(env)
-
-    monkeypatch.setattr(GlimpseVecEnv, "reset", noting)
-    for seed in (0, 1):
-        run = tmp_path / str(seed)
-        off_policy.main(off_policy.Config(run, "ShadesGlimpse-v0", seed, env_steps=8, marks=1))
-    assert len(seeds) == len(set(seeds)) == 2 * 8
+    assert replay.rewards[: 192 // 8].any(1).mean() > 0.5  # a quarter of 8 labels are right
+    assert replay.dones[2 : 192 // 8 : 3].all()
+    assert read_metrics(run)["eval/error"].keys() == {192}
+    saved = load_file(run / "best.safetensors")
+    parts = {"actor": model.actor, "critic": model.critic}
+    assert saved.keys() == {
+        f"{part}.{k}" for part, each in parts.items() for k in each.state_dict()
+    }
+    learned = sum(each.numel() for part in parts.values() for each in part.parameters())
+    assert json.loads((run / "config.json").read_text())["parameters"] == learned
+    zipped = load_sb3(off_policy.ALGORITHMS[algorithm], run / "best.zip", device="cpu")
+    assert all(torch.equal(saved[f"actor.{k}"], p) for k, p in zipped.actor.state_dict().items())
 
 
 # What is refused

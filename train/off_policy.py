@@ -5,7 +5,7 @@ observation is the episode so far, through the glimpse network of `train/sb3.py`
 env's Box, location and class scores, squashed by tanh. The other settings are defaults,
 except that CrossQ's critics have SAC's 256 units: with 1,024 a step costs 2.4 times as much.
 Environment, log, checkpoints and evaluation are those of `train/sb3.py`; a checkpoint holds the
-replay.
+replay, 1.4 GB on `ClutteredMNISTGlimpse-v0`, and the newest three are kept.
 """
 
 from __future__ import annotations

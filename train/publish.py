@@ -22,6 +22,7 @@ from agents.runs.commands import parse_flags, run
 from agents.runs.files import read_csv, read_file, read_json, to_json
 from agents.runs.hashed import MAX_BYTES, write_hashed
 from agents.runs.records import ResultRecord, RunRecord, portable
+from ram_env import TASKS
 from train.cards import model_card
 
 
@@ -43,8 +44,11 @@ class Config:
 def main(config: Config) -> None:
     """Check the run and publish it; a crash leaves the old published run or the new one."""
     run_dir = config.run_dir
-    loading.load_run(run_dir)  # refuses whatever it could not read back
     record = read_json(run_dir / "config.json", RunRecord)
+    env_id = str(record.config.get("env_id"))
+    if env_id.removeprefix("ram_env:") not in TASKS:
+        raise ValueError(f"{run_dir} was trained on {env_id}, which others lack: not published")
+    loading.load_run(run_dir)  # refuses whatever it could not read back
     if record.sample is not False:
         raise ValueError(f"{run_dir} was not trained on the full data: not published")
     if not re.fullmatch("[0-9a-f]{40}", record.commit or ""):

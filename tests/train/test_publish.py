@@ -138,6 +138,7 @@ def test_a_name_that_is_no_plain_folder_is_refused(run_dir, name):
 
 
 UNFIT = [
+    ("env_id", "my_module:Mine-v0", "trained on my_module:Mine-v0, which others lack"),
     ("env_kwargs", "board_size = 4", "trained with board_size = 4, which is no id's task"),
     ("locations", "oracle", "looked where the rule 'oracle' says: publish a learned policy"),
     ("initial", "runs/mine", "began with runs/mine, which others lack"),

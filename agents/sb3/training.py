@@ -103,6 +103,8 @@ class OffPolicyState:
             part.copy_(tensors[name])
         replay.pos, full, self._model._n_updates = tensors["counts"].tolist()
         replay.full = bool(full)
+        for _ in range(min(replay.pos * replay.n_envs, self._model.learning_starts)):
+            self._model.action_space.sample()  # again, as the actions before learning starts
 
 
 class RunLogger(Logger):

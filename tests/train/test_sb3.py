@@ -117,6 +117,28 @@ def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
         assert (run / file).read_bytes() == (whole / file).read_bytes()
 
 
+@pytest.mark.parametrize("algorithm", off_policy.ALGORITHMS)
+def test_a_run_stopped_before_it_learns_resumes_and_ends_in_the_same_bytes(
+    tmp_path, capsys, monkeypatch, algorithm
+):
+    settings = {"algorithm": algorithm, "env_kwargs": "num_glimpses = 1", "total_steps": 192}
+    settings["final_split"] = "none"
+    train_off_policy(tmp_path / "whole", capsys, **settings)
+    status = TrainingProgress.report
+
+    def interrupted(progress, episodes: int, accuracy: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        status(progress, episodes, accuracy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "report", interrupted)
+        with pytest.raises(Stopped):  # after 64 env steps, and learning starts after 100
+            train_off_policy(tmp_path / "run", capsys, **settings)
+    off_policy.main(off_policy.parse(["--resume", str(tmp_path / "run")]))
+    for file in ("metrics.csv", "best.safetensors"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
 def test_it_begins_with_the_seeds_of_all_scripts_says_what_it_runs_on_and_ends_with_the_test_error(
     tmp_path, capsys, monkeypatch
 ):

@@ -14,10 +14,9 @@ from torch import Tensor
 from agents.distributed import all_lanes, num_ranks, own_lanes
 from agents.estimators import Estimator, Rollout, Weights
 from agents.ram import RecurrentAttentionModel
-from agents.runs.hashed import MAX_BYTES
+from agents.runs.checkpoints import check_replay_size
 
 _AXES = {"glimpses": 2, "locations": 2, "answers": 1, "rewards": 1}  # of lanes
-_ROOM = 2**27  # for a checkpoint's other tensors [bytes]
 
 
 class Replay:
@@ -45,12 +44,8 @@ class Replay:
             "added": torch.empty((), dtype=torch.int64, device="meta"),
         }
         size = num_ranks() * sum(part.nbytes for part in planned.values())
-        if size > MAX_BYTES - _ROOM:
-            raise ValueError(
-                f"a replay of {num_rollouts} rollouts of {num_ranks() * episodes} episodes has "
-                f"{size / 2**30:.1f} GiB, and a checkpoint at most {MAX_BYTES / 2**30:.0f}: lower "
-                "replay_size or num_envs"
-            )
+        what = f"a replay of {num_rollouts} rollouts of {num_ranks() * episodes} episodes"
+        check_replay_size(what, size, "lower replay_size or num_envs")
         self.tensors = {
             name: torch.zeros(part.shape, dtype=part.dtype, device=device)
             for name, part in planned.items()

@@ -20,9 +20,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from agents.runs.files import first_line, parse, replace, to_json
-from agents.runs.hashed import read_hashed, remove, write_hashed
+from agents.runs.hashed import MAX_BYTES, read_hashed, remove, write_hashed
 
 Tensors = dict[str, Tensor]
+_ROOM = 2**27  # for a checkpoint's other tensors [bytes]
 
 
 class CheckpointError(ValueError):
@@ -95,6 +96,13 @@ def load_tensors(content: bytes, path: Path) -> Tensors:
         raise ValueError(
             f"{path} holds no tensors that can be read: {first_line(error)}"
         ) from error
+
+
+def check_replay_size(what: str, size: int, advice: str) -> None:
+    """Raise ValueError if a checkpoint can't hold a replay of ``size`` bytes and the rest."""
+    if size > (limit := MAX_BYTES - _ROOM):
+        gib = f"{size / 2**30:.1f} GiB, and a checkpoint has room for {limit / 2**30:.1f}"
+        raise ValueError(f"{what} has {gib}: {advice}")
 
 
 def check_like(group: str, tensors: Tensors, expected: Tensors) -> None:

@@ -21,6 +21,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
+from agents.runs.checkpoints import check_replay_size
+
 if TYPE_CHECKING:
     from sb3_contrib import CrossQ
     from stable_baselines3 import SAC
@@ -74,12 +76,18 @@ class OffPolicyState:
 
     Args:
         model: The algorithm, with ``optimize_memory_usage`` and a learned entropy coefficient.
+
+    Raises:
+        ValueError: If a checkpoint could not hold the replay.
     """
 
     def __init__(self, model: SAC | CrossQ):
         self._model: Any = model
         actor, critic = self._model.actor.optimizer, self._model.critic.optimizer
         self.optimizer = _Joined([actor, critic, self._model.ent_coef_optimizer])
+        size = sum(part.nbytes for part in self.pack().values())
+        what = f"a replay of {self._model.buffer_size} env steps"
+        check_replay_size(what, size, "lower num_glimpses, glimpse_size or num_scales")
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return what is stored, most of it sharing memory with the algorithm."""

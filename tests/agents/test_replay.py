@@ -76,7 +76,7 @@ def test_it_draws_from_the_newest_rollouts_alone_and_from_all_of_them():
 
 
 def test_a_replay_that_no_checkpoint_could_hold_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"has 5\.4 GiB, .* lower replay_size or num_envs"):
+    with pytest.raises(ValueError, match=r"has 5\.4 GiB, .* 3\.9: lower replay_size or num_envs"):
         Replay(200, (8, 8192, 3, 12, 12), torch.device("meta"))
     with pytest.raises(ValueError, match="lower replay_size or num_envs"):
         Replay(10**9, (8, 8192, 3, 12, 12), CPU)  # no machine has the memory

@@ -23,6 +23,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
+from agents.runs import checkpoints
 from agents.runs.commands import Stopped
 from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.sb3 import load_sb3
@@ -333,6 +334,15 @@ def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
 def test_an_environment_without_box_actions_is_refused(env_id):
     with pytest.raises(ValueError, match=f"actions must be a Box of x, y and class.*{env_id} has"):
         Config(env_id=env_id)
+
+
+def test_a_replay_that_no_checkpoint_could_hold_is_refused_before_training(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 2**27)
+    with pytest.raises(ValueError, match=r"a replay of 100000 env steps has .* lower num_glimpses"):
+        train_off_policy(tmp_path / "run", capsys)
+    assert not (tmp_path / "run").exists()
 
 
 WRONG = {"total_steps": 0, "batch_episodes": 48, "learning_rate": 0.0, "entropy_coef": -0.1}

@@ -182,9 +182,9 @@ class Learner:
 
     model: BaseAlgorithm
     weights: nn.Module
-    """All that it learns."""
+    """The networks that it trains; a run stores the best ones."""
     optimizer: torch.optim.Optimizer
-    """Of these weights."""
+    """Its optimiser, or all of them as one."""
     player: PolicyPredictor
     """What acts in an evaluation."""
     schedule: Callable[[float], None] = lambda progress: None
@@ -203,7 +203,7 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
 
     Args:
         make_learner: Makes the algorithm, given ``config``, its lanes, a device and a seed.
-        config: Settings: a :class:`SharedConfig` with ``algorithm``, ``num_envs``,
+        config: A :class:`SharedConfig` with ``algorithm``, ``num_envs``,
             ``update_episodes`` and ``sees_history``.
         log: The run's folder.
         stop: Tells when the run has to end.
@@ -276,7 +276,7 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
         check_finite(update, dict(weights.named_parameters()))
         training.move_mean(0.0)  # the policy itself is evaluated, not a running mean
 
-        correct = [episode["correct"] for episode in model.ep_info_buffer or ()]  # of this rollout
+        correct = [episode["correct"] for episode in model.ep_info_buffer or ()]  # of this update
         log.status(updates_done * config.update_episodes, float(np.mean(correct)))
         if updates_done % config.log_every == 0 or updates_done == num_updates:
             model.dump_logs()  # pyright: ignore[reportAttributeAccessIssue] - on- and off-policy ones have it

@@ -1,8 +1,8 @@
 """Training with Stable-Baselines3 as a resumable run: single updates, logs and checkpoints.
 
-If updates are whole episodes, no episode is in progress at the end of one. The rest of the run then
-depends only on the policy, its optimiser, the environment, the random number generators and, for
-SAC and CrossQ, what :class:`OffPolicyState` holds. :class:`agents.training.Training` packs all this
+An update plays whole episodes, so none is in progress at its end. The rest of the run then depends
+only on the networks, their optimisers, the environment, the random number generators and, for SAC
+and CrossQ, what :class:`OffPolicyState` holds. :class:`agents.training.Training` packs all this
 into a checkpoint, without pickles. A run resumed from one ends as if it had never stopped, which
 Stable-Baselines3's own zips (:mod:`agents.sb3.checkpoints`) cannot offer.
 """
@@ -47,7 +47,7 @@ class ResumedVectorEnv(VectorWrapper):
 
 
 class _Joined(torch.optim.Adam):
-    """The state of several optimisers."""
+    """Several optimisers as one, for a checkpoint of their state; it never steps."""
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]):
         self._optimizers = optimizers
@@ -67,12 +67,12 @@ class _Joined(torch.optim.Adam):
 
 
 class OffPolicyState:
-    """What SAC or CrossQ depends on besides actor and critic: replay, target, entropy's weight.
+    """What SAC or CrossQ has besides actor and critic: replay, target, entropy coefficient.
 
     It is one of the parts that :class:`agents.training.Training` stores.
 
     Attributes:
-        optimizer: The state of the algorithm's optimisers as that of one, which never steps.
+        optimizer: All optimisers of the algorithm as one, which stores their state and never steps.
 
     Args:
         model: The algorithm, with ``optimize_memory_usage`` and a learned entropy coefficient.
@@ -94,7 +94,7 @@ class OffPolicyState:
         model, replay = self._model, self._model.replay_buffer
         target = getattr(model, "critic_target", nn.Module())  # which CrossQ lacks
         parts = {f"target.{name}": weight for name, weight in target.state_dict().items()}
-        arrays = ("observations", "actions", "rewards", "dones")  # no episode is cut off
+        arrays = ("observations", "actions", "rewards", "dones")  # all timeouts are 0
         parts |= {name: torch.from_numpy(getattr(replay, name)) for name in arrays}
         return {**parts, "log_ent_coef": model.log_ent_coef.detach()}
 
@@ -112,7 +112,7 @@ class OffPolicyState:
         replay.pos, full, self._model._n_updates = tensors["counts"].tolist()
         replay.full = bool(full)
         for _ in range(min(replay.pos * replay.n_envs, self._model.learning_starts)):
-            self._model.action_space.sample()  # again, as the actions before learning starts
+            self._model.action_space.sample()  # draws the first, random actions again
 
 
 class RunLogger(Logger):
@@ -138,10 +138,10 @@ class RunLogger(Logger):
 def train_once(model: BaseAlgorithm, steps: int) -> int:
     """Train for a number of env steps, all lanes together, and return it.
 
-    An on-policy algorithm's is that of one rollout; an off-policy one's must end its episodes.
-    It writes no metrics: call ``model.dump_logs`` for that. Schedules of the algorithm are at their
-    end in every update: set ``model.lr_schedule`` and the like to a constant before each. Diverging
-    outputs raise FloatingPointError.
+    The number must be one rollout of an on-policy algorithm, and whole episodes of an off-policy
+    one. It writes no metrics: call ``model.dump_logs`` for that. Schedules of the algorithm reach
+    their end in every update: set ``model.lr_schedule`` and the like to a constant before each.
+    Diverging outputs raise FloatingPointError.
     """
     with raising_divergence():
         model.learn(steps, reset_num_timesteps=False, log_interval=sys.maxsize)

@@ -69,7 +69,7 @@ def train(run_dir: Path, capsys, **changes) -> list[str]:
 
 
 def train_off_policy(run_dir: Path, capsys, **changes) -> list[str]:
-    """Do so with SAC or CrossQ."""
+    """Train SAC or CrossQ in this process; return the printed lines."""
     shared = set(SHORT) & {each.name for each in fields(off_policy.Config)}
     settings = {name: SHORT[name] for name in shared} | {"reward": "dense"}
     off_policy.main(off_policy.Config(run_dir=run_dir, **{**settings, **changes}))

@@ -36,12 +36,20 @@ Pair = tuple[np.ndarray, np.ndarray]  # images and their labels
 _NUM_IMAGES = {"train": 60_000, "t10k": 10_000}  # of the MNIST-like datasets
 _MAX_BYTES = 2**28  # [B], above the largest archive (CIFAR10, 170 MB)
 _CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
-_MNIST_SHA256 = {
+# Hashes of the unpacked files
+_MNIST = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+_FASHION = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+_SHA256 = {"MNIST": _MNIST, "FashionMNIST": _FASHION}
 
 
 class DatasetError(ValueError):
@@ -165,7 +173,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
-    """Verify by MNIST's SHA-256 or its siblings' MD5 of the ``.gz``; return the array."""
+    """Verify by the content's SHA-256, or the MD5 of KMNIST's ``.gz``; return the array."""
     name, gz = name.removesuffix(".gz"), name.endswith(".gz")
     count = _NUM_IMAGES[name.partition("-")[0]]
     shape = (count, 28, 28) if "images" in name else (count,)
@@ -173,7 +181,7 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
     size = len(header) + math.prod(shape)
     if content.startswith(b"<"):  # the login page of a network, say
         raise _Damage("it looks like an HTML page")
-    if gz and dataset != "MNIST":
+    if gz and dataset not in _SHA256:
         _check_hash("MD5", content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
     if gz:
         try:  # a gzip bomb is unpacked no further than this
@@ -182,8 +190,8 @@ def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
             raise _Damage(f"it cannot be read ({error})") from error
     if len(content) != size or not content.startswith(header):
         raise _Damage(f"it must hold {size} bytes that begin with {header.hex()}")
-    if dataset == "MNIST":
-        _check_hash("SHA-256", content, _MNIST_SHA256[name])
+    if dataset in _SHA256:
+        _check_hash("SHA-256", content, _SHA256[dataset][name])
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
     if "labels" in name and array.max() > 9:
         raise _Damage("a label is above 9")

@@ -26,8 +26,12 @@ FROZEN_SHA256: dict[str, dict[str, str]] = {
         "validation": "178f3343b73289615c05328d5207a1613153f700dd462d40494413062029cbd0",
         "test": "9f30983c8535293494cbf7142569dd6c5e4e05872a6e37c985fa4daa3e3a47b5",
     },
+    "FashionMNISTGlimpse-v0": {
+        "validation": "69c6eedd84f8e35cee17021aa981de759de2042ea53ec60f067174bdec7e3ae9",
+        "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+    },
 }
-"""Digest of :func:`frozen_canvases` on full MNIST, by id, then split; a test pins them."""
+"""Digest of :func:`frozen_canvases` on full datasets, by id, then split; a test pins them."""
 
 
 def frozen_canvases(env_id: str, split: str, **keywords: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -98,6 +98,16 @@ def full_mnist() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def full_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full FashionMNIST, as Debian packs it, for ``$RAM_ENV_DATA``; else skip."""
+    if not (packed := Path("/usr/share/datasets/fashion-mnist")).is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    (tmp_path / "FashionMNIST").mkdir()
+    (tmp_path / "FashionMNIST" / "raw").symlink_to(packed)
+    monkeypatch.setenv("RAM_ENV_DATA", str(tmp_path))
+
+
 @pytest.fixture(scope="session")
 def toy_dataset() -> str:
     """The name of a registered dataset: 40 random 28x28 images a split, labels 0 to 3."""
@@ -130,10 +140,10 @@ def tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     files = idx_files({part: rng.bytes(n * 784) for part, n in COUNTS.items()})
     md5s = [(f"{k}.gz", hashlib.md5(compress(v)).hexdigest()) for k, v in files.items()]
     sha256s = {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
+    known = dict.fromkeys(("MNIST", "FashionMNIST"), sha256s)
     monkeypatch.setattr(dataset_files, "_NUM_IMAGES", COUNTS)
     monkeypatch.setattr(data, "_NUM_VALIDATION", NUM_VALIDATION)
-    monkeypatch.setattr(dataset_files, "_MNIST_SHA256", sha256s)
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", md5s)
+    monkeypatch.setattr(dataset_files, "_SHA256", known)
     monkeypatch.setattr(datasets.KMNIST, "resources", md5s)
     return files
 

@@ -101,8 +101,11 @@ def test_the_siblings_of_mnist_are_checked_too(tiny, tmp_path):
     with pytest.raises(DatasetError, match=f"{TRAIN_IMAGES}.gz is damaged: MD5: got"):
         load_digits("KMNIST", "train", folder)
     labels = tiny[TRAIN_LABELS][:-1] + b"\x0a"
-    folder = write(tmp_path / "raw", {**tiny, TRAIN_LABELS: labels}, "FashionMNIST")
+    folder = write(tmp_path / "raw", {**tiny, TRAIN_LABELS: labels}, "KMNIST")
     with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: a label is above 9"):
+        load_digits("KMNIST", "train", folder)
+    folder = write(tmp_path / "fashion", {**tiny, TRAIN_LABELS: labels}, "FashionMNIST")
+    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: SHA-256: got"):
         load_digits("FashionMNIST", "train", folder)
 
 
@@ -255,14 +258,14 @@ def test_a_download_begins_with_the_part_that_was_asked_for(tiny, cache, serve):
 
 def open_when_all_are_ready(barrier: Any, tables: tuple[Any, ...]) -> str:
     """Open the made-up training split in a process of its own; return its digest."""
-    dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._MNIST_SHA256 = tables
+    dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._SHA256 = tables
     barrier.wait(600)
     return hashlib.sha256(load_digits("MNIST", "train")[0].tobytes()).hexdigest()
 
 
 def test_two_processes_at_once_share_one_download(tiny, cache, serve):
     mirror = serve(serves(tiny))
-    tables = COUNTS, NUM_VALIDATION, dataset_files._MNIST_SHA256
+    tables = COUNTS, NUM_VALIDATION, dataset_files._SHA256
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(2) as pool:
         each = (manager.Barrier(2), tables)

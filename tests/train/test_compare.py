@@ -639,7 +639,7 @@ def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it
     cache, tmp_path, monkeypatch, capsys
 ):
     files = idx_files({"train": bytes(784 * 60_000), "t10k": bytes(784 * 10_000)})
-    data = write(tmp_path / "data", files, "FashionMNIST")
+    data = write(tmp_path / "data", files, "KMNIST")
     monkeypatch.setenv("RAM_ENV_DATA", str(data))
     monkeypatch.chdir(SCRIPT.parents[1])
     monkeypatch.setattr(compare, "MARKS", 1)
@@ -648,18 +648,17 @@ def test_other_data_is_trained_where_it_is_there_and_a_task_without_says_what_it
     (tmp_path / "protocol.toml").write_text(text.replace("14_000_000", "896"))
     changes = {"algorithms": ("dense_log_odds",), "seeds": 1, "stages": ("run",)}
     with pytest.raises(SystemExit, match="1"):
-        main(place.config(task="kmnist", **changes))
+        main(place.config(task="fashion", **changes))
     said = capsys.readouterr().out
-    assert (
-        f"KMNIST was not found. Looked in: RAM_ENV_DATA={data}; the cache {cache}. Needed" in said
-    )
-    assert "KMNIST/raw/train-images-idx3-ubyte and" in said
+    looked = f"Looked in: RAM_ENV_DATA={data}; the cache {cache}. Needed"
+    assert f"FashionMNIST was not found. {looked}" in said
+    assert "FashionMNIST/raw/train-images-idx3-ubyte and" in said
     assert "set RAM_ENV_DATA or data_dir to a folder with these files" in said
-    main(place.config(task="fashion", **changes))
-    (seed,) = results.read_seeds(tmp_path / "results", "fashion")
-    assert "FashionMNIST train: 55000 images" in seed.config["data"]
+    main(place.config(task="kmnist", **changes))
+    (seed,) = results.read_seeds(tmp_path / "results", "kmnist")
+    assert "KMNIST train: 55000 images" in seed.config["data"]
     assert seed.result.total == 10_000
-    assert not (tmp_path / "results" / "kmnist").exists()
+    assert not (tmp_path / "results" / "fashion").exists()
 
 
 def test_a_tuning_tries_choices_as_they_are_and_stays_within_spans():

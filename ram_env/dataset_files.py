@@ -36,7 +36,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # images and their labels
 _NUM_IMAGES = {"train": 60_000, "t10k": 10_000}  # of the MNIST-like datasets
 _MAX_BYTES = 2**28  # [B], above the largest archive (CIFAR10, 170 MB)
 _CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
-# Hashes of the unpacked files
+# SHA-256 of the unpacked files; FashionMNIST's are those in the archives with its published MD5s.
 _MNIST = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",

@@ -37,7 +37,7 @@ FROZEN_SHA256: dict[str, dict[str, str]] = {
 def frozen_canvases(env_id: str, split: str, **keywords: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return all canvases of a frozen split, as the environment shows them.
 
-    Full MNIST gives the canvases with the digests of :data:`FROZEN_SHA256`. The sample of 5,000
+    Full datasets give the canvases with the digests of :data:`FROZEN_SHA256`. The sample of 5,000
     digits gives other, and fewer, canvases.
 
     Args:

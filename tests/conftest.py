@@ -140,10 +140,9 @@ def tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     files = idx_files({part: rng.bytes(n * 784) for part, n in COUNTS.items()})
     md5s = [(f"{k}.gz", hashlib.md5(compress(v)).hexdigest()) for k, v in files.items()]
     sha256s = {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
-    known = dict.fromkeys(("MNIST", "FashionMNIST"), sha256s)
     monkeypatch.setattr(dataset_files, "_NUM_IMAGES", COUNTS)
     monkeypatch.setattr(data, "_NUM_VALIDATION", NUM_VALIDATION)
-    monkeypatch.setattr(dataset_files, "_SHA256", known)
+    monkeypatch.setattr(dataset_files, "_SHA256", {"MNIST": sha256s, "FashionMNIST": sha256s})
     monkeypatch.setattr(datasets.KMNIST, "resources", md5s)
     return files
 

@@ -46,6 +46,7 @@ def _same_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """
     torch.set_num_threads(1)  # the tests' tensors are too small for more
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # in processes that the tests start
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAM_ENV_MIRROR", "http://127.0.0.1:9/")  # the discard port: refused
         patch.delenv("FORCE_COLOR", raising=False)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -71,6 +72,16 @@ LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_ever
 """The fields of :class:`RunConfig` but ``env_id``, for the groups of :func:`parse_flags`."""
 
 
+@cache
+def _read_helps(config_class: type) -> dict[str, str]:
+    """Return the string below each field of a dataclass and of its bases, in one line each."""
+    from docstring_parser import parse_from_object  # comes with tyro
+
+    bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
+    params = [param for base in bases for param in parse_from_object(base).params]
+    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
+
+
 def parse_flags(
     config_class: type[ConfigT],
     arguments: Sequence[str],
@@ -90,7 +101,6 @@ def parse_flags(
         groups: All fields of a training script, which can ``--resume``, by title of their box.
     """
     import tyro  # an extra, which importing this module must not need
-    from docstring_parser import parse_from_object  # comes with tyro
 
     if groups is not None and (resumed := read_resumed(config_class, arguments)) is not None:
         return resumed
@@ -100,9 +110,7 @@ def parse_flags(
     defaults = {each.name: each.default for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
     if default is not None:
         defaults = vars(default)
-    bases = [base for base in reversed(config_class.__mro__) if is_dataclass(base)]
-    params = [param for base in bases for param in parse_from_object(base).params]
-    helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
+    helps = _read_helps(config_class)
 
     def flag(name: str) -> tuple[str, Any, Any]:
         kind = Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))]
@@ -114,7 +122,8 @@ def parse_flags(
     # tyro draws one box per nested dataclass
     assert sorted(hints) == sorted(chain(*groups.values()))
     boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
-    nested = [(title, box, field(default=box())) for title, box in boxes.items()]
+    silent = tyro.conf.arg(help="")  # else tyro parses the source of the boxes' module for a help
+    nested = [(k, Annotated[box, silent], field(default=box())) for k, box in boxes.items()]
     flags, flat = make_dataclass("Flags", nested), (tyro.conf.OmitArgPrefixes,)
     boxed = tyro.cli(flags, args=arguments, description=description, config=flat)
     return config_class(**{k: v for box in vars(boxed).values() for k, v in vars(box).items()})

@@ -34,7 +34,7 @@ from docs.demo import build
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "docs" / "demo"
 SHOWN = [(env_id, name) for env_id, names in build.AGENTS.items() for name in names]
-NUM_EPISODES = 100
+NUM_EPISODES = build.NUM_CANVASES
 PAD = 280  # side of the drawing pad [px]
 
 

@@ -17,8 +17,8 @@ from agents.runs.loading import PRETRAINED, published_names
 from ram_env import find_task
 
 FIGURE = Path(__file__).with_suffix(".png")
-# Test error [%] of the paper (Mnih et al. 2014, NIPS version) and of the best public run on
-# faithful data; RESULTS.md names the sources.
+# Test error [%] of the paper (Mnih et al. 2014, NIPS version) and of the best public run, one
+# pass, on such data; RESULTS.md names the sources.
 OTHERS = {
     "MNISTGlimpse-v0": (1.07, 0.85),
     "TranslatedMNISTGlimpse-v0": (1.20, 0.94),

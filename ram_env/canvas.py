@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
-from ram_env.checks import check_flag, check_int, check_scale, check_seed, to_python_int
+from ram_env.checks import check_flag, check_int, check_scale, check_seed, to_python
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
 from ram_env.scenes import Drawn
@@ -246,7 +246,7 @@ def draw_canvases(
         raise ValueError("seed must be an int >= 0, got None")
     check_seed(seed)
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    sizes = map(to_python_int, (canvas_size, translate, num_clutter, clutter_size))
+    sizes = map(to_python, (canvas_size, translate, num_clutter, clutter_size))
     style = CanvasStyle(*sizes)
     style.check_images(planes.shape)
     words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
@@ -288,7 +288,12 @@ class ImageScenes:
         return Drawn(labels[index], *drawn)
 
 
-@cache  # for ever: a GPU's graph may still read them
 def _split_on(split: LabelledImages, device: str | None) -> tuple[Array, Array]:
-    """Hold a split's images, (M, C, h, w), and labels, (M,), on a device once per process."""
+    """Return a split's images, (M, C, h, w), and labels, (M,), on a device."""
+    return (split.planes, split.labels) if device is None else _held_split(split, device)
+
+
+@cache  # for ever: a GPU's graph may still read them
+def _held_split(split: LabelledImages, device: str) -> tuple[Array, Array]:
+    """Hold a split on a device once per process."""
     return xp.to_device(split.planes, device), xp.to_device(split.labels, device)

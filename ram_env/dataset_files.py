@@ -274,9 +274,11 @@ def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> N
     failures, damaged = [], False
     source = _torchvision_class(dataset)
     mirrors = [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors
-    mirror = os.environ.get("RAM_ENV_MIRROR")
-    for address in [mirror] if mirror else mirrors:
-        url = f"{address.rstrip('/')}/{Path(archive_of(member)).name}"
+    path = archive_of(member)
+    urls = [f"{address.rstrip('/')}/{Path(path).name}" for address in mirrors]
+    if mirror := os.environ.get("RAM_ENV_MIRROR"):  # with the folders of a data folder, or flat
+        urls = dict.fromkeys(f"{mirror.rstrip('/')}/{end}" for end in (path, Path(path).name))
+    for url in urls:
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
                 content = response.read(_MAX_BYTES + 1)
@@ -303,7 +305,8 @@ def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Pa
     if dataset == "CIFAR10":
         _check_hash("MD5", content, _torchvision_class(dataset).tgz_md5)
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            tar.extractall(staging, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 has it
+            tar.extractall(staging)
     else:
         _parse_idx(dataset, target.name, content)
         (staging / target.name).write_bytes(content)

@@ -42,7 +42,7 @@ def find_task(env_id: str, **keywords: Any) -> Task:
     if colon:
         try:
             importlib.import_module(module)  # noqa: TID251 - named by the caller, as in gym.make
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # ValueError: no name
             raise ValueError(f"env_id {env_id!r}: cannot import {module!r}: {error}") from error
     try:
         spec = gymnasium.spec(name)

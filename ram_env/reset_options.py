@@ -78,7 +78,7 @@ def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> l
         except ValueError as error:
             raise ValueError(f"{error}, or a list of {num_lanes} of these") from error
         return [seed + lane for lane in range(num_lanes)]
-    if len(seed) != num_lanes:
+    if len(seed) != num_lanes or isinstance(seed, bytes):  # which hold ints, too
         raise ValueError(f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
     for entry in seed:
         check_seed(entry)

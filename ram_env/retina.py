@@ -13,7 +13,7 @@ import numpy as np
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
-from ram_env.checks import check_glimpse, to_python_int
+from ram_env.checks import check_glimpse, to_python
 
 _CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
 _PAIR_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
@@ -63,7 +63,7 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
         )
     if not bool((abs(locations) <= 1).all()):  # also false for NaN
         raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
-    size, num_scales = to_python_int(size), to_python_int(num_scales)
+    size, num_scales = to_python(size), to_python(num_scales)
     check_glimpse("size", size, num_scales, min(images.shape[1:3]))
     planes = images[:, None] if images.ndim == 3 else images.swapaxes(1, 3).swapaxes(2, 3)
     margin, (n, channels, height, width) = margin_of(size, num_scales), planes.shape

@@ -9,7 +9,7 @@ import numpy as np
 
 from ram_env.actions import FORMATS
 from ram_env.canvas import CanvasStyle, ImageScenes
-from ram_env.checks import check_choice, check_flag, check_glimpse, check_int, to_python_int
+from ram_env.checks import check_choice, check_flag, check_glimpse, check_int, to_python
 from ram_env.data import SPLITS, open_split
 from ram_env.scenes import Scenes
 from ram_env.signpost import CELL, SignpostScenes
@@ -56,7 +56,7 @@ class Task(ABC):
         for name, value in keywords.items():
             value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
             several = isinstance(value, (tuple, list))
-            keywords[name] = tuple(map(to_python_int, value)) if several else value
+            keywords[name] = tuple(map(to_python, value)) if several else value
         return cls(**keywords)
 
     def __post_init__(self) -> None:

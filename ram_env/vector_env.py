@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from ram_env import arrays as xp
 from ram_env.arrays import Array
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_int, to_python_int
+from ram_env.checks import check_int, to_python
 from ram_env.draws import draw_key, lane_key
 from ram_env.reset_options import read_options, seeds_of_lanes
 from ram_env.tasks import SignpostTask
@@ -93,7 +93,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         render_mode: str | None = None,
         **keywords: Any,
     ):
-        self.num_envs = num_envs = to_python_int(num_envs)
+        self.num_envs = num_envs = to_python(num_envs)
         check_int("num_envs", num_envs, 1, 2**24)
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
@@ -265,9 +265,10 @@ def _read_device(device: Any) -> str | None:
     import torch
 
     try:
-        chosen = torch.empty(0, device=torch.device(device)).device  # "cuda" with its number
+        probe = torch.zeros((), device=torch.device(device))
+        probe.item()  # which "meta" refuses
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(
             f"device must be None or a torch device that works here, got {device!r}: {error}"
         ) from error
-    return str(chosen)
+    return str(probe.device)  # "cuda" with its number

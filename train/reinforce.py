@@ -71,6 +71,7 @@ from agents.training import (
     Watch,
     check_finite,
     check_settings,
+    check_used,
     check_validation_images,
     choose_bf16,
     choose_device,
@@ -267,10 +268,7 @@ class Config(AgentConfig):
         ):
             if bad:
                 raise ValueError(message)
-        default = {field.name: field.default for field in fields(self)}
-        for name, (used, user) in self.users.items():
-            if not used and (got := getattr(self, name)) != default[name]:
-                raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
+        check_used(self, self.users)
 
     @property
     def users(self) -> dict[str, tuple[bool, str]]:
@@ -280,6 +278,7 @@ class Config(AgentConfig):
             "muon_rate": (self.optimizer == "muon", "optimizer muon"),
             "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
             "state_cap": (self.core == "rnn", "core rnn"),
+            "final_std": (not self.learned_std, "a std that isn't learned"),
             "replay_size": (self.replay_steps > 0, "replay_steps"),
             "replay_steps": (estimator.binary_reward, "an outcome estimator"),
             "label_temperature": (estimator.binary_reward, "an outcome estimator"),

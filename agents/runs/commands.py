@@ -192,7 +192,7 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     try:
         return convert(settings, config_class)
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} is not valid: {error}") from error
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
 
 def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None:

@@ -56,11 +56,14 @@ class GlimpseVecEnv(VecEnv):
         seed=s)`` calls this too. Seeds s and s + 1 then share all lanes but one: for independent
         runs, call ``seed(agents.training.spread_seed(s, N)[0])`` after making the algorithm.
         """
-        if seed is None or isinstance(seed, (int, np.integer)):
-            return super().seed(None if seed is None else int(seed))
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed must be one int or {self.num_envs}, got {len(seed)}")
-        self._seeds = [None if each is None else int(each) for each in seed]
+        several = isinstance(seed, (Sequence, np.ndarray))
+        seeds = seed if several else [seed]
+        if (several and len(seeds) != self.num_envs) or not all(map(_is_seed, seeds)):
+            what = f"None or an int >= 0, or a list of {self.num_envs} of these"
+            raise ValueError(f"seed must be {what}, got {seed!r}")
+        if not several:
+            return super().seed(seed if seed is None else int(seed))
+        self._seeds = [each if each is None else int(each) for each in seeds]
         return self._seeds
 
     def reset(self) -> Any:
@@ -225,3 +228,9 @@ def _check(env: VectorEnv[Any, Any, Any]) -> None:
         raise ValueError(f"env must be in the autoreset mode SAME_STEP, got {mode}: {advice}")
     if of_singles and not getattr(env.unwrapped, "copy", True):
         raise ValueError("env must return fresh arrays: make it with copy=True, the default")
+
+
+def _is_seed(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is None
+    return isinstance(value, (int, np.integer)) and int(value) >= 0

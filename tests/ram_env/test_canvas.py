@@ -132,9 +132,8 @@ def test_images_may_be_strided_and_are_left_alone():
 
 def test_one_image_without_clutter_and_no_canvas_at_all_work():
     images = np.full((1, 4, 4), 9, np.uint8)
-    canvases, positions = draw_canvases(
-        images, np.array([0]), seed=0, canvas_size=6, translate=False
-    )
+    style: Any = {"seed": 0, "canvas_size": 6, "translate": np.False_}
+    canvases, positions = draw_canvases(images, np.array([0]), **style)
     assert (canvases[0] == np.pad(images[0], 1)).all()
     assert positions.tolist() == [[1, 1]]
     canvases, positions = draw_canvases(images, np.array([]), seed=0, canvas_size=6)

@@ -1,15 +1,17 @@
 """Tests of ram_env.data, mostly on made-up datasets of a few images."""
 
 import copy
+import gc
 import pickle
 import re
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ram_env import data
+from ram_env import GlimpseEnv, data
 from ram_env.data import load_digits, open_split, register_dataset
 from tests.dataset_makers import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, only, write
 
@@ -251,6 +253,17 @@ def test_a_pickle_is_refused_where_other_data_are_found():
     register_dataset("shapes", lambda: {"train": shapes_pair(3, 9, 7)})
     with pytest.raises(ValueError, match=r"pickle is of .* 4 images .*finds .* 3 images"):
         pickle.loads(pickled)
+
+
+def test_a_dataset_that_was_replaced_leaves_the_memory():
+    register_dataset("shapes", lambda: {"train": shapes_pair(4, 9, 7)})
+    old = weakref.ref(open_split("shapes", "train"))
+    env = GlimpseEnv(dataset="shapes", glimpse_size=2, canvas_size=12)
+    env.reset(seed=0)
+    del env
+    register_dataset("shapes", lambda: {"train": shapes_pair(3, 9, 7)})
+    gc.collect()
+    assert old() is None
 
 
 def test_images_of_one_colour_are_grey():

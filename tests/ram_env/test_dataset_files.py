@@ -130,21 +130,26 @@ def test_damaged_cifar_files_are_named(tiny_cifar, cache):
 # Downloads
 
 
+Answer = Callable[[str], tuple[int, bytes, int]]
+
+
 @pytest.fixture
 def serve(monkeypatch):
     """Start a local mirror, the one to use from now on.
 
-    ``answer`` maps a file's name to (status, content, declared length).
+    ``answer`` maps a file's name to (status, content, declared length). The mirror has folders like
+    those of a data folder, unless it is ``flat``.
     """
     servers = []
 
-    def start(answer: Callable[[str], tuple[int, bytes, int]]) -> SimpleNamespace:
+    def start(answer: Answer, flat: bool = False) -> SimpleNamespace:
         requested: list[str] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                requested.append(name := self.path.lstrip("/"))
-                status, content, length = answer(name)
+                requested.append(path := self.path.lstrip("/"))
+                absent = flat and "/" in path
+                status, content, length = (404, b"", 0) if absent else answer(Path(path).name)
                 self.send_response(status)
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
@@ -165,7 +170,7 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def serves(files: dict[str, bytes]) -> Callable[[str], tuple[int, bytes, int]]:
+def serves(files: dict[str, bytes]) -> Answer:
     return lambda name: whole(compress(files[name.removesuffix(".gz")]))
 
 
@@ -180,7 +185,12 @@ def test_a_download_leaves_one_valid_copy(dataset, tiny, cache, serve):
     assert images.tobytes() == tiny["t10k-images-idx3-ubyte"][16:]
     assert file_names(cache) == {dataset, "raw", *(f"{name}.gz" for name in tiny)}
     load_digits(dataset, "train")
-    assert sorted(mirror.requested) == sorted(f"{name}.gz" for name in tiny)
+    assert sorted(mirror.requested) == sorted(f"{dataset}/raw/{name}.gz" for name in tiny)
+
+
+def test_a_mirror_may_hold_one_datasets_files_without_folders(tiny, cache, serve):
+    serve(serves(tiny), flat=True)
+    assert len(load_digits("FashionMNIST", "train")[0]) == 50
 
 
 def test_cifar_is_downloaded(tiny_cifar, cache, serve):

@@ -308,6 +308,9 @@ def test_numbers_of_numpy_are_taken_as_pythons():
         env.reset(seed=0)
         json.dumps(env.get_state())
         assert (env.task.num_glimpses, env.task.glimpse_cost, env.task.grid) == (3, 0.5, (5, 5))
+    scales = (np.float32(0.5), np.float16(1))
+    task = ram_env.find_task("MNISTGlimpse-v0", object_scale=scales)
+    assert "object_scale=(0.5, 1.0)" in repr(task)
 
 
 @pytest.mark.parametrize(

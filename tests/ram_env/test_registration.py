@@ -50,6 +50,8 @@ def test_training_accepts_glimpse_environments_only(own_module, config):
         config(env_id="CartPole-v1")
     with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
         config(env_id="no_such_module:MyDigits-v0")
+    with pytest.raises(ValueError, match="env_id ':MyDigits-v0': cannot import ''"):
+        config(env_id=":MyDigits-v0")
     with pytest.raises(gymnasium.error.Error, match=r"'Glympse-v0' .* known: MNIST"):
         config(env_id="Glympse-v0")
     with pytest.raises(gymnasium.error.Error, match=r"'MNISTGlimpse' is not .* known: MNISTGlim"):

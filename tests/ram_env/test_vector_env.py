@@ -112,7 +112,8 @@ def test_a_spec_survives_json_and_makes_an_equal_env(mode):
 # What is refused, and that it changes nothing
 
 
-BAD_SEEDS: list[Any] = [-1, 1.5, "1", True, (-1,), [1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
+BAD_SEEDS: list[Any] = [-1, 1.5, "1", b"123", True, (-1,)]
+BAD_SEEDS += [[1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
 BAD_OPTIONS: list[tuple[str, Any]] = [
     ("options must be None or a dict, got 5", 5),
     (r"unknown reset options \['0', 'indx'\]; allowed: \['index'", {"indx": 1, 0: 1}),
@@ -139,6 +140,11 @@ def test_seeds_may_be_any_sequence_and_the_message_says_that_there_may_be_severa
     assert_same(env.reset(seed=range(4, 7)), env.reset(seed=4))
     with pytest.raises(ValueError, match=r"a Python int >= 0, got array.*, or a list of 3"):
         env.reset(seed=np.arange(3))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_device_that_holds_no_numbers_is_refused():
+    with pytest.raises(ValueError, match="device must be None or a torch device that works here"):
+        make_vector(device="meta")
 
 
 BAD_RESETS = [

@@ -507,6 +507,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"shift": 28, "curriculum": "cluttered-60"}, "shift must be less than the 28 .* got 28"),
     ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
     ({"state_cap": 20.0}, "state_cap needs core rnn: .* got 20"),
+    ({"learned_std": True, "final_std": 0.01}, "final_std needs a std that isn't learned"),
     ({"num_envs": 1, "normalise_by_step": True}, "num_envs must be at least 2 for dense"),
     ({"num_envs": 1, "env_kwargs": "num_glimpses = 2"}, "num_envs must be at least 2 for dense"),
     ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),

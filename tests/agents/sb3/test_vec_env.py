@@ -190,8 +190,9 @@ def test_seeds_hold_for_one_reset_and_then_episodes_continue():
     env.seed(np.int64(3))  # pyright: ignore[reportArgumentType]
     assert_same(env.reset(), reference.reset(seed=3)[0])
     assert len(set(env.seed(None))) == N
-    with pytest.raises(ValueError, match="seed must be one int or 3, got 2"):
-        env.seed([1, 2])
+    for wrong in ([1, 2], [1, 2, 1.5], [1, 2, True], -1, np.array([1, -2, 3])):
+        with pytest.raises(ValueError, match="seed must be None or an int >= 0, or a list of 3"):
+            env.seed(wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_options_hold_for_one_reset():

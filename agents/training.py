@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -148,19 +147,6 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
             value = getattr(settings, name)
             if value is not None and not _RANGES[allowed](value):
                 raise ValueError(f"{name} must be {allowed}, got {value}")
-
-
-def check_used(settings: Any, users: Mapping[str, tuple[bool, str]]) -> None:
-    """Raise ValueError if a setting of a dataclass differs from its default, but has no effect.
-
-    Args:
-        settings: An instance of the dataclass.
-        users: Whether the other settings use a setting, and what would use it, by its name.
-    """
-    default = {field.name: field.default for field in fields(settings)}
-    for name, (used, user) in users.items():
-        if not used and (got := getattr(settings, name)) != default[name]:
-            raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
 
 
 class Watch:

@@ -71,7 +71,6 @@ from agents.training import (
     Watch,
     check_finite,
     check_settings,
-    check_used,
     check_validation_images,
     choose_bf16,
     choose_device,
@@ -268,7 +267,10 @@ class Config(AgentConfig):
         ):
             if bad:
                 raise ValueError(message)
-        check_used(self, self.users)
+        default = {field.name: field.default for field in fields(self)}
+        for name, (used, user) in self.users.items():
+            if not used and (got := getattr(self, name)) != default[name]:
+                raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
 
     @property
     def users(self) -> dict[str, tuple[bool, str]]:

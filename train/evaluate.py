@@ -134,10 +134,11 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     env = make_env(env_id, device, **keywords, split=config.split)
     check_fit(model, env)
-    if (seen := model.config.num_glimpses) not in (0, env.task.num_glimpses):
-        print(f"the agent sees the time as glimpses / {seen}, but T is {env.task.num_glimpses}")
     check_data(name, run_dir, data=env.data_source, is_sample=env.data_is_sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
+    if (known := model.config.num_glimpses) not in (0, env.task.num_glimpses):
+        num_glimpses = env.task.num_glimpses
+        print(f"the agent learned to tell the time in {known} glimpses, here it has {num_glimpses}")
     print(f"{env.data_source}\n")
 
     # Protocols

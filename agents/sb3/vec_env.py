@@ -231,6 +231,5 @@ def _check(env: VectorEnv[Any, Any, Any]) -> None:
 
 
 def _is_seed(value: Any) -> bool:
-    if value is None or isinstance(value, bool):
-        return value is None
-    return isinstance(value, (int, np.integer)) and int(value) >= 0
+    is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return value is None or (is_int and int(value) >= 0)

@@ -104,6 +104,15 @@ def test_the_last_line_of_an_agent_that_stops_is_its_error_there(tmp_path, capsy
     assert f"error {first} %" in lines[-1]
 
 
+def test_another_number_of_glimpses_is_said_of_an_agent_that_sees_the_time(tmp_path, capsys):
+    folder = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, num_glimpses=4))
+    said = "the agent learned to tell the time in 4 glimpses, here it has "
+    for num_glimpses, times in ((4, 0), (2, 1)):
+        env_kwargs = f"num_glimpses = {num_glimpses}"
+        lines = report(folder, capsys, num_passes=1, env_kwargs=env_kwargs)
+        assert lines.count(f"{said}{num_glimpses}") == times
+
+
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
     folder = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
     weights = load_file(folder / "best.safetensors")

@@ -30,7 +30,7 @@ def error_after(tmp_path, capsys, **changes) -> float:
 
 
 def test_the_signpost_task_is_solved(tmp_path, capsys):
-    settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": 80_000}
+    settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": 60_000}
     assert error_after(tmp_path, capsys, **settings) < 5  # chance: 75
 
 

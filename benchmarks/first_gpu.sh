@@ -6,8 +6,7 @@
 # DEVICE=cpu tries the script.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-# Without importing them, which takes seconds
-works() { python -c 'from importlib.util import find_spec as f; exit(not (f("torch") and f("gymnasium")))'; }
+works() { python -c 'import torch, gymnasium' 2>/dev/null; }
 works || PATH="$PWD/.venv/bin:$PATH"
 works || { echo "activate the project's environment first: see README.md" >&2 && exit 1; }
 out="${1:-first_gpu.md}" device="${DEVICE:-cuda}" failed=0

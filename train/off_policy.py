@@ -82,17 +82,17 @@ def make_learner(config: Config, lanes: GlimpseVecEnv, device: torch.device, see
         seed=seed % 2**32,  # the limit of NumPy's global generator
         device=device,
     )
-    model.critic.register_forward_pre_hook(_fix_critic)
+    model.critic.register_forward_pre_hook(_freeze_critic)
     weights = nn.ModuleDict({"actor": model.actor, "critic": model.critic})
     state = OffPolicyState(model)
     player = FlatPlayer(model, history)
     return Learner(model, weights, state.optimizer, player, stored={"off_policy": state})
 
 
-def _fix_critic(critic: nn.Module, inputs: Any) -> None:
-    """Give the actor's loss no gradients of the critic, which SAC and CrossQ would discard."""
+def _freeze_critic(critic: nn.Module, inputs: Any) -> None:
+    """Freeze the critic in the actor's loss: SAC and CrossQ would discard its gradients."""
     _, actions = inputs
-    critic.requires_grad_(not actions.requires_grad)  # those of the replay have no gradients
+    critic.requires_grad_(not actions.requires_grad)  # the replay's actions have no gradients
 
 
 parse = partial(parse_flags, Config, groups=GROUPS)

@@ -331,12 +331,12 @@ def test_the_off_policy_script_takes_one_gradient_step_per_8_env_steps(
 @pytest.mark.parametrize("algorithm", off_policy.ALGORITHMS)
 def test_the_actors_loss_needs_no_gradients_of_the_critic(tmp_path, capsys, monkeypatch, algorithm):
     settings = {"algorithm": algorithm, "total_steps": 192, "num_validations": 1}
-    train_off_policy(tmp_path / "fixed", capsys, **settings)
-    monkeypatch.setattr(off_policy, "_fix_critic", lambda *_: None)
+    train_off_policy(tmp_path / "frozen", capsys, **settings)
+    monkeypatch.setattr(off_policy, "_freeze_critic", lambda *_: None)
     train_off_policy(tmp_path / "free", capsys, **settings)
-    fixed, free = [load_file(tmp_path / name / "best.safetensors") for name in ("fixed", "free")]
-    assert fixed.keys() == free.keys()
-    assert all(torch.equal(fixed[k], free[k]) for k in free)
+    frozen, free = [load_file(tmp_path / name / "best.safetensors") for name in ("frozen", "free")]
+    assert frozen.keys() == free.keys()
+    assert all(torch.equal(frozen[k], free[k]) for k in free)
 
 
 # What is refused

@@ -103,8 +103,9 @@ def play_split(
 ) -> Beliefs:
     """Show every image of a split ``num_passes`` times and record what the model believes.
 
-    Each pass begins with other first locations. With ``std`` 0 and no random control the
-    number of sub-environments changes nothing but rounding; the noise of locations depends on it.
+    Each pass begins with other first locations, if the env draws them. With ``std`` 0 and no
+    random control the number of sub-environments changes nothing but rounding; the noise of
+    locations depends on it.
 
     Args:
         model: In the mode to evaluate it in.
@@ -112,7 +113,8 @@ def play_split(
             autoreset mode ``SAME_STEP``, whose episodes all have the same length.
             Observations may be arrays or tensors.
         num_images: n, images in the split; visits after the last pass are dropped.
-        num_passes: M, passes through the split.
+        num_passes: M, passes through the split; above 1 its canvases must be frozen, as those of
+            validation and test are.
         std: Standard deviation of the location policy; 0 executes its mean.
         generator: Source of the noise of locations, on the model's device. None gives every call
             the same noise.

@@ -55,12 +55,12 @@ def to_array(name: str, value: Any, device: str | None = None) -> tuple[Array, s
     Raises:
         ValueError: If it can't be read as one array.
     """
-    if is_tensor(value):
-        code = dtype_name(value).replace("bfloat", "float")[0]
-        if device is not None:
-            return value.detach().to(device), code
-        value = to_host(value.detach().float() if "bfloat" in dtype_name(value) else value.detach())
+    if is_tensor(value) and device is not None:
+        return value.detach().to(device), dtype_name(value).replace("bfloat", "float")[0]
     try:
+        if is_tensor(value):
+            is_bfloat = "bfloat" in dtype_name(value)  # which NumPy lacks
+            value = to_host(value.detach().float() if is_bfloat else value.detach())
         array = np.asarray(value)
     except Exception as error:
         raise ValueError(f"{name} can't be read as an array: {error}") from error

@@ -34,6 +34,9 @@ Obs = dict[str, np.ndarray]
 class VectorGlimpseHistory(VectorWrapper):
     """Observe each lane's episode so far, for a vector environment in any autoreset mode.
 
+    The environment's state doesn't hold past glimpses: restore one only at an episode's first
+    glimpse, and on the way through ``reset``.
+
     Observation Space:
     | key | shape | meaning |
     |---|---|---|
@@ -115,7 +118,7 @@ class VectorGlimpseHistory(VectorWrapper):
             raise ValueError(
                 f"num_glimpses must be the environment's, got {self._num_glimpses}, but the times "
                 f"{np.unique(seen / self._num_glimpses).tolist()} (glimpses seen / num_glimpses) "
-                "don't advance by one"
+                "don't advance by one (as after set_state in mid-episode)"
             )
         for part in episodes.values():
             part[slots == 0] = 0

@@ -155,7 +155,7 @@ JUNK = [
     *[[], [[]], [0] * 4, [0] * 5, [0] * 7, [[0] * 6], [0, [1], 0, 0, 0, 0]],
     *[[True] * 6, [0j] * 6, ["0"] * 6, [None] * 6, [10**400] * 6],
     *[np.zeros(6, "datetime64[s]"), np.zeros(6, object)],
-    torch.zeros(6, dtype=torch.bool),
+    *[torch.zeros(6, dtype=torch.bool), torch.zeros(6).to_sparse()],
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
@@ -77,6 +76,7 @@ class RunLog:
         self.checkpoint: Checkpoint | None = None
         settings = msgspec.to_builtins(asdict(config), enc_hook=str)
         self._settings = {k: v for k, v in settings.items() if k not in ("run_dir", "resume")}
+        self._num_validations: int = settings.get("num_validations", 1)
         self._commit = commit()
         self._console = Console(highlight=False, soft_wrap=True, emoji=False)
         self._training = TrainingProgress(self._console)
@@ -115,6 +115,8 @@ class RunLog:
         env_id = str(self._settings.get("env_id", ""))
         allowed = ["--env-id", env_id] if ":" in env_id else []
         words = [sys.executable, *launcher(), sys.argv[0], "--resume", str(self.folder), *allowed]
+        if allowed and (places := os.environ.get("PYTHONPATH")):  # where the id's module lies
+            words = ["env", f"PYTHONPATH={places}", *words]
         advice = f"the run ended early; resume with: {shlex.join(words)}"
         # All is tried, the last line first: a full disk, for instance, may have ended the run
         with suppress(OSError), ExitStack() as ending:
@@ -135,8 +137,8 @@ class RunLog:
 
     def progress(self, num_updates: int) -> Iterator[int]:
         """Count updates, from 0 or from the checkpoint, with a bar on a terminal."""
-        every = math.ceil(num_updates / self._settings.get("num_validations", 1))
-        self.say(f"training: {num_updates:,} updates, validation every {every:,}")
+        self._num_validations = min(self._num_validations, num_updates)
+        self.say(f"training: {num_updates:,} updates; validations: {self._num_validations}")
         self._stopwatch.start()
         yield from self._training.updates(getattr(self.checkpoint, "step", 0), num_updates)
 
@@ -213,8 +215,8 @@ class RunLog:
         line = "finished; no final split was evaluated"
         if score is not None:
             values |= score.to_json()
-            count = self._settings.get("num_validations", 1)
-            if split == "validation" and self._settings.get("keep", "best") == "best" and count > 1:
+            count, keep = self._num_validations, self._settings.get("keep", "best")
+            if split == "validation" and keep == "best" and count > 1:
                 self.say(
                     f"chosen as the best of {count} validations, so this error is a little low:"
                 )

@@ -30,6 +30,7 @@ GRACE = 30
 TOO_SLOW = 124
 """Exit status of a job that its time limit ended before it had a new checkpoint."""
 
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses after a signal
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -43,6 +44,7 @@ class Record:
             that were lost with their node.
         checkpoint: Name of the newest checkpoint when it was last started or resumed.
         status: Exit status, minus the signal's number if it was killed; None before the end.
+        failed_at: Name of the newest checkpoint when its program last gave up.
         stopped: Why it was last stopped before its end, ``"cancelled"`` or ``"requeued"``.
         printed: Bytes that it had printed before it was last started or resumed.
     """
@@ -51,6 +53,7 @@ class Record:
     cpu_seconds: float = 0.0
     checkpoint: str = ""
     status: int | None = None
+    failed_at: str = ""
     stopped: str = ""
     printed: int = 0
 
@@ -98,10 +101,15 @@ class Job:
         return another and self._newest_checkpoint() != ""
 
     def _stored(self) -> Record:
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            content = json.loads(self.beside("json").read_text())
+        path = self.beside("json")
+        try:
+            content = json.loads(path.read_text())
             return Record(**{**content, "command": tuple(content["command"])})
-        return Record()
+        except FileNotFoundError:
+            return Record()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            advice = f"move it and {self.folder} away"
+            raise ValueError(f"{path} is no job's record, {advice}: {error!r}") from error
 
     def is_running(self) -> bool:
         """Say whether a process on this machine runs it, whoever started that."""
@@ -115,15 +123,16 @@ class Job:
     def reopen(self) -> None:
         """Let a job that failed run again, from its newest checkpoint.
 
-        One whose program gave up, without a newer checkpoint than it was resumed from, starts over:
-        the checkpoint may be the reason.
+        One whose program gave up twice at the same checkpoint starts over: the checkpoint may be
+        the reason.
         """
-        record = self.record
-        gave_up = record.status is not None and record.status > 0  # nobody killed it
-        if gave_up and self._newest_checkpoint() == record.checkpoint:
+        record, newest = self.record, self._newest_checkpoint()
+        if (record.status or 0) <= 0 or record.status in _STOPPED:  # it didn't give up
+            self._write(replace(record, status=None))
+        elif record.failed_at == newest:
             self.forget()
         else:
-            self._write(replace(record, status=None))
+            self._write(replace(record, status=None, failed_at=newest))
 
     def forget(self) -> None:
         """Let the job start over if it is run again."""
@@ -184,7 +193,10 @@ class Job:
 
     def _write(self, record: Record) -> None:
         new = self.beside("json.new")
-        new.write_text(json.dumps(asdict(record)))
+        with new.open("w") as file:
+            file.write(json.dumps(asdict(record)))
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(self.beside("json"))
 
     def _newest_checkpoint(self) -> str:

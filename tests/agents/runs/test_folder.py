@@ -5,6 +5,7 @@ import math
 import os
 import re
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_training_is_announced_at_once_and_status_lines_are_not_kept(log, capsys
     log._training._clock = iter(range(0, 1000, 40)).__next__
     updates = log.progress(3)
     assert next(updates) == 0
-    announcement = "training: 3 updates, validation every 3\n"
+    announcement = "training: 3 updates; validations: 1\n"
     assert capsys.readouterr().out == announcement
     log.status(100, 0.5)
     log.status(200, 0.75)
@@ -219,7 +220,7 @@ def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) 
     """Fail after some updates of a run."""
 
     def train() -> None:
-        with RunLog(folder, Settings(), resume=resume) as log:
+        with RunLog(folder, Placed(), resume=resume) as log:
             for _ in zip(range(updates), log.progress(5), strict=False):
                 pass
             raise error
@@ -236,12 +237,14 @@ def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) 
     ],
 )
 def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
-    tmp_path, capsys, error, advice
+    tmp_path, capsys, monkeypatch, error, advice
 ):
+    monkeypatch.setenv("PYTHONPATH", "my code")  # where the id's module is found
     fail(tmp_path / "run", error, updates=1)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(advice)
-    assert (f"--resume {tmp_path / 'run'}" in last) == ("resume with" in advice)
+    resumes = f"env 'PYTHONPATH=my code' {sys.executable} .* --resume {tmp_path / 'run'} --env-id"
+    assert bool(re.search(resumes, last)) == ("resume with" in advice)
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 

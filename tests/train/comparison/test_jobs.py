@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -78,6 +79,30 @@ def test_a_job_that_gave_up_at_a_checkpoint_starts_over_and_one_that_was_killed_
     (ended,) = run(place, place.job("a", how))
     assert ended.status == 0
     assert [int(line.split()[-1]) for line in place.calls()] == steps
+
+
+def test_a_job_that_was_stopped_and_fails_later_keeps_its_checkpoint(place):
+    job = place.job("a", "waits fails")
+    stop_waiting(place, job)
+    assert [each.status for each in run(place, job)] == [1]
+    place.go()
+    (place.folder / "lives").touch()
+    assert [each.status for each in run(place, job)] == [0]
+    assert [int(line.split()[-1]) for line in place.calls()] == [0, 1, 1]
+    for status in [128 + signal.SIGINT, 128 + signal.SIGTERM] * 2:  # it was stopped, not by us
+        job._write(replace(job.record, status=status))
+        job.reopen()
+        assert job.record.command
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"command": [], "more": 1}'])
+def test_a_damaged_record_costs_no_checkpoint(place, text):
+    job = place.job("a", "waits")
+    stop_waiting(place, job)
+    job.beside("json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is no job's record, move it and .*a away"):
+        run(place, job)
+    assert (job.folder / "checkpoints" / "step_1").exists()
 
 
 def test_a_job_is_not_blamed_for_what_it_printed_before_it_was_resumed(place):

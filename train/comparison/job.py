@@ -42,7 +42,6 @@ class Record:
         command: What was started.
         cpu_seconds: CPU time since the program last started from scratch [s], without processes
             that were lost with their node.
-        checkpoint: Name of the newest checkpoint when it was last started or resumed.
         status: Exit status, minus the signal's number if it was killed; None before the end.
         failed_at: Name of the newest checkpoint when its program last gave up.
         stopped: Why it was last stopped before its end, ``"cancelled"`` or ``"requeued"``.
@@ -51,7 +50,6 @@ class Record:
 
     command: tuple[str, ...] = ()
     cpu_seconds: float = 0.0
-    checkpoint: str = ""
     status: int | None = None
     failed_at: str = ""
     stopped: str = ""
@@ -109,7 +107,7 @@ class Job:
             return Record()
         except (OSError, ValueError, TypeError, KeyError) as error:
             advice = f"move it and {self.folder} away"
-            raise ValueError(f"{path} is no job's record, {advice}: {error!r}") from error
+            raise ValueError(f"{path} is not a job's record: {advice} ({error!r})") from error
 
     def is_running(self) -> bool:
         """Say whether a process on this machine runs it, whoever started that."""
@@ -127,12 +125,12 @@ class Job:
         the reason.
         """
         record, newest = self.record, self._newest_checkpoint()
-        if (record.status or 0) <= 0 or record.status in _STOPPED:  # it didn't give up
-            self._write(replace(record, status=None))
-        elif record.failed_at == newest:
+        gave_up = (record.status or 0) > 0 and record.status not in _STOPPED
+        if gave_up and record.failed_at == newest:
             self.forget()
         else:
-            self._write(replace(record, status=None, failed_at=newest))
+            failed_at = newest if gave_up else record.failed_at
+            self._write(replace(record, status=None, failed_at=failed_at))
 
     def forget(self) -> None:
         """Let the job start over if it is run again."""
@@ -155,12 +153,12 @@ class Job:
             fcntl.flock(output, fcntl.LOCK_EX)  # passed on to the program
             if self.record.status is not None or received:  # a second submission, or it is to stop
                 return
-            record = replace(self.record, checkpoint=self._newest_checkpoint(), stopped="")
-            resumes = self.resume and record.command and record.checkpoint
+            record, checkpoint = replace(self.record, stopped=""), self._newest_checkpoint()
+            resumes = self.resume and record.command and checkpoint
             if not resumes:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 output.truncate(0)
-                record = Record(self.command)
+                record, checkpoint = Record(self.command), ""
             record = replace(record, printed=os.fstat(output.fileno()).st_size)
             self._write(record)
             try:
@@ -171,7 +169,7 @@ class Job:
                 status = 127
             stops = bool(received) and status != 0
             late = stops and signal.SIGUSR2 in received
-            if late and not (self.resume and self._newest_checkpoint() != record.checkpoint):
+            if late and not (self.resume and self._newest_checkpoint() != checkpoint):
                 advice = b"or lower --checkpoint-every" if self.resume else b"it can't resume"
                 output.write(b"error: no new checkpoint within the time limit: ")
                 output.write(b"raise --timeout-min, " + advice + b"\n")

@@ -100,7 +100,7 @@ def test_a_damaged_record_costs_no_checkpoint(place, text):
     job = place.job("a", "waits")
     stop_waiting(place, job)
     job.beside("json").write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json is no job's record, move it and .*a away"):
+    with pytest.raises(ValueError, match=r"a\.json is not a job's record: move it and .*a away"):
         run(place, job)
     assert (job.folder / "checkpoints" / "step_1").exists()
 

@@ -34,8 +34,9 @@ Obs = dict[str, np.ndarray]
 class VectorGlimpseHistory(VectorWrapper):
     """Observe each lane's episode so far, for a vector environment in any autoreset mode.
 
-    The environment's state doesn't hold past glimpses: restore one only at an episode's first
-    glimpse, and on the way through ``reset``.
+    The environment's state doesn't hold past glimpses. Restore one only at an episode's first
+    glimpse, and let ``reset`` return what ``set_state`` did, as
+    ``agents.sb3.training.ResumedVectorEnv`` does.
 
     Observation Space:
     | key | shape | meaning |

@@ -68,6 +68,7 @@ class EpisodesEnv:
         Raises:
             ValueError: If the state is malformed, or belongs to another version, task or number of
                 lanes, or a dataset of another name or size; nothing has changed then.
+            ClosedEnvironmentError: After ``close``.
         """
         self._check_open("set_state")
         self._episodes.set_state(state)

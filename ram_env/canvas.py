@@ -244,7 +244,7 @@ def draw_canvases(
         raise ValueError(f"ids must have shape ({n},), one per index, got ({len(counters)},)")
     if seed is None:
         raise ValueError("seed must be an int >= 0, got None")
-    check_seed(seed)
+    check_seed(seed := to_python(seed))
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     sizes = map(to_python, (canvas_size, translate, num_clutter, clutter_size))
     style = CanvasStyle(*sizes)

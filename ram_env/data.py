@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ram_env import dataset_files as files
-from ram_env.checks import check_int
+from ram_env.checks import check_int, to_python
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
 from ram_env.dataset_files import Pair, read_only
 
@@ -38,6 +38,7 @@ DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 SPLITS = ("train", "validation", "train+validation", "test")
 
 _NUM_VALIDATION = 5_000  # the last images of the training files
+_MAX_CLASSES = 100_000  # of a registered dataset; actions and observations have a number for each
 _SAMPLE_PARTS = ((0, 400), (400, 450), (0, 450), (450, 500))  # of each class's 500 digits, by split
 
 # What this process has opened, shared by all its environments.
@@ -137,14 +138,15 @@ def register_dataset(name: str, loader: Loader, num_classes: int | None = None) 
 
     Raises:
         ValueError: If the name is empty, not a string or that of a built-in dataset, the loader is
-            not callable, or ``num_classes`` is not a positive integer.
+            not callable, or ``num_classes`` is not an integer from 1 to 100,000.
     """
     if not isinstance(name, str) or not name or name in DATASETS:
         raise ValueError(f"name must be a string other than {', '.join(DATASETS)}, got {name!r}")
     if not callable(loader):
         raise ValueError(f"loader must be callable, got {loader!r}")
     if num_classes is not None:
-        check_int("num_classes", num_classes, 1, 2**31)
+        num_classes = to_python(num_classes)
+        check_int("num_classes", num_classes, 1, _MAX_CLASSES)
     with _lock:
         _loaders[name] = functools.cache(lambda: _check_loaded(name, loader(), num_classes))
         for key in [key for key in _opened if key[0] == name]:
@@ -245,10 +247,10 @@ def _check_pair(where: str, pair: Any) -> Pair:
     if images.shape[3:] == (1,):
         images = images[..., 0]  # (n, H, W)
     whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not whole or labels.min() < 0 or labels.max() >= 2**31:
+    if not whole or labels.min() < 0 or labels.max() >= _MAX_CLASSES:
         raise ValueError(
-            f"{where}: labels must be integers in 0..{2**31 - 1} of shape ({len(images)},), one "
-            f"per image, got {labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
+            f"{where}: labels must be integers in 0..{_MAX_CLASSES - 1}, one per image, of shape "
+            f"({len(images)},), got {labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
         )
     return read_only(np.array(images, order="C")), read_only(labels.astype(np.int64))
 

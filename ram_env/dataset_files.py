@@ -20,6 +20,7 @@ import math
 import os
 import shutil
 import struct
+import sys
 import tarfile
 import urllib.request
 import warnings
@@ -255,16 +256,30 @@ def download(dataset: str, part: str, cache: Path) -> None:
 
 @contextmanager
 def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock, for which others wait, and a folder for unfinished files."""
-    from filelock import FileLock
+    """Hold the dataset's lock, for which others wait, and a folder for unfinished files.
+
+    If no address answers, those who waited get the same ConnectionError: each would wait as long.
+    """
+    from filelock import FileLock, Timeout
 
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{dataset}.lock"):
+    lock, failed = FileLock(cache / f"{dataset}.lock"), cache / f"{dataset}.failed"
+    try:
+        held, waited = lock.acquire(timeout=0), False
+    except Timeout:
+        held, waited = lock.acquire(), True
+    with held:
+        if waited and failed.exists():
+            raise ConnectionError(failed.read_text())
+        failed.unlink(missing_ok=True)
         folder = cache / f"{dataset}.part"
         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
         folder.mkdir()
         try:
             yield folder
+        except ConnectionError as error:
+            failed.write_text(str(error))
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -278,6 +293,7 @@ def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> N
     urls = [f"{address.rstrip('/')}/{Path(path).name}" for address in mirrors]
     if mirror := os.environ.get("RAM_ENV_MIRROR"):  # with the folders of a data folder, or flat
         urls = dict.fromkeys(f"{mirror.rstrip('/')}/{end}" for end in (path, Path(path).name))
+    print(f"downloading {dataset}: {Path(path).name}", file=sys.stderr)
     for url in urls:
         try:
             with urllib.request.urlopen(url, timeout=30) as response:

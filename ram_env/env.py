@@ -186,7 +186,12 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         return self._observe(), float(reward[0]), bool(ends[0]), False, info
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return a frame (H, W, 3), uint8 (``"rgb_array"``)."""
+        """Return a frame (H, W, 3), uint8, or None, with a warning, without a render mode.
+
+        Raises:
+            ResetNeeded: Before the first ``reset``.
+            ClosedEnvironmentError: After ``close``.
+        """
         frames = self._render_lanes()
         return None if frames is None else frames[0]
 

@@ -19,6 +19,8 @@ def read_options(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Check ``index``, ``location`` and, in a vector env, ``reset_mask``.
 
+    Lanes that the mask leaves out may hold anything.
+
     Returns:
         The lanes to reset, shape (n,), int64, and the scene of each, shape (n,), int64, and its
         first location, shape (n, 2), float32, or None where they are to be drawn.
@@ -45,22 +47,22 @@ def read_options(
         lanes = np.flatnonzero(mask)
     if "index" in read:
         given, kind = read["index"]
-        right = kind in "iu" and given.shape in ((), (num_lanes,))
-        if not right or not ((given >= 0) & (given < num_scenes)).all():
+        if kind in "iu" and given.shape in ((), (num_lanes,)):
+            index = np.broadcast_to(given, (num_lanes,))[lanes].astype(np.int64)
+        if index is None or not ((index >= 0) & (index < num_scenes)).all():
             raise ValueError(
                 f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
                 f"({num_lanes}), got {given}"
             )
-        index = np.broadcast_to(given.astype(np.int64), (num_lanes,))[lanes]
     if "location" in read:
         given, kind = read["location"]
-        places = cast(given, "float32") if kind in "fiu" else np.empty(0)
-        if places.shape not in ((2,), (num_lanes, 2)) or not (np.abs(places) <= 1).all():
+        if kind in "fiu" and given.shape in ((2,), (num_lanes, 2)):
+            location = cast(np.broadcast_to(given, (num_lanes, 2))[lanes], "float32")
+        if location is None or not (np.abs(location) <= 1).all():
             raise ValueError(
                 f"options['location'] must be (x, y) in [-1, 1], one or one per lane "
                 f"({num_lanes}), got {given}"
             )
-        location = np.broadcast_to(places, (num_lanes, 2))[lanes]
     return lanes, index, location
 
 

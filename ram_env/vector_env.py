@@ -163,7 +163,12 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         return self._observe(), reward, self._flags(ends), self._mask([]), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return one frame per lane (``"rgb_array"``)."""
+        """Return a frame (H, W, 3), uint8, per lane, or None, with a warning, without a render mode.
+
+        Raises:
+            ResetNeeded: Before the first ``reset``.
+            ClosedEnvironmentError: After ``close``.
+        """
         return self._render_lanes()
 
     def _active_lanes(self) -> np.ndarray | None:

@@ -41,8 +41,8 @@ def only(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def file_names(folder: Path) -> set[str]:
-    """Names of all that lies under a folder, but for the locks."""
-    return {path.name for path in folder.rglob("*") if path.suffix != ".lock"}
+    """Names of all that lies under a folder, but for the locks and the last failed downloads."""
+    return {path.name for path in folder.rglob("*") if path.suffix not in (".lock", ".failed")}
 
 
 def flip(content: bytes, at: int = -5) -> bytes:

@@ -275,13 +275,14 @@ def test_images_of_one_colour_are_grey():
 
 
 def test_few_images_may_lack_classes_that_are_named():
-    register_dataset("few", lambda: {"train": shapes_pair(2, 5, 5)}, num_classes=10)
+    register_dataset("few", lambda: {"train": shapes_pair(2, 5, 5)}, num_classes=np.int64(10))
     assert open_split("few", "train").num_classes == 10
     register_dataset("few", lambda: {"train": shapes_pair(3, 5, 5)}, num_classes=2)
     with pytest.raises(ValueError, match=r"dataset 'few': labels must be in 0\.\.1, got 2"):
         open_split("few", "train")
-    with pytest.raises(ValueError, match="num_classes"):
-        register_dataset("few", dict, num_classes=0)
+    for number in (0, 100_001):
+        with pytest.raises(ValueError, match="num_classes"):
+            register_dataset("few", dict, num_classes=number)
 
 
 def test_names_and_loaders_are_checked():
@@ -309,7 +310,7 @@ def test_names_and_loaders_are_checked():
         ({"train": shapes_pair(2, 3, 5, 5)}, r"got uint8 \(2, 3, 5, 5\); move the channels"),
         ({"train": shapes_pair(0, 5, 5)}, r"non-empty uint8 .*got uint8 \(0, 5, 5\)"),
         ({"train": ([FIVE[0], FIVE[0, 1:]], [0, 1])}, "images and labels must be arrays: .*inhom"),
-        ({"train": (FIVE, [0])}, r"shape \(2,\), .* got int64 \(1,\)"),
+        ({"train": (FIVE, [0])}, r"shape \(2,\), got int64 \(1,\)"),
         ({"train": (FIVE, [0.0, 1.0])}, "must be integers .* got float64"),
         ({"train": (FIVE, [0, -1])}, r"in 0\.\..* got int64 .*: \[0, -1\]"),
         ({"train": (FIVE, np.array([0, 2**63], np.uint64))}, r"in 0\.\..*: \[0, 9223"),

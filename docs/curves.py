@@ -33,7 +33,7 @@ def main(output: Path = FIGURE) -> None:
     figure, grid = pyplot.subplots(2, 2, figsize=(9, 6.4), dpi=130, layout="constrained")
     panels = dict(zip(OTHERS, grid.flat, strict=True))
     for env_id, (paper, public) in OTHERS.items():
-        line, best = f"paper, {paper} %", f"best public run, {public} %"
+        line, best = f"paper, {paper} %", f"best public run of one pass, {public} %"
         panels[env_id].axhline(paper, color="black", linestyle="--", linewidth=1, label=line)
         panels[env_id].axhline(public, color="grey", linestyle=":", linewidth=1.2, label=best)
     for name in published_names():

@@ -1,14 +1,15 @@
 """Draw what the dials of the signpost board do: `python docs/signpost.py`.
 
-One panel per dial: each seed's test error, the mean over seeds, and an error that is known exactly
-(:class:`ram_env.SignpostEnv`); the optimum errs in 0 % everywhere. `benchmarks/signpost_dials`
-holds the runs of `train/signpost_dials.toml`.
+One panel per dial: each seed's test error, the mean over seeds, and an error that is known exactly;
+the optimum errs in 0 % everywhere. `benchmarks/signpost_dials` holds the runs of
+`train/signpost_dials.toml`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import tyro
 from matplotlib import pyplot
 
@@ -17,12 +18,19 @@ from agents.runs.files import read_csv
 FIGURE = Path(__file__).with_suffix(".png")
 TABLE = Path(__file__).parents[1] / "benchmarks/signpost_dials/SignpostGlimpse-v0/table.csv"
 MARKS = 4  # kinds of marks, the environment's default
+RANDOM = "random locations"
 
 
 def looking_at_random(board_size: int, chain: int) -> float:
-    """Return the error [%] of chain + 2 looks at random cells of boards with one mark."""
-    missed = (1 - 1 / board_size**2) ** (chain + 2)
-    return 100 * missed * (1 - 1 / MARKS)
+    """Return the error [%] of chain + 2 looks at uniform locations of boards with one mark.
+
+    The side of a cell is 8 px, of a glimpse 4, so per axis a glimpse shows part of a cell from
+    11 of the board's 8 m pixel corners, and of a cell at the border from 9.5.
+    """
+    seen = np.full(board_size, 11.0)
+    seen[[0, -1]] = 9.5
+    missed = 1 - np.outer(seen, seen) / (8 * board_size) ** 2  # by one look, for each cell
+    return 100 * (missed ** (chain + 2)).mean() * (1 - 1 / MARKS)
 
 
 def following(parts: int) -> float:
@@ -31,8 +39,8 @@ def following(parts: int) -> float:
 
 
 PANELS = {  # by dial: the axis, values, the known error and its name
-    "board": ("cells per side", (3, 4, 5, 6, 8), lambda m: looking_at_random(m, 1), "random cells"),
-    "chain": ("cells to follow", (1, 2, 3, 4), lambda n: looking_at_random(3, n), "random cells"),
+    "board": ("cells per side", (3, 4, 5, 6, 8), lambda m: looking_at_random(m, 1), RANDOM),
+    "chain": ("cells to follow", (1, 2, 3, 4), lambda n: looking_at_random(3, n), RANDOM),
     "parts": ("marks to remember", (1, 2, 3), following, "following, without memory"),
 }
 

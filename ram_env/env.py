@@ -186,7 +186,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         return self._observe(), float(reward[0]), bool(ends[0]), False, info
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return a frame (H, W, 3), uint8, or None, with a warning, without a render mode.
+        """Return a frame (H, W, 3), uint8; None, with a warning, without a render mode.
 
         Raises:
             ResetNeeded: Before the first ``reset``.

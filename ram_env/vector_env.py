@@ -163,7 +163,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         return self._observe(), reward, self._flags(ends), self._mask([]), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return a frame (H, W, 3), uint8, per lane, or None, with a warning, without a render mode.
+        """Return a frame per lane, (H, W, 3), uint8; None, with a warning, without a render mode.
 
         Raises:
             ResetNeeded: Before the first ``reset``.

@@ -275,7 +275,8 @@ def test_images_of_one_colour_are_grey():
 
 
 def test_few_images_may_lack_classes_that_are_named():
-    register_dataset("few", lambda: {"train": shapes_pair(2, 5, 5)}, num_classes=np.int64(10))
+    ten: Any = np.int64(10)
+    register_dataset("few", lambda: {"train": shapes_pair(2, 5, 5)}, num_classes=ten)
     assert open_split("few", "train").num_classes == 10
     register_dataset("few", lambda: {"train": shapes_pair(3, 5, 5)}, num_classes=2)
     with pytest.raises(ValueError, match=r"dataset 'few': labels must be in 0\.\.1, got 2"):

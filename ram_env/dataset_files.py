@@ -20,7 +20,6 @@ import math
 import os
 import shutil
 import struct
-import sys
 import tarfile
 import urllib.request
 import warnings
@@ -293,7 +292,6 @@ def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> N
     urls = [f"{address.rstrip('/')}/{Path(path).name}" for address in mirrors]
     if mirror := os.environ.get("RAM_ENV_MIRROR"):  # with the folders of a data folder, or flat
         urls = dict.fromkeys(f"{mirror.rstrip('/')}/{end}" for end in (path, Path(path).name))
-    print(f"downloading {dataset}: {Path(path).name}", file=sys.stderr)
     for url in urls:
         try:
             with urllib.request.urlopen(url, timeout=30) as response:

@@ -122,7 +122,7 @@ def main(config: Config) -> None:
     model = load_run(run_dir, env_id=config.env_id)[0].to(device)
     settings = read_json(run_dir / "config.json", RunFile).config
     learned_std = model.location_std
-    env_id = config.env_id or settings.env_id
+    env_id = settings.env_id if config.env_id is None else config.env_id
     scheduled_std = settings.final_std or settings.std
     std = config.std or (scheduled_std if learned_std is None else learned_std.detach())
     if env_id is None or std is None:

@@ -1,4 +1,4 @@
-"""What must hold in every one of two ranks: `torchrun --nproc-per-node 2 tests/agents/ranks.py`."""
+"""What must hold in every one of two ranks; `tests/train/ranks.py` calls it."""
 
 from unittest.mock import Mock
 
@@ -9,7 +9,6 @@ from agents import distributed
 from agents.distributed import (
     all_lanes,
     gathered,
-    joined,
     largest,
     mean_over_ranks,
     on_first,
@@ -44,9 +43,3 @@ def check_agreements(rank: int) -> None:
             on_first(call)
         assert raised.value.args == error.args
         assert call.called == (rank == 0)
-
-
-if __name__ == "__main__":
-    with joined():
-        for check in (check_lanes, check_agreements):
-            check(distributed.rank())

@@ -6,12 +6,6 @@ import torch.distributed as dist
 
 from agents import distributed
 from agents.distributed import own_gpu
-from tests.torchrun import ROOT, torchrun
-
-
-def test_ranks_split_lanes_share_means_and_agree():
-    ended = torchrun(ROOT / "tests/agents/ranks.py")
-    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_process_of_its_own_is_the_only_rank():

@@ -46,16 +46,12 @@ def test_a_score_reads_as_the_readme_says():
 class Sampler(nn.Module):
     """Believes what it has seen so far, by arithmetic that no batch size can round otherwise."""
 
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.ones(1)  # no parameter: any module can be evaluated
-
     def initial_state(self, n):
         return torch.zeros(n, 1)
 
     def forward(self, glimpse, location, state):
         state = state + glimpse[:, 0, 3:5, 4]  # (N, 2)
-        logits = torch.cat([state, location], 1) * self.weight
+        logits = torch.cat([state, location], 1)
         return Output(state - 1, logits, state[:, 0]), state
 
 

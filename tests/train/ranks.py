@@ -1,7 +1,7 @@
 """What ranks of train/reinforce.py do in tests: `torchrun tests/train/ranks.py MODE ...`.
 
-``play FOLDER`` trains each of ``RUNS``; every other mode runs the command line that follows, and
-meanwhile something happens to one rank (``EVENTS``).
+``play FOLDER`` checks what must hold in each rank, then trains each of ``RUNS``; every other mode
+runs the command line that follows, and meanwhile something happens to one rank (``EVENTS``).
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from agents import distributed
 from agents.runs.commands import run
 from agents.training import Training
 from ram_env import GlimpseVectorEnv
+from tests.agents.ranks import check_agreements, check_lanes
 from tests.script_helpers import SMALL_RUN, wait_for
 from train import reinforce
 from train.reinforce import Config, main
@@ -121,6 +122,8 @@ if __name__ == "__main__":
     mode = sys.argv.pop(1)
     if mode == "play":
         with distributed.joined():
+            for check in (check_lanes, check_agreements):
+                check(distributed.rank())
             play(Path(sys.argv[1]))
     else:
         if mode == "flags" and os.environ["RANK"] == "1":

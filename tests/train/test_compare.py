@@ -213,26 +213,24 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
     assert place.calls() == []
 
 
-@pytest.mark.parametrize(
-    ("does", "named"),
-    [
-        ("dies", "ended with status -9"),
-        ("forgets", r"timing\.csv"),
-        ("overshoots", r"metrics\.csv.*: eval/error must be from 0 to 100, got 101"),
-        ("samples", r"config\.json.*: the run was trained on the sample"),
-        ("strays", r"result\.json: split must be test, got 'train'"),
-        ("misdates", r"config\.json.*: started must be ISO 8601, got 'yesterday'"),
-    ],
-)
-def test_a_run_that_was_killed_or_that_no_report_can_use_is_reported_and_not_kept(
-    tmp_path, capsys, does, named
-):
-    more = f'[algorithms.poor]\nprogram = "ours"\nflags = "--does {does}"\n'
-    place = Place(tmp_path, f'{more}[algorithms.good]\nprogram = "ours"\n')
+def test_a_run_that_was_killed_or_that_no_report_can_use_is_reported_and_not_kept(tmp_path, capsys):
+    named = {
+        "dies": "ended with status -9",
+        "forgets": r"timing\.csv",
+        "overshoots": r"metrics\.csv.*: eval/error must be from 0 to 100, got 101",
+        "samples": r"config\.json.*: the run was trained on the sample",
+        "strays": r"result\.json: split must be test, got 'train'",
+        "misdates": r"config\.json.*: started must be ISO 8601, got 'yesterday'",
+    }
+    row = '[algorithms.{0}]\nprogram = "ours"\nflags = "--does {0}"\n'
+    place = Place(tmp_path, "".join(map(row.format, [*named, "works"])))
     with pytest.raises(SystemExit, match=r"^1$"):
-        main(place.config(algorithms=("poor", "good")))  # which aren't tuned
-    assert re.search(f"error: poor, seed 1: .*{named}", capsys.readouterr().err)
-    assert [name for name, *_ in place.seeds()] == ["good", "good"]
+        main(place.config(algorithms=(*named, "works"), seeds=1))  # which aren't tuned
+    said = capsys.readouterr().err
+    assert [
+        does for does in named if not re.search(f"error: {does}, seed 0: .*{named[does]}", said)
+    ] == []
+    assert [name for name, *_ in place.seeds()] == ["works"]
 
 
 def test_results_of_another_protocol_are_refused(tmp_path):
@@ -311,8 +309,10 @@ def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path, how):
-    place = Place(tmp_path, '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n')
-    words = [sys.executable, str(SCRIPT), *place.words("--parallel", "1")]
+    slow = '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n'
+    place = Place(tmp_path, f'[algorithms.fast]\nprogram = "ours"\n{slow}')
+    rows = ("--algorithms", "fast", "slow", "--seeds", "1")
+    words = [sys.executable, str(SCRIPT), *place.words("--parallel", "1", *rows)]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, stderr=pipe, text=True, start_new_session=True) as process:
         wait_for((tmp_path / "work/MNISTGlimpse-v0/slow/seed_0/asleep").exists)
@@ -321,9 +321,9 @@ def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_p
     assert process.returncode == 128 + how
     assert errors == f"{how.name}: stopping the programs; the same command resumes\n"
     assert (tmp_path / "stopped").exists()
-    assert [name for name, *_ in place.seeds()] == ["tuned"]
+    assert [name for name, *_ in place.seeds()] == ["fast"]
     place.calls()
-    main(place.config(algorithms=("tuned",)))
+    main(place.config(algorithms=("fast",)))
     assert [call.split(" rate")[0] for call in place.calls()] == ["works test seed 1"]
 
 

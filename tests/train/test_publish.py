@@ -20,7 +20,7 @@ from agents.runs import loading
 from agents.runs.hashed import read_hashed
 from agents.runs.loading import load_pretrained, load_run, start_from
 from tests.faults.system_calls import Killed, die, handled_by
-from tests.script_helpers import edit_json
+from tests.script_helpers import SMALL_RUN, edit_json
 from train.cards import model_card
 from train.keywords import make_vector_env
 from train.reinforce import Config, main
@@ -31,8 +31,7 @@ COMMIT = "0123456789" * 4  # of a clean tree, whatever the state of this one
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "signpost"
-    short = {"total_episodes": 256, "threads": 1, "device": "cpu", "num_validations": 1}
-    main(Config(env_id="SignpostGlimpse-v0", run_dir=folder, **short))
+    main(Config(run_dir=folder, **{**SMALL_RUN, "total_episodes": 256, "final_split": "test"}))
     edit_json(folder / "config.json", commit=COMMIT)
     return folder
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def train_off_policy(run_dir: Path, capsys, **changes) -> list[str]:
 @pytest.fixture
 def _short_replay(monkeypatch):
     """Let an update of SAC and CrossQ have 16 episodes, as others here, and their replay 20."""
+    smaller = {name: partial(kind, batch_size=32) for name, kind in off_policy.ALGORITHMS.items()}
+    monkeypatch.setattr(off_policy, "ALGORITHMS", smaller)
     monkeypatch.setattr(off_policy, "REPLAY_STEPS", 20 * 3)
     monkeypatch.setattr(off_policy.Config, "update_episodes", 16)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 
 # isort: split
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from agents.evaluation import (
 )
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import RunConfig, parse_flags, run
-from agents.runs.files import read_json
+from agents.runs.files import read_json, to_json, write_whole
 from agents.runs.loading import check_data, load_run, pretrained_dir
 from agents.runs.machine import commit, describe_device, describe_machine
 from agents.runs.records import portable
@@ -75,7 +74,7 @@ class Config:
     gif: Path | None = None
     """File to write an animation of the split's first episodes to."""
     gif_episodes: int = 6
-    """Number of episodes in the animation, from the first image on."""
+    """Number of episodes in the animation, from the first image on; at most 100."""
     hindsight: bool = False
     """Also choose locations with the label known, on the first 1000 images. Takes a minute."""
     json: Path | None = None
@@ -88,6 +87,8 @@ class Config:
         check_settings(
             self, {"at least 1": ("num_passes", "threads", "gif_episodes"), "positive": ("std",)}
         )
+        if self.gif_episodes > 100:  # all frames are in memory
+            raise ValueError(f"gif_episodes must be at most 100, got {self.gif_episodes}")
         if self.gif and self.gif.suffix != ".gif":
             raise ValueError(f"gif must end in .gif, got {self.gif}")
         for path in (self.gif, self.json):
@@ -116,6 +117,7 @@ class RunFile(msgspec.Struct):
 def main(config: Config) -> None:
     """Evaluate the split under each protocol and report."""
     # Setup
+    here = describe_machine(commit())
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     name = config.pretrained or str(run_dir)
     device = choose_device(config.device)
@@ -173,8 +175,9 @@ def main(config: Config) -> None:
     print(f"Mean location: error of one pass{passes}")
     print("Fovea: the finest patch. Bits: information about the true label that a glimpse adds\n")
     print(table(by_glimpse, diagnosis), end="\n\n")
+    width = 2 + max(map(len, protocols))
     for protocol, score in protocols.items():
-        print(f"{protocol + ':':35} {score}")
+        print(f"{protocol + ':':{width}} {score}")
     if hindsight:
         swayed = 100 - hindsight["wrong_label"].error
         print(f"\nLocations chosen for the true label: {hindsight['true_label']}")
@@ -182,15 +185,11 @@ def main(config: Config) -> None:
             f"Locations chosen for a wrong label: the model predicts that one for {swayed:.2f} %;"
         )
         print("the higher this is, the less the line above says about looking better")
-    if config.gif:
-        where = env_id, config.gif, config.gif_episodes, settings.locations
-        animate(model, *where, split=config.split, **keywords)
-        print(f"\n{config.gif_episodes} {config.split} episodes{whole}: {config.gif}")
     if config.json:
         report = {
-            **describe_machine(commit()),
+            **here,
             "device": describe_device(device),
-            "run": config.pretrained or run_dir.name,
+            "run": config.pretrained or run_dir.resolve().name,
             "env_id": env_id,
             "env_kwargs": keywords,
             "split": config.split,
@@ -202,7 +201,11 @@ def main(config: Config) -> None:
             "by_glimpse": [score.to_json() for score in by_glimpse],
             **diagnosis,
         }
-        config.json.write_text(json.dumps(portable(report, run_dir), indent=2) + "\n")
+        write_whole(config.json, to_json(portable(report, run_dir)))
+    if config.gif:
+        where = env_id, config.gif, config.gif_episodes, settings.locations
+        animate(model, *where, split=config.split, **keywords)
+        print(f"\n{config.gif_episodes} {config.split} episodes{whole}: {config.gif}")
     print(f"\n{config.split} {at_stop}")
 
 
@@ -294,7 +297,9 @@ def animate(
     frames[-1] = env.render()  # with the last belief and whether it is right
     by_episode = np.array(frames).swapaxes(0, 1)  # (episodes, T, H, W, 3)
     durations = [*[FRAME_MS] * (len(frames) - 1), LAST_FRAME_MS] * num_episodes
-    imageio.imwrite(path, by_episode.reshape(-1, *by_episode.shape[2:]), duration=durations, loop=0)
+    shown = by_episode.reshape(-1, *by_episode.shape[2:])
+    gif = imageio.imwrite("<bytes>", shown, extension=".gif", duration=durations, loop=0)
+    write_whole(path, gif)
 
 
 parse = partial(parse_flags, Config)

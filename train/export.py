@@ -1,6 +1,6 @@
 """Export one step of a trained agent as ONNX: `python train/export.py NAME --onnx agent.onnx`.
 
-The graph takes a glimpse and the state and returns what
+The graph takes a glimpse, its location and the state, and returns what
 :meth:`agents.ram.RecurrentAttentionModel.forward` does, for any number of episodes at once. Start
 each episode with a state of zeros and feed ``next_state`` back. The environment clips
 ``location_mean`` to the image.
@@ -13,9 +13,11 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -71,12 +73,12 @@ class Step(nn.Module):
 def main(config: Config) -> None:
     """Load the agent, trace one step of it and write the file."""
     model, settings = load_run(find_run(config.agent), env_id=config.env_id)
-    write_whole(config.onnx, to_onnx(model, settings.get("env_id")))
+    write_whole(config.onnx, to_onnx(model, settings))
     print(config.onnx)
 
 
-def to_onnx(model: RecurrentAttentionModel, env_id: str | None) -> bytes:
-    """Return one step of a model as the content of an ONNX file, with metadata."""
+def to_onnx(model: RecurrentAttentionModel, settings: Mapping[str, Any]) -> bytes:
+    """Return one step of a model, and its environment, as the content of an ONNX file."""
     state = model.initial_state(2)
     example = (torch.zeros(2, *model.config.glimpse_shape), torch.zeros(2, 2), state)
     rows = {0: torch.export.Dim("N")}
@@ -91,7 +93,8 @@ def to_onnx(model: RecurrentAttentionModel, env_id: str | None) -> bytes:
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces with this machine's paths
     facts = {
-        "env_id": env_id or "",
+        "env_id": settings.get("env_id") or "",
+        "env_kwargs": json.dumps(settings.get("env_kwargs", {})),
         "glimpse_shape": json.dumps(model.config.glimpse_shape),
         "num_classes": str(model.config.num_classes),
         "state_size": str(state.shape[1]),

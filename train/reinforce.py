@@ -169,8 +169,8 @@ class Config(AgentConfig):
     glimpse_cost: float = 0.0
     """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
     discount: float = 0.5
-    """Discount on the credit for glimpses after the next one (dense and outcome estimators). Above
-    1, the last glimpses count most."""
+    """Discount on the credit for glimpses after the next one (outcome estimators and most dense
+    ones). Above 1, the last glimpses count most."""
     max_log_odds: float = 9.0
     """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
     normalise_by_step: bool = False
@@ -183,7 +183,7 @@ class Config(AgentConfig):
     """Weight of the entropy of location and label, with reward_only and reward_only_no_baseline,
     and of stopping."""
     max_grad_norm: float = 1.0
-    """Norm to which longer gradients are clipped."""
+    """Norm to which longer gradients are clipped; 1e9 clips none."""
     weight_decay: float = 0.0
     """Weight decay, in multiples of each weight's learning rate: decoupled from the gradient
     with adamw and muon, added to it with sgd."""

@@ -114,6 +114,7 @@ def main(config: Config) -> None:
     rollout = model.n_steps * model.n_envs
     env_steps = math.ceil(config.env_steps / rollout) * rollout
     settings = {
+        "config": {name: value for name, value in asdict(config).items() if name != "run_dir"},
         **describe_machine(commit()),
         "parameters": count_parameters(model.policy),
         "sample": final_env.data_is_sample,

@@ -162,6 +162,8 @@ class Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.requested = signal.Signals(number)
         line = f"{self.requested.name}: stopping when this update is saved{again}\n"
+        if os.isatty(2):  # overwrite the bar, and show the cursor that it hid
+            line = f"\r\x1b[K\x1b[?25h{line}"
         with suppress(OSError):  # stderr may be a pipe whose reader has ended
             if distributed.rank() == 0:
                 os.write(2, line.encode())  # print() may not be called from a signal's handler

@@ -37,6 +37,9 @@ def _write_and_sync(path: Path, flags: int, content: bytes) -> None:
         while rest:
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)  # only opening a file names it
+        raise
     finally:
         os.close(descriptor)
 

@@ -100,10 +100,12 @@ def start_from(model: RecurrentAttentionModel, name: str, *, data: str, is_sampl
 
 
 def find_run(name: str) -> Path:
-    """Return the folder of a published agent, or the run folder; ValueError if there is neither."""
+    """Return the folder of a published agent, or the run folder; ValueError for neither or both."""
     names = published_names()
     if name not in names and not Path(name).is_dir():
         raise ValueError(f"{name!r} must be a run folder or one of {', '.join(names)}")
+    if name in names and (Path(name) / "config.json").exists():
+        raise ValueError(f"{name} is a published agent and a run folder here: ./{name} is yours")
     return pretrained_dir(name) if name in names else Path(name)
 
 

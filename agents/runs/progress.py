@@ -41,8 +41,9 @@ class Stopwatch:
 class TrainingProgress:
     """Counts updates and shows how training goes.
 
-    On a terminal, that is a bar with one line, refreshed every 2 seconds; elsewhere it is a plain
-    line every 30 seconds. ``share`` is that of this process's updates that have begun.
+    On a terminal that can redraw, that is a bar with one line, refreshed every 2 seconds; elsewhere
+    it is a plain line every 30 seconds. ``share`` is that of this process's updates that have
+    begun.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
@@ -50,7 +51,8 @@ class TrainingProgress:
         self._console, self._clock, self._begun = console, clock, clock()
         self._last_line: tuple[float, int] | None = None  # when, and episodes by then
         columns = (BarColumn(bar_width=16), TextColumn("{task.description}", markup=False))
-        off = not console.is_terminal
+        self._draws = console.is_terminal and not console.is_dumb_terminal
+        off = not self._draws
         self._bar = Progress(*columns, console=console, disable=off, get_time=clock)
         self._task = self._bar.add_task("")
 
@@ -62,6 +64,7 @@ class TrainingProgress:
                 self.share = (update + 1 - first) / (total - first)
                 self._bar.update(self._task, completed=update, total=total)
                 yield update
+            self._bar.update(self._task, completed=total)
 
     def report(self, episodes: int, accuracy: float | Tensor) -> None:
         """Show episodes so far, their rate, the time left and the newest update's accuracy.
@@ -69,16 +72,16 @@ class TrainingProgress:
         The accuracy is from 0 to 1. A tensor is only read when a line is due, so that a GPU isn't
         waited for.
         """
-        now, terminal = self._clock(), self._console.is_terminal
+        now = self._clock()
         then, before = self._last_line = self._last_line or (now, episodes)
-        if now - then < (2 if terminal else 30):
+        if now - then < (2 if self._draws else 30):
             return
         self._last_line = (now, episodes)
         line = (
             f"{episodes:,} episodes, {(episodes - before) / (now - then):,.0f} per second, "
             f"training accuracy {100 * float(accuracy):.1f} %, {self.time_left}"
         )
-        if terminal:
+        if self._draws:
             self._bar.update(self._task, description=line)
         else:
             self._console.print(line, markup=False)

@@ -172,6 +172,16 @@ def test_the_animation_has_a_frame_per_glimpse_and_ends_with_the_verdict_on_its_
     assert durations == [600, 600, 600, 2000] * 3  # the verdict stays longer
 
 
+def test_numbers_outlive_an_animation_that_cannot_be_written(
+    run_dir, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(run_dir)
+    (tmp_path / "a.gif.new").mkdir()  # what is written first
+    with pytest.raises(OSError, match=r"a\.gif\.new"):
+        report(Path(), capsys, json=tmp_path / "numbers.json", gif=tmp_path / "a.gif")
+    assert json.loads((tmp_path / "numbers.json").read_text())["run"] == run_dir.name
+
+
 def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
     model, _ = load_run(run_dir)
     steps = note_calls(monkeypatch, GlimpseVectorEnv, "step")
@@ -229,10 +239,20 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, m
     assert report(folder, capsys, env_id="Elsewhere-v0", hindsight=True)
 
 
+def test_no_env_id_is_not_the_one_that_a_folder_names(tmp_path, capsys):
+    folder = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
+    edit_json(folder / "config.json", config={"env_id": "strange_module:Mine-v0"})
+    with pytest.raises(ValueError, match="names the module 'strange_module'"):
+        report(folder, capsys)
+    with pytest.raises(gymnasium.error.NameNotFound):
+        report(folder, capsys, env_id="")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_passes": 0}, "num_passes"),
+        ({"gif_episodes": 101}, "gif_episodes must be at most 100"),
         ({"std": 0.0}, "std"),
         ({"gif": Path("x.png")}, "gif"),
         ({"json": Path("json/numbers.json")}, "json"),

@@ -11,6 +11,7 @@ import torch
 
 from agents.ram import CORES, RAMConfig, RecurrentAttentionModel
 from agents.runs.loading import load_pretrained
+from tests.script_helpers import edit_json
 from tests.train.test_evaluate import make_run
 
 onnx = pytest.importorskip("onnx", reason="needs onnx and onnxscript")
@@ -45,7 +46,7 @@ def test_an_exported_agent_equals_the_model_over_an_episode_of_any_number_of_ima
     model, rng = make(name), np.random.default_rng(0)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = runtime.InferenceSession(to_onnx(model, None), options)
+    session = runtime.InferenceSession(to_onnx(model, {}), options)
     assert [each.name for each in session.get_inputs()] == [*INPUTS]
     stop = [STOP] if model.config.stop_hidden else []
     assert [each.name for each in session.get_outputs()] == [*OUTPUTS[:-1], *stop, OUTPUTS[-1]]
@@ -65,12 +66,15 @@ def test_an_exported_agent_equals_the_model_over_an_episode_of_any_number_of_ima
 
 def test_the_file_tells_its_environment_and_state_and_no_path(tmp_path, capsys):
     path = tmp_path / "agent.onnx"
-    main(Config(str(make_run(tmp_path / "run", BOARD)), path))
+    folder = make_run(tmp_path / "run", BOARD)
+    edit_json(folder / "config.json", config={"env_kwargs": "num_glimpses = 3"})
+    main(Config(str(folder), path))
     assert capsys.readouterr().out == f"{path}\n"
     facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert json.loads(facts.pop("glimpse_shape")) == [3, 4, 4]
     assert facts == {
         "env_id": "SignpostGlimpse-v0",
+        "env_kwargs": '{"num_glimpses": 3}',
         "num_classes": "4",
         "state_size": "8",
         "initial_state": "zeros",

@@ -156,6 +156,13 @@ def test_a_signal_ends_the_run_where_it_asks_for_it_and_a_second_one_at_once(num
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
+def test_on_a_terminal_a_signal_wipes_the_bar_and_shows_the_cursor_again(monkeypatch, capfd):
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor == 2)
+    with Stop():
+        signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err.startswith("\r\x1b[K\x1b[?25hSIGTERM: ")
+
+
 def test_a_signal_is_remembered_though_nobody_reads_stderr(monkeypatch):
     monkeypatch.setattr(os, "write", Mock(side_effect=BrokenPipeError))
     with Stop() as stop:

@@ -1,8 +1,10 @@
 """Files are written whole or not at all, and read only if they are what a schema describes."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -21,6 +23,13 @@ def test_a_file_is_replaced_whole_though_the_system_takes_a_byte_at_a_time(tmp_p
     write_whole(tmp_path / "file", b"old and longer")
     write_whole(tmp_path / "file", b"new")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "write", Mock(side_effect=full))
+    with pytest.raises(OSError, match=r"No space left on device: .*file\.new"):
+        write_whole(tmp_path / "file", b"content")
 
 
 def test_json_comes_back_equal_to_the_digit(tmp_path):

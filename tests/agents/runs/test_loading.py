@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.runs.loading import load_run, start_from
+from agents.runs.loading import PRETRAINED, find_run, load_run, start_from
 from tests.script_helpers import edit_json, write_run
 
 CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidden=5)
@@ -47,6 +47,17 @@ def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_d
     edit_json(run_dir / "config.json", config={"initial": "cluttered"})  # which saw MNIST
     with pytest.raises(ValueError, match="shares images"):
         start_from(model, str(run_dir), data="MNIST", is_sample=True)
+
+
+def test_a_run_folder_is_not_taken_for_the_published_agent_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_run("mnist").parent == PRETRAINED
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    with pytest.raises(ValueError, match=r"\./mnist is yours"):
+        find_run("mnist")
+    assert find_run("./mnist").samefile(folder)
 
 
 def test_the_model_comes_back_with_its_settings(run_dir):

@@ -1,4 +1,4 @@
-"""Write the model card of every published agent anew: `python train/cards.py`.
+"""Rewrite the model card of every published agent: `python train/cards.py`.
 
 A card is a ``README.md`` in the format of the Hugging Face Hub: facts as YAML, then text. Upload an
 agent's folder as it is.

@@ -16,18 +16,18 @@ final split) are filled in, and with `--name value` for each tuned setting. It m
 in the run folder:
 
 - config.json: an object. The report uses parameters (their number), commit, machine, python,
-  versions, started (ISO 8601) and command; if sample is true, the run used the fallback sample of
-  digits and is not kept; config, if there, is an object with the run's settings, and data a text;
+  versions, started (ISO 8601) and command. If sample is true, the run used the fallback sample of
+  digits and is not kept. Optional: config, an object with the run's settings, and data, a text;
 - metrics.csv (env_steps,tag,value): at each mark eval/error and eval/error_sampled, the errors [%]
   on the first 2,000 validation images in order, of the policy's mode and of its samples; optionally
   the metrics of agents.diagnostics.behaviour, which show how a policy fails;
 - timing.csv with the columns env_steps,cpu_seconds: CPU time of training so far [s];
 - result.json: split, and wrong out of total images of the whole split with the last weights.
 
-It must end with exit status 0, or 3 if a loss or weight became non-finite: it then counts as
-guessing. train/stock_ppo.py is an example. If it saves on SIGTERM, and can resume from the newest
-entry of the folder checkpoints in its run folder, the protocol may say how: give a table with
-`start` and `resume` in place of a string; resume may use {run_dir} and all the others.
+The program must end with exit status 0, or 3 if a loss or weight became non-finite: the run then
+counts as guessing. train/stock_ppo.py is an example. If a program saves on SIGTERM, and can resume
+from the newest entry of the folder checkpoints in its run folder, the protocol may say how: give a
+table with `start` and `resume` in place of a string; resume may use {run_dir} and all the others.
 
 The exit status is 0 if all runs finished, 3 if one diverged, 1 if one failed.
 """

@@ -8,8 +8,8 @@ A TOML file lists the stages, each a change of the task's keywords, and when it 
     env = { canvas_size = 28, num_clutter = 0 }
 
 After the last stage the agent trains on the task. Every env step counts towards the budget, and
-validation is always on the task. A curriculum is designer's knowledge: don't rank its runs with
-those without one.
+validation is always on the task. A curriculum uses its designer's knowledge of the task: don't rank
+runs with one against runs without.
 
 Source:
     Bengio et al. (2009), "Curriculum learning".

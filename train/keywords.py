@@ -1,4 +1,4 @@
-"""What the scripts share of their task: settings, keywords that need no id, the environment."""
+"""The task of a script: settings, keywords that need no id, and the environment."""
 
 from __future__ import annotations
 

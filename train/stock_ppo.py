@@ -2,8 +2,8 @@
 
 `PPO("MultiInputPolicy", "ram_env:MNISTGlimpse-v0")` is what a newcomer tries first: default
 settings, no memory and, unless flags change them, one lane and one Gaussian over 2 + K numbers as
-the action. It is a row of
-`train/compare.py`, and an example of how any program can join that comparison.
+the action (K classes). It is a row of `train/compare.py`, and an example of how any program can
+join that comparison.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ defaults. Flags after `--` go to every training, the first included:
 `python train/sweep.py --study lstm -- --core lstm`.
 
 The study is kept in a journal file. Calling the sweep again continues it until it has its total of
-trials. One sweep at a time uses a journal: a second one is refused, so give --parallel to run
-trials side by side. A trial that a signal or a crash interrupted doesn't count: its settings are
-tried again, in a trial that resumes its runs.
+trials. Only one sweep at a time can use a journal: to run trials side by side, give --parallel. A
+trial that a signal or a crash interrupted doesn't count: its settings are tried again, in a trial
+that resumes its runs.
 
 Pruning: all trials begin with the same seed, and that first run is validated at the same marks in
 each. A trial is given up when its best error so far is above the median, over all finished trials,

@@ -12,16 +12,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 from agents import distributed
+from agents.distributed import all_lanes, gathered, largest, mean_over_ranks, on_first, own_lanes
 from agents.runs.commands import run
 from agents.training import Training
 from ram_env import GlimpseVectorEnv
-from tests.agents.ranks import check_agreements, check_lanes
 from tests.script_helpers import SMALL_RUN, wait_for
 from train import reinforce
 from train.reinforce import Config, main
@@ -41,6 +42,35 @@ RUNS: dict[str, dict[str, Any]] = {
     "learned_std": {"learned_std": True, "shift": 1, "core": "lstm", "weight_decay": 0.1},
 }
 """Flags of runs by name: what could differ between ranks."""
+
+
+def check_lanes(rank: int) -> None:
+    """Lanes are split in order, and joined to what was split."""
+    whole = torch.arange(24.0).reshape(2, 4, 3)  # (T, N, 3)
+    lanes = own_lanes(4)
+    assert lanes == (range(2), range(2, 4))[rank]
+    own = whole[:, lanes.start : lanes.stop]
+    assert torch.equal(all_lanes(own, axis=1), whole)
+    with pytest.raises(ValueError, match=r"num_envs must be a multiple of 2, .* got 5"):
+        own_lanes(5)
+    with pytest.raises(ValueError, match=r"multiple of 6, .* in groups of 3; got 8"):
+        own_lanes(8, group=3)
+
+
+def check_agreements(rank: int) -> None:
+    """All ranks get the same numbers, results and errors."""
+    assert largest(15 * rank) == 15
+    assert gathered({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    means = mean_over_ranks({"a": torch.tensor(1.0 + rank), "b": torch.tensor(float("inf") * rank)})
+    assert means["a"] == 1.5
+    assert not means["b"].isfinite()
+    assert on_first(distributed.rank) == 0
+    for error in (FloatingPointError("update 3: loss not finite"), SystemExit(143)):
+        call = Mock(side_effect=error)
+        with pytest.raises(type(error)) as raised:
+            on_first(call)
+        assert raised.value.args == error.args
+        assert call.called == (rank == 0)
 
 
 def play(folder: Path) -> None:
@@ -73,7 +103,7 @@ def play(folder: Path) -> None:
                 k: np.stack([each[k] for each in played if k in each]) for k in played[0]
             }
             np.savez(folder / f"{name}_{distributed.rank()}.npz", **entries)  # (T, N / W, ...)
-            digests = distributed.gathered(_digest(trained[0].pack()[0]))
+            digests = gathered(_digest(trained[0].pack()[0]))
             assert digests == [digests[0]] * len(digests), name
 
 
@@ -122,8 +152,8 @@ if __name__ == "__main__":
     mode = sys.argv.pop(1)
     if mode == "play":
         with distributed.joined():
-            for check in (check_lanes, check_agreements):
-                check(distributed.rank())
+            check_lanes(distributed.rank())
+            check_agreements(distributed.rank())
             play(Path(sys.argv[1]))
     else:
         if mode == "flags" and os.environ["RANK"] == "1":

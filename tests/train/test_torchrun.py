@@ -1,7 +1,10 @@
 """Runs of several processes: they equal those of one, stop together and resume as any number."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,33 @@ import torch
 
 from agents.runs.checkpoints import latest_checkpoint
 from tests.script_helpers import read_metrics
-from tests.torchrun import ROOT, errors, torchrun
 from tests.train import ranks
 from tests.train.ranks import RUNS, SHORT, UPDATES
 from train.reinforce import main, parse
 
-PROGRAM = ROOT / "tests/train/ranks.py"
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(ranks.__file__)
 FLAGS = [word for name, value in SHORT.items() for word in (f"--{name.replace('_', '-')}", value)]
 FLAGS.append("--no-bf16")
+
+
+def torchrun(*words: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a program in several processes, which find each other over a free port."""
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [sys.executable, *command, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+def errors(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what the processes report; check that no traceback but torchrun's own is printed."""
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    return [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
 
 
 def read_checkpoint(run: Path) -> tuple[int, dict[str, torch.Tensor], dict[str, Any]]:

@@ -111,14 +111,6 @@ def test_the_baseline_is_drawn_to_the_returns(name):
     torch.testing.assert_close(rollout.baseline.grad, expected)
 
 
-@pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if not e.sees_label])
-def test_a_reward_only_estimator_never_looks_at_the_label(name):
-    rollout = make_rollout()
-    unknown = torch.full((NUM_STEPS, NUM_ENVS), torch.nan)
-    other = replace(rollout, label_log_prob=unknown, label_log_odds=unknown)
-    assert torch.equal(loss_of(name, rollout), loss_of(name, other))
-
-
 @pytest.mark.parametrize("name", SAMPLED_REWARD)
 def test_a_sampled_label_and_the_entropies_count_where_their_action_does_something(name):
     rollout = make_rollout()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from agents.runs.checkpoints import CheckpointError
 from agents.runs.folder import RunLog
 from agents.training import Training
 from tests.pretend_gpu import GPUS
@@ -123,15 +122,6 @@ def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path
     if device == "cpu":
         train(tmp_path / "without", **{**replay, "replay_steps": 0, "replay_size": 200})
         assert results(tmp_path / "without") != results(tmp_path / "whole")
-
-
-def test_a_run_is_not_resumed_with_another_curriculum(tmp_path):
-    path = tmp_path / "stages.toml"
-    path.write_text("stages = [{ until = 0.5, env = { board_size = 2 } }]")
-    train_and_fail(tmp_path / "run", 4, curriculum=str(path))
-    path.write_text("stages = [{ until = 0.6, env = { board_size = 2 } }]")
-    with pytest.raises(CheckpointError, match=r"its curriculum is .*0\.5.* is now .*0\.6"):
-        resume(tmp_path / "run")
 
 
 def test_an_existing_run_is_never_written_over(whole, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agents.muon import Muon
 from agents.runs.checkpoints import (
@@ -40,27 +40,24 @@ def save_all(folder: Path, steps: list[int], keep: int = 3) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def as_bytes(tensor: Tensor) -> bytes:
-    return bytes(tensor.reshape(-1).view(torch.uint8).tolist())
-
-
 # Saved and read back
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 0, 3), (2, 3, 4)])
-def test_tensors_come_back_equal_in_shape_type_and_every_bit(tmp_path, dtype, shape):
-    tensor = (torch.randn(shape) * 100).to(dtype)
-    if dtype == torch.float32 and shape == (5,):
-        tensor = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 1e-45])
-    path = save_checkpoint(tmp_path, Checkpoint(7, {"group": {"x": tensor}}, {"update": 7}))
-    loaded = read_checkpoint(path).tensors["group"]["x"]
-    assert (loaded.dtype, loaded.shape) == (tensor.dtype, tensor.shape)
-    assert as_bytes(loaded) == as_bytes(tensor)
+def test_tensors_come_back_equal_in_shape_type_and_every_bit(tmp_path):
+    special = [torch.nan, torch.inf, -torch.inf, -0.0, 1e-45]
+    tensors = {str(dtype): (torch.randn(2, 3, 4) * 100).to(dtype) for dtype in TYPES}
+    tensors |= {"special": torch.tensor(special), "one": torch.tensor(7), "no": torch.ones(2, 0, 3)}
+    path = save_checkpoint(tmp_path, Checkpoint(7, {"group": tensors}, {"update": 7}))
+    loaded = read_checkpoint(path).tensors["group"]
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape)
+        bits, expected = (each.reshape(-1).view(torch.uint8) for each in (loaded[name], tensor))
+        assert torch.equal(bits, expected), name
 
 
 def test_state_and_groups_come_back_from_the_newest_save_of_a_step(tmp_path):
-    state = {"nested": {"list": [1, 0.1 + 0.2, None, True, "é"]}, "big": 2**63}
+    state = {"nested": {"list": [1, 0.1 + 0.2, None, True, "é"]}, "big": 2**100}
     save_checkpoint(tmp_path, made_up(12, note="old"))
     loaded = read_checkpoint(save_checkpoint(tmp_path, made_up(12, **state)))
     assert (loaded.step, loaded.state) == (12, {"update": 12, **state})
@@ -109,10 +106,6 @@ def test_they_are_listed_by_number_and_nothing_else_is(tmp_path):
 def test_a_file_or_link_with_a_checkpoints_name_is_replaced(tmp_path, put):
     for name in ("step_00000001", "step_00000002", ".step_00000009.new"):
         put(tmp_path / name)
-    warnings: list[str] = []
-    assert latest_checkpoint(tmp_path, warnings.append) is None
-    assert ["step_00000002" in warnings[0], "step_00000001" in warnings[1]] == [True, True]
-    assert all("passed over" in line for line in warnings)
     assert save_all(tmp_path, [2, 3, 4]) == [f"step_0000000{k}" for k in (2, 3, 4)]
 
 

@@ -85,10 +85,10 @@ def test_parameters_that_are_not_so_many_matrices_are_refused(shape):
         Muon([{"params": [nn.Parameter(torch.zeros(shape))], "blocks": 2}])
 
 
-@pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("core", CORES)
 def test_the_trainer_gives_it_all_thick_matrices_but_the_outputs_and_the_cores_gates_apart(core):
-    config = Config(core=core, hidden_size=48, conv_features=4, optimizer="muon", learned_std=True)
+    flags: Any = {"env_id": "SignpostGlimpse-v0", "optimizer": "muon", "learned_std": True}
+    config = Config(core=core, hidden_size=48, **flags)
     model = make_model(config, make_env(config, torch.device("cpu"), 1))
     model.action_network = nn.Linear(48, 100)  # of more classes
     groups = make_optimizer(config, model).param_groups

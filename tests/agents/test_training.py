@@ -203,12 +203,9 @@ def test_bfloat16_is_computed_where_it_is_wanted_and_built_in_and_a_resumed_run_
             bf16 = choose_bf16(wanted, cpu, log)
             log.save_checkpoint(1, 10, {}, {})
         assert bf16 == (wanted and ability is not None)
-
-
-def test_a_torch_that_cannot_tell_computes_in_float32(tmp_path, monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    with RunLog(tmp_path / "run", make_dataclass("Settings", [])()) as log:
-        assert not choose_bf16(True, torch.device("cpu"), log)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # a torch that can't tell
+    with RunLog(tmp_path / "another", config) as log:
+        assert not choose_bf16(wanted, cpu, log)
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

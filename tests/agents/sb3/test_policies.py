@@ -37,7 +37,6 @@ ALGORITHMS = {
     "a2c": (A2C, HybridPolicy, {"n_steps": 4}),
     "recurrent_ppo": (RecurrentPPO, RecurrentHybridPolicy, PPO_SIZES),
     "ppo_history": (PPO, HybridPolicy, PPO_SIZES),
-    "a2c_history": (A2C, HybridPolicy, {"n_steps": 4}),
 }
 
 

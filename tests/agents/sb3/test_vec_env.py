@@ -66,14 +66,18 @@ def walk_together(ours: VecEnv, theirs: VecEnv, steps: int) -> int:
 # The same as DummyVecEnv
 
 
-@pytest.mark.parametrize("monitored", [False, True])
-def test_it_equals_dummy_vec_env_on_cart_pole_ended_by_falls_and_by_the_time_limit(
-    monitored, monkeypatch
-):
+@pytest.mark.parametrize(
+    ("kind", "single", "steps"),
+    [
+        (SyncVectorEnv, cart_pole, 200),
+        (SyncVectorEnv, partial(cart_pole, monitored=True), 200),
+        (AsyncVectorEnv, signpost, 40),
+    ],
+)
+def test_it_equals_dummy_vec_env_on_single_environments(kind, single, steps, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 0.0)  # which Monitor tells
-    single = partial(cart_pole, monitored)
-    ours = GlimpseVecEnv(SyncVectorEnv([single] * N, autoreset_mode=SAME_STEP))
-    assert walk_together(ours, DummyVecEnv([single] * N), 200) > 10
+    ours = GlimpseVecEnv(kind([single] * N, autoreset_mode=SAME_STEP))
+    assert walk_together(ours, DummyVecEnv([single] * N), steps) > 10
     ours.close()
 
 
@@ -89,12 +93,6 @@ def test_it_equals_dummy_vec_env_on_our_vector_env(env_id, keywords):
     ours = GlimpseVecEnv(native(env_id, **keywords))
     theirs = DummyVecEnv([lambda: gym.make(env_id, **keywords)] * N)
     assert walk_together(ours, theirs, 40) > 10
-
-
-def test_it_equals_dummy_vec_env_over_an_async_vector_env():
-    ours = GlimpseVecEnv(AsyncVectorEnv([signpost] * N, autoreset_mode=SAME_STEP))
-    assert walk_together(ours, DummyVecEnv([signpost] * N), 20) > 5
-    ours.close()
 
 
 def test_what_is_returned_may_be_changed():
@@ -196,18 +194,13 @@ def test_seeds_hold_for_one_reset_and_then_episodes_continue():
 
 
 def test_options_hold_for_one_reset():
-    env = GlimpseVecEnv(native())
-    env.set_options({"index": np.array([4, 2, 0])})
-    env.reset()
-    assert [info["index"] for info in env.reset_infos] == [4, 2, 0]
-    env.reset()
-    assert [info["index"] for info in env.reset_infos] != [4, 2, 0]
-    env.set_options([{"index": 1}] * N)
-    env.reset()
-    assert [info["index"] for info in env.reset_infos] == [1] * N
-    env.set_options([{"index": np.array([4, 2, 0])} for _ in range(N)])
-    env.reset()
-    assert [info["index"] for info in env.reset_infos] == [4, 2, 0]
+    env, own = GlimpseVecEnv(native()), np.array([4, 2, 0])
+    for options in ({"index": own}, [{"index": own.copy()} for _ in range(N)]):
+        env.set_options(options)
+        env.reset()
+        assert [info["index"] for info in env.reset_infos] == [4, 2, 0]
+        env.reset()
+        assert [info["index"] for info in env.reset_infos] != [4, 2, 0]
     env.set_options([{"index": lane} for lane in range(N)])
     with pytest.raises(ValueError, match="same for all lanes"):
         env.reset()

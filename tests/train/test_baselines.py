@@ -17,10 +17,8 @@ from agents.training import Training, cosine_rate, spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE, keep_first, note_calls, register_variant
+from tests.train.comparison.job_programs import harvest_run
 from train.baselines import Config, draw, evaluate, main, make_env
-from train.comparison.job import Job
-from train.comparison.jobs import Ended
-from train.comparison.results import harvest
 
 CPU = torch.device("cpu")
 
@@ -154,8 +152,7 @@ def test_the_learning_rate_falls_along_half_a_cosine(tmp_path, capsys):
 
 def test_its_run_folder_has_what_a_comparison_reads(tmp_path, capsys):
     train(tmp_path / "run", capsys)
-    ended = Ended(Job("fc64", (), tmp_path / "run"), 0, 2.0, "", "")
-    seed = harvest(ended, "fc64", 0, "test", chance_error=75.0)
+    seed = harvest_run(tmp_path / "run")
     assert seed.config["parameters"] == 20868
     assert seed.curve.env_steps.tolist() == [512, 1024]
     assert seed.curve.error_sampled.tolist() == seed.curve.error.tolist()

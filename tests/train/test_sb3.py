@@ -31,8 +31,17 @@ from agents.sb3 import load_sb3
 from agents.sb3.training import weights_of
 from agents.training import spread_seed
 from ram_env import GlimpseVectorEnv, register_dataset
-from tests.script_helpers import LAST_LINE, hide_infos, keep_first, note_calls, read_metrics
+from tests.script_helpers import (
+    LAST_LINE,
+    hide_infos,
+    keep_first,
+    note_calls,
+    read_metrics,
+    register_variant,
+)
+from tests.train.comparison.job_programs import harvest_run
 from train import off_policy, sb3, stock_ppo
+from train.comparison.results import BEHAVIOUR
 from train.keywords import make_vector_env
 from train.sb3 import ALGORITHMS, Config, main, make_model, parse, to_sb3
 
@@ -51,16 +60,10 @@ def _shades_env() -> Iterator[None]:
     register_dataset("shades-of-grey", lambda: splits)
     keywords = {"dataset": "shades-of-grey", "num_glimpses": 3, "glimpse_size": 4}
     changes = {"Shades": {}, "Stop": {"allow_stop": True}, "Dict": {"action_format": "dict"}}
-    for name, more in changes.items():
-        gymnasium.register(
-            f"{name}Glimpse-v0",
-            entry_point="ram_env.env:GlimpseEnv",
-            vector_entry_point="ram_env.vector_env:GlimpseVectorEnv",
-            kwargs={**keywords, **more},
-        )
-    yield
-    for name in changes:
-        del gymnasium.registry[f"{name}Glimpse-v0"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, more in changes.items():
+            register_variant(patch, f"{name}Glimpse-v0", "MNISTGlimpse-v0", **keywords, **more)
+        yield
 
 
 def train(run_dir: Path, capsys, **changes) -> list[str]:
@@ -167,7 +170,7 @@ def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(
 ):
     judged = note_calls(monkeypatch, Stopwatch, "paused")
     threads = note_calls(monkeypatch, torch, "set_num_threads")
-    train(tmp_path / "run", capsys)
+    train(tmp_path / "run", capsys, validate_sampled=True)
     metrics = read_metrics(tmp_path / "run")
     assert (threads[0].args, len(judged)) == ((1,), 2)
     assert {"eval/most_named", "eval/centre_coverage", "eval/location_spread"} <= metrics.keys()
@@ -180,10 +183,13 @@ def test_its_metrics_have_stable_baselines_tags_and_none_depends_on_the_clock(
     assert [line.split(",")[0] for line in timing] == ["env_steps", "96", "192", "288", "336"]
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {"data", "device", "stable-baselines3", "sb3-contrib"} <= settings.keys()
+    seed = harvest_run(tmp_path / "run")
+    assert (seed.curve.env_steps.tolist(), seed.result.total) == ([192, 336], 40)
+    assert seed.result.last.keys() == BEHAVIOUR.keys()
 
 
 @pytest.mark.usefixtures("_short_replay")
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *off_policy.ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["a2c_history", "recurrent_ppo", "sac"])  # three buffers
 def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algorithm):
     begin = train_off_policy if algorithm in off_policy.ALGORITHMS else train
     options = {"algorithm": algorithm, "final_split": "none", "keep": "last"}
@@ -266,7 +272,7 @@ def test_nonfinite_outputs_stop_the_run(tmp_path, capsys):
         train(tmp_path / "run", capsys, algorithm="a2c", learning_rate=1e30)
 
 
-def test_the_stock_script_trains_on_a_users_environment_and_records_its_real_budget(
+def test_the_stock_script_trains_on_a_users_environment_and_leaves_what_a_comparison_reads(
     tmp_path, monkeypatch
 ):
     module = "from dataclasses import replace\nfrom gymnasium import registry, spec\n"
@@ -274,9 +280,11 @@ def test_the_stock_script_trains_on_a_users_environment_and_records_its_real_bud
     (tmp_path / "users_images.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
-    stock_ppo.main(stock_ppo.Config(run, "users_images:Users-v0", env_steps=10, marks=1))
-    assert json.loads((run / "config.json").read_text())["env_steps"] == 2048
-    assert json.loads((run / "result.json").read_text())["total"] == 40
+    stock_ppo.main(stock_ppo.Config(run, "users_images:Users-v0", env_steps=10, marks=3))
+    seed = harvest_run(run)
+    assert (seed.config["env_steps"], seed.result.total) == (2048, 40)
+    assert seed.curve.env_steps.tolist() == [2048]  # all marks lie in one rollout
+    assert seed.result.last.keys() == BEHAVIOUR.keys() - {"train/explained_variance"}
     del gymnasium.registry["Users-v0"], sys.modules["users_images"]
 
 
@@ -295,12 +303,16 @@ def test_the_stock_script_refuses_what_it_could_not_do(tmp_path, changes, messag
 
 def test_many_lanes_of_the_stock_script_choose_columns_rows_and_classes(tmp_path, capsys):
     run, settings = tmp_path / "run", {"num_envs": 4, "action_format": "multidiscrete"}
-    config = stock_ppo.Config(run, "ShadesGlimpse-v0", env_steps=8_000, marks=3, **settings)
+    config = stock_ppo.Config(run, "ShadesGlimpse-v0", env_steps=8_000, marks=1, **settings)
     stock_ppo.main(config)
     assert "8192 env steps, in whole rollouts of 8192" in capsys.readouterr().out
-    errors = read_metrics(run)["eval/error"]
-    assert errors.keys() == {8192}  # all marks lie in the only rollout
     assert json.loads((run / "result.json").read_text())["wrong"] / 40 < 0.6  # chance: 0.75
+
+
+def test_the_stock_script_reports_that_it_diverged(tmp_path, monkeypatch):
+    monkeypatch.setattr(stock_ppo, "PPO", partial(PPO, learning_rate=math.inf))
+    with pytest.raises(FloatingPointError):
+        stock_ppo.main(stock_ppo.Config(tmp_path / "run", "ShadesGlimpse-v0", env_steps=4096))
 
 
 @pytest.mark.parametrize("algorithm", off_policy.ALGORITHMS)

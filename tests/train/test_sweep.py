@@ -311,7 +311,6 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"parallel": 0}, "parallel must be at least 1"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
         ({"poll_seconds": math.nan}, "poll_seconds must be at least 0, got nan"),
         ({"results": Path("all.json")}, "results must end in .csv, got all.json"),

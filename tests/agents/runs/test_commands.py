@@ -186,7 +186,7 @@ def _own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
         (ValueError("seed must be at least 0, got -1"), "error: seed must be at least 0, got -1"),
         (OSError(28, "No space left"), "error: [Errno 28] No space left"),
         (gymnasium.error.NameNotFound("no `Env`"), "error: no `Env`"),
-        (ValueError("unknown setting \x1b[2J"), "error: unknown setting \\x1b[2J"),
+        (ValueError("two lines:\n\x1b[2J"), "error: two lines:\n\\x1b[2J"),
         (FloatingPointError("update 3: loss not finite"), DIVERGED),
         (MemoryError("9 GiB"), "error: out of memory, so make something smaller: 9 GiB"),
         (

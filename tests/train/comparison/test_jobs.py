@@ -107,7 +107,7 @@ def test_a_damaged_record_costs_no_checkpoint(place, text):
 
 def test_a_job_is_not_blamed_for_what_it_printed_before_it_was_resumed(place):
     (ended,) = run(place, place.job("a", "complains dies"))
-    assert ended.last_words == "error: not this time"
+    assert ended.last_words == "error: not this time\nIt may work later."
     (ended,) = run(place, place.job("a", "complains dies"))
     assert (ended.status, ended.last_words) == (-9, "nothing printed")
 
@@ -198,6 +198,7 @@ def test_the_process_of_a_job_imports_nothing_slow():
     ("settings", "named"),
     [
         ({"timeout_min": 0}, "timeout_min must be at least 1, got 0"),
+        ({"parallel": 0}, "parallel must be at least 1"),
         ({"partition": "long"}, "partition 'long' needs --cluster slurm"),
         ({"cluster": "slurm"}, "there is no sbatch here: .* or choose --cluster local"),
     ],

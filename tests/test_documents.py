@@ -46,14 +46,10 @@ def run_python_of(document: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS + PAGES)
-def test_named_files_exist(document):
+def test_named_files_exist_and_no_line_is_a_comment_for_the_site(document):
     folders = "agents|benchmarks|docs|ram_env|tests|train"
     for name in re.findall(rf"\b(?:{folders})/[\w./=-]*\w", read(document)):
         assert "NAME" in name or "_build" in name or (ROOT / name).exists(), name
-
-
-@pytest.mark.parametrize("document", DOCUMENTS + PAGES)
-def test_no_line_is_a_comment_for_the_site(document):
     assert not re.search(r"^ *%", read(document), re.MULTILINE)  # MyST would drop the line
 
 

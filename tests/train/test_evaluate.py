@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from safetensors.torch import load_file, save_file
 
 import train.evaluate
 from agents import diagnostics
@@ -33,12 +32,14 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def make_run(folder: Path, config: RAMConfig) -> Path:
+def make_run(folder: Path, config: RAMConfig, weights: dict[str, Any] | None = None) -> Path:
     """Write the folder of a run with an untrained model; without biases its answers vary."""
     torch.manual_seed(0)
     model = RecurrentAttentionModel(config)
     for name, parameter in model.named_parameters():
         parameter *= not name.endswith("bias")
+    for name, value in (weights or {}).items():
+        model.get_parameter(name).copy_(torch.as_tensor(value))
     return write_run(folder, model, env_id="SignpostGlimpse-v0", std=0.5, final_std=0.25)
 
 
@@ -93,10 +94,7 @@ def test_a_gpu_gives_the_cpus_report(run_dir, capsys, tmp_path, monkeypatch, dev
 
 def test_the_last_line_of_an_agent_that_stops_is_its_error_there(tmp_path, capsys):
     config = RAMConfig((3, 4, 4), 4, hidden_size=8, stop_hidden=4)
-    folder = make_run(tmp_path / "run", config)
-    weights = load_file(folder / "best.safetensors")
-    weights["stop_network.2.bias"][:] = 100
-    save_file(weights, folder / "best.safetensors")
+    folder = make_run(tmp_path / "run", config, {"stop_network.2.bias": 100})
     lines = report(folder, capsys)
     (own,) = (line for line in lines if line.startswith("own stop, 1.00 glimpses on average:"))
     assert lines[-1] == f"validation {own.partition(':')[2].strip()}"
@@ -114,10 +112,9 @@ def test_another_number_of_glimpses_is_said_of_an_agent_that_sees_the_time(tmp_p
 
 
 def test_a_learned_std_is_the_one_that_is_sampled_with(tmp_path, capsys):
-    folder = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3))
-    weights = load_file(folder / "best.safetensors")
-    weights["location_network.log_std"] = torch.tensor([0.25, 0.5]).log()
-    save_file(weights, folder / "best.safetensors")
+    config = RAMConfig((3, 4, 4), 4, hidden_size=8, initial_std=0.3)
+    stds = {"location_network.log_std": np.log([0.25, 0.5])}
+    folder = make_run(tmp_path / "run", config, stds)
     assert any("sampled location, std 0.25 and 0.5:" in line for line in report(folder, capsys))
 
 
@@ -239,13 +236,9 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, m
     assert report(folder, capsys, env_id="Elsewhere-v0", hindsight=True)
 
 
-def test_no_env_id_is_not_the_one_that_a_folder_names(tmp_path, capsys):
-    folder = make_run(tmp_path / "run", RAMConfig((3, 4, 4), 4, hidden_size=8))
-    edit_json(folder / "config.json", config={"env_id": "strange_module:Mine-v0"})
-    with pytest.raises(ValueError, match="names the module 'strange_module'"):
-        report(folder, capsys)
+def test_no_env_id_is_not_the_one_that_a_folder_names(run_dir, capsys):
     with pytest.raises(gymnasium.error.NameNotFound):
-        report(folder, capsys, env_id="")
+        report(run_dir, capsys, env_id="")
 
 
 @pytest.mark.parametrize(
@@ -265,10 +258,7 @@ def test_a_bad_setting_fails_at_once(changes, message):
 
 
 def test_it_runs_as_a_command(run_dir):
-    command = [sys.executable, train.evaluate.__file__, run_dir, "--num-passes=1", "--threads=1"]
-    run = subprocess.run([*command, "--no-hindsight"], capture_output=True, text=True)
+    words = [sys.executable, train.evaluate.__file__, run_dir, "--num-passes=1", "--no-hindsight"]
+    run = subprocess.run(words, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert LAST_LINE.fullmatch(run.stdout.splitlines()[-1])
-    run = subprocess.run([*command, "--splt", "test"], capture_output=True, text=True)
-    assert run.returncode != 0
-    assert "splt" in run.stderr + run.stdout

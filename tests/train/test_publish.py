@@ -15,10 +15,9 @@ import torch
 import train.evaluate
 import train.publish
 from agents.evaluation import evaluate
-from agents.ram import RecurrentAttentionModel
 from agents.runs import loading
 from agents.runs.hashed import read_hashed
-from agents.runs.loading import load_pretrained, load_run, start_from
+from agents.runs.loading import load_pretrained, load_run
 from tests.faults.system_calls import Killed, die, handled_by
 from tests.script_helpers import SMALL_RUN, edit_json
 from train.cards import model_card
@@ -65,7 +64,7 @@ def test_a_published_model_is_the_runs_with_its_validation_errors(run_dir, publi
 
 
 @pytest.mark.usefixtures("published")
-def test_a_published_run_is_evaluated_and_starts_others_by_its_name(run_dir, capsys):
+def test_a_published_run_is_evaluated_by_its_name(run_dir, capsys):
     printed: list[list[str]] = []
     flags: dict[str, Any] = {"num_passes": 1, "threads": 1, "device": "cpu"}
     for which in ({"run_dir": run_dir}, {"pretrained": "board"}):
@@ -75,11 +74,6 @@ def test_a_published_run_is_evaluated_and_starts_others_by_its_name(run_dir, cap
     for neither_or_both in ({}, {"run_dir": run_dir, "pretrained": "board"}):
         with pytest.raises(ValueError, match="give either a run folder or --pretrained NAME"):
             train.evaluate.Config(**neither_or_both)
-    stored, _ = load_pretrained("board")
-    model = RecurrentAttentionModel(stored.config)
-    start_from(model, "board", data="", is_sample=False)
-    for name, weight in stored.state_dict().items():
-        assert torch.equal(weight, model.state_dict()[name])
 
 
 def test_no_path_of_the_machine_is_published(copied, published):
@@ -99,10 +93,7 @@ def test_no_path_of_the_machine_is_published(copied, published):
         assert str(copied.parent) not in (published / file).read_text()
 
 
-@pytest.mark.parametrize(
-    "file",
-    ["best.safetensors", "model.json", "config.json", "result.json", "validation.csv", "README.md"],
-)
+@pytest.mark.parametrize("file", ["best.safetensors", "README.md"])
 def test_a_file_that_is_not_the_published_one_is_named(published, file):
     content = (published / file).read_bytes()
     (published / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

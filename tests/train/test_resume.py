@@ -73,13 +73,12 @@ def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize(
-    ("failed_at", "message"),
-    [(6, "resuming after update 4: python"), (2, "no checkpoint yet, starting over")],
+    ("failed_at", "moved", "message"),
+    [(6, True, "resuming after update 4: python"), (2, False, "no checkpoint yet, starting over")],
 )
 def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
-    whole, tmp_path, capsys, failed_at, message, moved
+    whole, tmp_path, capsys, failed_at, moved, message
 ):
     train_and_fail(tmp_path / "run", failed_at)
     folder = (tmp_path / "run").rename(tmp_path / "moved") if moved else tmp_path / "run"

@@ -259,36 +259,32 @@ def test_features_are_the_papers_glimpse_network_and_the_time(toy_dataset):
 # What is refused, and who imports what
 
 
-def test_spaces_of_another_kind_or_with_a_stop_score_are_refused():
-    obs_space = make_env().observation_space
-    box = spaces.Box(-1, 1, (6,), np.float32)
+BOX = spaces.Box(-1, 1, (6,), np.float32)
+NOT_BOXES = (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1, 1, (2,)))
 
-    def make(
-        obs: spaces.Space = obs_space, act: spaces.Space = box, **keywords: Any
-    ) -> HybridPolicy:
-        return HybridPolicy(obs, act, lambda _: 1e-3, num_classes=4, **keywords)
 
-    policy: Any = make()
-    assert policy.action_net.label.out_features == 4
-    assert policy._get_constructor_parameters()["num_classes"] == 4
-    with pytest.raises(ValueError, match="must be a Dict with time"):
-        make(obs=box)
-    with pytest.raises(ValueError, match=r"num_classes = 6 numbers, got 7.* without allow_stop"):
-        make(act=make_env(allow_stop=True).action_space)
-    for space in (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1, 1, (2,))):
-        with pytest.raises(ValueError, match="action_format='box'"):
-            make(act=space)
-    with pytest.raises(ValueError, match="must contain -1 and 1"):
-        make(act=spaces.Box(0, 1, (6,)))
-    for std in (0, math.nan):
-        with pytest.raises(ValueError, match="initial_std must be positive"):
-            make(initial_std=std)
-    with pytest.raises(ValueError, match="label_counts must be 'last' or"):
-        make(label_counts="first")
-    with pytest.raises(ValueError, match="use_sde"):
-        make(use_sde=True)
-    with pytest.raises(ValueError, match=r"log_std_init must be left out: .* initial_std"):
-        make(log_std_init=-3.0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"observation_space": BOX}, "must be a Dict with time"),
+        (
+            {"action_space": spaces.Box(-1, 1, (7,))},  # with a stop score
+            r"num_classes = 6 numbers, got 7.* without allow_stop",
+        ),
+        *(({"action_space": space}, "action_format='box'") for space in NOT_BOXES),
+        ({"action_space": spaces.Box(0, 1, (6,))}, "must contain -1 and 1"),
+        *(({"initial_std": std}, "initial_std must be positive") for std in (0, math.nan)),
+        ({"label_counts": "first"}, "label_counts must be 'last' or"),
+        ({"use_sde": True}, "use_sde"),
+        ({"log_std_init": -3.0}, r"log_std_init must be left out: .* initial_std"),
+    ],
+    ids=str,
+)
+def test_other_spaces_and_settings_are_refused(changes, message):
+    given = {"observation_space": make_env().observation_space, "action_space": BOX}
+    given |= {"lr_schedule": lambda _: 1e-3, "num_classes": 4}
+    with pytest.raises(ValueError, match=message):
+        HybridPolicy(**{**given, **changes})
 
 
 def test_normalised_observations_are_refused_since_the_time_says_what_counts():

@@ -178,15 +178,11 @@ def test_a_single_environment_tensors_and_arrays_that_would_change_are_refused()
 
 def test_seeds_hold_for_one_reset_and_then_episodes_continue():
     env, reference = GlimpseVecEnv(native()), native()
-    assert env.seed(5) == [5, 6, 7]
-    assert_same(env.reset(), reference.reset(seed=5)[0])
-    assert_same(env.reset(), reference.reset()[0])
-    assert env.seed([9, 9, 2]) == [9, 9, 2]
-    assert_same(env.reset(), reference.reset(seed=[9, 9, 2])[0])
-    env.seed(np.arange(N))  # pyright: ignore[reportArgumentType]
-    assert_same(env.reset(), reference.reset(seed=[0, 1, 2])[0])
-    env.seed(np.int64(3))  # pyright: ignore[reportArgumentType]
-    assert_same(env.reset(), reference.reset(seed=3)[0])
+    seeds: Any = [(5, [5, 6, 7]), (np.int64(3), [3, 4, 5]), (np.arange(N), [0, 1, 2])]
+    for seed, of_lanes in [*seeds, ([9, 9, 2], [9, 9, 2])]:
+        assert env.seed(seed) == of_lanes
+        assert_same(env.reset(), reference.reset(seed=of_lanes)[0])
+        assert_same(env.reset(), reference.reset()[0])
     assert len(set(env.seed(None))) == N
     for wrong in ([1, 2], [1, 2, 1.5], [1, 2, True], -1, np.array([1, -2, 3])):
         with pytest.raises(ValueError, match="seed must be None or an int >= 0, or a list of 3"):

@@ -18,7 +18,7 @@ def slow_canvas(images, index, words, *, canvas_size, translate, num_clutter, cl
     canvas = np.zeros((canvas_size, canvas_size, colours), int)
     for j in range(num_clutter):
         word, cut_x, cut_y, drop_x, drop_y = words[2 + 5 * j : 7 + 5 * j]
-        others = [k for k in range(num_images) if k != index]
+        others = [k for k in range(num_images) if k != index]  # its own would tell the label
         source = images[others[slow_below(word, len(others))]]
         x, y = (
             slow_below(w, side - clutter_size + 1) for w, side in ((cut_x, width), (cut_y, height))
@@ -61,21 +61,6 @@ def test_canvases_equal_a_slow_loop(shape, style):
             assert tuple(positions[i]) == position
             clipped += (wanted == 255).sum()
     assert clipped > 100 or keywords["num_clutter"] < 12  # the crowded style shows the clip
-
-
-def test_clutter_is_never_cut_from_the_own_image():
-    images = np.repeat(np.arange(1, 7, dtype=np.uint8), 64).reshape(6, 8, 8)  # image k shows k + 1
-    indices = np.tile(np.arange(6), 500)
-    canvases, positions = draw_canvases(
-        images, indices, seed=0, canvas_size=24, num_clutter=1, clutter_size=4
-    )
-    sources = np.zeros((6, 6), int)
-    for canvas, (x, y), index in zip(canvases, positions, indices, strict=True):
-        canvas[y : y + 8, x : x + 8] = 0
-        if canvas.any():  # a piece shows beside the object
-            sources[index, int(canvas.max()) - 1] += 1
-    assert (np.diag(sources) == 0).all()
-    assert (sources[~np.eye(6, dtype=bool)] > 0).all()
 
 
 def slow_resize(image, width, height):

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as wrappers
 from torch.utils._pytree import tree_map
 
-from ram_env import GlimpseVectorEnv, SignpostVectorEnv, base, register_dataset
+from ram_env import GlimpseVectorEnv, SignpostVectorEnv, base
 from ram_env.testing import _assert_same as assert_same
 from ram_env.testing import _check_equal as check_equal
 from ram_env.testing import _check_no_reuse as check_no_reuse
@@ -97,12 +97,10 @@ def test_make_vec_picks_the_native_class_and_a_mode_goes_by_its_value_and_its_na
             assert make_vector(autoreset_mode=given).metadata["autoreset_mode"] is mode
 
 
-@pytest.mark.parametrize("mode", ["SameStep", "SAME_STEP"])
-def test_a_spec_survives_json_and_makes_an_equal_env(mode):
+def test_a_spec_survives_json_and_makes_an_equal_env():
     keywords = {"action_format": "multidiscrete", "grid_size": (4, 3), "glimpse_cost": 0.1}
-    env = make_vector("toy", autoreset_mode=mode, allow_stop=True, **keywords)
+    env = make_vector("toy", autoreset_mode="SAME_STEP", allow_stop=True, **keywords)
     text = env.spec.to_json()
-    json.loads(text)
     again: Any = gym.make_vec(EnvSpec.from_json(text))
     assert again.num_envs == 3
     assert again.autoreset_mode is AutoresetMode.SAME_STEP
@@ -143,11 +141,6 @@ def test_seeds_may_be_any_sequence_and_the_message_says_that_there_may_be_severa
         env.reset(seed=np.arange(3))  # pyright: ignore[reportArgumentType]
 
 
-def test_a_device_that_holds_no_numbers_is_refused():
-    with pytest.raises(ValueError, match="device must be None or a torch device that works here"):
-        make_vector(device="meta")
-
-
 BAD_RESETS = [
     *[("seed", {"seed": seed}) for seed in BAD_SEEDS],
     *[(argument, {"seed": 5, "options": options}) for argument, options in BAD_OPTIONS],
@@ -180,7 +173,7 @@ def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(
     [
         *product(["num_envs"], [0, -1, 2.0, True, "3"]),
         *product(["autoreset_mode"], ["nope", None, 3]),
-        *product(["device"], ["nope", 1.5, "cuda:99"]),
+        *product(["device"], ["nope", 1.5, "cuda:99", "meta"]),
         *product(["render_mode"], ["ansi", 1]),
     ],
 )
@@ -205,9 +198,12 @@ def test_nothing_works_before_a_reset_or_after_close(make):
     env.close()
     env.close()
     calls = [lambda: env.step(action), env.render, lambda: env.set_state(state)]
-    for call in calls if make is make_single else [*calls, env.reset]:  # a single env reopens
+    for call in calls if make is make_single else [*calls, env.reset]:
         with pytest.raises(ClosedEnvironmentError):
             call()
+    if make is make_single:  # a reset reopens it
+        env.reset()
+        env.step(action)
 
 
 def test_a_masked_reset_follows_a_full_one_and_under_disabled_autoreset_covers_every_ended_lane():
@@ -272,14 +268,10 @@ def test_flatten_and_normalize_observation_work_with_next_step_alone():
         assert f"``{wrapper.__name__}``" in (GlimpseVectorEnv.__doc__ or "")
 
 
-@pytest.mark.parametrize("vector", [False, True])
-def test_record_video_writes_a_file(vector, tmp_path):
+def test_record_video_writes_a_file(tmp_path):
     pytest.importorskip("moviepy", reason="needs moviepy")
-    if vector:
-        env: Any = make_vector(num_envs=2, render_mode="rgb_array", autoreset_mode="NextStep")
-    else:
-        env = make_single(render_mode="rgb_array")
-    env = (wrappers if vector else gym.wrappers).RecordVideo(env, str(tmp_path / "videos"))
+    env: Any = make_vector(num_envs=2, render_mode="rgb_array", autoreset_mode="NextStep")
+    env = wrappers.RecordVideo(env, str(tmp_path / "videos"))
     env.action_space.seed(0)
     env.reset(seed=0)
     for _ in range(4):
@@ -372,30 +364,6 @@ def test_options_of_a_masked_reset_are_those_of_its_lanes():
     obs, infos = env.reset(options=options)
     assert infos["index"].tolist() == [0, 6, 7]
     assert obs["location"][1:].tolist() == [[0, 0.5], [-0.5, 0]]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_single_environment_has_the_same_task_properties(task):
-    many, one = make_vector(task), make_single(task)
-    for name in ("data_source", "data_is_sample", "num_classes", "num_images"):
-        assert getattr(one, name) == getattr(many, name)
-    assert one.observation_space["glimpse"].shape == one.glimpse_shape == many.glimpse_shape
-
-
-def test_the_size_of_an_object_that_is_not_square_is_width_and_height():
-    images = np.full((4, 10, 20), 255, np.uint8), np.arange(4)
-    register_dataset("wide", lambda: {"train": images})
-    env = make_vector("toy", 50, dataset="wide", num_clutter=0, glimpse_size=2, num_scales=1)
-    _, infos = env.reset(seed=0)
-    width, height = infos["object_size"].T
-    assert (abs(width - 2 * height) <= 1).all()
-    assert len({*width}) > 5  # the toy task scales its objects
-    ends = infos["position"] + infos["object_size"]
-    for corner, lit in ((ends - 1, True), (ends, False)):  # the farthest pixel, and the next one
-        far = (corner + 1) / 18 - 1  # the retina's pixels go from c - 1 on
-        obs, _ = env.reset(seed=0, options={"location": np.clip(far, -1, 1)})
-        on_canvas = (corner < 36).any(1)
-        assert ((obs["glimpse"][:, 0, 0, 0] > 0) == lit)[on_canvas].all()
 
 
 # On a device

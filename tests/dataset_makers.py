@@ -43,7 +43,3 @@ def only(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
 def file_names(folder: Path) -> set[str]:
     """Names of all that lies under a folder, but for the locks and the last failed downloads."""
     return {path.name for path in folder.rglob("*") if path.suffix not in (".lock", ".failed")}
-
-
-def flip(content: bytes, at: int = -5) -> bytes:
-    return content[:at] + bytes([content[at] ^ 1]) + content[at:][1:]

@@ -1,6 +1,7 @@
 """A damaged dataset is refused by name, and no other images ever take its place."""
 
 import gzip
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import train.evaluate
+from ram_env import data
 from ram_env.data import DatasetError, load_digits
 from tests.dataset_makers import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS, compress, write
 from tests.faults.conftest import Command
@@ -57,6 +59,13 @@ DAMAGES: dict[str, Damage] = {
     "the labels": swap_with(TRAIN_LABELS),
     "the test's images": swap_with(TEST_IMAGES),
 }
+HASH, WHOLE = "(SHA-256|MD5): got .* expected", "it must hold 47056 bytes that begin with 00000803"
+REASONS = {  # of those that are always noticed in the same way
+    "a page": f"looks like an HTML page|{HASH}",
+    "a bomb": f"{WHOLE}|{HASH}",
+    "not packed as named": f"Not a gzipped file|{WHOLE}|{HASH}",
+    "another image": HASH,
+}
 CASES = [(place, what) for place in ("MNIST idx", "MNIST gz", "KMNIST gz") for what in DAMAGES]
 CASES += [("CIFAR10 gz", what) for what in (*CHANGED, *MISPLACED, "a page", "a bomb")]
 
@@ -86,6 +95,10 @@ def test_a_damaged_file_is_refused_by_name(
     tracemalloc.stop()
     known = (path.stem, *map(str, (path, path.parent, path.parent.parent)))
     assert any(each in str(caught.value) for each in known)
+    if what in REASONS:
+        message = f"{re.escape(str(path))} is damaged: .*({REASONS[what]}).*replace it with a valid"
+        assert re.search(message, str(caught.value))
+    assert not data._sample
     assert peak < 2**26
 
 

@@ -23,7 +23,6 @@ from tests.dataset_makers import (
     TRAIN_LABELS,
     compress,
     file_names,
-    flip,
     only,
     write,
 )
@@ -53,29 +52,6 @@ def test_one_part_is_enough_for_its_splits_but_images_without_labels_are_an_erro
 
 # Damaged files
 
-WHOLE = "it must hold 47056 bytes that begin with 00000803"
-FAULTS: dict[str, tuple[bool, Callable[[bytes, dict[str, bytes]], bytes], str]] = {
-    "truncated": (False, lambda c, _: c[:-1], WHOLE),
-    "bit_flip": (False, lambda c, _: flip(c), "SHA-256: got .* expected"),
-    "html": (False, lambda c, _: b"<!DOCTYPE html><html>", "looks like an HTML page"),
-    "gz_truncated": (True, lambda c, _: c[:-9], "it cannot be read .*end-of-stream"),
-    "gz_bomb": (True, lambda c, _: compress(bytes(10_000_000)), WHOLE),
-    "gz_flipped": (True, lambda c, t: compress(flip(t[TRAIN_IMAGES])), "SHA-256: got"),
-    "gz_not": (True, lambda c, t: t[TRAIN_IMAGES], "Not a gzipped file"),
-}
-
-
-@pytest.mark.parametrize(("gz", "change", "reason"), FAULTS.values(), ids=FAULTS)
-def test_a_damaged_file_is_named_with_the_reason_and_never_replaced_by_the_sample(
-    gz, change, reason, tiny, tmp_path
-):
-    folder = write(tmp_path / "digits", tiny, gz=gz)
-    path = folder / "MNIST" / "raw" / (f"{TRAIN_IMAGES}.gz" if gz else TRAIN_IMAGES)
-    path.write_bytes(change(path.read_bytes(), tiny))
-    with pytest.raises(DatasetError, match=f"(?s){path} is damaged.*{reason}.*[Rr]eplace"):
-        load_digits("MNIST", "train", folder)
-    assert not data._sample
-
 
 @pytest.mark.parametrize("name", ["MNIST", "MNIST/raw"])
 @pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("not mounted")])
@@ -87,21 +63,7 @@ def test_a_file_in_place_of_a_folder_is_never_replaced_by_the_sample(put, name, 
         load_digits("MNIST", "train", folder)
 
 
-def test_an_inaccessible_path_is_an_error_that_says_what_to_do(tiny, tmp_path, monkeypatch):
-    folder = write(tmp_path / "digits", tiny)
-
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "lstat", refuse)
-    with pytest.raises(DatasetError, match=r"MNIST.* is inaccessible .*denied.*repair or replace"):
-        load_digits("MNIST", "train", folder)
-
-
-def test_the_siblings_of_mnist_are_checked_too(tiny, tmp_path):
-    folder = write(tmp_path / "gz", {**tiny, TRAIN_IMAGES: b"other"}, "KMNIST", gz=True)
-    with pytest.raises(DatasetError, match=f"{TRAIN_IMAGES}.gz is damaged: MD5: got"):
-        load_digits("KMNIST", "train", folder)
+def test_the_labels_of_the_siblings_of_mnist_are_checked_too(tiny, tmp_path):
     labels = tiny[TRAIN_LABELS][:-1] + b"\x0a"
     folder = write(tmp_path / "raw", {**tiny, TRAIN_LABELS: labels}, "KMNIST")
     with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: a label is above 9"):
@@ -111,17 +73,10 @@ def test_the_siblings_of_mnist_are_checked_too(tiny, tmp_path):
         load_digits("FashionMNIST", "train", folder)
 
 
-def test_damaged_cifar_files_are_named(tiny_cifar, cache):
-    archive = tiny_cifar / "cifar-10-python.tar.gz"
-    good = archive.read_bytes()
-    archive.write_bytes(flip(good))
-    with pytest.raises(DatasetError, match=f"{archive} is damaged: MD5: got"):
-        load_digits("CIFAR10", "train", tiny_cifar)
-    assert file_names(cache) == set()
-    archive.write_bytes(good)
+def test_damaged_batches_of_cifar_are_named(tiny_cifar, cache):
     load_digits("CIFAR10", "train", tiny_cifar)
     batch = cache / "cifar-10-batches-py" / "data_batch_2"
-    batch.write_bytes(flip(batch.read_bytes()))
+    batch.write_bytes(batch.read_bytes() + b"x")
     with pytest.raises(DatasetError, match=f"{batch} is damaged: MD5: got"):
         load_digits("CIFAR10", "test")
     batch.unlink()
@@ -221,13 +176,12 @@ def test_a_download_too_large_is_cut_off(cache, serve, monkeypatch):
     assert file_names(cache) == set()
 
 
-@pytest.mark.parametrize("status", [403, 503])
-def test_a_refused_download_says_so(status, cache, serve):
-    mirror = serve(lambda name: (status, b"", 0))
+def test_a_refused_download_says_so(cache, serve):
+    mirror = serve(lambda name: (503, b"", 0))
     with pytest.raises(FileNotFoundError) as caught:
         load_digits("KMNIST", "train")
     url = f"{mirror.url}/{TRAIN_IMAGES}.gz"
-    for part in ("KMNIST", str(cache), url, str(status), "RAM_ENV_DATA", "data_dir"):
+    for part in ("KMNIST", str(cache), url, "503", "RAM_ENV_DATA", "data_dir"):
         assert part in str(caught.value)
     assert file_names(cache) == set()
 

@@ -1,6 +1,5 @@
 """Tests of ram_env.dataset_files through ram_env.data, on made-up datasets of a few images."""
 
-import hashlib
 import http.server
 import multiprocessing
 import re
@@ -222,22 +221,23 @@ def test_a_download_begins_with_the_part_that_was_asked_for(tiny, cache, serve):
         load_digits("MNIST", "train")
 
 
-def open_when_all_are_ready(barrier: Any, tables: tuple[Any, ...]) -> str:
-    """Open the made-up training split in a process of its own; return its digest."""
+def open_in_another_process(tables: tuple[Any, ...], barrier: Any, sender: Any) -> None:
+    """Open the made-up training split once both processes are ready; send its bytes."""
     dataset_files._NUM_IMAGES, data._NUM_VALIDATION, dataset_files._SHA256 = tables
     barrier.wait(600)
-    return hashlib.sha256(load_digits("MNIST", "train")[0].tobytes()).hexdigest()
+    sender.send_bytes(load_digits("MNIST", "train")[0].tobytes())
 
 
 def test_two_processes_at_once_share_one_download(tiny, cache, serve):
-    mirror = serve(serves(tiny))
+    mirror, context = serve(serves(tiny)), multiprocessing.get_context("spawn")
     tables = COUNTS, NUM_VALIDATION, dataset_files._SHA256
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, context.Pool(2) as pool:
-        each = (manager.Barrier(2), tables)
-        digests = pool.starmap(open_when_all_are_ready, [each] * 2, chunksize=1)
-    pixels = tiny[TRAIN_IMAGES][16 : 16 + 50 * 784]
-    assert digests == [hashlib.sha256(pixels).hexdigest()] * 2
+    barrier, (receiver, sender) = context.Barrier(2), context.Pipe(duplex=False)
+    other = context.Process(target=open_in_another_process, args=(tables, barrier, sender))
+    other.start()
+    barrier.wait(600)
+    images = load_digits("MNIST", "train")[0].tobytes()
+    assert images == receiver.recv_bytes() == tiny[TRAIN_IMAGES][16 : 16 + 50 * 784]
+    other.join()
     assert len(mirror.requested) == 4
     assert file_names(cache) == {"MNIST", "raw", *(f"{name}.gz" for name in tiny)}
 

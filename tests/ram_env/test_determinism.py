@@ -95,7 +95,7 @@ def future(env: Any, actions: list[Any]) -> list[Any]:
     return [*seen, env.reset(), env.reset(), env.reset(seed=77)]
 
 
-@pytest.mark.parametrize("steps", [0, 2, 5])
+@pytest.mark.parametrize("steps", [0, 5])
 @pytest.mark.parametrize("kind", ["single", "SameStep", "NextStep", "cpu"])
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("task", ["signpost", "whole", "whole-test", "whole-sequential"])

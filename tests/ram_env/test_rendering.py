@@ -33,17 +33,12 @@ def enlarged(pixels, zoom):
     return np.kron(pixels, np.ones((zoom, zoom, 1), np.uint8))
 
 
-def num_bars(frame):
-    column = is_color(frame[BARS_TOP:], TRACK)[:, BARS_RIGHT - 1]
-    return int((np.diff(column.astype(int)) == 1).sum())
-
-
-@pytest.mark.parametrize("side", [1, 24, 28, 60, 101, 500])
+@pytest.mark.parametrize("side", [1, 60, 101, 500])
 def test_an_episodes_frames_have_one_even_shape(side):
     canvas, path = np.zeros((side, side), np.uint8), np.linspace(-1, 1, 14, dtype=np.float32)
     path = path.reshape(7, 2)
     first = draw(canvas, path[:1])
-    frames = [draw(canvas, path[:t], scores=np.arange(10.0), label=1) for t in range(1, 8)]
+    frames = [draw(canvas, path[:t], scores=np.arange(10.0), label=1) for t in (1, 4, 7)]
     last = draw(canvas, path, prediction=3, label=3, correct=True, stopped=True)
     assert {frame.shape for frame in frames} == {first.shape} == {last.shape}
     assert (first.shape[0] % 2, first.shape[1] % 2, first.shape[2]) == (0, 0, 3)
@@ -124,14 +119,13 @@ def test_a_bar_is_as_long_as_its_softmax():
 
 
 @pytest.mark.parametrize(("num_classes", "shown"), [(2, 2), (16, 16), (17, 10), (64, 10)])
-def test_many_classes_show_the_top_ten(num_classes, shown):
-    assert num_bars(draw(scores=np.zeros(num_classes))) == shown
-
-
-def test_the_top_ten_begin_with_the_likeliest():
-    frame = draw(scores=np.log(np.arange(1.0, 18)))
-    rows = [is_color(frame[BARS_TOP + 24 * k + 12, BARS_LEFT:], PATH).any() for k in range(10)]
-    assert rows == [True] + [False] * 9
+def test_many_classes_show_the_top_ten_the_likeliest_first(num_classes, shown):
+    frame = draw(scores=np.log(np.arange(1.0, num_classes + 1)))
+    edge = is_color(frame[BARS_TOP:], TRACK)[:, BARS_RIGHT - 1]
+    assert (np.diff(edge.astype(int)) == 1).sum() == shown
+    if num_classes > shown:
+        rows = [is_color(frame[BARS_TOP + 24 * k + 12, BARS_LEFT:], PATH).any() for k in range(10)]
+        assert rows == [True] + [False] * 9
 
 
 def test_the_bars_say_which_glimpse_they_follow(monkeypatch):

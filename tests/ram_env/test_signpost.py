@@ -4,6 +4,7 @@ Scripted policies see glimpses only. Dimension key: N lanes, T glimpses, m cells
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -33,61 +34,48 @@ def accuracy(
     policy: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]], rounds: int = 10, **dials: Any
 ) -> tuple[float, int]:
     """Play and return how often the label was right, and over how many episodes."""
-    num_envs = 500
+    num_envs, right = 500, 0.0
     envs = make(num_envs, **dials)
-    m, num_marks = dials.get("board_size", 3), dials.get("num_marks", 4)
-    num_glimpses = dials.get("num_glimpses", 4)
+    task = envs.unwrapped.task
     obs, _ = envs.reset(seed=0)
-    right = 0.0
     for _ in range(rounds):
         memory: dict[str, Any] = {}
-        for t in range(1, num_glimpses + 1):
-            colours = obs["glimpse"][:, :3, 1, 1] * 255  # (N, 3)
-            column, row, label = policy(t, *decode(colours, m, num_marks), memory)
-            obs, reward, terminated, _, _ = envs.step(np.stack([column, row, label], 1))
-            assert terminated.all() == terminated.any() == (t == num_glimpses)
+        for t in range(1, task.num_glimpses + 1):
+            seen = decode(obs["glimpse"][:, :3, 1, 1] * 255, task.board_size, task.num_marks)
+            obs, reward, terminated, _, _ = envs.step(np.stack(policy(t, *seen, memory), 1))
+            assert terminated.all() == terminated.any() == (t == task.num_glimpses)
             right += float(reward.sum())
-    envs.close()
     return right / (rounds * num_envs), rounds * num_envs
 
 
-def follower(chain: int, parts: int, num_marks: int = 4):
-    """Go where the colours point and remember the marks; stay at the end of the path."""
+def follower(chain: int, num_marks: int = 4):
+    """Go where the colours point and remember the marks, up to the end of the path."""
 
     def policy(t, column, row, mark, memory):
-        step = min(t, chain + 1)
-        if t == step:
-            memory[step] = column, row, mark
-        column, row, _ = memory[step]
-        # The mark of cell chain + 1 - k weighs num_marks^k.
-        label = sum(
-            np.maximum(memory[chain + 1 - k][2], 0) * num_marks**k
-            for k in range(parts)
-            if chain + 1 - k in memory
-        )
-        return column, row, label + np.zeros_like(column)
+        if t <= chain + 1:  # the marks are digits, the last cell's the lowest; most have none
+            label = memory.get("label", 0) * num_marks + np.maximum(mark, 0)
+            memory |= {"label": label, "cell": (column, row)}
+        return *memory["cell"], memory["label"]
 
     return policy
 
 
-PATHS = [  # chain, parts, board_size, num_marks, num_glimpses
+DIALS = ("chain", "parts", "board_size", "num_marks", "num_glimpses")
+PATHS = [
     *[(1, 1, 3, 4, 4), (1, 1, 2, 3, 2), (1, 2, 3, 4, 2), (2, 1, 3, 4, 3)],
     *[(2, 2, 4, 5, 6), (3, 1, 3, 2, 4), (3, 4, 2, 3, 4)],
 ]
 
 
-@pytest.mark.parametrize(("chain", "parts", "board_size", "num_marks", "num_glimpses"), PATHS)
-def test_following_the_signposts_with_memory_is_always_right(
-    chain, parts, board_size, num_marks, num_glimpses
-):
-    dials = {"chain": chain, "parts": parts, "board_size": board_size}
-    dials |= {"num_marks": num_marks, "num_glimpses": num_glimpses}
-    right, _ = accuracy(follower(chain, parts, num_marks), rounds=2, **dials)
+@pytest.mark.parametrize("path", PATHS)
+def test_following_the_signposts_with_memory_is_always_right(path):
+    dials = dict(zip(DIALS, path, strict=True))
+    right, _ = accuracy(follower(dials["chain"], dials["num_marks"]), rounds=2, **dials)
     assert right == 1
 
 
 def test_the_follower_with_one_glimpse_too_few_guesses():
-    right, n = accuracy(follower(2, 1), chain=2, num_glimpses=2)
+    right, n = accuracy(follower(2), chain=2, num_glimpses=2)
     assert right < 1 / 4 + 4 * np.sqrt(3 / 16 / n)
 
 
@@ -185,19 +173,16 @@ def test_starts_ends_marks_and_other_cells_are_uniform():
 
 @pytest.mark.parametrize("split", SPLIT_SIZES)
 def test_board_k_depends_on_the_split_and_k_alone(split):
-    def show(env: Any, index: int, **keywords: Any) -> tuple[bytes, bytes, int]:
-        obs, info = env.reset(options={"index": index}, **keywords)
-        assert info["index"] == index
-        canvas = env.unwrapped._episodes.canvas(0)
-        return canvas.tobytes(), obs["location"].tobytes(), info["label"]
-
-    envs = [
-        gym.make("SignpostGlimpse-v0", split=split, order=order)
-        for order in ("random", "sequential")
-    ]
+    orders = ("random", "sequential")
+    envs: list[Any] = [gym.make("SignpostGlimpse-v0", split=split, order=order) for order in orders]
     for index in (0, 17, SPLIT_SIZES[split] - 1):
-        seen = {show(env, index, seed=seed) for env in envs for seed in (0, 1)}
-        assert len(seen | {show(env, index) for env in envs}) == 1
+        shown = set()
+        for env, seed in product(envs, (0, 1, None)):
+            obs, info = env.reset(seed=seed, options={"index": index})
+            assert info["index"] == index
+            canvas = env.unwrapped._episodes.canvas(0)
+            shown.add((canvas.tobytes(), obs["location"].tobytes(), info["label"]))
+        assert len(shown) == 1
     with pytest.raises(ValueError, match=f"0..{SPLIT_SIZES[split] - 1}"):
         envs[0].reset(options={"index": SPLIT_SIZES[split]})
 

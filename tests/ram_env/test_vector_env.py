@@ -258,16 +258,6 @@ def test_next_step_ignores_the_actions_of_resting_lanes_alone(action_format, dev
 # Gymnasium's wrappers, and showing
 
 
-def test_flatten_and_normalize_observation_work_with_next_step_alone():
-    flat: Any = wrappers.FlattenObservation(make_vector(autoreset_mode="NextStep"))
-    normal: Any = wrappers.NormalizeObservation(flat)  # which needs a flat one
-    assert normal.reset(seed=0)[0].shape == (3, 51)
-    for wrapper in (wrappers.FlattenObservation, wrappers.NormalizeObservation):  # as the page says
-        with pytest.raises(ValueError, match="NEXT_STEP"):
-            wrapper(make_vector(autoreset_mode="SameStep"))
-        assert f"``{wrapper.__name__}``" in (GlimpseVectorEnv.__doc__ or "")
-
-
 def test_record_video_writes_a_file(tmp_path):
     pytest.importorskip("moviepy", reason="needs moviepy")
     env: Any = make_vector(num_envs=2, render_mode="rgb_array", autoreset_mode="NextStep")

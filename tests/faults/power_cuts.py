@@ -31,16 +31,16 @@ class Disk:
     """Follows the system calls in a folder; all that is in it at first counts as safe.
 
     Attributes:
-        leavings: All that a power cut may leave: the content, after which call and what is
-            lost, and whether that was the last call.
+        leavings: All that a power cut may leave, with after which call and what is lost.
+        last: What one may leave after the last call.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder.resolve()
         self._top = _read(self._folder)
         self._root = _Node({self._folder.name: self._top}, {})
-        self._before: dict[Content, str] = {}
-        self._last: dict[Content, str] = {}
+        self.leavings: dict[Content, str] = {}
+        self.last: dict[Content, str] = {}
 
     def make(self, call: Call) -> Any:
         """Make a call, as a handler, and note what a power cut after it may leave."""
@@ -48,14 +48,9 @@ class Disk:
         result = call.make()
         if paths:
             self._follow(call, *paths)
-        self._before = {**self._last, **self._before}
-        self._last = {content: f"{call}, {lost}" for content, lost in self._lose()}
+        self.last = {content: f"{call}, {lost}" for content, lost in self._lose()}
+        self.leavings |= self.last
         return result
-
-    @property
-    def leavings(self) -> list[tuple[Content, str, bool]]:
-        unfinished = [(content, name, False) for content, name in self._before.items()]
-        return unfinished + [(content, name, True) for content, name in self._last.items()]
 
     def _follow(self, call: Call, path: Path, new: Path | None = None) -> None:
         """Do to the nodes what a call has done to the folder."""

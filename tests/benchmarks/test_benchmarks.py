@@ -15,12 +15,10 @@ from tests.pretend_gpu import GPUS
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_parts_of_training_take_no_longer_than_the_whole():
-    words = [sys.executable, "-m", "benchmarks.training_speed", "--env-id", "SignpostGlimpse-v0"]
-    words += ["--threads", "1", "--total-episodes", "640"]
-    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    rows = [line.split("|")[1:-1] for line in run.stdout.splitlines() if line.endswith(" % |")]
+def test_the_parts_of_training_take_no_longer_than_the_whole(capsys):
+    main(Config(env_id="SignpostGlimpse-v0", threads=1, total_episodes=640))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.endswith(" % |")]
     shares = {part.strip(): int(share.strip(" %")) for part, _, share in rows}
     del shares["bare matrix products alone"]
     assert len(shares) == 5

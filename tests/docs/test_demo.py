@@ -323,7 +323,7 @@ def test_a_person_draws_and_drags(page):
     assert page.evaluate("view.pixels.every((grey) => grey === 0)")
 
 
-@pytest.mark.parametrize("rightly", [True, False])
+@pytest.mark.parametrize(("page", "rightly"), [(360, True), (1280, False)], indirect=["page"])
 def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     choose(page, "play")
     assert page.is_disabled("#answers button >> nth=0")

@@ -66,17 +66,10 @@ def test_a_damaged_file_is_noticed(what: str, run_dir: Path, fault_round: int):
         kept.rename(path)
 
 
-def replace_by(make: Callable[[Path], object]) -> Callable[[Path, Path], object]:
-    return lambda path, before: (shutil.rmtree(path), make(path))
-
-
 FOLDER_DAMAGES: dict[str, tuple[Callable[[Path, Path], object], int]] = {
     "a file too many": (lambda path, before: (path / "note.txt").touch(), 3),
     "tensors too many": (lambda path, before: (path / "more.safetensors").touch(), 3),
     "a folder too many": (lambda path, before: (path / "more").mkdir(), 3),
-    "an empty folder": (replace_by(Path.mkdir), 3),
-    "a file in its place": (replace_by(Path.touch), 3),
-    "a link to nowhere": (replace_by(lambda path: path.symlink_to("nowhere")), 3),
     "renamed": (lambda path, before: path.rename(path.with_name("step_00000009")), 3),
     "a copy renamed": (lambda p, b: shutil.copytree(b, p.with_name("step_00000009")), 4),
 }
@@ -140,8 +133,9 @@ MIXUPS: dict[str, Callable[[Path], object]] = {
     ),
     "a group missing": change_tensors(lambda ts: ts.pop("mean_model")),
     "a group too many": change_tensors(lambda ts: ts.update(more={"a": torch.zeros(1)})),
-    "a file in place of all": lambda run_dir: replace_by(Path.touch)(
-        run_dir / "checkpoints", run_dir
+    "a file in place of all": lambda run_dir: (
+        (run_dir / "checkpoints").rename(run_dir / "kept"),
+        (run_dir / "checkpoints").touch(),
     ),
 }
 

@@ -56,6 +56,18 @@ def test_a_raster_has_the_number_of_different_locations_in_cells_that_fill_it(nu
         torch.testing.assert_close(x, 2 * (torch.arange(width) + 0.5) / width - 1)
 
 
+@pytest.mark.parametrize(("object_side", "canvas_side"), [(28, 60), (28, 100), (32, 32)])
+def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
+    object_side, canvas_side
+):
+    corner = torch.arange(canvas_side - object_side + 1)
+    position = torch.cartesian_prod(corner, corner)
+    box = torch.cat([position, torch.full_like(position, object_side)], 1)
+    location = oracle_location(box, canvas_side)
+    pixel = ((location + 1) * (canvas_side / 2)).round().to(torch.int64)  # as the retina does
+    assert torch.equal(pixel, position + object_side // 2)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

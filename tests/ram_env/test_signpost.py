@@ -35,7 +35,7 @@ def accuracy(
 ) -> tuple[float, int]:
     """Play and return how often the label was right, and over how many episodes."""
     num_envs, right = 500, 0.0
-    envs = make(num_envs, **dials)
+    envs: Any = make(num_envs, **dials)
     task = envs.unwrapped.task
     obs, _ = envs.reset(seed=0)
     for _ in range(rounds):

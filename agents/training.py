@@ -133,6 +133,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
     "at least 3": lambda x: x >= 3,
     "at least 2": lambda x: x >= 2,
     "at least 1": lambda x: x >= 1,
+    "from 1 to 4096": lambda x: 1 <= x <= 4096,
     "at least 0": lambda x: 0 <= x < math.inf,
     "positive": lambda x: 0 < x < math.inf,
     "in [0, 1]": lambda x: 0 <= x <= 1,

@@ -84,9 +84,9 @@ class Config:
         """Check what would otherwise fail late."""
         if (self.run_dir is None) == (self.pretrained is None):
             raise ValueError("give either a run folder or --pretrained NAME")
-        check_settings(
-            self, {"at least 1": ("num_passes", "threads", "gif_episodes"), "positive": ("std",)}
-        )
+        counts = ("num_passes", "gif_episodes")
+        ranges = {"from 1 to 4096": ("threads",), "at least 1": counts, "positive": ("std",)}
+        check_settings(self, ranges)
         if self.gif_episodes > 100:  # all frames are in memory
             raise ValueError(f"gif_episodes must be at most 100, got {self.gif_episodes}")
         if self.gif and self.gif.suffix != ".gif":

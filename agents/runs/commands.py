@@ -63,8 +63,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check the shared values; scripts extend this with their own."""
-        counts = ("threads", "num_validations", "log_every", "checkpoint_every")
-        check_settings(self, {"at least 1": counts, "at least 0": ("seed",)})
+        counts = ("num_validations", "log_every", "checkpoint_every")
+        ranges = {"from 1 to 4096": ("threads",), "at least 1": counts, "at least 0": ("seed",)}
+        check_settings(self, ranges)  # torch crashes where the system allows fewer threads
 
 
 RUN_FLAGS = ("run_dir", "resume", "seed", "device", "threads")

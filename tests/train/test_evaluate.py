@@ -245,6 +245,7 @@ def test_no_env_id_is_not_the_one_that_a_folder_names(run_dir, capsys):
     ("changes", "message"),
     [
         ({"num_passes": 0}, "num_passes"),
+        ({"threads": 10**5}, "threads must be from 1 to 4096, got 100000"),
         ({"gif_episodes": 101}, "gif_episodes must be at most 100"),
         ({"std": 0.0}, "std"),
         ({"gif": Path("x.png")}, "gif"),

@@ -492,6 +492,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
 
 
 WRONG = {"num_rollouts": 0, "total_episodes": 0, "checkpoint_every": 0, "validation_images": 0}
+WRONG |= {"threads": 0}
 WRONG |= {"shift": -1, "final_std": 0.5, "ema": 1.0, "state_cap": -1.0, "location_rate": -1.0}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     *(({name: value}, name) for name, value in WRONG.items()),

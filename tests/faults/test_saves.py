@@ -1,8 +1,8 @@
 """A save that is cut off at any system call leaves the old state or the new one, never a part.
 
 Each save is killed before every system call and in the middle of every write; each call fails
-once; and the power is cut after each. As the disk changes through
-system calls alone, that covers every moment at which a process can die.
+once; and the power is cut after each. As the disk changes through system calls alone, that covers
+every moment at which a process can die.
 """
 
 import errno

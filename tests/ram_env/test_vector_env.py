@@ -29,7 +29,7 @@ from tests.script_helpers import note_calls
 from tests.vector_envs import OPTIONS, calls, lockstep, make_single, make_vector, sampler
 
 TASKS = ["signpost", "toy"]
-# A format doesn't know how its answers are paid: each of both occurs.
+# Formats and rewards don't depend on each other, so each occurs, but not each pair.
 PAYMENTS = [("box", "final"), ("dict", "dense"), ("multidiscrete", "final"), ("box", "log_score")]
 RULES = [
     {"action_format": name, "reward": reward, "allow_stop": cost > 0, "glimpse_cost": cost}

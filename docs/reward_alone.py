@@ -27,7 +27,7 @@ FIGURE = Path(__file__).with_suffix(".png")
 ROOT = Path(__file__).parents[1]
 ENV_ID = "ClutteredMNISTGlimpse-v0"
 ROWS = (
-    *("dense", "paper", "reward_only", "ppo_history", "recurrent_ppo"),
+    *("dense", "paper", "reward_only", "ppo_history", "ppo_history_full_batch", "recurrent_ppo"),
     *("outcome", "outcome_replay", "outcome_replay_convolutions"),
 )
 MARKERS = {"L": "o", "R": "s", "R*": "^"}  # of the classes

@@ -321,8 +321,10 @@ def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[s
 
 def read_errors(run_dir: Path) -> list[float]:
     """Return a run's validation errors so far, one per mark [%]."""
-    path = run_dir / "metrics.csv"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # whole ones
+    try:
+        lines = (run_dir / "metrics.csv").read_text().split("\n")[:-1]  # whole ones
+    except FileNotFoundError:  # no mark yet; a training that starts over may delete its folder now
+        return []
     rows = [line.split(",") for line in lines]
     return [float(row[2]) for row in rows if row[1:2] == ["eval/error"]]
 

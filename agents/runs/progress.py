@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -91,5 +90,5 @@ class TrainingProgress:
         """Time that the remaining updates take at the mean speed so far, such as 0:12:34 left."""
         if not self.share:
             return "time left unknown"
-        seconds = (self._clock() - self._begun) * (1 / self.share - 1)
-        return f"{timedelta(seconds=round(seconds))} left"
+        seconds = round((self._clock() - self._begun) * (1 / self.share - 1))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"

@@ -35,6 +35,13 @@ def test_updates_are_counted_and_the_time_left_is_at_the_mean_speed():
     assert progress._bar.finished
 
 
+def test_the_time_left_has_no_bound():
+    progress, clock, _ = make(terminal=False)
+    next(progress.updates(0, 2**60))
+    clock.now += 3600
+    assert progress.time_left == f"{2**60}:00:00 left"
+
+
 @pytest.mark.parametrize(
     ("terminal", "kind", "seconds"),
     [(True, "xterm", 2), (True, "dumb", 30), (False, "xterm", 30)],

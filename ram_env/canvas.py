@@ -129,7 +129,8 @@ def _draw_sizes(style: CanvasStyle, shape: tuple[int, ...], words: Array) -> Arr
 def _resample(images: Array, sizes: Array, offsets: Array, side: int) -> Array:
     """Average images, (n, C, h, w), over the pixels of objects of other sizes, (n, 2).
 
-    All sums are whole numbers below 2^53, so the result depends on no order and no device.
+    All sums are whole numbers below 2^53, so the result depends on no order and no device. CUDA
+    multiplies by the reciprocal of a float, so the division is one of integers.
 
     Returns:
         Black squares, (n, C, side, side), uint8, each with its object at an offset, (n, 2).
@@ -138,7 +139,8 @@ def _resample(images: Array, sizes: Array, offsets: Array, side: int) -> Array:
     rows = _shares(sizes[:, 1], offsets[:, 1], side, height)[:, None]  # (n, 1, side, h)
     columns = _shares(sizes[:, 0], offsets[:, 0], side, width)[:, None]  # (n, 1, side, w)
     sums = rows @ xp.cast(images, "float64") @ columns.swapaxes(2, 3)  # (n, C, side, side)
-    return xp.cast(sums / (height * width) + 0.5, "uint8")
+    area = height * width
+    return xp.cast((2 * xp.cast(sums, "int64") + area) // (2 * area), "uint8")
 
 
 def _shares(sizes: Array, offsets: Array, side: int, length: int) -> Array:

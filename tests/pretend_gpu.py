@@ -1,7 +1,8 @@
 """A pretended GPU: the torch device "pretend", which computes on the CPU and behaves like CUDA.
 
-Numbers are the CPU's. What only a GPU shows is checked and counted: tensors of two devices in one
-operation, NumPy views of its memory, and lines that copy to it or wait for it.
+Numbers are the CPU's, but a float divided by a number is multiplied by its reciprocal, as in CUDA.
+What only a GPU shows is checked and counted: tensors of two devices in one operation, NumPy views
+of its memory, and lines that copy to it or wait for it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _PROJECT = tuple(f"{_ROOT}/{folder}/" for folder in ("ram_env", "agents", "train
 _aten = torch.ops.aten
 # Operations whose result the host needs; the first is item() or bool()
 _WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "repeat_interleave"}
+_DIVISIONS = {_aten.div.Tensor: _aten.mul.Tensor, _aten.div_.Tensor: _aten.mul_.Tensor}
 _INDEXED = {"index", "index_put_", "_index_put_impl_"}
 
 
@@ -105,6 +107,8 @@ class PretendGPU(TorchDispatchMode):
             self._wait()
         if "fused_" in func._opname and getattr(rate := kwargs.get("lr"), "dtype", None):
             assert rate.dtype == torch.float32, "expected scalar type Float"  # as CUDA reads it
+        if func in _DIVISIONS and not isinstance(args[1], OnGPU) and elems[0].is_floating_point():
+            func, elems = _DIVISIONS[func], (elems[0], 1 / elems[1])
         out = self._run(func, elems, named)
         given = {id(x.elem): x for x in tensors if isinstance(x, OnGPU)}  # written in place
 

@@ -9,6 +9,7 @@ import torch
 from ram_env import arrays as xp
 from ram_env.canvas import CanvasStyle, draw_canvases, paint
 from ram_env.draws import draw_words, lane_key, to_words
+from tests.pretend_gpu import GPUS
 from tests.ram_env.test_draws import slow_below, slow_words
 
 
@@ -71,17 +72,18 @@ def slow_resize(image, width, height):
     return (2 * sums + h * w) // (2 * h * w)  # half up
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
-@pytest.mark.parametrize("shape", [(10, 10), (6, 10), (9, 8), (1, 5), (7, 6, 3)])
+@pytest.mark.parametrize("device", [None, "cpu", *GPUS], indirect=True)
+@pytest.mark.parametrize("shape", [(10, 10), (7, 14), (9, 8), (1, 5), (7, 6, 3)])
 @pytest.mark.parametrize("scale", [0.5, 0.83, (0.5, 1.5), (1, 1.2)])
 def test_a_scaled_object_is_the_mean_of_its_image_over_each_pixel(shape, scale, device):
     height, width = shape[:2]
     images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8).reshape(3, *shape, -1)
     images = images[..., 0] if len(shape) == 3 else images
-    style, n = CanvasStyle(17, translate=True, object_scale=scale), 200
+    side, n = 21, 200
+    style = CanvasStyle(side, translate=True, object_scale=scale)
     planes, index = np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.arange(n) % 3
     words = draw_words(np.full(n, lane_key(0), np.uint64), np.arange(n), style.num_words)
-    canvases = np.full((n, planes.shape[1], 19, 19), 7, np.uint8)
+    canvases = np.full((n, planes.shape[1], side + 2, side + 2), 7, np.uint8)
     images_here, painted, lanes, index_here = (
         xp.to_device(part, device) for part in (planes, canvases, np.arange(n), index)
     )
@@ -95,10 +97,10 @@ def test_a_scaled_object_is_the_mean_of_its_image_over_each_pixel(shape, scale, 
         drawn_size = slow_below(int(words[k, -1]), lengths[1] - lengths[0] + 1)
         assert max(w, h) == lengths[0] + drawn_size  # all alike
         assert min(x, y) >= 0
-        assert max(x + w, y + h) <= 17
+        assert max(x + w, y + h) <= side
         assert abs(w * max(height, width) - width * max(w, h)) * 2 <= max(height, width) or w == 1
         shown = slow_resize(images[index[k]], w, h)
-        wanted = np.pad(shown, ((1 + y, 18 - y - h), (1 + x, 18 - x - w), (0, 0)))
+        wanted = np.pad(shown, ((1 + y, side + 1 - y - h), (1 + x, side + 1 - x - w), (0, 0)))
         assert (canvases[k].transpose(1, 2, 0) == wanted).all()
         assert abs(shown.mean() - images[index[k]].mean()) <= 0.5  # however large it is
         if (w, h) == (width, height):

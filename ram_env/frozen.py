@@ -59,6 +59,8 @@ def frozen_canvases(env_id: str, split: str, **keywords: Any) -> tuple[np.ndarra
     if split not in ("validation", "test"):
         raise ValueError(f"split must be 'validation' or 'test', got {split!r}")
     scenes = find_task(env_id, **keywords, split=split).open_scenes()
+    if not scenes.frozen:
+        raise ValueError(f"{env_id} draws a scene anew at each visit: no {split} canvas is frozen")
     indices = np.arange(scenes.num_scenes)
     keys = np.full(scenes.num_scenes, named_key(split), np.uint64)
     words = draw_words(keys, indices, SCENE_WORDS.start + scenes.num_words)[:, SCENE_WORDS]

@@ -249,6 +249,9 @@ def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path,
         frozen_canvases("CartPole-v1", "test")
     with pytest.raises(ValueError, match="split"):
         frozen_canvases("SignpostGlimpse-v0", "train")
+    monkeypatch.setattr(SignpostScenes, "frozen", False)
+    with pytest.raises(ValueError, match="SignpostGlimpse-v0 draws a scene anew at each visit"):
+        frozen_canvases("SignpostGlimpse-v0", "test")
 
 
 NESTED = [json.loads("[" * depth + "]" * depth) for depth in (40, 900)]

@@ -64,6 +64,7 @@ from agents.runs.commands import parse_flags, run
 from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
+from ram_env import find_task
 from train.comparison.results import to_csv
 from train.keywords import make_vector_env
 from train.reinforce import choose_label
@@ -174,8 +175,8 @@ class Learner:
         """Play batches without end, as train/reinforce.py does; yield each with its h_t."""
         model, n = self.model, self._config.num_envs
         rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
-        keywords: dict[str, Any] = {"action_format": "dict", "split": "train"}
-        keywords |= settings.get("env_kwargs", {})
+        fixed = {"action_format": "dict", "grid_size": None, "allow_stop": False, "split": "train"}
+        keywords = {**settings.get("env_kwargs", {}), **fixed}
         env = make_vector_env(settings["env_id"], n, **keywords)
         obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])
         steps = range(env.task.num_glimpses)
@@ -310,10 +311,16 @@ def table(rows: list[Row]) -> str:
 
 
 def load(run_dir: Path) -> Stored:
-    """Read a run; ValueError unless it learned locations."""
+    """Read a run; ValueError unless it learned locations, paid for nothing but the last label."""
     model, settings = load_run(run_dir)
     if "env_id" not in settings or settings.get("locations", "learned") != "learned":
         raise ValueError(f"{run_dir} must be a run of train/reinforce.py with learned locations")
+    task = find_task(settings["env_id"], **settings.get("env_kwargs", {}))
+    if task.reward != "final" or task.glimpse_cost:
+        raise ValueError(
+            f"{run_dir} must have reward='final' and no glimpse_cost in its environment, got "
+            f"{task.reward!r} and {task.glimpse_cost}"
+        )
     return model, settings
 
 

@@ -282,6 +282,8 @@ def search_settings(config: Config, journal: Path) -> int:
 def choose_settings(config: Config) -> dict[str, Any]:
     """Return what must be the same for all trials of a study, ready for JSON."""
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
+    if base.price is not None:
+        raise ValueError("flags must leave out allow_stop and glimpse_cost: trials rank by error")
     num_classes = make_vector_env(config.env_id, 1, split="validation", **base.keywords).num_classes
     names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
     return {

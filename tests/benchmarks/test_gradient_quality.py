@@ -217,3 +217,18 @@ def test_a_run_that_did_not_learn_where_to_look_is_refused(tmp_path, stored, set
     write_run(tmp_path, stored[0], **settings)
     with pytest.raises(ValueError, match=r"must be a run of .* with learned locations"):
         benchmark.load(tmp_path)
+
+
+@pytest.mark.parametrize("keywords", ["reward = 'dense'", "glimpse_cost = 0.5"])
+def test_a_run_whose_reward_is_not_whether_the_last_label_is_right_is_refused(
+    tmp_path, stored, keywords
+):
+    write_run(tmp_path, stored[0], env_id=ENV_ID, env_kwargs=keywords)
+    with pytest.raises(ValueError, match="must have reward='final' and no glimpse_cost"):
+        benchmark.load(tmp_path)
+
+
+def test_a_run_that_can_stop_plays_its_episodes_to_their_end(stored):
+    stored[1]["env_kwargs"] = {"allow_stop": True}
+    learner = Learner(stored, ESTIMATORS["paper"], make_config(), seed=0)
+    assert learner.gradient().isfinite().all()

@@ -321,6 +321,7 @@ def test_the_report_is_made_from_the_journal_alone(place, capsys):
         ({"flags": ("--final_split", "test")}, "flags must not hold --final_split"),
         ({"flags": ("--std", "2")}, "flags must not hold --std"),
         ({"flags": ("--preset", "best-mnist")}, "flags must not hold --preset: the sweep itself"),
+        ({"flags": ("--glimpse-cost", "0.01")}, "flags must leave out allow_stop and glimpse_cost"),
         ({"report": True}, "no study 'SignpostGlimpse-v0' to report: .* doesn't exist"),
     ],
 )

@@ -1,8 +1,9 @@
 """A pretended GPU: the torch device "pretend", which computes on the CPU and behaves like CUDA.
 
-Numbers are the CPU's, but a float divided by a number is multiplied by its reciprocal, as in CUDA.
-What only a GPU shows is checked and counted: tensors of two devices in one operation, NumPy views
-of its memory, and lines that copy to it or wait for it.
+Numbers are the CPU's, but a float64 divided by a number is multiplied by its reciprocal, as in CUDA
+(there float32 is, too; here it isn't, so that trainings have the CPU's metrics). What only a GPU
+shows is checked and counted: tensors of two devices in one operation, NumPy views of its memory,
+and lines that copy to it or wait for it.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class PretendGPU(TorchDispatchMode):
             self._wait()
         if "fused_" in func._opname and getattr(rate := kwargs.get("lr"), "dtype", None):
             assert rate.dtype == torch.float32, "expected scalar type Float"  # as CUDA reads it
-        if func in _DIVISIONS and not isinstance(args[1], OnGPU) and elems[0].is_floating_point():
+        if func in _DIVISIONS and not isinstance(args[1], OnGPU) and elems[0].dtype == torch.double:
             func, elems = _DIVISIONS[func], (elems[0], 1 / elems[1])
         out = self._run(func, elems, named)
         given = {id(x.elem): x for x in tensors if isinstance(x, OnGPU)}  # written in place

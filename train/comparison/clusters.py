@@ -47,7 +47,7 @@ class JobConfig:
     """Slurm's partition; by default the cluster's."""
     timeout_min: int | None = None
     """Minutes after which a training saves and waits for its next turn; by default unlimited, on
-    Slurm a day or the partition's limit."""
+    Slurm a day or, if that is shorter, the partition's limit."""
     parallel: int = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

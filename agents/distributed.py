@@ -78,7 +78,7 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # Before this rank's connections close, so that what the others then meet isn't the first
         _reports = store.compare_set("reports", "", str(me)) == str(me).encode()
-        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+        if lost_connection(error):
             raise ConnectionError(
                 f"rank {me} waited for a process that has ended: torchrun's lines below name the "
                 "rank that failed first and its exit code; find out why, then resume the run"
@@ -86,6 +86,11 @@ def joined(*, allowed: bool = True) -> Iterator[None]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def lost_connection(error: BaseException) -> bool:
+    """Return whether an error says that another rank has ended."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def _check_same_flags() -> None:

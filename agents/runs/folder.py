@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.distributed import on_first, rank
+from agents.distributed import lost_connection, on_first, rank
 from agents.evaluation import Score
 from agents.runs import checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
@@ -117,7 +117,7 @@ class RunLog:
         words = [sys.executable, *launcher(), sys.argv[0], "--resume", str(self.folder), *allowed]
         if allowed and (places := os.environ.get("PYTHONPATH")):  # where the id's module lies
             words = ["env", f"PYTHONPATH={places}", *words]
-        advice = f"the run ended early; resume with: {shlex.join(words)}"
+        resume = f"resume with: {shlex.join(words)}"
         # All is tried, the last line first: a full disk, for instance, may have ended the run
         with suppress(OSError), ExitStack() as ending:
             if not (self._resumed or self._training.share > 0 or self._newest[0] > 0):
@@ -125,6 +125,12 @@ class RunLog:
                 ending.callback(remove, self.folder)
             elif isinstance(error, FloatingPointError):
                 advice = "the run diverged; resumed, it would diverge again"
+            elif isinstance(error, ValueError) and not self._training.share:
+                advice = "the run was not resumed"  # the error says why
+            elif lost_connection(error):  # that rank's error isn't known here
+                advice = f"another process ended; if the run didn't diverge, {resume}"
+            else:
+                advice = f"the run ended early; {resume}"
             ending.callback(self._opened.close)
             ending.callback(self.say, advice)
             if not isinstance(error, Stopped):

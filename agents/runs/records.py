@@ -20,6 +20,7 @@ class RunRecord(msgspec.Struct):
     commit: str | None = None
     sample: bool | None = None
     data: str = ""
+    dtype: str = ""
 
 
 class ResultRecord(msgspec.Struct):

@@ -224,6 +224,10 @@ def fail(folder: Path, error: Exception, updates: int, *, resume: bool = False) 
     [
         (OSError("no room"), "the run ended early; resume with: "),
         (FloatingPointError("update 3: loss not finite"), "the run diverged"),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc] closed"),
+            "another process ended; if the run didn't diverge, resume with",
+        ),
     ],
 )
 def test_a_run_that_fails_says_what_can_be_done_and_keeps_the_traceback(
@@ -243,8 +247,10 @@ def test_a_run_that_fails_before_its_first_update_leaves_nothing_unless_resumed(
     assert "nothing was trained" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     fail(tmp_path / "run", ValueError("a bug"), updates=1)
-    fail(tmp_path / "run", ValueError("no such data"), updates=0, resume=True)
+    fail(tmp_path / "run", OSError("no room"), updates=0, resume=True)
     assert "resume with" in capsys.readouterr().out.splitlines()[-1]
+    fail(tmp_path / "run", ValueError("no such data"), updates=0, resume=True)
+    assert capsys.readouterr().out.splitlines()[-1] == "the run was not resumed"
     assert (tmp_path / "run" / "config.json").exists()
 
 

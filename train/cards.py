@@ -67,6 +67,7 @@ image from a few small glimpses and chooses where to look next.
 | test error, {how} | {error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {total} images) |
 | estimator | `{estimator}`: {learns} |
 | trained on | {data} |
+| precision | {precision} |
 | command, at this commit | `{command}` |
 | commit | `{commit}` |
 | seed | {seed} |
@@ -130,6 +131,7 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
         estimator=settings.estimator,
         learns=f"the loss {'sees the true label' if sees_label else 'sees the reward, no label'}",
         data=record.data,
+        precision=record.dtype,
         command=record.command,
         commit=record.commit,
         seed=settings.seed,

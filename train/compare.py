@@ -78,7 +78,7 @@ class Config(JobConfig):
     algorithms: tuple[str, ...] = ()
     """Names of the algorithms to run; by default all that the protocol has for the task."""
     seeds: int | None = None
-    """Number of seeds to run; by default all of the protocol."""
+    """Number of seeds to run, in the stage "run"; by default all of the protocol."""
     stages: tuple[Literal[STAGES], ...] = STAGES  # pyright: ignore[reportInvalidTypeForm]
     """Stages to go through: tune, run, report."""
     results: Path | None = None
@@ -156,7 +156,7 @@ class Comparison:
         names = config.algorithms or there
         self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
         most = max((self.task.for_algorithm(each).seeds for each in self.algorithms), default=0)
-        if config.seeds is not None and config.seeds > most:
+        if "run" in config.stages and (config.seeds or 0) > most:
             raise ValueError(f"seeds must be at most the protocol's {most}, got {config.seeds}")
 
     def tune(self) -> Iterator[int]:

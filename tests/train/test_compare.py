@@ -293,6 +293,9 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
         assert f"tuned has {count} of 5 trials on MNISTGlimpse-v0" in capsys.readouterr().err
     results.write_trials(path, trials)
     assert place.calls() == []
+    results.write_trials(path, trials[:-1])
+    main(place.config(stages=("tune",), seeds=9))  # as the hint has the other task's number
+    assert len(place.calls()) == 1
     main(place.config(task="Other-v0"))
     rate = min(trials, key=lambda trial: trial.error).settings.get("rate", 0.5)
     seeds = ("more test seed 0", "more test seed 1", "works test seed 0")

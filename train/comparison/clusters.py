@@ -44,7 +44,7 @@ class JobConfig:
     cluster: Literal["local", "slurm"] = "local"
     """Where trainings run: on this machine, or as jobs of Slurm."""
     partition: str | None = None
-    """Slurm's partition; by default the cluster's."""
+    """Slurm's partition, or several with commas between; by default the cluster's."""
     timeout_min: int | None = None
     """Minutes after which a training saves and waits for its next turn; by default unlimited, on
     Slurm a day or, if that is shorter, the partition's limit."""
@@ -255,13 +255,13 @@ def _time_limit(config: JobConfig) -> int:
             "the cluster, or choose --cluster local"
         )
     words = _ask("sinfo", "--noheader", "--format=%P %l")
-    limits = dict(zip(words[::2], map(_minutes, words[1::2]), strict=True))
-    default = next((name for name in limits if name.endswith("*")), None)
-    partition = config.partition or os.environ.get("SBATCH_PARTITION") or default
-    limit = limits.get(partition or "", limits.get(f"{partition}*"))
-    if limit is None:
-        known = sorted(name.rstrip("*") for name in limits)
-        raise ValueError(f"partition must be among {known}, got {partition!r}")
+    names, times = [name.rstrip("*") for name in words[::2]], map(_minutes, words[1::2])
+    limits = dict(zip(names, times, strict=True))
+    default = next((name.rstrip("*") for name in words if name.endswith("*")), "")
+    chosen = (config.partition or os.environ.get("SBATCH_PARTITION") or default).split(",")
+    if unknown := [name for name in chosen if name not in limits]:
+        raise ValueError(f"partition must be among {sorted(limits)}, got {unknown}")
+    limit = min(limits[name] for name in chosen)  # a job runs where there is room first
     if (config.timeout_min or 0) > limit:
         got = f"got {config.timeout_min}"
         raise ValueError(f"timeout_min must be at most {limit}, the partition's limit, {got}")

@@ -168,8 +168,9 @@ def test_cancelled_and_lost_jobs_are_named_and_run_again_on_request(tmp_path, mo
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"partition": "nights"}, r"partition must .*\['grace', 'high', 'low'\], got 'nights'"),
+        ({"partition": "low,no"}, r"partition must .*\['grace', 'high', 'low'\], got \['no'\]"),
         ({"timeout_min": 61}, "timeout_min must be at most 60, the partition's limit, got 61"),
+        ({"partition": "high,low", "timeout_min": 61}, "timeout_min must be at most 60, .* got 61"),
     ],
 )
 def test_what_slurm_would_let_wait_for_ever_is_refused(settings, named):

@@ -200,14 +200,8 @@ def test_a_module_that_registers_images_serves_another_program(tmp_path):
 
 
 UNSTORED = {"0.70 (0.55-0.88)", "0.49 (0.37-0.65)", "1.32 (1.11-1.56)", "8.05 (7.92-8.19)"}
-UNSTORED |= {
-    "2.19 (1.92-2.50)",
-    "1.50 (1.28-1.76)",
-    "2.82 (2.51-3.16)",
-    "1.04 (0.86-1.26)",
-    "0.92 (0.75-1.13)",
-    "1.60 (1.37-1.87)",
-}
+UNSTORED |= {"2.19 (1.92-2.50)", "1.50 (1.28-1.76)", "2.82 (2.51-3.16)", "1.04 (0.86-1.26)"}
+UNSTORED |= {"0.92 (0.75-1.13)", "1.60 (1.37-1.87)"}
 """Errors of single runs and evaluations that are not stored; a stored run's may be equal."""
 
 

@@ -2,7 +2,7 @@
 
 `python benchmarks/env_speed.py` prints the machine, a Markdown table and the memory growth. The
 task is ClutteredMNISTGlimpse-v0 (60 x 60 canvases, 12 x 12 glimpses at 3 scales, 8 glimpses per
-episode). Random valid actions are drawn beforehand; the measured time includes everything else:
+episode). Random valid actions are drawn beforehand; the measured CPU time includes everything else:
 action checks, infos, resets, fresh canvases. Candidates take turns (A B C A B C ...), so that
 they share any drift of the machine.
 
@@ -17,13 +17,13 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -35,6 +35,7 @@ from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings
 from ram_env.data import open_split
 
+K = TypeVar("K")
 ENV_ID = "ClutteredMNISTGlimpse-v0"
 NUM_GLIMPSES = ram_env.find_task(ENV_ID).num_glimpses
 NUM_BATCHES = 16  # of actions drawn beforehand, cycled
@@ -42,6 +43,8 @@ STATM = Path("/proc/self/statm")  # a process's memory, on Linux
 
 Play = Callable[[], int]
 """Plays one episode in every lane and returns the env steps that took, over all lanes."""
+Players = dict[tuple[str, int], Play]
+"""Environments under measurement, by what they are and their number of lanes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Config:
     repetitions: int = 7
     """Number of turns per candidate; the table shows their median."""
     seconds: float = 1.0
-    """Length of a turn [s]. The episodes under way at its end are played to their end."""
+    """CPU time of a turn [s]. The episodes under way at its end are played to their end."""
     memory_steps: int = 1_000_000
     """Number of env steps over which memory must not grow. 0 skips the memory measurement."""
 
@@ -62,29 +65,13 @@ class Config:
             raise ValueError(f"memory_steps must be 0 on this system: it has no {STATM}")
 
 
-@dataclass
-class Candidate:
-    """An environment under measurement and its rates [env steps/s], one per turn."""
-
-    what: str
-    lanes: int
-    play: Play
-    rates: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """Median rate [env steps/s]."""
-        return statistics.median(self.rates)
-
-
 def main(config: Config) -> None:
     """Measure and print."""
     pin_to_one_core()
-    for name, value in describe().items():
-        print(f"- {name}: {value}")
-    candidates = our_candidates() + ap_gym_candidates()
-    take_turns(candidates, config.repetitions, config.seconds)
-    print(f"\n{table(candidates)}\n")
+    print_machine()
+    candidates = our_candidates() | ap_gym_candidates()
+    costs = take_turns(candidates, config.repetitions, config.seconds)
+    print(f"\n{table(costs)}\n")
     if config.memory_steps:
         for what, megabytes in measure_memory(config.memory_steps):
             print(f"- memory growth, {what}: {megabytes:.1f} MB")
@@ -97,30 +84,31 @@ def pin_to_one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def describe() -> dict[str, Any]:
-    """Return the machine, the versions and the data."""
+def print_machine() -> None:
+    """Print the machine, the versions and the data."""
     facts = describe_machine(commit())
     try:
         facts["versions"]["ap_gym"] = version("ap_gym")
     except PackageNotFoundError:
         facts["versions"]["ap_gym"] = "not installed"
-    return {**facts, "data": open_split("MNIST", "train").source}
+    for name, value in {**facts, "data": open_split("MNIST", "train").source}.items():
+        print(f"- {name}: {value}")
 
 
 # Candidates
 
 
-def our_candidates() -> list[Candidate]:
+def our_candidates() -> Players:
     """Return the vector env with 1 to 1024 lanes, the single env and a SyncVectorEnv of those."""
     sync = gymnasium.make_vec(ENV_ID, 64, "sync", vector_kwargs={"autoreset_mode": "SameStep"})
-    return [
-        *(Candidate("ram_env vector", n, make_player(make_env(n))) for n in (1, 64, 256, 1024)),
-        Candidate("ram_env single (gym.make)", 1, make_player(make_env(None))),
-        Candidate("SyncVectorEnv of ram_env singles", 64, make_player(sync)),
-    ]
+    return {
+        **{("ram_env vector", n): make_player(make_env(n)) for n in (1, 64, 256, 1024)},
+        ("ram_env single (gym.make)", 1): make_player(make_env(None)),
+        ("SyncVectorEnv of ram_env singles", 64): make_player(sync),
+    }
 
 
-def ap_gym_candidates() -> list[Candidate]:
+def ap_gym_candidates() -> Players:
     """Return ap_gym's image classification on our canvases, or nothing if it isn't installed.
 
     It plays ready-made validation canvases (it paints none), with a glimpse of the same side but
@@ -134,7 +122,7 @@ def ap_gym_candidates() -> list[Candidate]:
         from ap_gym.envs import image, registration  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         print(f"\nap_gym is left out: {error} (pip install ap_gym aiohttp pillow)")
-        return []
+        return {}
     canvases, labels = ram_env.frozen_canvases(ENV_ID, "validation")
 
     class Canvases(image.ImageClassificationDataset):
@@ -158,10 +146,7 @@ def ap_gym_candidates() -> list[Candidate]:
     )
     vector = make_player(ap_gym.make_vec("Canvases-v0", 64), calls=NUM_GLIMPSES + 1)
     single = make_player(ap_gym.make("Canvases-v0"))
-    return [
-        Candidate("ap_gym vector", 64, vector),
-        Candidate("ap_gym single (make)", 1, single),
-    ]
+    return {("ap_gym vector", 64): vector, ("ap_gym single (make)", 1): single}
 
 
 def make_env(lanes: int | None) -> Any:
@@ -195,35 +180,36 @@ def make_player(env: Any, calls: int = NUM_GLIMPSES) -> Play:
 # Speed
 
 
-def take_turns(candidates: list[Candidate], repetitions: int, seconds: float) -> None:
-    """Fill in the candidates' rates; a short first turn does not count."""
-    for candidate in candidates:
-        time_turn(candidate.play, seconds / 5)
-    for candidate in candidates * repetitions:
-        candidate.rates.append(time_turn(candidate.play, seconds))
+def take_turns(
+    candidates: Mapping[K, Play], repetitions: int, seconds: float = 0
+) -> dict[K, list[float]]:
+    """Return each candidate's CPU seconds per env step, one per turn after a warm-up.
+
+    A turn plays at least once, and until it has taken ``seconds`` of CPU time.
+    """
+    costs: dict[K, list[float]] = {name: [] for name in candidates}
+    for turn in range(repetitions + 1):
+        for name, play in candidates.items():
+            start, steps = time.process_time(), play()
+            while turn and time.process_time() < start + seconds:
+                steps += play()
+            costs[name].append((time.process_time() - start) / steps)
+    return {name: each[1:] for name, each in costs.items()}
 
 
-def time_turn(play: Play, seconds: float) -> float:
-    """Play whole episodes for at least ``seconds``; return the rate [env steps/s]."""
-    steps, start, elapsed = 0, time.perf_counter(), 0.0
-    while elapsed < seconds:
-        steps += play()
-        elapsed = time.perf_counter() - start
-    return steps / elapsed
-
-
-def table(candidates: list[Candidate]) -> str:
+def table(costs: dict[tuple[str, int], list[float]]) -> str:
     """Return the Markdown table."""
     lines = [
         "| what | lanes | steps/s, median | min - max | / ap_gym vector | / SyncVectorEnv |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    medians = {c.what.split(" of ")[0]: c.median for c in candidates}
+    medians = {what.split(" of ")[0]: statistics.median(each) for (what, _), each in costs.items()}
     rivals = [medians.get(rival, math.nan) for rival in ("ap_gym vector", "SyncVectorEnv")]
-    for c in candidates:
-        ratios = " | ".join(f"{c.median / rival:.2f}".replace("nan", "-") for rival in rivals)
-        spread = f"{min(c.rates):,.0f} - {max(c.rates):,.0f}"
-        lines.append(f"| {c.what} | {c.lanes} | {c.median:,.0f} | {spread} | {ratios} |")
+    for (what, lanes), each in costs.items():
+        median = statistics.median(each)
+        ratios = " | ".join(f"{rival / median:.2f}".replace("nan", "-") for rival in rivals)
+        rates = f"{1 / median:,.0f} | {1 / max(each):,.0f} - {1 / min(each):,.0f}"
+        lines.append(f"| {what} | {lanes} | {rates} | {ratios} |")
     return "\n".join(lines)
 
 

@@ -11,8 +11,6 @@ the median over the turns, and that of the differences within each turn.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,9 +20,8 @@ import tyro
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 import ram_env
-from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, VectorGlimpseHistory
-from benchmarks.env_speed import pin_to_one_core
+from benchmarks.env_speed import Play, pin_to_one_core, print_machine, take_turns
 
 
 def main(
@@ -32,6 +29,7 @@ def main(
 ) -> None:
     """Measure in turns of 20 episodes per lane, and print a Markdown table."""
     pin_to_one_core()
+    print_machine()
     make: Any = partial(gymnasium.make_vec, env_id, num_envs=num_envs)
     num_glimpses = ram_env.find_task(env_id).num_glimpses
     candidates = {
@@ -47,10 +45,11 @@ def main(
     print("| what | total [us] | beyond the bare vector env [us] |\n|---|---:|---:|")
     for name, cost in costs.items():
         beyond = [a - b for a, b in zip(cost, costs["bare vector env"], strict=True)]
-        print(f"| {name} | {statistics.median(cost):.2f} | {statistics.median(beyond):.2f} |")
+        total, rest = (1e6 * statistics.median(each) for each in (cost, beyond))
+        print(f"| {name} | {total:.2f} | {rest:.2f} |")
 
 
-def make_player(env: Any, steps: int) -> Callable[[], int]:
+def make_player(env: Any, steps: int) -> Play:
     """Return a function that steps all lanes, relying on autoreset, and counts the env steps."""
     single = env.action_space if isinstance(env, VecEnv) else env.single_action_space
     single.seed(0)
@@ -63,25 +62,6 @@ def make_player(env: Any, steps: int) -> Callable[[], int]:
         return steps * env.num_envs
 
     return play
-
-
-def take_turns(
-    candidates: Mapping[str, Callable[[], int]], repetitions: int
-) -> dict[str, list[float]]:
-    """Print the machine; return CPU microseconds per env step, one entry per turn after a warm-up.
-
-    A candidate takes a turn and returns the number of env steps in it.
-    """
-    for name, value in describe_machine(commit()).items():
-        print(f"- {name}: {value}")
-    costs: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(repetitions + 1):
-        for name, play in candidates.items():
-            start = time.process_time()
-            steps = play()
-            if turn:
-                costs[name].append(1e6 * (time.process_time() - start) / steps)
-    return costs
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.sb3.training import train_once
-from benchmarks.sb3_overhead import take_turns
+from benchmarks.env_speed import print_machine, take_turns
 from train import sb3
 from train.keywords import make_vector_env
 
@@ -26,6 +26,7 @@ from train.keywords import make_vector_env
 def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int = 5) -> None:
     """Measure and print a Markdown table."""
     torch.set_num_threads(1)
+    print_machine()
     models = {name: make(env_id, num_envs, name) for name in sb3.ALGORITHMS}
     models["recurrent_ppo, stock buffer"] = stock = make(env_id, num_envs, "recurrent_ppo")
     stock._setup_model()  # makes sb3-contrib's buffer, in place of ours
@@ -37,7 +38,7 @@ def main(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: int =
     costs = take_turns(updates, repetitions)
     print(f"\n{env_id}, {num_envs} lanes\n\n| algorithm | env steps/CPU s |\n|---|---:|")
     for name, cost in costs.items():
-        print(f"| {name} | {1e6 / statistics.median(cost):,.0f} |")
+        print(f"| {name} | {1 / statistics.median(cost):,.0f} |")
 
 
 def make(env_id: str, num_envs: int, algorithm: str) -> OnPolicyAlgorithm:

@@ -1,7 +1,7 @@
 """Location controls: rules that choose where to look in the policy's place.
 
 A control shows what a learned policy is worth: classifier and memory learn as ever, the
-location policy doesn't. The environment draws the first glimpse of an episode in all of them.
+location policy doesn't. The environment draws an episode's first location, whatever the control.
 
 Dimension key:
     N: episodes played in parallel

@@ -1,6 +1,6 @@
 """What a trained agent does with its glimpses: where it looks and what it gains by it.
 
-The functions of :class:`~agents.evaluation.Beliefs` average over images and passes.
+Functions that take :class:`~agents.evaluation.Beliefs` average over images and passes.
 
 Dimension key:
     n: images

@@ -1,7 +1,7 @@
 """The ways to learn from an episode, side by side: each turns a rollout into loss terms.
 
-Estimators differ in what they pay an action with (the environment's reward, or the true label's
-log-likelihood), in their baseline, and in which glimpses teach the classifier. The script that
+Estimators differ in what they pay an action with (the reward, or a likelihood or log-odds
+of labels), in their baseline, and in which glimpses teach the classifier. The script that
 plays the episodes is the same for all. A new estimator is a function and a row of
 :data:`ESTIMATORS`.
 
@@ -425,7 +425,7 @@ ESTIMATORS = {
     ),
     "dense_not_normalised": Estimator(dense_not_normalised, "log-likelihood", discounts=True),
 }
-"""All estimators by name, the paper's first; the last five differ in one thing from another."""
+"""All estimators by name, the paper's first; each of the last five changes one thing in another."""
 
 
 def _hybrid(

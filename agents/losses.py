@@ -1,7 +1,7 @@
 """Losses: pure functions of what an episode recorded, time first.
 
-A loss is a scalar; gains carry no gradient. Every function of (T, N) raises ValueError for other
-shapes.
+A loss is a scalar; returns and advantages carry no gradient. Every function of (T, N) raises
+ValueError for other shapes.
 
 Dimension key:
     T: glimpses per episode

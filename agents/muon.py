@@ -9,10 +9,10 @@ from torch import Tensor
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of x, x^3 and x^5. Five rounds take singular values from 0.002 to 1 to between 0.68 and 1.21."""
+"""Of x, x^3 and x^5. Five rounds map singular values in [0.002, 1] to [0.68, 1.21]."""
 NUM_ROUNDS = 5
 THINNEST = 16
-"""A layer's matrix must have more rows and columns. Outputs and coordinates have fewer."""
+"""Muon moves matrices with more rows and columns; outputs and coordinates have fewer."""
 
 
 class Muon(torch.optim.AdamW):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-State = Tensor  # h_t, (N, D); behind it the LSTM's cell state, (N, 2 D), and a count if it has one
+State = Tensor  # h_t, (N, D); an LSTM appends its cell state, a core that sees the time a count
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class LSTMCore(nn.Module):
 CORES: dict[str, Any] = {"rnn": RectifierCore, "lstm": LSTMCore, "gru": GRUCore}
 """Cores by name, made of a :class:`RAMConfig`. A core maps g_t (N, D) and its last state to the
 next, (N, ``num_states`` D); the first D columns are h_t. Each of its weights is ``gates`` matrices,
-one below the other: Muon moves them apart."""
+one below the other: Muon moves each on its own."""
 
 
 class LocationNetwork(nn.Module):

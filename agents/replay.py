@@ -1,4 +1,4 @@
-"""A replay of rollouts, for losses that hold whichever policy acted.
+"""A replay of rollouts, for losses that are valid whichever policy acted.
 
 Dimension key:
     R: rollouts that are kept

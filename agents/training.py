@@ -1,4 +1,4 @@
-"""What training scripts share besides their loops: settings, seeds, gradients, saved state."""
+"""What training scripts share, all but their loops: settings, seeds, gradients, saved state."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def spread_seed(
 ) -> tuple[list[int], int]:
     """Derive a seed per sub-environment, and one for torch; adjacent run seeds share none.
 
-    Each ``num_rollouts`` neighbours, which divide ``num_envs``, share a seed and so the images.
+    Groups of ``num_rollouts`` neighbours, a divisor of ``num_envs``, share a seed and so images.
     Stages of a curriculum share none.
     """
     key = (0, stage) if stage else ()  # (0,) is that of :class:`agents.noise.Noise`

@@ -1,4 +1,4 @@
-"""The task of a script: settings, keywords that need no id, and the environment."""
+"""What scripts share about the task: settings, keywords and the environment."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The ways to learn from an episode, side by side: each turns a rollout into loss terms.
 
-Estimators differ in what they pay an action with (the reward, or a likelihood or log-odds
-of labels), in their baseline, and in which glimpses teach the classifier. The script that
-plays the episodes is the same for all. A new estimator is a function and a row of
-:data:`ESTIMATORS`.
+An estimator is a row of :data:`ESTIMATORS`: what a location is paid with (its return), the baseline
+that is subtracted, and what the classifier learns from. The script that plays the episodes is the
+same for all.
 
 Dimension key:
     T: glimpses per episode
@@ -22,7 +21,7 @@ Symbols:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -30,15 +29,8 @@ import torch
 from torch import Tensor
 
 from agents import losses
+from agents.episodes import Step
 from agents.losses import baseline_loss, reinforce_loss, reward_to_go
-
-Objective = Literal[
-    "log-likelihood",
-    "log-likelihood, last glimpse",
-    "reward, last glimpse",
-    "reward, every glimpse",
-    "sampled reward",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +48,10 @@ class Rollout:
             use the last one.
         baseline: b(h_t).
         reward: r_t, paid by the environment.
+        right: Whether the label that the agent gave is the true one, 0 or 1.
         location_entropy: Entropy of pi(. | h_t) [nat].
         label_entropy: Entropy of the class probabilities given h_t [nat].
+        stop_logit: Log-odds of ending the episode after glimpse t; None without a stop network.
     """
 
     label_log_prob: Tensor
@@ -69,23 +63,23 @@ class Rollout:
     location_log_prob: Tensor
     baseline: Tensor
     reward: Tensor
+    right: Tensor
     location_entropy: Tensor
     label_entropy: Tensor
+    stop_logit: Tensor | None = None
 
     @classmethod
-    def from_steps(
-        cls, label: Tensor, std: float | Tensor, steps: Sequence[Mapping[str, Tensor]]
-    ) -> Rollout:
+    def from_steps(cls, label: Tensor, std: float | Tensor, steps: Sequence[Step]) -> Rollout:
         """Stack what an episode's steps recorded, and add log-probabilities and entropies.
 
         Args:
             label: True classes. Shape (N,).
             std: Standard deviation of the location policy: a scalar, or one each for x and y.
-            steps: ``logits`` of the classes, shape (N, K), ``prediction`` (labels that the agent
-                gave), ``location_log_prob``, ``baseline`` and ``reward``, shape (N,).
+            steps: From :func:`~agents.episodes.play_episode`. T of them.
         """
-        recorded = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
-        logits, prediction = recorded.pop("logits"), recorded.pop("prediction")  # (T, N, K), (T, N)
+        logits = torch.stack([step.output.logits for step in steps])  # (T, N, K)
+        prediction = torch.stack([step.prediction for step in steps])  # (T, N)
+        stops = [step.output.stop_logit for step in steps if step.output.stop_logit is not None]
         log_p = logits.log_softmax(2)
         answer = prediction[-1].expand_as(prediction)
         classes = (label.expand_as(prediction), prediction, answer)
@@ -101,10 +95,20 @@ class Rollout:
             answer_log_prob=of_answer,
             other_log_prob=rest.logsumexp(2),
             rest_log_prob=(q * log_p).sum(2),
+            location_log_prob=torch.stack([step.location_log_prob for step in steps]),
+            baseline=torch.stack([step.output.baseline for step in steps]),
+            reward=torch.stack([step.reward for step in steps]),
+            right=(prediction == label).float(),
             location_entropy=torch.zeros_like(of_label) + losses.gaussian_entropy(std),
             label_entropy=losses.categorical_entropy(logits),
-            **recorded,
+            stop_logit=torch.stack(stops) if stops else None,
         )
+
+    @property
+    def outcome_log_prob(self) -> Tensor:
+        """Log-likelihood of whether the answer was right, log P_t. Shape (T, N)."""
+        right = self.reward[-1] > 0.5
+        return torch.where(right, self.answer_log_prob, self.other_log_prob)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,38 +165,189 @@ class Terms(NamedTuple):
         return dict(terms)
 
 
+# What a location is paid with: returns of shape (T - 1, N), as the last location shows nothing
+
+
+def terminal_reward(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return R_t."""
+    return reward_to_go(rollout.reward)[:-1]
+
+
+def likelihood_gain(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return the gain in the label's log-likelihood."""
+    return losses.dense_returns(rollout.label_log_prob, weights.discount)
+
+
+def log_odds_gain(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return the gain in the label's log-odds, as shares of ``max_log_odds``."""
+    log_odds = (rollout.label_log_odds / weights.max_log_odds).clamp(-1, 1)
+    return losses.dense_returns(log_odds, weights.discount)
+
+
+def outcome_gain(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return the gain in the log-likelihood of the outcome."""
+    return losses.dense_returns(rollout.outcome_log_prob, weights.discount)
+
+
+def exact_gain(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return the gain in log-likelihood that makes the policy gradient exact."""
+    return losses.exact_dense_returns(rollout.label_log_prob, _even(rollout))
+
+
+# The baseline that is subtracted, (T - 1, N)
+
+
+def learned_baseline(rollout: Rollout, returns: Tensor, weights: Weights) -> Tensor:
+    """Return b_t, which is drawn to the returns."""
+    return rollout.baseline.detach()[: len(returns)]
+
+
+def other_rollouts(rollout: Rollout, returns: Tensor, weights: Weights) -> Tensor:
+    """Return the mean return of the image's other rollouts."""
+    return losses.leave_one_out_baseline(returns, weights.num_rollouts)
+
+
+def no_baseline(rollout: Rollout, returns: Tensor, weights: Weights) -> Tensor:
+    """Return zeros."""
+    return torch.zeros_like(returns)
+
+
+# The log-probability that the classifier ascends, (T, N)
+
+
+def label_log_prob(rollout: Rollout) -> Tensor:
+    """Return log p_t of the true label."""
+    return rollout.label_log_prob
+
+
+def outcome_log_prob(rollout: Rollout) -> Tensor:
+    """Return log P_t of whether the answer was right."""
+    return rollout.outcome_log_prob
+
+
+def completed_log_prob(rollout: Rollout) -> Tensor:
+    """Return log P_T and, before the last glimpse, the cross-entropy with what p_T believes."""
+    right = rollout.reward[-1] > 0.5
+    to_q = torch.where(right, rollout.answer_log_prob, rollout.rest_log_prob)
+    return torch.cat((to_q[:-1], rollout.outcome_log_prob[-1:]))
+
+
+def hybrid_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Terms:
+    """Cross-entropy teaches the classifier, REINFORCE the locations.
+
+        L = -sum_t w_t log p_t - c sum_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
+
+    g_t are the estimator's returns, A_t = g_t - b_t, and w_t is 1/T or, at the last glimpse, 1.
+
+    Source:
+        Mnih et al. (2014), arXiv:1406.6247, section 3.2 "hybrid supervised loss".
+    """
+    returns = estimator.returns(rollout, weights)  # (T - 1, N)
+    advantage = returns - estimator.baseline(rollout, returns, weights)
+    if estimator.normalises:
+        advantage = losses.normalise(advantage, by_step=weights.normalise_by_step)
+    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
+    policy = policy / len(returns) if estimator.takes_mean else policy
+    location = {"policy": (weights.policy_coef if estimator.weighted else 1.0) * policy}
+    if estimator.learns_baseline:
+        baseline = baseline_loss(rollout.baseline[:-1], returns)
+        location["baseline"] = weights.baseline_coef * baseline
+    taught = _even(rollout) if estimator.glimpses == "every" else _last(rollout)
+    label = losses.cross_entropy(estimator.classifier(rollout), taught)
+    return Terms({"classifier": label}, location, shared={})
+
+
+def sampled_label_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Terms:
+    """REINFORCE teaches locations and the scored label, which is sampled; both gain entropy.
+
+    The baseline is a shared term, since it serves the label's advantage too.
+    """
+    returns = reward_to_go(rollout.reward)  # (T, N)
+    advantage, shared = returns, {}
+    if estimator.learns_baseline:
+        advantage = returns - rollout.baseline
+        baseline = baseline_loss(rollout.baseline, returns)
+        shared = {"baseline": weights.baseline_coef * baseline}
+    policy = weights.policy_coef * reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
+    label = reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:])
+    of_label = -weights.entropy_coef * rollout.label_entropy[-1].mean()
+    of_location = -weights.entropy_coef * rollout.location_entropy[:-1].sum(0).mean()
+    location = {"policy": policy, "location_entropy": of_location}
+    return Terms({"label": label, "label_entropy": of_label}, location, shared)
+
+
 @dataclass(frozen=True)
 class Estimator:
     """One way to learn.
 
     Attributes:
-        terms: Turns a rollout into loss terms.
-        objective: What the estimator ascends or, without the label, approximates;
-            ``benchmarks/gradient_quality.py`` defines each.
+        about: What it is, with equation and source.
+        returns: What each location is paid with.
+        baseline: What is subtracted from the returns.
+        classifier: The log-probability that the classifier ascends.
+        glimpses: Which glimpses teach the classifier: every one alike, or the last.
+        normalises: Whether advantages are normalised, which takes two of them or more.
+        takes_mean: Whether the policy's loss is a mean over locations instead of their sum.
+        weighted: Whether ``policy_coef`` weighs the policy's loss.
         location_reaches_core: Whether the location network's gradient flows into the core.
         samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.
-        normalises: Whether advantages are normalised, which takes two of them or more.
-        discounts: Whether ``discount`` matters.
-        learns_baseline: Whether a baseline is learned.
-        needs_rollouts: Whether every image is played ``num_rollouts`` times.
-        sees_label: Whether the loss uses the true label (class L) or the reward alone (class R).
         binary_reward: Whether it reads the reward as whether the answer is the label (class R with
             the structure of the reward). Any policy may then sample the answer.
+        loss: Turns a rollout into loss terms.
     """
 
-    terms: Callable[[Rollout, Weights], Terms]
-    objective: Objective
+    about: str
+    returns: Callable[[Rollout, Weights], Tensor] = terminal_reward
+    baseline: Callable[[Rollout, Tensor, Weights], Tensor] = learned_baseline
+    classifier: Callable[[Rollout], Tensor] = label_log_prob
+    glimpses: Literal["every", "last"] = "every"
+    normalises: bool = False
+    takes_mean: bool = False
+    weighted: bool = True
     location_reaches_core: bool = True
     samples_label: bool = False
-    normalises: bool = False
-    discounts: bool = False
-    learns_baseline: bool = True
-    needs_rollouts: bool = False
-    sees_label: bool = True
     binary_reward: bool = False
+    loss: Callable[[Estimator, Rollout, Weights], Terms] = hybrid_loss
+
+    def terms(self, rollout: Rollout, weights: Weights) -> Terms:
+        """Return the terms of the loss."""
+        return self.loss(self, rollout, weights)
+
+    @property
+    def sees_label(self) -> bool:
+        """Whether the loss uses the true label (class L) or the reward alone (class R)."""
+        return not self.samples_label
+
+    @property
+    def discounts(self) -> bool:
+        """Whether ``discount`` matters."""
+        return self.returns in (likelihood_gain, log_odds_gain, outcome_gain)
+
+    @property
+    def learns_baseline(self) -> bool:
+        """Whether a baseline is learned."""
+        return self.baseline is learned_baseline
+
+    @property
+    def needs_rollouts(self) -> bool:
+        """Whether every image is played ``num_rollouts`` times."""
+        return self.baseline is other_rollouts
+
+    @property
+    def objective(self) -> str:
+        """What it ascends or, without the label, approximates.
+
+        ``benchmarks/gradient_quality.py`` defines each. Locations that are paid with log-odds
+        don't ascend the log-likelihood; only the classifier does.
+        """
+        if self.loss is sampled_label_loss:
+            return "sampled reward"
+        if self.returns is terminal_reward:
+            return f"reward, {self.glimpses} glimpse"
+        return "log-likelihood" + (", last glimpse" if self.glimpses == "last" else "")
 
 
-def paper(rollout: Rollout, weights: Weights) -> Terms:
+_PAPER = Estimator(
     """The hybrid loss of the paper: terminal reward, cross-entropy at the last glimpse.
 
         L = -log p_T - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
@@ -202,31 +357,11 @@ def paper(rollout: Rollout, weights: Weights) -> Terms:
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".
-    """
-    return _hybrid(rollout, weights, _last(rollout), _reward(rollout))
-
-
-def every_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`paper`'s loss with -1/T sum_t log p_t: every glimpse teaches the classifier (ours)."""
-    return _hybrid(rollout, weights, _even(rollout), _reward(rollout))
-
-
-def leave_one_out(rollout: Rollout, weights: Weights) -> Terms:
-    """Terminal reward compared with other rollouts of the same image; no learned baseline.
-
-        L = -1/T sum_t log p_t - c sum_{t<T} (R_t^i - mean_{j!=i} R_t^j) log pi(l_t^i | h_t^i)
-
-    i is one of the M = ``num_rollouts`` rollouts of an image.
-
-    Source:
-        Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
-    """
-    returns = _reward(rollout)
-    baseline = losses.leave_one_out_baseline(returns, weights.num_rollouts)
-    return _hybrid(rollout, weights, _even(rollout), returns, baseline=baseline)
-
-
-def dense(rollout: Rollout, weights: Weights) -> Terms:
+    """,
+    glimpses="last",
+    location_reaches_core=False,
+)
+_DENSE = Estimator(
     """Pay each location with its gain in log-likelihood, normalised over the batch.
 
         L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
@@ -236,45 +371,12 @@ def dense(rollout: Rollout, weights: Weights) -> Terms:
 
     Source:
         Ours; Ba et al. (2015), arXiv:1412.7755, pay with the last log-likelihood.
-    """
-    returns = _gain(rollout, weights)
-    return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
-
-
-def dense_log_odds(rollout: Rollout, weights: Weights) -> Terms:
-    """As :func:`dense`, but pay each location with its gain in the label's log-odds.
-
-        o_t = log(p_t / (1 - p_t)) / o_max
-
-    o_t, limited to [-1, 1], takes the place of log p_t in g_t. A log-likelihood has nothing left to
-    gain where p_t is near 1, so an agent that is paid with it stops looking for evidence. Log-odds
-    have, up to o_max, ``max_log_odds``. Only the classifier still ascends the log-likelihood, which
-    is given as the objective; the locations don't.
-
-    Source:
-        Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
-        weighing of evidence".
-    """
-    log_odds = (rollout.label_log_odds / weights.max_log_odds).clamp(-1, 1)
-    returns = losses.dense_returns(log_odds, weights.discount)
-    return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
-
-
-def dense_exact(rollout: Rollout, weights: Weights) -> Terms:
-    """The exact policy gradient of the mean log-likelihood J_w, w_k = 1/T.
-
-        L = -sum_k w_k log p_k - sum_{t<T} (g_t - b_t) log pi(l_t | h_t)
-            + c_b mean_{t<T} (b_t - g_t)^2
-
-    g_t is :func:`~agents.losses.exact_dense_returns`, which names the source. ``policy_coef`` is
-    ignored: any value but 1 would make the gradient inexact.
-    """
-    even = _even(rollout)
-    returns = losses.exact_dense_returns(rollout.label_log_prob, even)  # (T - 1, N)
-    return _hybrid(rollout, replace(weights, policy_coef=1.0), even, returns)
-
-
-def reward_only(rollout: Rollout, weights: Weights) -> Terms:
+    """,
+    likelihood_gain,
+    normalises=True,
+    takes_mean=True,
+)
+_REWARD_ONLY = Estimator(
     """REINFORCE on the reward alone: locations and the scored label are both sampled actions.
 
         L = -(R_T - b_T) log p(label) - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t)
@@ -284,18 +386,11 @@ def reward_only(rollout: Rollout, weights: Weights) -> Terms:
 
     Source:
         Williams (1992); the entropy is Williams and Peng (1991).
-    """
-    returns = reward_to_go(rollout.reward)
-    baseline = weights.baseline_coef * baseline_loss(rollout.baseline, returns)
-    return _reward_only(rollout, returns - rollout.baseline, weights, baseline=baseline)
-
-
-def reward_only_no_baseline(rollout: Rollout, weights: Weights) -> Terms:
-    """As :func:`reward_only` with b_t = 0 (Williams 1992)."""
-    return _reward_only(rollout, reward_to_go(rollout.reward), weights)
-
-
-def outcome(rollout: Rollout, weights: Weights) -> Terms:
+    """,
+    samples_label=True,
+    loss=sampled_label_loss,
+)
+_OUTCOME = Estimator(
     """The likelihood of the outcome, whether the sampled answer a was right, at every glimpse.
 
         L = -1/T sum_t log P_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
@@ -308,186 +403,107 @@ def outcome(rollout: Rollout, weights: Weights) -> Terms:
 
     Source:
         Ours. One bit per answer as a likelihood: Hu et al. (2020), "One-bit supervision".
-    """
-    log_outcome = _log_outcome(rollout)
-    return _outcome(rollout, weights, log_outcome, log_outcome)
-
-
-def outcome_completed(rollout: Rollout, weights: Weights) -> Terms:
-    """As :func:`outcome`, but before the last glimpse the classifier learns what p_T believes.
-
-        L = -1/T (log P_T + sum_{t<T} sum_k q(k) log p_t(k)) + ...
-
-    q is the answer if R_T = 1, else p_T without it, renormalised. Its mean given h_t is the
-    posterior if p_T is calibrated; while it isn't, the agent learns its own mistakes (ours).
-    """
-    log_outcome = _log_outcome(rollout)
-    right = rollout.reward[-1] > 0.5
-    to_q = torch.where(right, rollout.answer_log_prob, rollout.rest_log_prob)
-    return _outcome(rollout, weights, torch.cat((to_q[:-1], log_outcome[-1:])), log_outcome)
-
-
-def outcome_normalised(rollout: Rollout, weights: Weights) -> Terms:
-    """As :func:`outcome`, with A_t, which is g_t - b_t normalised over t and n (ours).
-
-    The gains shrink while the agent improves, and with them the location's gradient next to the
-    classifier's. Normalised, it keeps its size.
-    """
-    log_outcome = _log_outcome(rollout)
-    return _outcome(rollout, weights, log_outcome, log_outcome, normalised=True)
-
-
-def paper_dense_returns(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`paper`'s loss, with each location's gain in log-likelihood as its return.
-
-        L = -log p_T - c sum_{t<T} (g_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
-
-    Ours.
-    """
-    return _hybrid(rollout, weights, _last(rollout), _gain(rollout, weights))
-
-
-def paper_normalised(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`paper`'s loss, with A_t, which is R_t - b_t normalised over t and n.
-
-        L = -log p_T - c sum_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
-
-    Ours.
-    """
-    return _hybrid(rollout, weights, _last(rollout), _reward(rollout), normalised=True)
-
-
-def dense_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`dense`'s loss, with cross-entropy at the last glimpse alone.
-
-        L = -log p_T - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
-
-    Ours.
-    """
-    returns = _gain(rollout, weights)
-    return _hybrid(rollout, weights, _last(rollout), returns, normalised=True, mean=True)
-
-
-def dense_terminal_reward(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`dense`'s loss, with A_t, which is R_t - b_t normalised over t and n.
-
-        L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
-
-    Ours.
-    """
-    returns = _reward(rollout)
-    return _hybrid(rollout, weights, _even(rollout), returns, normalised=True, mean=True)
-
-
-def dense_not_normalised(rollout: Rollout, weights: Weights) -> Terms:
-    """:func:`dense`'s loss, without normalisation.
-
-        L = -1/T sum_t log p_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
-            + c_b mean_{t<T} (b_t - g_t)^2
-
-    Ours.
-    """
-    return _hybrid(rollout, weights, _even(rollout), _gain(rollout, weights), mean=True)
-
-
-_DETACHED: dict[str, bool] = {"location_reaches_core": False}
-_DENSE: dict[str, bool] = {"discounts": True, "normalises": True}
-_REWARD: dict[str, bool] = {"samples_label": True, "sees_label": False}
-_OUTCOME: dict[str, bool] = {"discounts": True, "binary_reward": True, **_REWARD}
+    """,
+    outcome_gain,
+    classifier=outcome_log_prob,
+    takes_mean=True,
+    samples_label=True,
+    binary_reward=True,
+)
 
 ESTIMATORS = {
-    "paper": Estimator(paper, "reward, last glimpse", **_DETACHED),
-    "every_glimpse": Estimator(every_glimpse, "reward, every glimpse", **_DETACHED),
+    "paper": _PAPER,
+    "every_glimpse": replace(
+        _PAPER,
+        about="As :func:`paper` with -1/T sum_t log p_t: every glimpse teaches the label (ours).",
+        glimpses="every",
+    ),
     "leave_one_out": Estimator(
-        leave_one_out, "reward, every glimpse", needs_rollouts=True, learns_baseline=False
+        """Terminal reward compared with other rollouts of the same image; no learned baseline.
+
+            L = -1/T sum_t log p_t - c sum_{t<T} (R_t^i - mean_{j!=i} R_t^j) log pi(l_t^i | h_t^i)
+
+        i is one of the M = ``num_rollouts`` rollouts of an image.
+
+        Source:
+            Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
+        """,
+        baseline=other_rollouts,
     ),
-    "dense": Estimator(dense, "log-likelihood", **_DENSE),
-    "dense_log_odds": Estimator(dense_log_odds, "log-likelihood", **_DENSE),
-    "dense_exact": Estimator(dense_exact, "log-likelihood"),
-    "reward_only": Estimator(reward_only, "sampled reward", **_REWARD),
-    "reward_only_no_baseline": Estimator(
-        reward_only_no_baseline, "sampled reward", learns_baseline=False, **_REWARD
+    "dense": _DENSE,
+    "dense_log_odds": replace(
+        _DENSE,
+        about="""As :func:`dense`, but pay each location with its gain in the label's log-odds.
+
+            o_t = log(p_t / (1 - p_t)) / o_max
+
+        o_t, limited to [-1, 1], takes the place of log p_t in g_t. A log-likelihood has nothing
+        left to gain where p_t is near 1, so an agent that is paid with it stops looking for
+        evidence. Log-odds have, up to o_max, ``max_log_odds``.
+
+        Source:
+            Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
+            weighing of evidence".
+        """,
+        returns=log_odds_gain,
     ),
-    "outcome": Estimator(outcome, "log-likelihood", **_OUTCOME),
-    "outcome_completed": Estimator(outcome_completed, "log-likelihood", **_OUTCOME),
-    "outcome_normalised": Estimator(
-        outcome_normalised, "log-likelihood", normalises=True, **_OUTCOME
+    "dense_exact": Estimator(
+        """The exact policy gradient of the mean log-likelihood J_w, w_k = 1/T.
+
+            L = -sum_k w_k log p_k - sum_{t<T} (g_t - b_t) log pi(l_t | h_t)
+                + c_b mean_{t<T} (b_t - g_t)^2
+
+        g_t is :func:`~agents.losses.exact_dense_returns`, which names the source. ``policy_coef``
+        is ignored: any value but 1 would make the gradient inexact.
+        """,
+        exact_gain,
+        weighted=False,
     ),
-    "paper_dense_returns": Estimator(
-        paper_dense_returns, "log-likelihood, last glimpse", discounts=True, **_DETACHED
+    "reward_only": _REWARD_ONLY,
+    "reward_only_no_baseline": replace(
+        _REWARD_ONLY,
+        about="As :func:`reward_only` with b_t = 0 (Williams 1992).",
+        baseline=no_baseline,
     ),
-    "paper_normalised": Estimator(
-        paper_normalised, "reward, last glimpse", normalises=True, **_DETACHED
+    "outcome": _OUTCOME,
+    "outcome_completed": replace(
+        _OUTCOME,
+        about="""As :func:`outcome`, but earlier glimpses teach the classifier what p_T believes.
+
+            L = -1/T (log P_T + sum_{t<T} sum_k q(k) log p_t(k)) + ...
+
+        q is the answer if R_T = 1, else p_T without it, renormalised. Its mean given h_t is the
+        posterior if p_T is calibrated; while it isn't, the agent learns its own mistakes (ours).
+        """,
+        classifier=completed_log_prob,
     ),
-    "dense_last_glimpse": Estimator(dense_last_glimpse, "log-likelihood, last glimpse", **_DENSE),
-    "dense_terminal_reward": Estimator(
-        dense_terminal_reward, "reward, every glimpse", normalises=True
+    "outcome_normalised": replace(
+        _OUTCOME,
+        about="""As :func:`outcome`, with A_t, which is g_t - b_t normalised over t and n (ours).
+
+        The gains shrink while the agent improves, and with them the location's gradient next to
+        the classifier's. Normalised, it keeps its size.
+        """,
+        normalises=True,
     ),
-    "dense_not_normalised": Estimator(dense_not_normalised, "log-likelihood", discounts=True),
+    # Steps between the paper's rule and ours (ours): each changes one thing
+    "paper_dense_returns": replace(
+        _PAPER,
+        about="As :func:`paper`, with :func:`dense`'s returns.",
+        returns=likelihood_gain,
+    ),
+    "paper_normalised": replace(_PAPER, about="As :func:`paper`, normalised.", normalises=True),
+    "dense_last_glimpse": replace(
+        _DENSE, about="As :func:`dense`, with cross-entropy at the last glimpse.", glimpses="last"
+    ),
+    "dense_terminal_reward": replace(
+        _DENSE, about="As :func:`dense`, with R_t in place of g_t.", returns=terminal_reward
+    ),
+    "dense_not_normalised": replace(
+        _DENSE, about="As :func:`dense`, with A_t = g_t - b_t.", normalises=False
+    ),
 }
-"""All estimators by name, the paper's first; each of the last five changes one thing in another."""
-
-
-def _hybrid(
-    rollout: Rollout,
-    weights: Weights,
-    label_weights: Sequence[float],
-    returns: Tensor,
-    *,
-    baseline: Tensor | None = None,
-    normalised: bool = False,
-    mean: bool = False,
-) -> Terms:
-    """Return cross-entropy with T weights, and REINFORCE on the returns (T - 1, N).
-
-    A ``baseline`` (T - 1, N) takes the place of the learned one. The policy's loss is a sum over
-    locations, or their ``mean``.
-    """
-    learned = rollout.baseline[:-1]
-    advantage = returns - (learned.detach() if baseline is None else baseline)
-    if normalised:
-        advantage = losses.normalise(advantage, by_step=weights.normalise_by_step)
-    policy = reinforce_loss(rollout.location_log_prob[:-1], advantage)
-    location = {"policy": weights.policy_coef * (policy / len(returns) if mean else policy)}
-    if baseline is None:
-        location["baseline"] = weights.baseline_coef * baseline_loss(learned, returns)
-    label = losses.cross_entropy(rollout.label_log_prob, label_weights)
-    return Terms({"classifier": label}, location, shared={})
-
-
-def _reward_only(rollout: Rollout, advantage: Tensor, weights: Weights, **shared: Tensor) -> Terms:
-    """Return the losses of both actions, the label's at the step that is scored.
-
-    The baseline is among the ``shared`` terms, since it serves the label's advantage too.
-    """
-    policy = weights.policy_coef * reinforce_loss(rollout.location_log_prob[:-1], advantage[:-1])
-    of_location = -weights.entropy_coef * rollout.location_entropy[:-1].sum(0).mean()
-    of_label = -weights.entropy_coef * rollout.label_entropy[-1].mean()
-    label = {
-        "label": reinforce_loss(rollout.prediction_log_prob[-1:], advantage[-1:]),
-        "label_entropy": of_label,
-    }
-    return Terms(label, {"policy": policy, "location_entropy": of_location}, shared)
-
-
-def _log_outcome(rollout: Rollout) -> Tensor:
-    """Return log P_t, the log-likelihood of whether the answer was right, (T, N)."""
-    right = rollout.reward[-1] > 0.5
-    return torch.where(right, rollout.answer_log_prob, rollout.other_log_prob)
-
-
-def _outcome(
-    rollout: Rollout,
-    weights: Weights,
-    label_log_prob: Tensor,
-    log_outcome: Tensor,
-    *,
-    normalised: bool = False,
-) -> Terms:
-    """Return the losses of a classifier's log-probability and of the outcome's dense returns."""
-    returns = losses.dense_returns(log_outcome, weights.discount)  # (T - 1, N)
-    taught = replace(rollout, label_log_prob=label_log_prob)  # in the true label's place
-    return _hybrid(taught, weights, _even(rollout), returns, normalised=normalised, mean=True)
+"""All estimators by name, the paper's first."""
 
 
 def _even(rollout: Rollout) -> list[float]:
@@ -498,13 +514,3 @@ def _even(rollout: Rollout) -> list[float]:
 def _last(rollout: Rollout) -> list[float]:
     """Return the weights 0, ..., 0, 1, of the last glimpse alone."""
     return [0.0] * (len(rollout.reward) - 1) + [1.0]
-
-
-def _reward(rollout: Rollout) -> Tensor:
-    """Return R_t of each location, (T - 1, N)."""
-    return reward_to_go(rollout.reward)[:-1]
-
-
-def _gain(rollout: Rollout, weights: Weights) -> Tensor:
-    """Return each location's gain in the label's log-likelihood, (T - 1, N)."""
-    return losses.dense_returns(rollout.label_log_prob, weights.discount)

@@ -22,9 +22,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from agents.controls import Control, to_boxes
+from agents.episodes import NOT_FINITE, play_episode
 from agents.labels import sample_label
 from agents.locations import sample_location
-from agents.ram import RecurrentAttentionModel
+from agents.ram import Output, RecurrentAttentionModel
 
 
 @dataclass(frozen=True)
@@ -132,40 +133,37 @@ def play_split(
     own = torch.Generator(device).manual_seed(0)  # the control's
     generator = generator or torch.Generator(device).manual_seed(0)
     batches: list[list[Tensor]] = []
-    obs, infos = env.reset(seed=0)
+    carry = env.reset(seed=0)
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
-        expected = torch.arange(visit, min(visit + env.num_envs, num_visits)) % num_images
-        index, label = (torch.as_tensor(infos[name], device=device) for name in ("index", "label"))
-        box = to_boxes(infos, device)
-        if index[: len(expected)].tolist() != expected.tolist():
+        infos = carry[1]
+        label, box = torch.as_tensor(infos["label"]), to_boxes(infos, device)
+        visits = torch.arange(visit, min(visit + env.num_envs, num_visits))
+        index = torch.as_tensor(infos["index"]).tolist()
+        if index[: len(visits)] != (visits % num_images).tolist():
             raise ValueError(
                 f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
-                f"num_images the split's), got {index.tolist()[:5]}... at visit {visit}"
+                f"num_images the split's), got {index[:5]}... at visit {visit}"
             )
-        state, terminated = model.initial_state(env.num_envs), [False]
-        log_p, locations, stops = [], [], []
-        while not terminated[0]:
-            glimpse, location = to_tensors(obs, device)
-            output, state = model(glimpse, location, state)
-            parts = [part for part in output if part is not None]
-            if not torch.stack([part.isfinite().all() for part in parts]).all():
-                raise FloatingPointError(
-                    "the model's outputs are not finite; the learning rate may have been too high"
-                )
-            next_location = output.location_mean
+
+        def act(step: int, output: Output, box: Tensor = box) -> tuple[Tensor, Tensor, Tensor]:
+            location = output.location_mean
             if samples:
-                noise = torch.randn(next_location.shape, generator=generator, device=device)
-                next_location, _ = sample_location(next_location, std, noise)
+                noise = torch.randn(location.shape, generator=generator, device=device)
+                location, _ = sample_location(location, std, noise)
             if control is not None:
                 uniform = 2 * torch.rand(location.shape, generator=own, device=device) - 1
-                next_location = control(len(log_p), next_location, box, uniform)
-            log_p.append(output.logits.log_softmax(1))
-            locations.append(location)
-            stops += [] if output.stop_logit is None else [output.stop_logit]
-            action = {"location": next_location, "label": output.logits.argmax(1)}
-            obs, _, terminated, _, infos = env.step(to_env(action, obs))
-        by_step = (torch.stack(each, 1) for each in (log_p, locations, stops) if each)
-        batches.append([part[: len(expected)].cpu() for part in (label, box, *by_step)])
+                location = control(step, location, box, uniform)
+            return location, torch.zeros(len(location)), output.logits.argmax(1)
+
+        steps, carry = play_episode(model, env, carry, act)
+        outputs = [step.output for step in steps]
+        log_p = torch.stack([output.logits.log_softmax(1) for output in outputs], 1)
+        locations = torch.stack([step.location for step in steps], 1)
+        stops = [output.stop_logit for output in outputs if output.stop_logit is not None]
+        parts = [log_p, locations, *([torch.stack(stops, 1)] if stops else [])]
+        if not all(part.isfinite().all() for part in parts):
+            raise FloatingPointError(NOT_FINITE)
+        batches.append([part[: len(visits)].cpu() for part in (label, box, *parts)])
         if on_batch is not None:
             on_batch()
     labels, boxes, log_p, locations, *stop_logits = (
@@ -228,16 +226,3 @@ def score_mean_of_passes(beliefs: Beliefs) -> Score:
     """
     log_mean = beliefs.log_p[:, :, -1].logsumexp(0)  # (n, K), up to a constant
     return Score(int((log_mean.argmax(1) != beliefs.labels).sum()), len(log_mean))
-
-
-def to_tensors(obs: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return an observation's glimpse and location as tensors."""
-    glimpse = torch.as_tensor(obs["glimpse"], device=device)
-    return glimpse, torch.as_tensor(obs["location"], device=device)
-
-
-def to_env(action: dict[str, Tensor], obs: dict[str, Any]) -> dict[str, Any]:
-    """Return an action as arrays or tensors, whichever the observations are."""
-    if isinstance(obs["location"], Tensor):
-        return action
-    return {name: part.detach().cpu().numpy() for name, part in action.items()}

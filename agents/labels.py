@@ -10,6 +10,19 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def choose_label(logits: Tensor, clocks: Tensor, temperature: float) -> Tensor:
+    """Draw a class from each row of softmax(logits / temperature), (N, K) to (N,).
+
+    Args:
+        logits: Shape (N, K).
+        clocks: See :func:`sample_label`. Shape (N, K).
+        temperature: 0 chooses the likeliest class.
+    """
+    if not temperature:
+        return logits.argmax(1)
+    return sample_label((logits / temperature).softmax(1), clocks)
+
+
 def sample_label(probabilities: Tensor, clocks: Tensor) -> Tensor:
     """Draw a class from each row of probabilities: (N, K) to (N,).
 

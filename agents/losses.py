@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from agents.distributed import all_lanes
 
@@ -31,7 +30,7 @@ def reward_to_go(reward: Tensor) -> Tensor:
     Source:
         Williams (1992): an action is credited with the rewards that follow it.
     """
-    _check_time_first(reward=reward)
+    check_time_first(reward=reward)
     return reward.flip(0).cumsum(0).flip(0)
 
 
@@ -48,7 +47,7 @@ def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
     Source:
         Williams (1992); Mnih et al. (2014), equation 3.
     """
-    _check_time_first(log_prob=log_prob, advantage=advantage)
+    check_time_first(log_prob=log_prob, advantage=advantage)
     return -(advantage.detach() * log_prob).sum(0).mean()
 
 
@@ -62,38 +61,8 @@ def baseline_loss(baseline: Tensor, returns: Tensor) -> Tensor:
     Source:
         Mnih et al. (2014), section 3.2: the baseline is learned by regression.
     """
-    _check_time_first(baseline=baseline, returns=returns)
+    check_time_first(baseline=baseline, returns=returns)
     return (baseline - returns.detach()).square().mean()
-
-
-def stop_loss(stop_logit: Tensor, reward: Tensor, entropy_coef: float = 0.0) -> Tensor:
-    """Return the loss of a policy that ends the episode at glimpse t with probability s_t.
-
-        L = -mean_n sum_{t<T} (s_t (r_t - V_{t+1}) + c_e H[s_t])
-        V_t = s_t r_t + (1 - s_t) V_{t+1},    V_T = r_T
-
-    r_t and V_{t+1}, the expected reward of going on, carry no gradient. It is the policy gradient
-    with the expectation over stopping in place of samples, summed over all t with equal weights
-    instead of the probabilities to get there, which vanish for late t while early stops are likely.
-
-    Args:
-        stop_logit: Log-odds of s_t, with gradient. Shape (T, N); the last row is unused.
-        reward: r_t, what ending at glimpse t pays in all. Shape (T, N).
-        entropy_coef: c_e, weight of the entropy H. Without it, an agent that can't classify yet
-            soon always stops at once, and then never learns to go on.
-
-    Source:
-        Ours.
-    """
-    _check_time_first(stop_logit=stop_logit, reward=reward)
-    stop = stop_logit.sigmoid()
-    value, gains = reward[-1], []
-    for s, paid in zip(stop.detach()[:-1].flip(0), reward[:-1].flip(0), strict=True):
-        gains.append(paid - value)
-        value = s * paid + (1 - s) * value
-    gain = torch.stack([*gains[::-1], torch.zeros_like(value)])  # (T, N)
-    entropy = functional.binary_cross_entropy_with_logits(stop_logit, stop, reduction="none")
-    return -(stop * gain + entropy_coef * entropy)[:-1].sum(0).mean()
 
 
 def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
@@ -108,7 +77,7 @@ def leave_one_out_baseline(returns: Tensor, num_rollouts: int) -> Tensor:
     Source:
         Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
     """
-    _check_time_first(returns=returns)
+    check_time_first(returns=returns)
     if num_rollouts < 2 or returns.shape[1] % num_rollouts:
         raise ValueError(
             f"num_rollouts must be at least 2 and divide N={returns.shape[1]}, got {num_rollouts}"
@@ -129,7 +98,7 @@ def cross_entropy(label_log_prob: Tensor, weights: Sequence[float]) -> Tensor:
     Source:
         Mnih et al. (2014), section 3.2 "hybrid supervised loss".
     """
-    _check_time_first(label_log_prob=label_log_prob)
+    check_time_first(label_log_prob=label_log_prob)
     _check_weights(weights, len(label_log_prob))
     rows = [w * log_p for w, log_p in zip(weights, label_log_prob, strict=True) if w]
     return -torch.stack(rows).sum(0).mean()
@@ -148,7 +117,7 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
     Source:
         Ours.
     """
-    _check_time_first(label_log_prob=label_log_prob)
+    check_time_first(label_log_prob=label_log_prob)
     if len(label_log_prob) < 2:
         raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
     if not 0 <= discount < math.inf:
@@ -183,7 +152,7 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Sequence[float]) -> Ten
     Source:
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
     """
-    _check_time_first(label_log_prob=label_log_prob)
+    check_time_first(label_log_prob=label_log_prob)
     if len(label_log_prob) < 2:
         raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
     _check_weights(weights, len(label_log_prob))
@@ -208,7 +177,7 @@ def normalise(advantage: Tensor, *, by_step: bool = False) -> Tensor:
     Raises:
         ValueError: If there is only one advantage to take them over, which has no std.
     """
-    _check_time_first(advantage=advantage)
+    check_time_first(advantage=advantage)
     everywhere = all_lanes(advantage, axis=1)
     axes = (1,) if by_step else (0, 1)
     if everywhere.shape[1] < 2 and (by_step or len(everywhere) < 2):
@@ -231,7 +200,7 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def _check_time_first(**tensors: Tensor) -> None:
+def check_time_first(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors are (T, N) of one shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if {len(shape) for shape in shapes.values()} != {2} or len(set(shapes.values())) > 1:

@@ -8,10 +8,13 @@ Dimension key:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from agents.distributed import all_lanes, num_ranks, own_lanes
+from agents.episodes import Step
 from agents.estimators import Estimator, Rollout, Weights
 from agents.ram import RecurrentAttentionModel
 from agents.runs.checkpoints import check_replay_size
@@ -26,7 +29,7 @@ class Replay:
         tensors: Everything that is stored; changed in place.
 
     Args:
-        num_rollouts: R; a newer one replaces the oldest.
+        num_rollouts: R; a newer one replaces the oldest. 0: nothing is stored.
         shape: T, N and a glimpse's (P, G, G), whose pixels are stored as bytes.
         device: Where it is stored.
 
@@ -51,11 +54,21 @@ class Replay:
             for name, part in planned.items()
         }
 
-    def add(self, glimpses: Tensor, locations: Tensor, answers: Tensor, rewards: Tensor) -> None:
-        """Store a rollout: (T, N, P, G, G) in [0, 1], (T, N, 2), (N,) and (N,)."""
-        row = (self.tensors["added"] % len(self.tensors["answers"]))[None]
-        pixels = (glimpses * 255).round().to(torch.uint8)
-        parts = {"glimpses": pixels, "locations": locations, "answers": answers, "rewards": rewards}
+    def __len__(self) -> int:
+        return len(self.tensors["answers"])
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Store a rollout of T steps, with glimpses of pixels in [0, 1]."""
+        if not len(self):
+            return
+        row = (self.tensors["added"] % len(self))[None]
+        glimpses = torch.stack([step.glimpse for step in steps])  # (T, N, P, G, G)
+        parts = {
+            "glimpses": (glimpses * 255).round().to(torch.uint8),
+            "locations": torch.stack([step.location for step in steps]),
+            "answers": steps[-1].prediction,
+            "rewards": steps[-1].reward,
+        }
         for name, part in parts.items():
             self.tensors[name].index_copy_(0, row, part[None])  # waits for no GPU
         self.tensors["added"] += 1
@@ -85,7 +98,7 @@ class Replay:
 
         ``uniform``, a scalar in (0, 1), chooses the rollout.
         """
-        stored = self.tensors["added"].clamp(max=len(self.tensors["answers"]))
+        stored = self.tensors["added"].clamp(max=len(self))
         row = (uniform.double() * stored).long()[None]  # in float32 it could round up to 1
         names = ("glimpses", "locations", "answers", "rewards")
         drawn = (self.tensors[name].index_select(0, row)[0] for name in names)  # waits for no GPU
@@ -94,7 +107,6 @@ class Replay:
         for glimpse, location in zip(glimpses, locations, strict=True):
             output, state = model(glimpse / 255, location, state)
             unused = torch.zeros_like(rewards)
-            step = {"prediction": answers, "location_log_prob": unused, "reward": rewards}
-            steps.append({**step, "logits": output.logits, "baseline": output.baseline})
+            steps.append(Step(glimpse, location, output, state, answers, unused, rewards))
         terms = estimator.terms(Rollout.from_steps(answers, 1.0, steps), weights)
         return torch.stack(list(terms.label.values())).sum()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -150,6 +150,17 @@ def check_settings(settings: object, ranges: Mapping[str, Sequence[str]]) -> Non
                 raise ValueError(f"{name} must be {allowed}, got {value}")
 
 
+def check_used(settings: Any, users: Mapping[str, tuple[bool, str]]) -> None:
+    """Raise ValueError if a setting differs from its default though nothing uses it.
+
+    ``users``: whether other settings use a setting, and what would, by its name.
+    """
+    default = {each.name: each.default for each in fields(settings)}
+    for name, (used, user) in users.items():
+        if not used and (got := getattr(settings, name)) != default[name]:
+            raise ValueError(f"{name} needs {user}: set it to {default[name]}, got {got}")
+
+
 class Watch:
     """Remembers on a device the first update in which something was not finite.
 
@@ -183,24 +194,6 @@ def check_finite(
     elif not finite:
         broken = [name for name, value in values.items() if not value.isfinite().all()]
         raise FloatingPointError(f"update {update}: {', '.join(broken)} not finite; {_ADVICE}")
-
-
-@contextmanager
-def report_nonfinite_outputs(
-    update: int, outputs: Sequence[Sequence[Tensor | None]]
-) -> Iterator[None]:
-    """Turn an error into a FloatingPointError if the newest of ``outputs`` is not finite.
-
-    Finite weights can be so large that outputs overflow, which environment and torch refuse.
-    """
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        newest = [part for part in outputs[-1] if part is not None] if outputs else []
-        if all(part.isfinite().all() for part in newest):
-            raise
-        message = f"update {update}: the model's outputs are not finite; {_ADVICE}"
-        raise FloatingPointError(message) from error
 
 
 def check_validation_images(wanted: int | None, num_images: int) -> None:

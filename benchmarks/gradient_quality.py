@@ -54,12 +54,13 @@ import tyro
 from torch import Tensor, nn
 
 from agents.baselines import count_parameters
-from agents.estimators import ESTIMATORS, Estimator, Rollout, Terms, Weights
-from agents.evaluation import to_env, to_tensors
+from agents.episodes import play_episode
+from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
+from agents.labels import choose_label
 from agents.locations import sample_location
-from agents.losses import baseline_loss, cross_entropy, exact_dense_returns, reinforce_loss
-from agents.noise import Noise
-from agents.ram import RecurrentAttentionModel
+from agents.losses import exact_dense_returns
+from agents.noise import EpisodeNoise, Noise
+from agents.ram import Output, RecurrentAttentionModel
 from agents.runs.commands import parse_flags, run
 from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
@@ -67,7 +68,6 @@ from agents.training import check_settings, spread_seed
 from ram_env import find_task
 from train.comparison.results import to_csv
 from train.keywords import make_vector_env
-from train.reinforce import choose_label
 
 FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
 NUM_BLOCKS = 20  # of a reference
@@ -123,16 +123,10 @@ class Config:
         return Weights(policy_coef=policy_coef, baseline_coef=0.5, **rest)
 
 
-def exact_last_glimpse(rollout: Rollout, weights: Weights) -> Terms:
-    """As ``dense_exact``, with all weight on the last glimpse."""
+def exact_last_gain(rollout: Rollout, weights: Weights) -> Tensor:
+    """Return the gains that make the gradient of the last log-likelihood exact, (T - 1, N)."""
     last = [0.0] * (len(rollout.reward) - 1) + [1.0]
-    returns = exact_dense_returns(rollout.label_log_prob, last)  # (T - 1, N)
-    baseline = rollout.baseline[:-1]
-    location = {
-        "policy": reinforce_loss(rollout.location_log_prob[:-1], returns - baseline),
-        "baseline": weights.baseline_coef * baseline_loss(baseline, returns),
-    }
-    return Terms({"classifier": cross_entropy(rollout.label_log_prob, last)}, location, {})
+    return exact_dense_returns(rollout.label_log_prob, last)
 
 
 PAPER_CORE = replace(ESTIMATORS["paper"], location_reaches_core=True)
@@ -140,7 +134,9 @@ PAPER_CORE = replace(ESTIMATORS["paper"], location_reaches_core=True)
 MEASURED = {**ESTIMATORS, "paper, gradient in the core": PAPER_CORE}
 REFERENCES: dict[str, Estimator] = {
     "log-likelihood": ESTIMATORS["dense_exact"],
-    "log-likelihood, last glimpse": Estimator(exact_last_glimpse, "log-likelihood, last glimpse"),
+    "log-likelihood, last glimpse": replace(
+        ESTIMATORS["dense_exact"], returns=exact_last_gain, glimpses="last"
+    ),
     "reward, last glimpse": PAPER_CORE,
     "reward, every glimpse": replace(ESTIMATORS["every_glimpse"], location_reaches_core=True),
     "sampled reward": ESTIMATORS["reward_only"],
@@ -178,32 +174,30 @@ class Learner:
         fixed = {"action_format": "dict", "grid_size": None, "allow_stop": False, "split": "train"}
         keywords = {**settings.get("env_kwargs", {}), **fixed}
         env = make_vector_env(settings["env_id"], n, **keywords)
-        obs, infos = env.reset(seed=spread_seed(seed, n, rollouts)[0])
-        steps = range(env.task.num_glimpses)
-        noise = Noise(seed, range(n), num_glimpses=len(steps), num_classes=env.num_classes)
+        carry = env.reset(seed=spread_seed(seed, n, rollouts)[0])
+        num_glimpses, temperature = env.task.num_glimpses, float(self._estimator.samples_label)
+        noise = Noise(seed, range(n), num_glimpses=num_glimpses, num_classes=env.num_classes)
         for episode in itertools.count():
             std = self._config.std if model.location_std is None else model.location_std
-            label, drawn = torch.as_tensor(infos["label"]), noise.draw(episode)  # (N,)
-            state, steps, states = model.initial_state(n), [], []
-            for normal, clocks in zip(drawn.normal, drawn.clocks, strict=True):
-                output, state = model(*to_tensors(obs, label.device), state)
-                location, log_prob = sample_location(output.location_mean, std, normal)
-                sampled = clocks if self._estimator.samples_label else None
-                prediction = choose_label(output.logits, sampled)
-                action = to_env({"location": location, "label": prediction}, obs)
-                obs, reward, _, _, infos = env.step(action)
-                reward = torch.as_tensor(reward, dtype=torch.float32)
-                step = {"prediction": prediction, "location_log_prob": log_prob, "reward": reward}
-                steps.append({**step, "logits": output.logits, "baseline": output.baseline})
-                states.append(state[:, : model.config.hidden_size])
-            yield Rollout.from_steps(label, std, steps), torch.stack(states)
+            label, drawn = torch.as_tensor(carry[1]["label"]), noise.draw(episode)  # (N,)
+
+            def act(
+                step: int, output: Output, drawn: EpisodeNoise = drawn, std: float | Tensor = std
+            ) -> tuple[Tensor, Tensor, Tensor]:
+                answer = choose_label(output.logits, drawn.clocks[step], temperature)
+                return *sample_location(output.location_mean, std, drawn.normal[step]), answer
+
+            steps, carry = play_episode(model, env, carry, act)
+            states = torch.stack([step.state[:, : model.config.hidden_size] for step in steps])
+            yield Rollout.from_steps(label, std, steps), states
 
     def _fit_baseline(self) -> None:
         """Fit the baseline network, which is linear, to some batches, if the estimator uses it."""
         count = math.ceil(FIT_EPISODES / self._config.num_envs)
         with torch.no_grad():
             rollouts, states = zip(*itertools.islice(self.batches, count), strict=True)
-        parts = {k: torch.cat([vars(each)[k] for each in rollouts], 1) for k in vars(rollouts[0])}
+        names = [name for name, part in vars(rollouts[0]).items() if part is not None]
+        parts = {k: torch.cat([vars(each)[k] for each in rollouts], 1) for k in names}
         h, network = torch.cat(states, 1), self.model.baseline_network  # (T, N, D)
         search = {"max_iter": 100, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.LBFGS(network.parameters(), **search)

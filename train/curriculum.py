@@ -145,6 +145,11 @@ class CurriculumEnv(VectorWrapper):
             raise AttributeError(name)
         return getattr(self.env, name)
 
+    @property
+    def valid(self) -> Any:
+        """Whether all actions so far were allowed, of an environment that doesn't refuse others."""
+        return getattr(self.env, "valid", True)
+
     def __str__(self) -> str:
         """Return which stage of how many this is, and what is different in it."""
         here = f"stage {self.stage + 1} of {len(self._envs)}: "

@@ -23,6 +23,7 @@ import tyro
 
 from agents import diagnostics
 from agents.controls import CONTROLS, Control, to_boxes
+from agents.episodes import to_tensors
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -30,7 +31,6 @@ from agents.evaluation import (
     score_at_stop,
     score_by_glimpse,
     score_mean_of_passes,
-    to_tensors,
 )
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import RunConfig, parse_flags, run

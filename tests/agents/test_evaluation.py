@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from agents.controls import Control
+from agents.episodes import play_episode, to_env, to_tensors
 from agents.evaluation import (
     Beliefs,
     Score,
@@ -19,8 +20,6 @@ from agents.evaluation import (
     score_by_glimpse,
     score_mean_of_passes,
     score_sampled_labels,
-    to_env,
-    to_tensors,
 )
 from agents.ram import Output, RAMConfig, RecurrentAttentionModel
 
@@ -222,3 +221,17 @@ def test_of_several_passes_the_first_is_scored():
     assert score_at_stop(beliefs) == (Score(0, 1), 1)
     cold = beliefs._replace(log_p=beliefs.log_p / 0.001)  # labels may be of any temperature
     assert score_sampled_labels(cold, torch.Generator()) == Score(0, 1)
+
+
+@pytest.mark.parametrize(("broken", "error"), [(math.nan, FloatingPointError), (0.0, ValueError)])
+def test_a_refused_action_counts_as_divergence_only_where_an_output_is_not_finite(
+    toy_dataset, broken, error
+):
+    def act(_: int, output: Output) -> Any:
+        output.baseline.fill_(broken)
+        return torch.full((8, 2), torch.nan), torch.zeros(8), torch.zeros(8).long()
+
+    env: Any = make_toy_env(8)
+    model: Any = Sampler()
+    with pytest.raises(error, match="not finite" if error is FloatingPointError else "location"):
+        play_episode(model, env, env.reset(), act)

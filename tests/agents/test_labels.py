@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.labels import sample_label
+from agents.labels import choose_label, sample_label
 from tests.pretend_gpu import GPUS
 
 
@@ -22,3 +22,11 @@ def test_labels_from_nan_are_labels(device):
     nan = torch.full((4, 3), torch.nan, device=device)
     label = sample_label(nan, torch.ones_like(nan))
     assert ((label >= 0) & (label < 3)).all()
+
+
+def test_labels_are_sampled_at_their_temperature_and_at_0_the_likeliest_is_taken():
+    logits = torch.tensor([3.0, 1.0]).log().repeat(100_000, 1)  # p^2 is 9 to 1
+    clocks = torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(0))
+    label = choose_label(logits, clocks, 0.5)
+    assert float((label == 0).float().mean()) == pytest.approx(9 / 10, abs=0.005)
+    assert not choose_label(logits, clocks, 0.0).any()

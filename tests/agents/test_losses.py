@@ -20,7 +20,6 @@ from agents.losses import (
     normalise,
     reinforce_loss,
     reward_to_go,
-    stop_loss,
 )
 
 
@@ -28,27 +27,6 @@ def test_reward_to_go_by_hand():
     reward = torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 1.0]])
     # 1 + 2 + 4, 2 + 4, 4; 0 + 0 + 1, 0 + 1, 1
     assert reward_to_go(reward).tolist() == [[7, 1], [6, 1], [4, 1]]
-
-
-def test_stopping_by_hand():
-    # s = 1/2 and 3/4; V_3 = 1, V_2 = 3/4 * 0.2 + 1/4 * 1 = 0.4, so going on gains 0.4 - 0.1 at the
-    # first glimpse and 1 - 0.2 at the second
-    logit = torch.tensor([[1.0], [3.0], [0.1]]).log()
-    loss = stop_loss(logit, torch.tensor([[0.1], [0.2], [1.0]]))
-    assert loss.item() == pytest.approx(1 / 2 * 0.3 + 3 / 4 * 0.8)
-    # H(1/2) + H(3/4) = 0.69315 + 0.56234
-    entropy = loss.item() - stop_loss(logit, torch.tensor([[0.1], [0.2], [1.0]]), 0.1).item()
-    assert entropy == pytest.approx(0.1 * 1.25549, abs=1e-6)
-
-
-def test_the_first_stop_has_the_exact_policy_gradient():
-    torch.manual_seed(0)
-    logit, reward = torch.randn(5, 40, requires_grad=True), torch.randn(5, 40)
-    (ours,) = torch.autograd.grad(stop_loss(logit, reward), logit)
-    s = torch.cat([logit[:-1].sigmoid(), torch.ones(1, 40)])
-    reach = torch.cat([torch.ones(1, 40), (1 - s[:-1]).cumprod(0)])  # that glimpse t is seen
-    (exact,) = torch.autograd.grad(-(reach * s * reward).sum(0).mean(), logit)
-    torch.testing.assert_close(ours * reach, exact)  # times the chance of t
 
 
 def test_leave_one_out_is_the_mean_of_the_other_rollouts():

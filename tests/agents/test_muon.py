@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from agents.learner import make_optimizer
 from agents.muon import Muon, is_matrix, orthogonal
-from agents.ram import CORES
-from train.reinforce import Config, make_env, make_model, make_optimizer
+from agents.ram import CORES, RecurrentAttentionModel
+from train.reinforce import Config
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (20, 50), (50, 20)])
@@ -89,7 +90,7 @@ def test_parameters_that_are_not_so_many_matrices_are_refused(shape):
 def test_the_trainer_gives_it_all_thick_matrices_but_the_outputs_and_the_cores_gates_apart(core):
     flags: Any = {"env_id": "SignpostGlimpse-v0", "optimizer": "muon", "learned_std": True}
     config = Config(core=core, hidden_size=48, **flags)
-    model = make_model(config, make_env(config, torch.device("cpu"), 1))
+    model = RecurrentAttentionModel(config.sizes((3, 12, 12), 10))
     model.action_network = nn.Linear(48, 100)  # of more classes
     groups = make_optimizer(config, model).param_groups
     blocks = {id(p): group["blocks"] for group in groups for p in group["params"]}

@@ -18,7 +18,6 @@ from agents.training import (
     choose_bf16,
     choose_device,
     clip_gradients,
-    report_nonfinite_outputs,
     spread_seed,
     validation_updates,
     warmed_up_decay,
@@ -49,18 +48,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named():
     last.bias.grad[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"update 3: gradient of 1\.bias not finite"):
         clip_gradients(model, 0.1, update=3)
-
-
-def test_an_error_is_called_divergence_only_where_the_newest_outputs_are_not_finite():
-    sound, broken = [torch.ones(2), None], [torch.ones(2), torch.tensor([1, torch.inf])]
-    for outputs in ([], [sound], [broken, sound]):
-        with pytest.raises(ValueError, match="a bug"), report_nonfinite_outputs(3, outputs):
-            raise ValueError("a bug")
-    for error in (ValueError("action"), RuntimeError("probabilities")):
-        said = pytest.raises(FloatingPointError, match="update 3: the model's outputs are not fin")
-        with said as caught, report_nonfinite_outputs(3, [sound, broken]):
-            raise error
-        assert caught.value.__cause__ is error
 
 
 def test_the_last_update_is_always_among_the_spaced_ones():

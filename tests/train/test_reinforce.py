@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agents import episodes, learner
 from agents.controls import Control, oracle_location, raster_locations, to_boxes
-from agents.estimators import ESTIMATORS, Terms
+from agents.estimators import ESTIMATORS, Estimator, Terms
 from agents.evaluation import score_at_stop
-from agents.losses import stop_loss
 from agents.noise import Noise
-from agents.ram import Output, RecurrentAttentionModel
+from agents.ram import RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.checkpoints import latest_checkpoint
 from agents.runs.loading import PRETRAINED, load_run
@@ -36,8 +37,10 @@ from tests.script_helpers import (
     register_variant,
 )
 from tests.train.comparison.job_programs import harvest_run
-from train import reinforce
-from train.reinforce import Config, make_env, make_model, parse
+from train import environments, presets, reinforce, settings, validation
+from train.environments import make_env, to_shift
+from train.presets import read_preset
+from train.reinforce import Config, parse
 
 SHORT = {"env_id": "SignpostGlimpse-v0", "num_validations": 2, "threads": 1, "log_every": 5}
 SHORT |= {"device": "cpu", "num_envs": 128, "hidden_size": 64, "conv_features": 4}
@@ -123,15 +126,15 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
 def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they_are_called(
     tmp_path, capsys, monkeypatch, locations, estimator, of_location, others
 ):
-    def terms(*words: Any) -> Terms:
+    def loss(_: Estimator, *words: Any) -> Terms:
         groups = original.terms(*words)
         return Terms(*({f"my_{name}": term for name, term in group.items()} for group in groups))
 
     original = ESTIMATORS[estimator]
-    monkeypatch.setitem(ESTIMATORS, estimator, replace(original, terms=terms))
+    monkeypatch.setitem(ESTIMATORS, estimator, replace(original, loss=loss))
     flags = {"locations": locations, "estimator": estimator, "keep": "last", "num_validations": 1}
-    for name, episodes in (("short", 128), ("long", 1280)):
-        train(tmp_path / name, capsys, total_episodes=episodes, **flags)
+    for name, total in (("short", 128), ("long", 1280)):
+        train(tmp_path / name, capsys, total_episodes=total, **flags)
     short, long = weights_of(tmp_path / "short"), weights_of(tmp_path / "long")
     networks = ("location_network.mean.weight", "action_network.weight", "baseline_network.weight")
     learned = [not torch.equal(short[name], long[name]) for name in networks]
@@ -193,10 +196,10 @@ def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
     adamw = note_calls(monkeypatch, torch.optim, "AdamW")
     seeds = note_calls(monkeypatch, torch, "manual_seed")
     moves = note_calls(monkeypatch, Training, "move_mean")
-    clips, spreads, models, decays = (
-        note_calls(monkeypatch, reinforce, name)
-        for name in ("clip_gradients", "spread_seed", "RAMConfig", "warmed_up_decay")
-    )
+    clips = note_calls(monkeypatch, learner, "clip_gradients")
+    models = note_calls(monkeypatch, settings, "RAMConfig")
+    spreads = [note_calls(monkeypatch, owner, "spread_seed") for owner in (reinforce, environments)]
+    decays = note_calls(monkeypatch, reinforce, "warmed_up_decay")
     sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0}
     sizes |= {"location": "absolute", "location_hidden": 0}
     flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
@@ -208,8 +211,8 @@ def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
     assert decayed == {0.02, 0.0}  # the std isn't decayed
     assert clips[-1].args[1] == 0.7
     assert decays[-1].args[0] == moves[-1].args[1] == 0.3
-    assert spreads[-1].args[:3] == (5, 128, 2)
-    assert (spreads[0].args, seeds[0].args) == ((5, 128), spreads[0].result[1:])
+    assert spreads[1][-1].args[:3] == (5, 128, 2)
+    assert (spreads[0][0].args, seeds[0].args) == ((5, 128), spreads[0][0].result[1:])
     expected = {**sizes, "initial_std": 0.4, "identity_core": True}
     assert expected.items() <= models[-1].keywords.items()
 
@@ -238,21 +241,18 @@ def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
         torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("core", ["rnn", "lstm"])
-@pytest.mark.parametrize("init", ["identity", "uniform"])
-def test_only_an_rnn_core_starts_as_the_identity_where_asked_for(core, init):
-    config = Config(core=core, env_id="SignpostGlimpse-v0", recurrent_init=init)
-    model = make_model(config, make_env(config, torch.device("cpu"), 1))
-    assert model.config.identity_core == ((core, init) == ("rnn", "identity"))
+def test_only_an_rnn_core_starts_as_the_identity_where_asked_for():
+    for core, init in product(("rnn", "lstm"), ("identity", "uniform")):
+        sizes = Config(core=core, recurrent_init=init).sizes((3, 12, 12), 10)
+        assert sizes.identity_core == ((core, init) == ("rnn", "identity"))
 
 
 def test_the_estimator_decides_where_the_locations_gradient_stops_unless_a_flag_does():
     for estimator, own in (("paper", False), ("dense", True)):
         for flag, reaches in (("estimator", own), ("core", True), ("stopped", False)):
-            flags = ["--estimator", estimator, "--location-gradient", flag]
-            config = parse([*flags, "--env-id", "SignpostGlimpse-v0"])
-            model = make_model(config, make_env(config, torch.device("cpu"), 1))
-            assert model.config.location_reaches_core == reaches
+            changes: Any = {"estimator": estimator, "location_gradient": flag}
+            config = Config(**changes)
+            assert config.sizes((3, 12, 12), 10).location_reaches_core == reaches
 
 
 def test_a_learned_std_moves_and_is_stored_but_weight_decay_leaves_it_alone(tmp_path, capsys):
@@ -278,17 +278,10 @@ def test_the_location_networks_rate_is_a_multiple_that_moves_nothing_at_zero(tmp
     assert moved == {name.split(".")[0] for name in still} - {"location_network"}
 
 
-def test_labels_are_sampled_at_their_temperature():
-    logits = torch.tensor([3.0, 1.0]).log().repeat(100_000, 1)  # p^2 is 9 to 1
-    clocks = torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(0))
-    label = reinforce.choose_label(logits, clocks, 0.5)
-    assert float((label == 0).float().mean()) == pytest.approx(9 / 10, abs=0.005)
-
-
 def test_shifting_locations_shifts_the_image(toy_dataset):
     noise = torch.rand(200, 2)
-    shift = reinforce.to_shift(noise, 1, largest=2, side=28)
-    of_four = reinforce.to_shift(noise, 4, largest=2, side=28)
+    shift = to_shift(noise, 1, largest=2, side=28)
+    of_four = to_shift(noise, 4, largest=2, side=28)
     assert torch.equal(of_four, shift[::4].repeat_interleave(4, 0))
     pixels = shift * 14  # of 28 px, locations in -1..1
     assert torch.equal(pixels.unique(), torch.arange(-2.0, 3.0))
@@ -304,7 +297,7 @@ def test_shifting_locations_shifts_the_image(toy_dataset):
 def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, capsys, monkeypatch):
     shift = torch.tensor([0.25, -0.5]).repeat(128, 1)
     monkeypatch.setattr(reinforce, "to_shift", lambda *_: shift)
-    observed = note_calls(monkeypatch, reinforce, "to_tensors")
+    observed = note_calls(monkeypatch, episodes, "to_tensors")
     forward = note_calls(monkeypatch, RecurrentAttentionModel, "forward")
     samples = note_calls(monkeypatch, reinforce, "sample_location")
     steps = note_calls(monkeypatch, GlimpseVectorEnv, "step")
@@ -326,13 +319,13 @@ def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, c
 def test_the_running_mean_is_validated_and_its_last_weights_are_kept_where_asked_for(
     tmp_path, capsys, monkeypatch
 ):
-    play, seen = reinforce.play_split, []
+    play, seen = validation.play_split, []
 
     def note(model: Any, *words: Any, **keywords: Any) -> Any:
         seen.append({name: part.clone() for name, part in model.state_dict().items()})
         return play(model, *words, **keywords)
 
-    monkeypatch.setattr(reinforce, "play_split", note)
+    monkeypatch.setattr(validation, "play_split", note)
     flags = {"keep": "last", "learning_rate": 0.05, "final_split": "validation", "ema": 0.9}
     lines = train(tmp_path / "run", capsys, num_validations=8, **flags)
     assert not any("chosen as the best" in line for line in lines)
@@ -351,7 +344,7 @@ def test_the_running_mean_is_validated_and_its_last_weights_are_kept_where_asked
 def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(
     tmp_path, capsys, monkeypatch
 ):
-    played = note_calls(monkeypatch, reinforce, "play_split")
+    played = note_calls(monkeypatch, validation, "play_split")
     for name, sampled in (("plain", False), ("sampled", True)):
         train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
     plain, sampled = weights_of(tmp_path / "plain"), weights_of(tmp_path / "sampled")
@@ -369,8 +362,8 @@ def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing
 def test_validation_of_the_sampled_policy_samples_labels_at_their_temperature(
     tmp_path, capsys, monkeypatch
 ):
-    played = note_calls(monkeypatch, reinforce, "play_split")
-    scored = note_calls(monkeypatch, reinforce, "score_sampled_labels")
+    played = note_calls(monkeypatch, validation, "play_split")
+    scored = note_calls(monkeypatch, validation, "score_sampled_labels")
     how = {"estimator": "outcome", "label_temperature": 0.5, "validate_sampled": True}
     train(tmp_path / "run", capsys, **how)
     assert len(scored) == 2
@@ -441,25 +434,16 @@ def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(
     assert [call.args[1] for call in judged] == pytest.approx(costs, rel=1e-4)
 
 
-def test_stopping_pays_for_being_right_and_costs_a_price_per_glimpse():
-    rest = {"location_mean": torch.zeros(1, 2), "baseline": torch.zeros(1)}
-    logits, stops = torch.tensor([[[2.0, 1.0]], [[1.0, 2.0]]]), torch.tensor([[0.3], [-0.2]])
-    pairs = zip(logits, stops, strict=True)
-    outputs = [Output(logits=each, stop_logit=stop, **rest) for each, stop in pairs]
-    loss = reinforce.stop_loss_of(outputs, torch.tensor([1]), 0.1, 0.02)
-    assert torch.equal(loss, stop_loss(stops, torch.tensor([[-0.1], [0.8]]), 0.02))
-
-
 def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypatch):
     assert parse(["--preset", "None"]) == parse([])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match=r"preset must be a \.toml file or among .*got 'worst'"):
         parse(["--preset", "worst"])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         parse(["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for preset in reinforce.PRESETS:
-        first = (reinforce.PRESET_FOLDER / f"{preset}.toml").read_text().partition("\n")[0]
+    for preset in presets.preset_names():
+        first = (presets.FOLDER / f"{preset}.toml").read_text().partition("\n")[0]
         assert f"{preset}: {first.removeprefix('# ')}" in text
     for group in ("run", "task", "model", "learning", "logging"):
         assert f"{group} options" in text
@@ -473,11 +457,10 @@ def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypa
         (b"std = ", r"x\.toml"),
     ],
 )
-def test_a_bad_preset_is_refused_with_the_name_of_its_file(tmp_path, monkeypatch, content, message):
+def test_a_bad_preset_is_refused_with_the_name_of_its_file(tmp_path, content, message):
     (tmp_path / "x.toml").write_bytes(content)
-    monkeypatch.setattr(reinforce, "PRESET_FOLDER", tmp_path)
     with pytest.raises(ValueError, match=message):
-        reinforce.read_preset("x")
+        read_preset(str(tmp_path / "x.toml"))
 
 
 @pytest.mark.parametrize("published", sorted(PRETRAINED.glob("*/config.json")), ids=str)
@@ -487,7 +470,7 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
     preset = stored.pop("preset") or f"{rule}-{task}"  # a comparison names none
     for name in ("device", "validation_images", "validate_sampled", "log_every"):
         stored.pop(name, None)  # how a comparison logs
-    config = asdict(reinforce.read_preset(preset))
+    config = asdict(read_preset(preset))
     assert {name: config[name] for name in stored} == stored
 
 
@@ -630,7 +613,7 @@ def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, m
         else:  # as its weights stop, played again
             how = {"split": "test", "order": "sequential"}
             env = make_env(Config(env_id=env_id), torch.device("cpu"), 500, **how)
-            beliefs = reinforce.play_split(load_run(run_dir)[0], env, env.num_images)
+            beliefs = validation.play_split(load_run(run_dir)[0], env, env.num_images)
             assert result["glimpses"] == score_at_stop(beliefs)[1]
 
 
@@ -645,26 +628,21 @@ def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsy
         train(tmp_path / "third", capsys, hidden_size=8, **more)
 
 
-def test_a_replay_holds_the_scored_answers_and_each_of_its_steps_begins_without_a_gradient(
+def test_a_replay_holds_the_scored_answers_and_its_gradients_are_clipped(
     tmp_path, capsys, monkeypatch
 ):
-    loss = Replay.loss
-
-    def fresh(self: Replay, model: Any, *more: Any) -> Any:
-        assert all(p.grad is None for p in model.parameters())
-        return loss(self, model, *more)
-
-    monkeypatch.setattr(Replay, "loss", fresh)
     played = note_calls(monkeypatch, GlimpseVectorEnv, "step")
     stored = note_calls(monkeypatch, Replay, "add")
-    clipped = note_calls(monkeypatch, reinforce, "clip_gradients")
+    clipped = note_calls(monkeypatch, learner, "clip_gradients")
     flags = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "max_grad_norm": 0.7}
     train(tmp_path / "run", capsys, num_envs=8, total_episodes=24, **flags)
     assert [call.args[1] for call in clipped] == [0.7] * 3 * (1 + 2)
     answers = [call for call in played if call.args[0].num_envs == 8][3::4]  # scored in training
     for kept, answer in zip(stored, answers, strict=True):
         label, reward = answer.args[1]["label"], answer.result[1]
-        assert [part.tolist() for part in kept.args[3:]] == [label.tolist(), reward.tolist()]
+        last = kept.args[1][-1]
+        assert last.prediction.tolist() == label.tolist()
+        assert last.reward.tolist() == reward.tolist()
 
 
 # Learning, on tasks whose bounds are known: what the agent needs, and that it is needed

@@ -1,0 +1,291 @@
+"""The settings of train/reinforce.py, in groups that check themselves; every one is a flag."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from agents.controls import CONTROLS
+from agents.distributed import num_ranks
+from agents.estimators import ESTIMATORS, Estimator, Weights
+from agents.ram import CORES, RAMConfig
+from agents.stopping import STOP_HIDDEN, learn_to_stop
+from agents.training import check_settings, check_used
+from train.keywords import AgentConfig
+
+
+@dataclass(frozen=True)
+class StartConfig(AgentConfig):
+    """Where a run starts from."""
+
+    preset: str | None = None
+    """Settings in place of the defaults, which other flags override: a TOML file or a name."""
+    initial: str | None = None
+    """Weights to start from: the name of a published agent, such as cluttered, or a run folder."""
+
+
+@dataclass(frozen=True)
+class EpisodeConfig(StartConfig):
+    """What an episode of training is."""
+
+    locations: Literal[CONTROLS] = "learned"  # pyright: ignore[reportInvalidTypeForm]
+    """Who chooses where to look: the learned policy, or a rule in its place."""
+    shift: int = 0
+    """Largest random shift of each training image along x and along y, in pixels."""
+    glimpse_cost: float = 0.0
+    """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
+
+    def __post_init__(self) -> None:
+        """Check the group."""
+        super().__post_init__()
+        check_settings(self, {"at least 0": ("shift", "glimpse_cost")})
+        task = self.task
+        side = min(replace(task, **each).side for each in ({}, *(s.env for s in self.stages)))
+        if task.glimpse_cost and self.glimpse_cost:
+            raise ValueError(f"glimpse_cost must be 0 for {self.env_id}, which has its own")
+        if self.shift and self.locations == "oracle":
+            raise ValueError("shift must be 0 with locations oracle")
+        if self.shift >= side:
+            raise ValueError(
+                f"shift must be less than the {side} pixels of the smallest canvas, got "
+                f"{self.shift}"
+            )
+
+    @property
+    def price(self) -> float | None:
+        """Price of a glimpse where the agent learns to stop, None where it doesn't."""
+        learns = self.task.allow_stop or self.glimpse_cost > 0
+        return (self.glimpse_cost or self.task.glimpse_cost) if learns else None
+
+
+@dataclass(frozen=True)
+class ModelConfig(EpisodeConfig):
+    """What the agent is made of."""
+
+    core: Literal[tuple(CORES)] = "gru"  # pyright: ignore[reportInvalidTypeForm]
+    """Type of the recurrent core. The paper's is rnn."""
+    recurrent_init: Literal["identity", "uniform"] = "identity"
+    """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
+    which gru and lstm cores always use. The paper doesn't say."""
+    hidden_size: int = 160
+    """Units of the recurrent core. The paper's has 256."""
+    see_time: bool = False
+    """Show the core the share of glimpses so far. The paper's core doesn't see it."""
+    state_cap: float = 0.0
+    """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
+    conv_features: int = 32
+    """Channels of the first convolution over the glimpse; a second has twice as many. 0 leaves both
+    out, as in the paper."""
+    location: Literal["offset", "absolute"] = "offset"
+    """What the location network predicts: an offset from the present location, or a location."""
+    location_hidden: int = 128
+    """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
+    location_gradient: Literal["estimator", "core", "stopped"] = "estimator"
+    """Whether the location network's gradient flows into the core or is stopped before it. By
+    default the estimator decides."""
+    std: float = 0.2
+    """Standard deviation of the location policy at the start, in units of half an image."""
+    final_std: float | None = 0.03
+    """Standard deviation of the location policy at the end. It falls geometrically. None keeps
+    std, as in the paper."""
+    learned_std: bool = False
+    """Learn the standard deviations of x and y, from std on (with --initial: from that run's), in
+    place of a schedule."""
+    bf16: bool = True
+    """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
+    graph: bool = False
+    """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
+
+    def __post_init__(self) -> None:
+        """Check the group."""
+        super().__post_init__()
+        check_settings(self, {"at least 0": ("state_cap",), "positive": ("std", "final_std")})
+        if self.graph and num_ranks() > 1:
+            raise ValueError(
+                f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
+                "several GPUs' messages is untested"
+            )
+        if not self.learned_std and (self.final_std or 0) > self.std:
+            raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
+
+    @property
+    def users(self) -> dict[str, tuple[bool, str]]:
+        """Whether the other settings use a setting, and what uses it, by name."""
+        return {
+            "state_cap": (self.core == "rnn", "core rnn"),
+            "final_std": (not self.learned_std, "a std that isn't learned"),
+        }
+
+
+@dataclass(frozen=True)
+class LearningConfig(ModelConfig):
+    """How the agent learns."""
+
+    total_episodes: int = 700_000
+    """Number of training episodes. The schedules end with the last one."""
+    num_envs: int = 512
+    """Number of episodes played in parallel, over all processes: the batch of one update."""
+    estimator: Literal[tuple(ESTIMATORS)] = "dense_log_odds"  # pyright: ignore[reportInvalidTypeForm]
+    """How the agent learns from an episode: see agents/estimators.py."""
+    num_rollouts: int = 1
+    """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
+    divide num_envs."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "muon"
+    """Optimizer: Muon for matrices with AdamW for the rest, AdamW alone, or SGD with momentum 0.9
+    as in the paper."""
+    learning_rate: float = 2e-3
+    """Learning rate at the start. It falls to 0 along half a cosine."""
+    location_rate: float = 1.0
+    """Learning rate of the location network, in multiples of the others'."""
+    muon_rate: float = 3.0
+    """Learning rate of the matrices that Muon moves, in multiples of the others'."""
+    label_temperature: float = 1.0
+    """Temperature of the softmax from which the outcome estimators sample labels."""
+    replay_steps: int = 0
+    """Further steps of the classifier per update, each on an old rollout (outcome estimators)."""
+    replay_size: int = 200
+    """Number of newest rollouts that the replay holds, of num_envs episodes each."""
+    discount: float = 0.5
+    """Discount on the credit for glimpses after the next one (outcome estimators and most dense
+    ones). Above 1, the last glimpses count most."""
+    max_log_odds: float = 9.0
+    """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
+    normalise_by_step: bool = False
+    """Normalise the return of each glimpse's location on its own (estimators that normalise)."""
+    policy_coef: float = 0.2
+    """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
+    baseline_coef: float = 0.5
+    """Weight of the baseline's loss."""
+    entropy_coef: float = 0.01
+    """Weight of the entropy of location and label, with reward_only and reward_only_no_baseline,
+    and of stopping."""
+    max_grad_norm: float = 1.0
+    """Norm to which longer gradients are clipped; 1e9 clips none."""
+    weight_decay: float = 0.0
+    """Weight decay, in multiples of each weight's learning rate: decoupled from the gradient
+    with adamw and muon, added to it with sgd."""
+    beta2: float = 0.999
+    """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
+    ema: float = 0.999
+    """Decay of the running mean of the weights. The mean is what is validated and stored."""
+
+    def __post_init__(self) -> None:
+        """Check the group."""
+        super().__post_init__()
+        weights = ("discount", "policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
+        ranges = {
+            "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
+            "positive": ("learning_rate", "max_log_odds", "max_grad_norm", "label_temperature"),
+            "at least 0": (*weights, "location_rate", "muon_rate", "replay_steps"),
+            "in [0, 1)": ("ema", "beta2"),
+        }
+        check_settings(self, ranges)
+        row = ESTIMATORS[self.estimator]
+        self._check_task(row)
+        rollouts, envs = self.num_rollouts, self.num_envs
+        normalised = envs * (1 if self.normalise_by_step else self.task.num_glimpses - 1)
+        if row.normalises and normalised < 2:
+            raise ValueError(
+                f"num_envs must be at least 2 for {self.estimator} here, since it normalises over "
+                f"lanes, got {envs}"
+            )
+        if envs % rollouts:
+            raise ValueError(f"num_rollouts must divide num_envs={envs}, got {rollouts}")
+        if row.needs_rollouts and rollouts < 2:
+            raise ValueError(
+                f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"
+            )
+        check_used(self, self.users)
+
+    @property
+    def users(self) -> dict[str, tuple[bool, str]]:
+        """Whether the other settings use a setting, and what uses it, by name."""
+        row = ESTIMATORS[self.estimator]
+        has_entropy = row.objective == "sampled reward" or self.price is not None
+        return {
+            **super().users,
+            "muon_rate": (self.optimizer == "muon", "optimizer muon"),
+            "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
+            "replay_size": (self.replay_steps > 0, "replay_steps"),
+            "replay_steps": (row.binary_reward, "an outcome estimator"),
+            "label_temperature": (row.binary_reward, "an outcome estimator"),
+            "max_log_odds": (self.estimator == "dense_log_odds", "estimator dense_log_odds"),
+            "discount": (row.discounts, "an estimator that discounts"),
+            "policy_coef": (row.weighted, "another estimator than dense_exact"),
+            "baseline_coef": (row.learns_baseline, "an estimator with a learned baseline"),
+            "normalise_by_step": (row.normalises, "an estimator that normalises"),
+            "entropy_coef": (has_entropy, "a reward_only estimator or a stop action"),
+        }
+
+    def _check_task(self, row: Estimator) -> None:
+        """Raise ValueError unless an estimator can learn from the task."""
+        task, name, stops = self.task, self.estimator, self.price is not None
+        if stops and not row.sees_label:
+            raise ValueError(
+                "estimator must see the label if the agent can stop (allow_stop or a "
+                f"glimpse_cost), since stopping is learned from it, got {name}"
+            )
+        if task.num_glimpses < 2 and row.objective != "sampled reward":
+            raise ValueError(
+                f"num_glimpses must be at least 2 for {name}, which compares glimpses or "
+                f"has a baseline for locations, got {task.num_glimpses}"
+            )
+        if row.binary_reward and (task.reward != "final" or task.glimpse_cost):
+            raise ValueError(
+                f"{name} needs a reward of 0 or 1 for the last label (reward='final', no "
+                f"glimpse_cost), but {self.env_id} has reward={task.reward!r} and "
+                f"glimpse_cost={task.glimpse_cost}"
+            )
+        allowed = ("final", "dense") if row.sees_label and not stops else ("final",)
+        if task.reward not in allowed:
+            raise ValueError(
+                f"reward must be {' or '.join(map(repr, allowed))} for {name}"
+                f"{' if the agent can stop' if stops else ''}, got {task.reward!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Config(LearningConfig):
+    """Settings of a run."""
+
+    @property
+    def row(self) -> Estimator:
+        """The estimator; where the agent learns to stop, with the loss of that."""
+        return learn_to_stop(ESTIMATORS[self.estimator], self.price)
+
+    @property
+    def weights(self) -> Weights:
+        """The estimator's weights."""
+        return Weights(**{name: getattr(self, name) for name in Weights.__dataclass_fields__})
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the answers in training; 0 takes the likeliest."""
+        return self.label_temperature if ESTIMATORS[self.estimator].samples_label else 0.0
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the weights: as many as the episodes fill."""
+        return math.ceil(self.total_episodes / self.num_envs)
+
+    def scheduled_std(self, update: int) -> float:
+        """Return the standard deviation of the location policy in an update."""
+        ratio = (self.final_std or self.std) / self.std
+        return self.std * ratio ** (update / self.num_updates)
+
+    def sizes(self, glimpse_shape: tuple[int, int, int], num_classes: int) -> RAMConfig:
+        """Return the sizes of the agent for glimpses (P, G, G) and K classes."""
+        own = ("hidden_size", "core", "state_cap", "conv_features", "location", "location_hidden")
+        of_estimator = ESTIMATORS[self.estimator].location_reaches_core
+        reaches_core = {"estimator": of_estimator, "core": True, "stopped": False}
+        return RAMConfig(
+            glimpse_shape,
+            num_classes,
+            identity_core=self.core == "rnn" and self.recurrent_init == "identity",
+            location_reaches_core=reaches_core[self.location_gradient],
+            num_glimpses=self.task.num_glimpses if self.see_time else 0,
+            initial_std=self.std if self.learned_std else 0.0,
+            stop_hidden=0 if self.price is None else STOP_HIDDEN,
+            **{name: getattr(self, name) for name in own},
+        )

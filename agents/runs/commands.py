@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -10,9 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -21,7 +22,7 @@ import gymnasium
 import torch
 
 from agents import distributed
-from agents.runs.files import convert, first_line
+from agents.runs.files import convert, first_line, read_toml
 from agents.runs.records import printable, read_settings
 from agents.training import check_settings
 
@@ -73,6 +74,91 @@ LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_ever
 """The fields of :class:`RunConfig` but ``env_id``, for the groups of :func:`parse_flags`."""
 
 
+def expert(default: Any) -> Any:
+    """Return a field of a Config whose flag only ``--help-all`` shows."""
+    return field(default=default, metadata={"expert": True})
+
+
+def parse_flags(
+    config_class: type[ConfigT],
+    arguments: Sequence[str],
+    *,
+    description: str | None = None,
+    default: ConfigT | None = None,
+    presets: Path | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> ConfigT:
+    """Return the settings that a command line asks for.
+
+    A class of several bases has a box of flags per class in ``--help``, in their order, called as
+    the class is without a last word Config or Settings. A class with a field ``resume`` can
+    ``--resume``.
+
+    Args:
+        config_class: Dataclass of settings. A field is a flag; the string below it, its help.
+        arguments: Command line, without the program's name.
+        description: Text above the flags in ``--help``; by default the first line of the class's
+            module.
+        default: Values of the flags that are not given.
+        presets: Folder of TOML files that ``--preset`` takes by name: see :func:`read_preset`.
+        groups: Fields by title of their box, in place of the classes.
+    """
+    names = [each.name for each in fields(config_class)]  # pyright: ignore[reportArgumentType]
+    if "resume" in names and (resumed := read_resumed(config_class, arguments)) is not None:
+        return resumed
+    helps = _read_helps(config_class)
+    if presets is not None:
+        helps = {**helps, "preset": f"{helps['preset']} {_list_presets(presets)}"}
+        given = {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
+        if (name := given.get("--preset", "None")) != "None":
+            default = read_preset(config_class, name, presets, allowed=given.get("--env-id"))
+    if description is None:
+        description = (sys.modules[config_class.__module__].__doc__ or "").partition("\n")[0]
+    groups = groups or _group_by_class(config_class)
+    assert sorted(names) == sorted(chain(*groups.values()))
+    return config_class(**_read_flags(config_class, arguments, groups, helps, default, description))
+
+
+def _read_flags(
+    config_class: type,
+    arguments: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    helps: Mapping[str, str],
+    default: Any,
+    description: str,
+) -> dict[str, Any]:
+    """Return the values of the flags by name: see :func:`parse_flags`."""
+    import tyro  # an extra, which importing this module must not need
+
+    hints = get_type_hints(config_class, include_extras=True)
+    settings = {each.name: each for each in fields(config_class)}
+    hidden: set[str] = set()
+    if asked := {"-h", "--help", "--help-all"} & {*arguments}:
+        arguments = ["--help"]  # tyro takes no hidden flag
+        if "--help-all" not in asked:
+            hidden = {name for name, each in settings.items() if "expert" in each.metadata}
+
+    def flag(name: str) -> tuple[str, Any, Any]:
+        kind = Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))]
+        kind = tyro.conf.Suppress[kind] if name in hidden else kind
+        value = settings[name].default if default is None else getattr(default, name)
+        return name, kind, field(default=value)
+
+    # tyro draws one box per nested dataclass
+    boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
+    silent = tyro.conf.arg(help="")  # else tyro parses the source of the boxes' module for a help
+    nested = [(k, Annotated[box, silent], field(default=box())) for k, box in boxes.items()]
+    flags: Any = make_dataclass("Flags", nested if len(boxes) > 1 else map(flag, hints))
+    flat = (tyro.conf.OmitArgPrefixes,)
+    try:
+        parsed = vars(tyro.cli(flags, args=arguments, description=description, config=flat))
+    finally:
+        if hidden:
+            print("More flags, for experts: --help-all")
+    parts = map(vars, parsed.values()) if len(boxes) > 1 else (parsed,)
+    return {name: value for part in parts for name, value in part.items()}
+
+
 @cache
 def _read_helps(config_class: type) -> dict[str, str]:
     """Return the string below each field of a dataclass and of its bases, in one line each."""
@@ -83,51 +169,60 @@ def _read_helps(config_class: type) -> dict[str, str]:
     return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
-def parse_flags(
-    config_class: type[ConfigT],
-    arguments: Sequence[str],
-    *,
-    description: str | None = None,
-    default: ConfigT | None = None,
-    groups: Mapping[str, Sequence[str]] | None = None,
+def _group_by_class(config_class: type) -> dict[str, list[str]]:
+    """Return the fields by the class that brings them, in the order of the bases."""
+    classes = [each for each in config_class.__mro__ if is_dataclass(each)]
+    titles = [re.sub("(Config|Settings)$", "", each.__name__).lower() or "more" for each in classes]
+    owners = {
+        name: title
+        for each, title in zip(classes, titles, strict=True)
+        for name in inspect.get_annotations(each)
+    }
+    names = [each.name for each in fields(config_class)]
+    groups = {title: [name for name in names if owners[name] == title] for title in titles}
+    return {title: group for title, group in groups.items() if group}
+
+
+def _split(arguments: Sequence[str]) -> list[str]:
+    """Return the words of a command line, those such as ``--seed=4`` in two."""
+    parts = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
+    return [*chain(*parts)]
+
+
+def _list_presets(folder: Path) -> str:
+    """Return the presets of a folder by name, with the comment in the first line of each."""
+    lines = {
+        path.stem: path.read_text("utf-8").partition("\n")[0] for path in folder.glob("*.toml")
+    }
+    return " ".join(f"{name}: {line.removeprefix('# ')}" for name, line in sorted(lines.items()))
+
+
+def read_preset(
+    config_class: type[ConfigT], name: str, folder: Path, *, allowed: str | None = None
 ) -> ConfigT:
-    """Return the settings that a command line asks for.
+    """Return the settings of a TOML file; missing ones have their defaults.
 
     Args:
-        config_class: Dataclass of settings. A field is a flag; the string below it, its help.
-        arguments: Command line, without the program's name.
-        description: Text above the flags in ``--help``; by default the first line of the class's
-            module.
-        default: Values of the flags that are not given, with ``groups``.
-        groups: All fields of a training script, which can ``--resume``, by title of their box.
+        config_class: Dataclass of settings, with a field ``preset`` for the name.
+        name: Path to the file, which ends in ``.toml``, or the name of one in ``folder``.
+        folder: Folder with presets.
+        allowed: Environment id whose module the file may name: see :func:`check_env_id`.
+
+    Raises:
+        ValueError: If there is no such file, or it holds an unknown or bad setting. The message
+            names the file.
     """
-    import tyro  # an extra, which importing this module must not need
-
-    if groups is not None and (resumed := read_resumed(config_class, arguments)) is not None:
-        return resumed
-    if description is None:
-        description = (sys.modules[config_class.__module__].__doc__ or "").partition("\n")[0]
-    hints = get_type_hints(config_class, include_extras=True)
-    defaults = {each.name: each.default for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
-    if default is not None:
-        defaults = vars(default)
-    helps = _read_helps(config_class)
-
-    def flag(name: str) -> tuple[str, Any, Any]:
-        kind = Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))]
-        return name, kind, field(default=defaults[name])
-
-    if groups is None:
-        flags = make_dataclass("Flags", map(flag, hints))
-        return config_class(**vars(tyro.cli(flags, args=arguments, description=description)))
-    # tyro draws one box per nested dataclass
-    assert sorted(hints) == sorted(chain(*groups.values()))
-    boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
-    silent = tyro.conf.arg(help="")  # else tyro parses the source of the boxes' module for a help
-    nested = [(k, Annotated[box, silent], field(default=box())) for k, box in boxes.items()]
-    flags, flat = make_dataclass("Flags", nested), (tyro.conf.OmitArgPrefixes,)
-    boxed = tyro.cli(flags, args=arguments, description=description, config=flat)
-    return config_class(**{k: v for box in vars(boxed).values() for k, v in vars(box).items()})
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if path.parent == folder and not path.exists():
+        known = sorted(each.stem for each in folder.glob("*.toml"))
+        raise ValueError(f"preset must be a .toml file or among {known}, got {name!r}")
+    settings = read_toml(path)
+    known = {each.name for each in fields(config_class)} - {"preset", "run_dir", "resume"}  # pyright: ignore[reportArgumentType]
+    if unknown := sorted(settings.keys() - known):
+        raise ValueError(f"{path} is not valid: unknown settings {unknown}")
+    if "env_id" in settings:
+        check_env_id(settings["env_id"], path, allowed)
+    return replace(read_toml(path, config_class), preset=name)  # pyright: ignore[reportArgumentType]
 
 
 class Stopped(SystemExit):
@@ -175,8 +270,7 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
 
     The only other flag is ``--env-id`` with the run's own environment, to allow its import.
     """
-    pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
-    words = [part for pair in pairs for part in pair]
+    words = _split(arguments)
     if "--resume" not in words:
         return None
     flags = {k.replace("_", "-"): v for k, v in zip(words[::2], words[1::2], strict=False)}
@@ -190,7 +284,10 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
     names = {each.name for each in fields(config_class)}  # pyright: ignore[reportArgumentType]
     if differing := sorted(names ^ settings.keys()):
         raise ValueError(f"{folder} is of another script or version: settings {differing} differ")
-    check_env_id(settings["env_id"], folder, allowed=flags.get("--env-id"))
+    allowed = flags.get("--env-id")
+    if allowed not in (None, settings["env_id"]):
+        raise ValueError(f"{folder} is a run on {settings['env_id']!r}, got --env-id {allowed}")
+    check_env_id(settings["env_id"], folder / "config.json", allowed)
     settings |= {"run_dir": str(folder), "resume": str(folder)}
     try:
         return convert(settings, config_class)
@@ -198,15 +295,12 @@ def read_resumed(config_class: type[ConfigT], arguments: Sequence[str]) -> Confi
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
 
-def check_env_id(env_id: Any, run_dir: Path, allowed: str | None = None) -> None:
-    """Refuse a module that only a run folder names: making an environment would import it."""
-    path = run_dir / "config.json"
+def check_env_id(env_id: Any, path: Path, allowed: str | None = None) -> None:
+    """Refuse a module that only a file names: making an environment would import it."""
     if not isinstance(env_id, str) or not env_id.isprintable():
         raise ValueError(f"{path}: env_id must be a printable string, got {env_id!r}")
-    if allowed not in (None, env_id):
-        raise ValueError(f"{run_dir} is a run on {env_id!r}, got --env-id {allowed}")
     module = env_id.rpartition(":")[0]
-    if allowed is None and module not in ("", "ram_env", *sys.modules):
+    if env_id != allowed and module not in ("", "ram_env", *sys.modules):
         advice = f"if you trust it, say --env-id {shlex.quote(env_id)}, or import it in Python"
         raise ValueError(f"{path} names the module {module!r}, and importing runs it: {advice}")
 

@@ -140,7 +140,7 @@ def load_run(
     if env_id is not None:
         settings["env_id"] = env_id
     elif "env_id" in settings:
-        check_env_id(settings["env_id"], run_dir)
+        check_env_id(settings["env_id"], run_dir / "config.json")
     try:
         settings["env_kwargs"] = read_inline(settings.get("env_kwargs", ""))
     except ValueError as error:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import Mock
@@ -15,7 +15,7 @@ import gymnasium
 import pytest
 
 from agents import distributed
-from agents.runs.commands import DIVERGED, Stop, Stopped, parse_flags, read_resumed, run
+from agents.runs.commands import DIVERGED, Stop, Stopped, expert, parse_flags, read_resumed, run
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -86,6 +86,69 @@ def test_help_has_a_box_per_group_and_the_docstrings(capsys):
     places = [shown.index(words) for words in ("Train an agent.", *(f"{k} opt" for k in GROUPS))]
     assert places == sorted(places)
     assert "Random seed, in every respect." in shown
+
+
+@dataclass(frozen=True)
+class Task:
+    env_id: str = "SignpostGlimpse-v0"
+    price: float = expert(0.5)
+    """What a glimpse costs."""
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    rate: float = 0.5
+    preset: str | None = None
+    """Settings to take."""
+
+
+@dataclass(frozen=True)
+class Composed(Task, LearningSettings):
+    resume: Path | None = None
+
+
+def test_a_class_of_several_bases_has_a_box_per_class_and_hides_flags_of_experts(capsys, tmp_path):
+    (tmp_path / "quick.toml").write_text("# Takes seconds.\nrate = 4.0")
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            parse_flags(Composed, [flag, "--price", "2"], presets=tmp_path)
+        assert ended.value.code == 0
+        shown[flag] = capsys.readouterr().out
+        places = [shown[flag].index(f"{k} options") for k in ("composed", "task", "learning")]
+        assert places == sorted(places)
+        assert "Settings to take. quick: Takes seconds." in shown[flag]
+    assert "What a glimpse costs." in shown["--help-all"]
+    assert "price" not in shown["--help"]
+    assert shown["--help"].endswith("\nMore flags, for experts: --help-all\n")
+    assert parse_flags(Composed, ["--price", "2", "--rate", "3"]) == Composed(price=2, rate=3)
+    (tmp_path / "config.json").write_text(json.dumps({"config": asdict(Composed(price=3))}))
+    assert parse_flags(Composed, ["--resume", str(tmp_path)]).price == 3
+
+
+def test_a_preset_is_a_name_or_a_file_and_other_flags_override_it(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text("rate = 4.0\nprice = 2")
+    for name in ("mine", str(mine)):
+        made = Composed(rate=4, price=2, preset=name)
+        assert parse_flags(Composed, ["--preset", name], presets=tmp_path) == made
+        more = [f"--preset={name}", "--rate", "1"]
+        assert parse_flags(Composed, more, presets=tmp_path) == replace(made, rate=1)
+    assert parse_flags(Composed, ["--preset", "None"], presets=tmp_path) == Composed()
+    with pytest.raises(ValueError, match=r"preset must be a \.toml file or among \['mine'\]"):
+        parse_flags(Composed, ["--preset", "worst"], presets=tmp_path)
+    mine.write_text("env_id = 'nowhere:Mine-v0'")
+    with pytest.raises(ValueError, match=r"mine\.toml names the module 'nowhere'"):
+        parse_flags(Composed, ["--preset", "mine"], presets=tmp_path)
+    trusted = ["--preset", "mine", "--env-id", "nowhere:Mine-v0"]
+    assert parse_flags(Composed, trusted, presets=tmp_path).env_id == "nowhere:Mine-v0"
+
+
+@pytest.mark.parametrize("text", ["rate = 'fast'", "rates = 1", "resume = 'x'", "rate = "])
+def test_a_preset_that_holds_something_else_is_refused_with_the_name_of_its_file(tmp_path, text):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.toml"):
+        parse_flags(Composed, ["--preset", "x"], presets=tmp_path)
 
 
 # --resume

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from agents.runs.commands import RunConfig
+from agents.runs.commands import RunConfig, expert
 from agents.runs.files import read_inline
 from agents.training import check_settings
 from ram_env import GlimpseVectorEnv, find_task
@@ -45,11 +45,11 @@ class AgentConfig(TaskConfig):
 
     curriculum: str | None = None
     """Stages to train on first: a name in train/curricula, or a path to a TOML file."""
-    validation_images: int | None = None
+    validation_images: int | None = expert(None)
     """Number of validation images, the first of the split. By default all of them."""
-    validate_sampled: bool = False
+    validate_sampled: bool = expert(False)
     """Also validate the policy that samples."""
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last"] = expert("best")
     """Which weights to store and to evaluate at the end: the best on validation, or the last."""
 
     def __post_init__(self) -> None:

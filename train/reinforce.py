@@ -37,8 +37,7 @@ from agents.runs.loading import start_from
 from agents.runs.machine import describe_device
 from agents.training import choose_bf16, choose_device, cosine_rate, spread_seed, warmed_up_decay
 from train.environments import make_training_env, to_shift
-from train.presets import parse
-from train.settings import Config
+from train.settings import Config, parse
 from train.validation import Judge
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from agents.controls import CONTROLS
 from agents.distributed import num_ranks
 from agents.estimators import ESTIMATORS, Estimator, Weights
 from agents.ram import CORES, RAMConfig
+from agents.runs.commands import expert, parse_flags
 from agents.stopping import STOP_HIDDEN, learn_to_stop
 from agents.training import check_settings, check_used
 from train.keywords import AgentConfig
+
+PRESETS = Path(__file__).parent / "presets"
+"""Folder of the files of settings that ``--preset`` takes by name."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +71,23 @@ class ModelConfig(EpisodeConfig):
 
     core: Literal[tuple(CORES)] = "gru"  # pyright: ignore[reportInvalidTypeForm]
     """Type of the recurrent core. The paper's is rnn."""
-    recurrent_init: Literal["identity", "uniform"] = "identity"
+    recurrent_init: Literal["identity", "uniform"] = expert("identity")
     """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
     which gru and lstm cores always use. The paper doesn't say."""
     hidden_size: int = 160
     """Units of the recurrent core. The paper's has 256."""
     see_time: bool = False
     """Show the core the share of glimpses so far. The paper's core doesn't see it."""
-    state_cap: float = 0.0
+    state_cap: float = expert(0.0)
     """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
     conv_features: int = 32
     """Channels of the first convolution over the glimpse; a second has twice as many. 0 leaves both
     out, as in the paper."""
-    location: Literal["offset", "absolute"] = "offset"
+    location: Literal["offset", "absolute"] = expert("offset")
     """What the location network predicts: an offset from the present location, or a location."""
-    location_hidden: int = 128
+    location_hidden: int = expert(128)
     """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
-    location_gradient: Literal["estimator", "core", "stopped"] = "estimator"
+    location_gradient: Literal["estimator", "core", "stopped"] = expert("estimator")
     """Whether the location network's gradient flows into the core or is stopped before it. By
     default the estimator decides."""
     std: float = 0.2
@@ -89,7 +95,7 @@ class ModelConfig(EpisodeConfig):
     final_std: float | None = 0.03
     """Standard deviation of the location policy at the end. It falls geometrically. None keeps
     std, as in the paper."""
-    learned_std: bool = False
+    learned_std: bool = expert(False)
     """Learn the standard deviations of x and y, from std on (with --initial: from that run's), in
     place of a schedule."""
     bf16: bool = True
@@ -136,38 +142,38 @@ class LearningConfig(ModelConfig):
     as in the paper."""
     learning_rate: float = 2e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
-    location_rate: float = 1.0
+    location_rate: float = expert(1.0)
     """Learning rate of the location network, in multiples of the others'."""
-    muon_rate: float = 3.0
+    muon_rate: float = expert(3.0)
     """Learning rate of the matrices that Muon moves, in multiples of the others'."""
-    label_temperature: float = 1.0
+    label_temperature: float = expert(1.0)
     """Temperature of the softmax from which the outcome estimators sample labels."""
     replay_steps: int = 0
     """Further steps of the classifier per update, each on an old rollout (outcome estimators)."""
-    replay_size: int = 200
+    replay_size: int = expert(200)
     """Number of newest rollouts that the replay holds, of num_envs episodes each."""
     discount: float = 0.5
     """Discount on the credit for glimpses after the next one (outcome estimators and most dense
     ones). Above 1, the last glimpses count most."""
-    max_log_odds: float = 9.0
+    max_log_odds: float = expert(9.0)
     """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
-    normalise_by_step: bool = False
+    normalise_by_step: bool = expert(False)
     """Normalise the return of each glimpse's location on its own (estimators that normalise)."""
     policy_coef: float = 0.2
     """Weight of the location policy's loss relative to the classifier's (dense_exact: always 1)."""
-    baseline_coef: float = 0.5
+    baseline_coef: float = expert(0.5)
     """Weight of the baseline's loss."""
     entropy_coef: float = 0.01
     """Weight of the entropy of location and label, with reward_only and reward_only_no_baseline,
     and of stopping."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = expert(1.0)
     """Norm to which longer gradients are clipped; 1e9 clips none."""
-    weight_decay: float = 0.0
+    weight_decay: float = expert(0.0)
     """Weight decay, in multiples of each weight's learning rate: decoupled from the gradient
     with adamw and muon, added to it with sgd."""
-    beta2: float = 0.999
+    beta2: float = expert(0.999)
     """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
-    ema: float = 0.999
+    ema: float = expert(0.999)
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
 
     def __post_init__(self) -> None:
@@ -289,3 +295,12 @@ class Config(LearningConfig):
             stop_hidden=0 if self.price is None else STOP_HIDDEN,
             **{name: getattr(self, name) for name in own},
         )
+
+
+parse = partial(
+    parse_flags,
+    Config,
+    presets=PRESETS,
+    description="Train the recurrent attention model with REINFORCE.",
+)
+"""Returns the settings of a command line: a run's, or a preset's and then the other flags."""

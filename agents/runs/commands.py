@@ -35,6 +35,11 @@ DIVERGED = 3
 """Exit status of a run in which a loss or weight became NaN or infinite."""
 
 
+def expert(default: Any) -> Any:
+    """Return a field of a Config whose flag only ``--help-all`` shows."""
+    return field(default=default, metadata={"expert": True})
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Settings that all training scripts share; every one is a flag."""
@@ -59,7 +64,7 @@ class RunConfig:
     """Number of validations, evenly spaced; the last is at the end."""
     log_every: int = 100
     """Updates between two lines of metrics."""
-    checkpoint_every: int = 1000
+    checkpoint_every: int = expert(1000)
     """Updates between two checkpoints; each validation has one too."""
 
     def __post_init__(self) -> None:
@@ -74,11 +79,6 @@ LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_ever
 """The fields of :class:`RunConfig` but ``env_id``, for the groups of :func:`parse_flags`."""
 
 
-def expert(default: Any) -> Any:
-    """Return a field of a Config whose flag only ``--help-all`` shows."""
-    return field(default=default, metadata={"expert": True})
-
-
 def parse_flags(
     config_class: type[ConfigT],
     arguments: Sequence[str],
@@ -90,7 +90,7 @@ def parse_flags(
 ) -> ConfigT:
     """Return the settings that a command line asks for.
 
-    A class of several bases has a box of flags per class in ``--help``, in their order, called as
+    A class of several bases has a box of flags per class in ``--help``, base first, called as
     the class is without a last word Config or Settings. A class with a field ``resume`` can
     ``--resume``.
 
@@ -171,7 +171,7 @@ def _read_helps(config_class: type) -> dict[str, str]:
 
 def _group_by_class(config_class: type) -> dict[str, list[str]]:
     """Return the fields by the class that brings them, in the order of the bases."""
-    classes = [each for each in config_class.__mro__ if is_dataclass(each)]
+    classes = [each for each in reversed(config_class.__mro__) if is_dataclass(each)]
     titles = [re.sub("(Config|Settings)$", "", each.__name__).lower() or "more" for each in classes]
     owners = {
         name: title

@@ -115,7 +115,7 @@ def test_a_class_of_several_bases_has_a_box_per_class_and_hides_flags_of_experts
             parse_flags(Composed, [flag, "--price", "2"], presets=tmp_path)
         assert ended.value.code == 0
         shown[flag] = capsys.readouterr().out
-        places = [shown[flag].index(f"{k} options") for k in ("composed", "task", "learning")]
+        places = [shown[flag].index(f"{k} options") for k in ("learning", "task", "composed")]
         assert places == sorted(places)
         assert "Settings to take. quick: Takes seconds." in shown[flag]
     assert "What a glimpse costs." in shown["--help-all"]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.ram import Output, RecurrentAttentionModel, State
+from agents.ram import Output, RecurrentAttentionModel
 
 Carry = tuple[dict[str, Any], dict[str, Any]]
 """Where the lanes are: the observations and infos that the environment returned last."""
@@ -38,7 +38,7 @@ class Step(NamedTuple):
     glimpse: Tensor
     location: Tensor
     output: Output
-    state: State
+    state: Tensor
     prediction: Tensor
     location_log_prob: Tensor
     reward: Tensor

@@ -415,7 +415,7 @@ ESTIMATORS = {
     "paper": _PAPER,
     "every_glimpse": replace(
         _PAPER,
-        about="As :func:`paper` with -1/T sum_t log p_t: every glimpse teaches the label (ours).",
+        about="As ``paper`` with -1/T sum_t log p_t: every glimpse teaches the label (ours).",
         glimpses="every",
     ),
     "leave_one_out": Estimator(
@@ -433,7 +433,7 @@ ESTIMATORS = {
     "dense": _DENSE,
     "dense_log_odds": replace(
         _DENSE,
-        about="""As :func:`dense`, but pay each location with its gain in the label's log-odds.
+        about="""As ``dense``, but pay each location with its gain in the label's log-odds.
 
             o_t = log(p_t / (1 - p_t)) / o_max
 
@@ -462,13 +462,13 @@ ESTIMATORS = {
     "reward_only": _REWARD_ONLY,
     "reward_only_no_baseline": replace(
         _REWARD_ONLY,
-        about="As :func:`reward_only` with b_t = 0 (Williams 1992).",
+        about="As ``reward_only`` with b_t = 0 (Williams 1992).",
         baseline=no_baseline,
     ),
     "outcome": _OUTCOME,
     "outcome_completed": replace(
         _OUTCOME,
-        about="""As :func:`outcome`, but earlier glimpses teach the classifier what p_T believes.
+        about="""As ``outcome``, but earlier glimpses teach the classifier what p_T believes.
 
             L = -1/T (log P_T + sum_{t<T} sum_k q(k) log p_t(k)) + ...
 
@@ -479,7 +479,7 @@ ESTIMATORS = {
     ),
     "outcome_normalised": replace(
         _OUTCOME,
-        about="""As :func:`outcome`, with A_t, which is g_t - b_t normalised over t and n (ours).
+        about="""As ``outcome``, with A_t, which is g_t - b_t normalised over t and n (ours).
 
         The gains shrink while the agent improves, and with them the location's gradient next to
         the classifier's. Normalised, it keeps its size.
@@ -489,18 +489,18 @@ ESTIMATORS = {
     # Steps between the paper's rule and ours (ours): each changes one thing
     "paper_dense_returns": replace(
         _PAPER,
-        about="As :func:`paper`, with :func:`dense`'s returns.",
+        about="As ``paper``, with ``dense``'s returns.",
         returns=likelihood_gain,
     ),
-    "paper_normalised": replace(_PAPER, about="As :func:`paper`, normalised.", normalises=True),
+    "paper_normalised": replace(_PAPER, about="As ``paper``, normalised.", normalises=True),
     "dense_last_glimpse": replace(
-        _DENSE, about="As :func:`dense`, with cross-entropy at the last glimpse.", glimpses="last"
+        _DENSE, about="As ``dense``, with cross-entropy at the last glimpse.", glimpses="last"
     ),
     "dense_terminal_reward": replace(
-        _DENSE, about="As :func:`dense`, with R_t in place of g_t.", returns=terminal_reward
+        _DENSE, about="As ``dense``, with R_t in place of g_t.", returns=terminal_reward
     ),
     "dense_not_normalised": replace(
-        _DENSE, about="As :func:`dense`, with A_t = g_t - b_t.", normalises=False
+        _DENSE, about="As ``dense``, with A_t = g_t - b_t.", normalises=False
     ),
 }
 """All estimators by name, the paper's first."""

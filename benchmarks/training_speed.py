@@ -29,6 +29,7 @@ import tyro
 from torch import nn
 
 import ram_env
+from agents import learner
 from agents.graph import WARM_UP
 from agents.muon import Muon
 from agents.ram import RecurrentAttentionModel
@@ -44,9 +45,9 @@ PARTS = {
     "backward": [(torch.Tensor, "backward")],
     "optimiser": [
         *((Muon, "step"), (Training, "move_mean")),
-        *((reinforce, "clip_gradients"), (reinforce, "check_finite")),
+        *((learner, "clip_gradients"), (learner, "check_finite")),
     ],
-    "mark": [(reinforce.RunLog, "progress"), (reinforce, "validation_metrics")],
+    "mark": [(reinforce.RunLog, "progress"), (reinforce.Judge, "measure")],
 }
 """Functions to time, as owner and name, by part; a mark is where the training starts or ends."""
 
@@ -179,7 +180,8 @@ def time_training(settings: reinforce.Config) -> tuple[float, dict[str, float]]:
 def time_products(config: Config, num_updates: int, dtype: torch.dtype) -> float:
     """Return the seconds of the products with weights: outputs, and the gradients needed."""
     env = make_vector_env(config.env_id, 1, action_format="dict")
-    model = reinforce.make_model(reinforce.Config(env_id=config.env_id), env)
+    sizes = reinforce.Config(env_id=config.env_id).sizes(env.glimpse_shape, env.num_classes)
+    model = RecurrentAttentionModel(sizes)
     products: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def note(layer: nn.Module, arguments: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:

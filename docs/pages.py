@@ -24,6 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import ram_env
+from agents.estimators import ESTIMATORS
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
@@ -149,14 +150,15 @@ class ResultsSection(SphinxDirective):
 
 
 class Estimator(SphinxDirective):
-    """An estimator's docstring and, as a table, its results in comparisons and published agents."""
+    """What an estimator is and, as a table, its results in comparisons and published agents."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Return both."""
         name = self.arguments[0]
-        text = f"```{{eval-rst}}\n.. autofunction:: agents.estimators.{name}\n```\n\n"
+        about = to_rst(inspect.cleandoc(ESTIMATORS[name].about).splitlines())
+        text = "\n".join(["```{eval-rst}", *about, "```\n\n"])
         rows = [*_compared(name), *_published(name)]
         if not rows:
             return self.parse_text_to_nodes(f"{text}*Stored results:* none; not compared yet.")

@@ -657,16 +657,19 @@ def error_after(tmp_path, capsys, **changes) -> float:
     return float(capsys.readouterr().out.splitlines()[-1].split()[2])
 
 
+@pytest.mark.slow
 def test_the_signpost_task_is_solved(tmp_path, capsys):
     settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": 60_000}
     assert error_after(tmp_path, capsys, **settings) < 5  # chance: 75
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_parts")
 def test_two_parts_are_solved_with_memory(tmp_path, capsys):
     assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) < NEEDS_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_parts")
 def test_two_parts_are_not_solved_without_memory(tmp_path, capsys, monkeypatch):
     remember = RecurrentAttentionModel.forward

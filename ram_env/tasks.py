@@ -50,8 +50,6 @@ class Task(ABC):
             if {"num_envs", "device", "autoreset_mode"}.intersection(unknown):
                 hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode, the "
                 hint += "latter in vector_kwargs if vectorization_mode is 'sync' or 'async'"
-            if "max_episode_steps" in unknown:
-                hint = "; leave out max_episode_steps, since num_glimpses ends an episode"
             raise ValueError(f"unknown keywords {unknown}; allowed: {sorted(known)}{hint}")
         for name, value in keywords.items():
             value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value

@@ -91,6 +91,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         device: str | None = None,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         **keywords: Any,
     ):
         self.num_envs = num_envs = to_python(num_envs)
@@ -98,6 +99,10 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._make(keywords, num_envs, _read_device(device), render_mode)
+        if max_episode_steps is not None and max_episode_steps <= self.task.num_glimpses:
+            raise ValueError(
+                f"leave out max_episode_steps={max_episode_steps}: num_glimpses ends an episode"
+            )
         self.single_observation_space = self._episodes.observation_space
         self.single_action_space = self._episodes.action_format.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -26,7 +26,7 @@ from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.signpost import SignpostScenes
 from ram_env.states import describe_origin, join_states, split_state
 from ram_env.tasks import SignpostTask
-from ram_env.testing import _assert_same as assert_same
+from ram_env.testing import assert_same
 from tests.script_helpers import note_calls, register_variant
 from tests.vector_envs import make_single, make_vector, sampler
 

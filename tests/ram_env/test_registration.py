@@ -70,7 +70,7 @@ def test_an_id_without_a_vector_environment_is_told_to_register_one(monkeypatch)
 def test_an_id_with_a_limit_of_steps_is_told_to_leave_it_out(monkeypatch):
     spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Limited-v0", max_episode_steps=7)
     monkeypatch.setitem(gymnasium.registry, "Limited-v0", spec)
-    with pytest.raises(ValueError, match="leave out max_episode_steps, since num_glimpses"):
+    with pytest.raises(ValueError, match="leave out max_episode_steps=7: num_glimpses"):
         gymnasium.make_vec("Limited-v0", num_envs=2)
 
 

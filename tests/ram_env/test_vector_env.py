@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,14 +20,10 @@ from gymnasium.wrappers import vector as wrappers
 from torch.utils._pytree import tree_map
 
 from ram_env import GlimpseVectorEnv, SignpostVectorEnv, base
-from ram_env.testing import _assert_same as assert_same
-from ram_env.testing import _check_equal as check_equal
-from ram_env.testing import _check_no_reuse as check_no_reuse
-from ram_env.testing import _leaves as leaves
-from ram_env.testing import check_vector_env
+from ram_env.testing import assert_same, check_vector_env, leaves
 from tests.pretend_gpu import GPUS
 from tests.script_helpers import note_calls
-from tests.vector_envs import OPTIONS, calls, lockstep, make_single, make_vector, sampler
+from tests.vector_envs import OPTIONS, checks, make_single, make_vector, sampler
 
 TASKS = ["signpost", "toy"]
 # Formats and rewards don't depend on each other, so each occurs, but not each pair.
@@ -66,11 +63,11 @@ def test_the_vector_env_passes_the_checker(task, keywords):
         options=OPTIONS,
     )
     env, counts, correct = make_vector(task, 4, **keywords), set(), set()
-    for (out,) in lockstep((env,), 26, 7):  # what such calls show
-        if len(out) == 5 and out[2].any():
-            outcome = out[4].get("final_info", out[4])
+    for out in checks(26, 7).play(env):  # what such calls show
+        if "reward" in out and out["terminated"].any():
+            outcome = out["infos"].get("final_info", out["infos"])
             correct |= {*outcome["correct"][outcome["_correct"]].tolist()}
-            counts.add(int(out[2].sum()))
+            counts.add(int(out["terminated"].sum()))
     assert correct == {True, False}
     if env.task.allow_stop and env.task.num_glimpses > 1:
         assert counts & {1, 2, 3}, "lanes never out of step"
@@ -105,7 +102,8 @@ def test_a_spec_survives_json_and_makes_an_equal_env():
     assert again.num_envs == 3
     assert again.autoreset_mode is AutoresetMode.SAME_STEP
     assert again.spec.to_json() == text
-    check_equal(env, again, calls(10, 0))
+    for out, expected in zip(checks(10, 0).play(env), checks(10, 0).play(again), strict=True):
+        assert_same(out, expected)
 
 
 # What is refused, and that it changes nothing
@@ -359,19 +357,17 @@ def test_options_of_a_masked_reset_are_those_of_its_lanes():
 # On a device
 
 
-def as_on_device(out: tuple[Any, ...], device: str) -> tuple[Any, ...]:
+def as_on_device(out: dict[str, Any], device: str) -> Any:
     """Turn a NumPy env's output into what its device twin must return."""
-    obs, *middle, infos = out
-    infos = dict(infos)
+    infos = dict(out["infos"])
     if "final_obs" in infos:  # one batched dict, zeros where absent
         rows = infos["final_obs"]
         some = next(row for row in rows if row is not None)
         blank = {name: np.zeros_like(part) for name, part in some.items()}
         rows = [blank if row is None else row for row in rows]
         infos["final_obs"] = {name: np.stack([row[name] for row in rows]) for name in some}
-    if middle:
-        middle[0] = middle[0].astype(np.float32)
-    parts = (obs, *middle, infos)
+    reward = {"reward": out["reward"].astype(np.float32)} if "reward" in out else {}
+    parts = {**out, **reward, "infos": infos}
     return tree_map(lambda part: torch.as_tensor(np.array(part), device=device), parts)
 
 
@@ -384,11 +380,12 @@ def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device):
     for mode in modes:
         host = make_vector(task, 4, autoreset_mode=mode, **rule)
         other = make_vector(task, 4, autoreset_mode=mode, device=device, **rule)
-        for expected, out in lockstep((host, other), 15, 0):
-            want: Any = as_on_device(expected, str(torch.empty(0, device=device).device))
-            if rule["reward"] == "log_score" and len(out) == 5:  # but for rounding
-                torch.testing.assert_close(out[1], want[1], rtol=0, atol=1e-6)
-                out, want = (out[0], *out[2:]), (want[0], *want[2:])
+        calls = checks(15, 0)
+        for expected, out in zip(calls.play(host), calls.play(other), strict=True):
+            want = as_on_device(expected, str(torch.empty(0, device=device).device))
+            if rule["reward"] == "log_score" and "reward" in out:  # but for rounding
+                torch.testing.assert_close(out["reward"], want["reward"], rtol=0, atol=1e-6)
+                want["reward"] = out["reward"]
             assert_same(out, want)
 
 
@@ -399,7 +396,7 @@ def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
-        for expected, out in lockstep((host, other), 8, 0):
+        for expected, out in zip(checks(8, 0).play(host), checks(8, 0).play(other), strict=True):
             assert_same(out, as_on_device(expected, "cpu"))
     finally:
         torch.set_default_dtype(before)
@@ -408,7 +405,7 @@ def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
 def test_a_device_env_reuses_nothing_that_it_returned():
     for mode in MODES:
         keywords = {"autoreset_mode": mode, "allow_stop": True, "device": "cpu"}
-        check_no_reuse((make_vector(**keywords), make_vector(**keywords)), calls(15, 0))
+        checks(15, 0).reuse(make_vector(**keywords), partial(make_vector, **keywords))
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)

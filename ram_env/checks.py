@@ -5,53 +5,54 @@ from typing import Any
 import numpy as np
 
 
+def expect(holds: object, message: str) -> None:
+    """Raise ValueError with the message unless something holds."""
+    if not holds:
+        raise ValueError(message)
+
+
 def check_int(name: str, value: object, low: int, high: int) -> None:
     """Raise ValueError unless ``value`` is a Python int, which JSON can hold, in low..high."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
+    inside = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    expect(inside, f"{name} must be a Python int in {low}..{high}, got {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+    expect(isinstance(value, bool), f"{name} must be True or False, got {value!r}")
 
 
 def check_scale(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is a number in 0.5..1.5, or two, the lower one first."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     numbers = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in pair)
-    if len(pair) != 2 or not numbers or not 0.5 <= pair[0] <= pair[1] <= 1.5:
-        wanted = "a number in 0.5..1.5, or (lowest, highest) of such numbers"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    inside = len(pair) == 2 and numbers and 0.5 <= pair[0] <= pair[1] <= 1.5
+    wanted = "a number in 0.5..1.5, or (lowest, highest) of such numbers"
+    expect(inside, f"{name} must be {wanted}, got {value!r}")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is among ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    wanted = ", ".join(map(repr, allowed))
+    expect(value in allowed, f"{name} must be one of {wanted}, got {value!r}")
 
 
 def check_seed(seed: object) -> None:
     """Raise ValueError unless ``seed`` is None or an int >= 0."""
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise ValueError(f"seed must be None or a Python int >= 0, got {seed!r}")
+    given = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+    expect(seed is None or given, f"seed must be None or a Python int >= 0, got {seed!r}")
 
 
 def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
-    if isinstance(size, int) and size > side:
-        raise ValueError(f"{name} must be at most the side of the image, {side} px, got {size}")
+    large = isinstance(size, int) and size > side
+    expect(not large, f"{name} must be at most the side of the image, {side} px, got {size}")
     check_int(name, size, 2, side)
     check_int("num_scales", num_scales, 1, 8)
-    if size % 2:
-        raise ValueError(f"{name} must be even, got {size}")
+    expect(size % 2 == 0, f"{name} must be even, got {size}")
     coarsest = size * 2 ** (num_scales - 1)
-    if coarsest > 2 * side:
-        raise ValueError(
-            f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than "
-            f"twice the image ({side} px): use fewer scales or a larger image"
-        )
+    wide = f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than twice"
+    expect(coarsest <= 2 * side, f"{wide} the image ({side} px): use fewer or a larger image")
 
 
 def to_python(value: Any) -> Any:

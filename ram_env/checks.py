@@ -52,7 +52,9 @@ def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
     expect(size % 2 == 0, f"{name} must be even, got {size}")
     coarsest = size * 2 ** (num_scales - 1)
     wide = f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than twice"
-    expect(coarsest <= 2 * side, f"{wide} the image ({side} px): use fewer or a larger image")
+    expect(
+        coarsest <= 2 * side, f"{wide} the image ({side} px): use fewer scales or a larger image"
+    )
 
 
 def to_python(value: Any) -> Any:

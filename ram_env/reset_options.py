@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ram_env.arrays import cast, to_array
-from ram_env.checks import check_seed
+from ram_env.checks import check_seed, expect
 
 
 def read_options(
@@ -29,40 +29,34 @@ def read_options(
         ValueError: If an option is unknown or its value not allowed.
     """
     options = {} if options is None else options
-    if not isinstance(options, Mapping):
-        raise ValueError(f"options must be None or a dict, got {options!r}")
+    wanted = isinstance(options, Mapping)
+    expect(wanted, f"options must be None or a dict, got {options!r}")
     allowed = ["index", "location"] + ["reset_mask"] * vector
-    unknown = set(options) - set(allowed)
-    if unknown:
-        raise ValueError(f"unknown reset options {sorted(map(str, unknown))}; allowed: {allowed}")
+    unknown = sorted(map(str, {*options} - {*allowed}))
+    expect(not unknown, f"unknown reset options {unknown}; allowed: {allowed}")
     read = {k: to_array(f"options[{k!r}]", v) for k, v in options.items() if v is not None}
     lanes, index, location = np.arange(num_lanes), None, None
+    per_lane = f"one or one per lane ({num_lanes})"
     if "reset_mask" in read:
         mask, _ = read["reset_mask"]
-        if mask.dtype != np.bool_ or mask.shape != (num_lanes,) or not mask.any():
-            raise ValueError(
-                f"options['reset_mask'] must be bool of shape ({num_lanes},) with at least one "
-                f"True, got {mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set"
-            )
+        fits = mask.dtype == np.bool_ and mask.shape == (num_lanes,) and mask.any()
+        wanted = f"bool of shape ({num_lanes},) with at least one True"
+        got = f"{mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set"
+        expect(fits, f"options['reset_mask'] must be {wanted}, got {got}")
         lanes = np.flatnonzero(mask)
     if "index" in read:
         given, kind = read["index"]
         if kind in "iu" and given.shape in ((), (num_lanes,)):
             index = np.broadcast_to(given, (num_lanes,))[lanes].astype(np.int64)
-        if index is None or not ((index >= 0) & (index < num_scenes)).all():
-            raise ValueError(
-                f"options['index'] must be an integer in 0..{num_scenes - 1}, one or one per lane "
-                f"({num_lanes}), got {given}"
-            )
+        inside = index is not None and ((index >= 0) & (index < num_scenes)).all()
+        wanted = f"an integer in 0..{num_scenes - 1}, {per_lane}"
+        expect(inside, f"options['index'] must be {wanted}, got {given}")
     if "location" in read:
         given, kind = read["location"]
         if kind in "fiu" and given.shape in ((2,), (num_lanes, 2)):
             location = cast(np.broadcast_to(given, (num_lanes, 2))[lanes], "float32")
-        if location is None or not (np.abs(location) <= 1).all():
-            raise ValueError(
-                f"options['location'] must be (x, y) in [-1, 1], one or one per lane "
-                f"({num_lanes}), got {given}"
-            )
+        inside = location is not None and (np.abs(location) <= 1).all()
+        expect(inside, f"options['location'] must be (x, y) in [-1, 1], {per_lane}, got {given}")
     return lanes, index, location
 
 

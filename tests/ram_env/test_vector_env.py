@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as wrappers
 from torch.utils._pytree import tree_map
 
-from ram_env import GlimpseVectorEnv, SignpostVectorEnv, base
+from ram_env import GlimpseVectorEnv, SignpostVectorEnv, rendering
 from ram_env.testing import assert_same, check_vector_env, leaves
 from tests.pretend_gpu import GPUS
 from tests.script_helpers import note_calls
@@ -289,7 +289,7 @@ def test_render_returns_one_frame_per_lane(device):
 
 
 def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
-    frames = note_calls(monkeypatch, base, "draw_frame")
+    frames = note_calls(monkeypatch, rendering, "draw_frame")
     keywords = {"render_mode": "rgb_array", "allow_stop": True, "autoreset_mode": "NextStep"}
     env, twin = (make_vector(num_envs=2, **keywords) for _ in range(2))
     obs, infos = env.reset(seed=0)

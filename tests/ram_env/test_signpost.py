@@ -39,7 +39,7 @@ def forget(t, column, row, mark, memory):
 
 def wander(t, column, row, mark, memory):
     """Look at random cells and name the mark that was seen, if any."""
-    task, rng = memory["task"], memory.setdefault("rng", np.random.default_rng(t))
+    task, rng = memory["task"], memory.setdefault("rng", np.random.default_rng(0))
     guess = memory.setdefault("guess", rng.integers(task.num_marks, size=len(mark)))
     seen = memory["guess"] = np.where(mark >= 0, mark, guess)
     return *rng.integers(task.board_size, size=(2, len(mark))), seen

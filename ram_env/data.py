@@ -162,11 +162,16 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
         key = dataset, split, tuple(dict.fromkeys(places.values()))
         if key not in _opened:
             given = str(next(iter(places.values()))) if places and data_dir else None
-            builtin = places and _open_builtin(dataset, split, places)
-            images, labels, num_classes, origin = builtin or _open_registered(dataset, split)
+            opened = (
+                _open_builtin(dataset, split, places)
+                if places
+                else _open_registered(dataset, split)
+            )
+            images, labels, num_classes, origin = opened
             source = f"{dataset} {split}: {len(images)} images from {origin}"
-            shown = (images, labels, num_classes, source, origin == _SAMPLE)
-            _opened[key] = LabelledImages(dataset, split, given, *shown)
+            _opened[key] = LabelledImages(
+                dataset, split, given, images, labels, num_classes, source, origin == _SAMPLE
+            )
         return _opened[key]
 
 

@@ -137,12 +137,12 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         self.action_space = self._episodes.action_format.space
 
     @property
-    def spec(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def spec(self) -> Any:
         """Gymnasium's spec of this environment, with a limit of steps that no episode reaches."""
         return self._spec
 
     @spec.setter
-    def spec(self, spec: Any) -> None:
+    def spec(self, spec: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._spec = spec and replace(spec, max_episode_steps=self.task.num_glimpses + 1)
 
     def reset(

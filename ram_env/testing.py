@@ -20,14 +20,11 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 
 DISABLED, NEXT_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP
 SAME_STEP = AutoresetMode.SAME_STEP
-DISABLED, NEXT_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP
-SAME_STEP = AutoresetMode.SAME_STEP
 CHECKS = ("spaces", "outputs", "autoreset", "seeds", "lane_seeds", "distinct", "reset_mask")
 CHECKS += ("arguments", "reuse", "single", "episodes")
 """Names of the checks, which ``skip`` takes; :func:`check_vector_env` describes them."""
 
 MakeSampler = Callable[[VectorEnv, int], Callable[[], Any]]
-Output = dict[str, Any]  # what a reset or a step returned, by name
 Output = dict[str, Any]  # what a reset or a step returned, by name
 
 

@@ -229,7 +229,8 @@ def test_a_registered_dataset_is_loaded_once_and_copied(colours):
 
 def test_a_dataset_that_was_replaced_leaves_the_memory_and_its_pickles_are_refused():
     register_dataset("shapes", lambda: {"train": shapes_pair(4, 9, 7)})
-    old, pickled = (make(open_split("shapes", "train")) for make in (weakref.ref, pickle.dumps))
+    old = weakref.ref(open_split("shapes", "train"))
+    pickled = pickle.dumps(old())
     env = GlimpseEnv(dataset="shapes", glimpse_size=2, canvas_size=12)
     env.reset(seed=0)
     del env

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -176,17 +176,19 @@ class _Checks:
             kinds.append({"options": {"reset_mask": odd}, "seed": step})
         return kinds[::-1]
 
+    def compare(self, env: VectorEnv, reference: VectorEnv, where: str = "") -> None:
+        """Two environments return the same bytes at every call."""
+        for out, expected in zip(self.play(env), self.play(reference, env), strict=True):
+            assert_same(out, expected, where)
+
     def spaces(self, env: Any, make: Any) -> None:
         _require_equal("num_envs", env.num_envs, self.num_envs)
         _require_equal("metadata['autoreset_mode']", env.metadata.get("autoreset_mode"), self.mode)
-        single = self.make_single() if self.make_single else None
-        for kind in ("observation_space", "action_space"):
-            one = getattr(env, f"single_{kind}")
-            if single is not None:
-                _require_equal(f"single_{kind}", one, getattr(single, kind))
-            _require_equal(kind, getattr(env, kind), batch_space(one, self.num_envs))
-        if single is not None:
-            single.close()
+        with closing(self.make_single()) if self.make_single else nullcontext() as single:
+            for kind in ("observation_space", "action_space"):
+                one = getattr(env, f"single_{kind}")
+                _require_equal(f"single_{kind}", one, getattr(single, kind) if single else one)
+                _require_equal(kind, getattr(env, kind), batch_space(one, self.num_envs))
 
     def outputs(self, env: Any, make: Any) -> None:
         ended, num_classes = False, getattr(env.unwrapped, "num_classes", None)
@@ -226,12 +228,9 @@ class _Checks:
                 rests = ended
 
     def seeds(self, env: Any, make: Any) -> None:
-        twin, seed = make(), self.seed
-        begun = [copy.deepcopy(_reset(env, seed=given)) for given in (seed, None)]
-        twin.reset(seed=seed + 100)  # whatever came before
-        for expected, given in zip(begun, (seed, None), strict=True):
-            assert_same(_reset(twin, seed=given), expected, "of the same seed: ")
-        assert_same(_reset(env, seed=seed), begun[0], "of the same seed again: ")
+        twin = make()
+        twin.reset(seed=self.seed + 100)  # whatever came before
+        self.compare(env, twin, "of the same seed: ")
 
     def lane_seeds(self, env: Any, make: Any) -> None:
         seed, num_envs = self.seed, self.num_envs
@@ -289,10 +288,9 @@ class _Checks:
 
     def single(self, env: Any, make: Any) -> None:
         assert self.make_single is not None
-        single = SyncVectorEnv([self.make_single] * self.num_envs, autoreset_mode=self.mode)
-        with closing(single):
-            for out, expected in zip(self.play(env), self.play(single, env), strict=True):
-                assert_same(out, expected)
+        singles = [self.make_single] * self.num_envs
+        with closing(SyncVectorEnv(singles, autoreset_mode=self.mode)) as single:
+            self.compare(env, single)
 
     def episodes(self, env: Any, make: Any) -> None:
         others = [each for each in (DISABLED, SAME_STEP) if each in self.modes]

@@ -14,9 +14,8 @@ from gymnasium import Env
 from gymnasium.error import ResetNeeded
 
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_seed
+from ram_env.checks import check_seed, read_options
 from ram_env.draws import draw_key, lane_key
-from ram_env.reset_options import read_options
 from ram_env.tasks import SignpostTask
 
 _LANE = np.array([0])

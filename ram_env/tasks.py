@@ -94,7 +94,7 @@ class Task(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask(Task):
+class ImageTask(Task, CanvasStyle):
     """Find and classify the object of a labelled image on a canvas."""
 
     glimpse_size: int = 8
@@ -102,14 +102,10 @@ class ImageTask(Task):
     dataset: str = "MNIST"
     data_dir: str | PathLike[str] | None = None
     canvas_size: int = 28
-    translate: bool = False
-    object_scale: float | tuple[float, float] = 1
-    num_clutter: int = 0
-    clutter_size: int = 8
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _ = self.style  # checks its own
+        CanvasStyle.__post_init__(self)
         is_path = self.data_dir is None or isinstance(self.data_dir, (str, PathLike))
         expect(is_path, f"data_dir must be None or a path, got {self.data_dir!r}")
         super().__post_init__()
@@ -119,14 +115,9 @@ class ImageTask(Task):
         """Canvas side [px]."""
         return self.canvas_size
 
-    @property
-    def style(self) -> CanvasStyle:
-        """What a canvas looks like."""
-        return CanvasStyle(**{each.name: getattr(self, each.name) for each in fields(CanvasStyle)})
-
     def open_scenes(self, device: str | None = None) -> ImageScenes:
         """Open the split; raises what :func:`ram_env.data.load_digits` raises."""
-        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), self.style, device)
+        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ CHECKS += ("arguments", "reuse", "single", "episodes")
 """Names of the checks, which ``skip`` takes; :func:`check_vector_env` describes them."""
 
 MakeSampler = Callable[[VectorEnv, int], Callable[[], Any]]
+STEP = ("obs", "reward", "terminated", "truncated", "infos")
 Output = dict[str, Any]  # what a reset or a step returned, by name
 
 
@@ -162,7 +163,7 @@ class _Checks:
             for leaf in leaves(given):
                 leaf[...] = 1  # to be noticed if it is read later
             ended = np.array((out[2] | out[3]).tolist())
-            yield dict(zip(("obs", "reward", "terminated", "truncated", "infos"), out, strict=True))
+            yield dict(zip(STEP, out, strict=True))
 
     def resets(self, mask: np.ndarray, step: int) -> list[dict[str, Any]]:
         """Return the arguments of resets of all kinds that are not left out."""
@@ -323,12 +324,8 @@ def _episodes(env: VectorEnv, actions: list[list[Any]], seed: int) -> list[list[
             if mode is not NEXT_STEP or not rests[lane]:
                 final = mode is SAME_STEP and ended[lane]
                 last = infos["final_obs"][lane] if final else after[lane]
-                step = {
-                    "obs before": before[lane],
-                    "obs after": last,
-                    "reward": float(reward[lane]),
-                }
-                steps.append({**step, "end": (bool(terminated[lane]), bool(truncated[lane]))})
+                step = (before[lane], last, reward[lane], terminated[lane], truncated[lane])
+                steps.append(dict(zip(("obs before", "obs after", *STEP[1:4]), step, strict=True)))
         before, rests = after, ended
     return lanes
 
@@ -348,10 +345,11 @@ def _lanes(env: VectorEnv, out: Output) -> list[tuple[str, str]]:
         parts = infos.items()
         return {k: lane_of(v, lane) if isinstance(v, dict) else v[lane] for k, v in parts}
 
+    def frozen(tree: Any) -> str:
+        return repr(sorted(_freeze(tree).items()))
+
     rows = enumerate(iterate(env.observation_space, out["obs"]))
-    pairs = [(row, lane_of(out["infos"], lane)) for lane, row in rows]
-    frozen = [[_freeze(part) for part in pair] for pair in pairs]
-    return [(repr(sorted(obs.items())), repr(sorted(infos.items()))) for obs, infos in frozen]
+    return [(frozen(row), frozen(lane_of(out["infos"], lane))) for lane, row in rows]
 
 
 def _require(holds: Any, *message: Any) -> None:

@@ -115,27 +115,6 @@ def test_stop_is_above_0_or_1(stop):
     assert_decides(make("multidiscrete", True).parse([1, 0, 2, stop]), (0, -0.5), 2, stop == 1)
 
 
-def test_tensors_give_the_same_decisions():
-    rng = np.random.default_rng(0)
-    box: Any = rng.normal(size=(6, 3 + K)).astype(np.float32)
-    parts: Any = {"location": box[:, :2]}
-    parts |= {"label": rng.integers(K, size=6), "stop": rng.integers(2, size=6)}
-    cells: Any = rng.integers(2, size=(6, 4))
-    for name, action in (("box", box), ("dict", parts), ("multidiscrete", cells)):
-        mine: Any = make(name, True).parse(action, (6,))
-        for lane in range(6):  # a batch is read lane by lane
-            one = {k: v[lane] for k, v in action.items()} if name == "dict" else action[lane]
-            alone = make(name, True).parse(one)
-            assert_decides(alone, mine.location[lane], mine.label[lane], mine.stop[lane])
-        tensors = {k: torch.from_numpy(v) for k, v in parts.items()}
-        if name != "dict":
-            tensors = torch.from_numpy(action)
-        for given_action in (action, tensors):
-            theirs = make(name, True).parse(given_action, (6,), device="cpu")
-            assert isinstance(theirs.location, torch.Tensor)
-            assert_decides(mine, theirs.location.numpy(), theirs.label.numpy(), theirs.stop)
-
-
 # What is refused
 
 

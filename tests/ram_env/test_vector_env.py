@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as wrappers
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ram_env import GlimpseVectorEnv, SignpostVectorEnv, rendering
 from ram_env.testing import assert_same, check_vector_env, leaves
@@ -397,15 +397,20 @@ def test_a_device_env_reuses_nothing_that_it_returned():
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
-def test_a_device_env_takes_tensors_and_cuts_their_graph(device):
-    env, twin = (make_vector(device=device) for _ in range(2))
+@pytest.mark.parametrize("action_format", ["box", "dict", "multidiscrete"])
+def test_a_device_env_takes_tensors_and_cuts_their_graph(action_format, device):
+    keywords = {"action_format": action_format, "allow_stop": True, "device": device}
+    env, twin = (make_vector(**keywords) for _ in range(2))
     env.reset(seed=0)
     twin.reset(seed=0)
-    action = torch.rand(3, 6, requires_grad=True, device=device)
-    obs, reward, *_ = out = env.step(action)
-    assert not obs["location"].requires_grad
-    assert not reward.requires_grad
-    assert_same(out, twin.step(action.detach().cpu().numpy()))
+    for action in [sampler(env, seed)() for seed in range(3)]:
+        tensors = tree_map(lambda part: torch.as_tensor(np.asarray(part), device=device), action)
+        for part in tree_leaves(tensors):
+            part.requires_grad_(part.is_floating_point())
+        obs, reward, *_ = out = env.step(tensors)
+        assert not obs["location"].requires_grad
+        assert not reward.requires_grad
+        assert_same(out, twin.step(action))
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)

@@ -62,14 +62,13 @@ def test_a_file_in_place_of_a_folder_is_never_replaced_by_the_sample(put, name, 
         load_digits("MNIST", "train", folder)
 
 
-def test_the_labels_of_the_siblings_of_mnist_are_checked_too(tiny, tmp_path):
-    labels = tiny[TRAIN_LABELS][:-1] + b"\x0a"
-    folder = write(tmp_path / "raw", {**tiny, TRAIN_LABELS: labels}, "KMNIST")
-    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: a label is above 9"):
-        load_digits("KMNIST", "train", folder)
-    folder = write(tmp_path / "fashion", {**tiny, TRAIN_LABELS: labels}, "FashionMNIST")
-    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: SHA-256: got"):
-        load_digits("FashionMNIST", "train", folder)
+@pytest.mark.parametrize(
+    ("dataset", "damage"), [("KMNIST", "a label is above 9"), ("FashionMNIST", "SHA-256: got")]
+)
+def test_the_labels_of_the_siblings_of_mnist_are_checked_too(dataset, damage, tiny, tmp_path):
+    folder = write(tmp_path, {**tiny, TRAIN_LABELS: tiny[TRAIN_LABELS][:-1] + b"\x0a"}, dataset)
+    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: {damage}"):
+        load_digits(dataset, "train", folder)
 
 
 def test_damaged_batches_of_cifar_are_named(tiny_cifar, cache):
@@ -134,19 +133,15 @@ def whole(content: bytes) -> tuple[int, bytes, int]:
     return 200, content, len(content)
 
 
-@pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST"])
-def test_a_download_leaves_one_valid_copy(dataset, tiny, cache, serve):
-    mirror = serve(serves(tiny))
+@pytest.mark.parametrize(("dataset", "flat"), [("MNIST", False), ("FashionMNIST", True)])
+def test_a_download_leaves_one_valid_copy(dataset, flat, tiny, cache, serve):
+    mirror = serve(serves(tiny), flat)
     images, _ = load_digits(dataset, "test")
     assert images.tobytes() == tiny["t10k-images-idx3-ubyte"][16:]
     assert file_names(cache) == {dataset, "raw", *(f"{name}.gz" for name in tiny)}
     load_digits(dataset, "train")
-    assert sorted(mirror.requested) == sorted(f"{dataset}/raw/{name}.gz" for name in tiny)
-
-
-def test_a_mirror_may_hold_one_datasets_files_without_folders(tiny, cache, serve):
-    serve(serves(tiny), flat=True)
-    assert len(load_digits("FashionMNIST", "train")[0]) == 50
+    paths = [f"{name}.gz" for name in tiny] * flat + [f"{dataset}/raw/{name}.gz" for name in tiny]
+    assert sorted(mirror.requested) == sorted(paths)
 
 
 def test_cifar_is_downloaded(tiny_cifar, cache, serve):
@@ -157,25 +152,16 @@ def test_cifar_is_downloaded(tiny_cifar, cache, serve):
     assert "cifar-10-python.tar.gz" not in file_names(cache)
 
 
-def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(tiny, cache, serve):
+def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(tiny, cache, serve, monkeypatch):
     images = compress(tiny[TRAIN_IMAGES])
     mirror = serve(lambda name: (200, images[:-9], len(images)))
     url = f"{mirror.url}/{TRAIN_IMAGES}.gz"
     with pytest.raises(DatasetError, match=f"(?s){url} is damaged: it cannot be read"):
         load_digits("MNIST", "train")
-    assert file_names(cache) == set()
-    assert not data._sample
-
-
-def test_a_download_too_large_is_cut_off(cache, serve, monkeypatch):
     monkeypatch.setattr(dataset_files, "_MAX_BYTES", 1000)
-    serve(lambda name: whole(bytes(2000)))
+    serve(lambda name: whole(bytes(2000)))  # cut off
     with pytest.raises(DatasetError, match="larger than 1000 bytes"):
         load_digits("MNIST", "train")
-    assert file_names(cache) == set()
-
-
-def test_a_refused_download_says_so(cache, serve):
     mirror = serve(lambda name: (503, b"", 0))
     with pytest.raises(FileNotFoundError) as caught:
         load_digits("KMNIST", "train")
@@ -183,6 +169,7 @@ def test_a_refused_download_says_so(cache, serve):
     for part in ("KMNIST", str(cache), url, "503", "RAM_ENV_DATA", "data_dir"):
         assert part in str(caught.value)
     assert file_names(cache) == set()
+    assert not data._sample
 
 
 @pytest.mark.parametrize("address", ["/data/mirror", "example.com/mnist", "http://[bad/x"])

@@ -55,7 +55,7 @@ from train.comparison.job import Job
 from train.comparison.jobs import Ended, exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
-from train.comparison.results import Seed, Trial, add_line, path_of, read_seeds, read_trials
+from train.comparison.results import Seed, Trial, add_line, path_of, read_lines
 from train.comparison.tuning import PHASES, TRIAL_SEED, draw_trials, tuning_phases
 
 MARKS = 10
@@ -160,7 +160,8 @@ class Comparison:
     def tune(self) -> list[int]:
         """Run the missing trials phase by phase; return an exit status for each trial."""
         names, tried = {each.name for each in self.algorithms}, set[Job]()
-        stored = [t for t in read_trials(self.results, self.task.name) if t.algorithm in names]
+        stored = read_lines(Trial, self.results, self.task.name)
+        stored = [each for each in stored if each.algorithm in names]
         statuses = [exit_status(trial.status) for trial in stored]
         for _ in PHASES:
             tunings = [self.read_tuning(self.task, each) for each in self.algorithms]
@@ -181,7 +182,8 @@ class Comparison:
             except ValueError as error:  # the others can run
                 print(f"error: {error}", file=sys.stderr)
         statuses = [1] * (len(self.algorithms) - len(ready))
-        stored = {(s.algorithm, s.number): s for s in read_seeds(self.results, self.task.name)}
+        seeds = read_lines(Seed, self.results, self.task.name)
+        stored = {(seed.algorithm, seed.number): seed for seed in seeds}
         wanted = {each.name: self.task.for_algorithm(each).seeds for each, _ in ready}
         planned = []
         for number in range(self.config.seeds or max(wanted.values(), default=0)):
@@ -229,9 +231,9 @@ class Comparison:
         if planned.phase:
             name, phase, settings = algorithm.name, planned.phase, planned.settings
             trial = Trial(name, phase, number, settings, error, status, job.called_as)
-            add_line(self.results, self.task.name, trial)
+            add_line(trial, self.results, self.task.name)
         else:
-            add_line(self.results, self.task.name, seed)
+            add_line(seed, self.results, self.task.name)
         return exit_status(status)
 
     def plan(
@@ -263,17 +265,15 @@ class Comparison:
         words += ["--curriculum", task.curriculum] if task.curriculum else []
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
-        title, resume = (
-            f"{algorithm.name}, {name.replace('_', ' ')}",
-            fill(program.resume, **values),
-        )
-        job = Job(title, tuple(words), folder, tuple(resume))
+        title = f"{algorithm.name}, {name.replace('_', ' ')}"
+        job = Job(title, tuple(words), folder, tuple(fill(program.resume, **values)))
         return Planned(job, algorithm, number, settings, split, phase)
 
     def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Tuning:
         """Return how far an algorithm's tuning on a task is, and the trials to run next."""
         tuning, settings = Tuning("", [], []), draw_trials(algorithm, task.trials)
-        stored = [t for t in read_trials(self.results, task.name) if t.algorithm == algorithm.name]
+        stored = read_lines(Trial, self.results, task.name)
+        stored = [each for each in stored if each.algorithm == algorithm.name]
         for phase, numbers, best in tuning_phases(task, stored) if settings else ():
             ended = {trial.number: trial for trial in best}
             tuning = Tuning(phase, best, [])

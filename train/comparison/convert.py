@@ -22,7 +22,7 @@ from train.comparison.results import BEHAVIOUR, Curve, Result, Seed, Trial, writ
 def convert_task(task: Path) -> None:
     """Write the two files of a task, and remove those that they replace."""
     folders = [path.parent for path in task.glob("*/seed_*/result.json")]
-    phases = [path for path in task.glob("*/*.csv")]
+    phases = list(task.glob("*/*.csv"))
     if folders:
         write_lines(task / "seeds.jsonl", [*map(_read_seed, folders)])
     if phases:

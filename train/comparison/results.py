@@ -164,12 +164,18 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "
 Line = TypeVar("Line", Seed, Trial)
 
 
-def read_lines(path: Path, kind: type[Line]) -> list[Line]:
-    """Return the seeds or trials in a file, none without the file.
+def path_of(kind: type[Seed | Trial], results: Path, task: str) -> Path:
+    """Return the file of a task's seeds or trials."""
+    return results / task / ("seeds.jsonl" if kind is Seed else "trials.jsonl")
+
+
+def read_lines(kind: type[Line], results: Path, task: str) -> list[Line]:
+    """Return the stored seeds or trials of a task, by algorithm and number; none without a file.
 
     Raises:
         ValueError: If the file is damaged or holds a run twice; the message names it.
     """
+    path = path_of(kind, results, task)
     if not path.exists():
         return []
 
@@ -189,32 +195,17 @@ def read_lines(path: Path, kind: type[Line]) -> list[Line]:
     return lines
 
 
-def add_line(results: Path, task: str, line: Seed | Trial) -> None:
+def add_line(line: Seed | Trial, results: Path, task: str) -> None:
     """Add a seed or trial to those of a task; a crash leaves the old file or the new one."""
-    path = path_of(type(line), results, task)
-    make_folder(path.parent)
-    write_lines(path, [*read_lines(path, type(line)), line])
+    lines = [*read_lines(type(line), results, task), line]
+    write_lines(path_of(type(line), results, task), lines)
 
 
 def write_lines(path: Path, lines: Sequence[Seed | Trial]) -> None:
     """Write a file of seeds or trials, by algorithm and number."""
+    make_folder(path.parent)
     encoder = json.Encoder(enc_hook=np.ndarray.tolist)
     write_whole(path, encoder.encode_lines(sorted(lines, key=_place)))
-
-
-def path_of(kind: type[Seed | Trial], results: Path, task: str) -> Path:
-    """Return the file of a task's seeds or trials."""
-    return results / task / ("seeds.jsonl" if kind is Seed else "trials.jsonl")
-
-
-def read_seeds(results: Path, task: str) -> list[Seed]:
-    """Return all seeds on a task, by algorithm and number: see :func:`read_lines`."""
-    return read_lines(path_of(Seed, results, task), Seed)
-
-
-def read_trials(results: Path, task: str) -> list[Trial]:
-    """Return all trials of a task's tuning: see :func:`read_lines`."""
-    return read_lines(path_of(Trial, results, task), Trial)
 
 
 def _place(line: Seed | Trial) -> tuple[str, str, int]:

@@ -15,7 +15,7 @@ from statistics import median, median_low
 import numpy as np
 
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol
-from train.comparison.results import Seed, Trial, read_seeds, read_trials
+from train.comparison.results import Seed, Trial, read_lines
 from train.comparison.statistics import Estimate, mean_interval
 
 FEW = 3
@@ -149,11 +149,12 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
-    stored, algorithms = read_seeds(results, task.name), protocol.on(task)
+    stored, algorithms = read_lines(Seed, results, task.name), protocol.on(task)
     rows = tuple(_row(each, task.for_algorithm(each), stored) for each in algorithms)
     tuned_on = protocol.tuning_task(task)
     left_out = len(stored) - sum(len(row.seeds) for row in rows)
-    return TaskResults(task, rows, tuned_on, read_trials(results, tuned_on.name), left_out)
+    trials = read_lines(Trial, results, tuned_on.name)
+    return TaskResults(task, rows, tuned_on, trials, left_out)
 
 
 def _row(algorithm: Algorithm, task: ComparedTask, stored: list[Seed]) -> Row:

@@ -1,4 +1,4 @@
-"""An algorithm's tuning: the settings that it tries, in up to three phases, and the best of them."""
+"""An algorithm's tuning: the settings that it tries, in up to three phases, and their best."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
 from ram_env import find_task
-from train.comparison.results import to_csv
+from train.comparison.report import to_csv
 from train.keywords import make_vector_env
 
 FIRST_SEED = 10**6  # of episodes: no stored run was trained on them

@@ -103,6 +103,12 @@ def test_ci_runs_the_readmes_test_command():
     assert "grep -m 1 -- '-m pytest' README.md" in read(".ci/run")
 
 
+def read_lines(pattern: str) -> list[Any]:
+    """Return the lines of JSON of some files of the repository."""
+    texts = [path.read_text() for path in ROOT.glob(pattern)]
+    return [json.loads(line) for text in texts for line in text.splitlines()]
+
+
 def in_words(error: float, low: float, high: float) -> str:
     return f"{error:.2f} ({low:.2f}-{high:.2f})"
 
@@ -113,11 +119,11 @@ def test_the_readmes_errors_are_the_means_of_the_published_runs():
     names = {"cluttered 60x60": "cluttered", "cluttered 100x100": "large-cluttered"}
     names |= {"translated 60x60": "translated", "MNIST": "mnist"}
     assert [task for task, *_ in listed] == [*names]
+    published = read_lines("benchmarks/published/*/seeds.jsonl")
     for task, *errors in listed:
         for recipe, error in zip(("best", "paper"), errors, strict=True):
-            seeds = f"*/{recipe}-{names[task]}/seed_*/result.json"
-            paths = (ROOT / "benchmarks/published").glob(seeds)
-            found = np.array([json.loads(path.read_text())["error"] for path in paths])
+            runs = [run for run in published if run["algorithm"] == f"{recipe}-{names[task]}"]
+            found = np.array([run["result"]["error"] for run in runs])
             assert (len(found), error) == (3, in_words(*mean_interval(found)))
 
 
@@ -161,7 +167,7 @@ def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path, monkey
     results = shutil.copytree(stored, tmp_path / "results", ignore=written_anew)
     written = write_reports(read_protocol(ROOT / "train" / f"{protocol}.toml"), results)
     texts = [path for path in written if path.suffix != ".png"]
-    tasks = {path.parents[2] for path in stored.glob("*/*/seed_*/result.json")}
+    tasks = [*stored.glob("*/seeds.jsonl")]
     # report and table of each task, and the report across tasks
     assert len(texts) == 2 * len(tasks) + bool(tasks)
     for path in texts:
@@ -208,12 +214,12 @@ UNSTORED |= {"0.92 (0.75-1.13)", "1.60 (1.37-1.87)"}
 def test_the_errors_in_the_results_are_those_of_stored_runs():
     reports = "".join(path.read_text() for path in ROOT.glob("benchmarks/**/report.md"))
     stored = {*re.findall(ERROR, reports.replace(" to ", "-"))}
-    for path in [*ROOT.glob("benchmarks/**/*.json"), *PRETRAINED.glob("*/result.json")]:
-        for counts in re.findall(r'"wrong": (\d+),\s+"total": (\d+)', path.read_text()):
+    for path in [*ROOT.glob("benchmarks/**/*.json*"), *PRETRAINED.glob("*/result.json")]:
+        for counts in re.findall(r'"wrong": ?(\d+),\s*"total": ?(\d+)', path.read_text()):
             score = Score(*map(int, counts))
             stored.add(in_words(score.error, *score.interval))
-    runs = (ROOT / "benchmarks/main_job").glob("seed_*/result.json")
-    errors = np.array([json.loads(path.read_text())["error"] for path in runs])
+    runs = read_lines("benchmarks/main_job/runs.jsonl")
+    errors = np.array([r["result"]["error"] for r in runs if r["run"].startswith("seed_")])
     stored.add(in_words(*mean_interval(errors)))
     listed = re.findall(ERROR, " ".join(read("RESULTS.md").replace("**", "").split()))
     assert len(listed) > 100

@@ -39,26 +39,24 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 # isort: split
 import math
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-from msgspec import structs
 
 from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
 from agents.training import check_settings
-from train.comparison import results, search
 from train.comparison.clusters import JobConfig
+from train.comparison.harvest import harvest
 from train.comparison.job import Job
-from train.comparison.jobs import exit_on_signals, hold, run_jobs
+from train.comparison.jobs import Ended, exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
+from train.comparison.results import Seed, Trial, add_line, path_of, read_lines
+from train.comparison.tuning import PHASES, TRIAL_SEED, draw_trials, tuning_phases
 
 MARKS = 10
 """Validations of a run."""
@@ -96,21 +94,21 @@ class Config(JobConfig):
 
 
 class Planned(NamedTuple):
-    """A run of an algorithm: a seed, which is kept in a folder, or a trial in a phase."""
+    """A run of an algorithm: a seed, or a trial in a phase of its tuning."""
 
     job: Job
     algorithm: Algorithm
     number: int
     settings: dict[str, Any]
     split: str
-    kept: Path
     phase: str = ""
 
 
 class Tuning(NamedTuple):
-    """Where an algorithm's tuning is: the trials that ended by phase, and what comes next."""
+    """Where a tuning is: its last phase, what ended there, best first, and what is missing."""
 
-    ended: dict[str, list[results.Trial]]
+    phase: str
+    best: list[Trial]
     missing: list[Planned]
 
 
@@ -159,58 +157,50 @@ class Comparison:
         if "run" in config.stages and (config.seeds or 0) > most:
             raise ValueError(f"seeds must be at most the protocol's {most}, got {config.seeds}")
 
-    def tune(self) -> Iterator[int]:
-        """Run the missing trials phase by phase, and yield an exit status for each trial."""
-        tried: set[Job] = set()
-        phases = [self.read_tuning(self.task, each).ended.values() for each in self.algorithms]
-        stored = [*chain(*chain(*phases))]
-        yield from (DIVERGED for trial in stored if trial.status == "diverged")
-        for _ in results.PHASES:
+    def tune(self) -> list[int]:
+        """Run the missing trials phase by phase; return an exit status for each trial."""
+        names, tried = {each.name for each in self.algorithms}, set[Job]()
+        stored = read_lines(Trial, self.results, self.task.name)
+        stored = [each for each in stored if each.algorithm in names]
+        statuses = [exit_status(trial.status) for trial in stored]
+        for _ in PHASES:
             tunings = [self.read_tuning(self.task, each) for each in self.algorithms]
             planned = [each for tuning in tunings for each in tuning.missing]
             planned = [each for each in planned if each.job not in tried]  # else it failed
             tried |= {each.job for each in planned}
-            for each, seed in self.run(planned):
-                if seed is not None:
-                    end = (seed.result.error, seed.result.status, each.job.called_as)
-                    trial = results.Trial(each.number, each.settings, *end)
-                    path = each.kept.with_name(f"{each.phase}.csv")
-                    results.write_trials(path, [*results.read_trials(path), trial])
-                yield exit_status(seed)
+            statuses += self.run(planned)
         if stored and not tried:
             print(f"all trials are stored in {self.results}: another --results FOLDER repeats them")
+        return statuses
 
-    def run_seeds(self) -> Iterator[int]:
-        """Run the missing seeds, the first of all algorithms first; yield their exit statuses."""
+    def run_seeds(self) -> list[int]:
+        """Run the missing seeds, the first of all algorithms first; return all exit statuses."""
         ready: list[tuple[Algorithm, dict[str, Any]]] = []
         for algorithm in self.algorithms:
             try:
                 ready.append((algorithm, self.tuned_settings(algorithm)))
             except ValueError as error:  # the others can run
                 print(f"error: {error}", file=sys.stderr)
-                yield 1
-        planned = []
+        statuses = [1] * (len(self.algorithms) - len(ready))
+        seeds = read_lines(Seed, self.results, self.task.name)
+        stored = {(seed.algorithm, seed.number): seed for seed in seeds}
         wanted = {each.name: self.task.for_algorithm(each).seeds for each, _ in ready}
+        planned = []
         for number in range(self.config.seeds or max(wanted.values(), default=0)):
             for algorithm, settings in ready:
-                if number >= wanted[algorithm.name]:
-                    continue
                 each = self.plan(self.task, algorithm, number, settings)
-                if (each.kept / "result.json").exists():
-                    seed = results.read_seed(each.kept)
-                    refuse_another(str(each.kept), seed.config.get("called_as"), each.job)
-                    yield exit_status(seed)
-                else:
+                if (seed := stored.get((algorithm.name, number))) is not None:
+                    path = path_of(Seed, self.results, self.task.name)
+                    refuse_another(path, each.job, seed.config.get("called_as"))
+                    statuses.append(exit_status(seed.result.status))
+                elif number < wanted[algorithm.name]:
                     planned.append(each)
         if len(ready) == len(self.algorithms) and not planned:
             print(f"all runs are stored in {self.results}: another --results FOLDER repeats them")
-        for each, seed in self.run(planned):
-            if seed is not None:
-                results.write_seed(each.kept, seed)
-            yield exit_status(seed)
+        return statuses + self.run(planned)
 
-    def run(self, planned: list[Planned]) -> Iterator[tuple[Planned, results.Seed | None]]:
-        """Run programs, print a line as each ends, and yield what it left: None if it failed."""
+    def run(self, planned: list[Planned]) -> list[int]:
+        """Run programs and keep what they leave; print a line and return a status for each."""
         by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
         for job in by_job:
             if job.holds_another():
@@ -218,20 +208,33 @@ class Comparison:
                 raise ValueError(f"{job.folder} holds a run of another command: {advice}")
         if planned:
             print(f"runs to do in {self.config.work_dir}: {len(planned)}", flush=True)
+        statuses = []
         with closing(run_jobs(lambda: next(jobs, None), self.config)) as all_ended:
-            for count, ended in enumerate(all_ended, 1):
+            for ended in all_ended:
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_words}"
-                print(f"{count} of {len(planned)}: {line}", flush=True)
-                each, seed = by_job[ended.job], None
-                try:
-                    names = (each.algorithm.name, each.number)
-                    chance_error = self.task.for_algorithm(each.algorithm).chance_error
-                    seed = results.harvest(ended, *names, each.split, chance_error)
-                except ValueError as error:
-                    print(f"error: {ended.job.name}: {error}", file=sys.stderr)
-                yield each, seed
+                print(f"{len(statuses) + 1} of {len(planned)}: {line}", flush=True)
+                statuses.append(self.keep(by_job[ended.job], ended))
                 if ended.status in (0, DIVERGED):  # it is kept, or of no use
                     ended.job.forget()
+        return statuses
+
+    def keep(self, planned: Planned, ended: Ended) -> int:
+        """Keep what a run has left, unless it failed; return its exit status."""
+        algorithm, number, job = planned.algorithm, planned.number, planned.job
+        chance_error = self.task.for_algorithm(algorithm).chance_error
+        try:
+            seed = harvest(ended, algorithm.name, number, planned.split, chance_error)
+        except ValueError as error:
+            print(f"error: {job.name}: {error}", file=sys.stderr)
+            return 1
+        error, status = seed.result.error, seed.result.status
+        if planned.phase:
+            name, phase, settings = algorithm.name, planned.phase, planned.settings
+            trial = Trial(name, phase, number, settings, error, status, job.called_as)
+            add_line(trial, self.results, self.task.name)
+        else:
+            add_line(seed, self.results, self.task.name)
+        return exit_status(status)
 
     def plan(
         self,
@@ -242,16 +245,15 @@ class Comparison:
         *,
         phase: str = "",
     ) -> Planned:
-        """Return the run of a seed, or of a trial in a phase of :data:`results.PHASES`."""
-        name = f"{results.PHASES.get(phase, 'seed')}_{number}"
-        place = Path(task.name, algorithm.name, name)
+        """Return the run of a seed, or of a trial in a phase of :data:`PHASES`."""
+        name = f"{PHASES.get(phase, 'seed')}_{number}"
+        folder = self.config.work_dir / task.name / algorithm.name / name
         env_steps = task.env_steps // 3 if phase == "trials" else task.env_steps
         split = "validation" if phase else self.config.final_split
-        trial_seed = search.TRIAL_SEED + (phase == "finals")
         values = {
             "env_id": task.env_id,
-            "seed": trial_seed if phase else number,
-            "run_dir": self.config.work_dir / place,
+            "seed": TRIAL_SEED + (phase == "finals") if phase else number,
+            "run_dir": folder,
             "env_steps": env_steps,
             "episodes": math.ceil(env_steps / task.num_glimpses),
             "num_glimpses": task.num_glimpses,
@@ -264,63 +266,52 @@ class Comparison:
         for flag, value in settings.items():
             words += [f"--{flag.replace('_', '-')}", str(value)]
         title = f"{algorithm.name}, {name.replace('_', ' ')}"
-        resume = tuple(fill(program.resume, **values))
-        job = Job(title, tuple(words), self.config.work_dir / place, resume)
-        kept = self.results / place
-        return Planned(job, algorithm, number, settings, split, kept, phase)
+        job = Job(title, tuple(words), folder, tuple(fill(program.resume, **values)))
+        return Planned(job, algorithm, number, settings, split, phase)
 
     def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Tuning:
-        """Return an algorithm's trials on a task that have ended, best first, and those to run."""
-        tuning = Tuning({}, [])
-        if not (settings := search.draw_trials(algorithm, task.trials)):
-            return tuning
-
-        def path_of(phase: str) -> Path:
-            return results.trials_path(self.results, task.name, algorithm.name, phase)
-
-        stored = results.tuning_phases(task, lambda phase: results.read_trials(path_of(phase)))
-        for phase, numbers, ended in stored:
+        """Return how far an algorithm's tuning on a task is, and the trials to run next."""
+        tuning, settings = Tuning("", [], []), draw_trials(algorithm, task.trials)
+        stored = read_lines(Trial, self.results, task.name)
+        stored = [each for each in stored if each.algorithm == algorithm.name]
+        for phase, numbers, best in tuning_phases(task, stored) if settings else ():
+            ended = {trial.number: trial for trial in best}
+            tuning = Tuning(phase, best, [])
             for number in numbers:
                 planned = self.plan(task, algorithm, number, settings[number], phase=phase)
-                if (trial := ended.get(number)) is None:
+                if number not in ended:
                     tuning.missing.append(planned)
                 else:
-                    what = f"{path_of(phase)}, trial {number},"
-                    refuse_another(what, trial.called_as, planned.job)
-                    # A CSV file can't tell the text "1e3" from a number.
-                    ended[number] = structs.replace(trial, settings=settings[number])
-            tuning.ended[phase] = results.best_trials(ended.values())
+                    path = path_of(Trial, self.results, task.name)
+                    refuse_another(path, planned.job, ended[number].called_as)
         return tuning
 
     def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
         """Return the settings of the best trial; an incomplete tuning is a ValueError."""
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
-        tuning = self.read_tuning(task, algorithm)
-        phase, trials = next(reversed(tuning.ended.items()), ("", []))
-        if missing := tuning.missing:
-            count = f"{len(trials)} of {len(trials) + len(missing)} {phase}"
+        phase, best, missing = self.read_tuning(task, algorithm)
+        if missing:
+            count = f"{len(best)} of {len(best) + len(missing)} {phase}"
             flags = f"--task {task.name} --algorithms {algorithm.name} --stages tune"
             raise ValueError(
                 f"{algorithm.name} has {count} on {task.name}. "
                 f"Resume its tuning with: {command_line()} {flags}"
             )
-        return trials[0].settings if trials else {}
+        return best[0].settings if best else {}
 
 
-def exit_status(seed: results.Seed | None) -> int:
-    """Return the exit status for what a run left, None if it failed."""
-    if seed is None:
-        return 1
-    return DIVERGED if seed.result.status == "diverged" else 0
+def exit_status(status: str) -> int:
+    """Return the exit status for what a run left."""
+    return DIVERGED if status == "diverged" else 0
 
 
-def refuse_another(what: str, called_as: Any, job: Job) -> None:
-    """Raise a ValueError if a result comes from another command than a job's."""
+def refuse_another(path: Path, job: Job, called_as: Any) -> None:
+    """Raise a ValueError if a stored result comes from another command than a job's."""
     if called_as != job.called_as:
         raise ValueError(
-            f"{what} was run as {called_as!r}, but would now be run as {job.called_as!r}: "
-            "move it away, or choose another --results"
+            f"{path}: {job.name} was run as {called_as!r}, but would now be run as "
+            f"{job.called_as!r}: delete its line, or choose another --results"
         )
 
 

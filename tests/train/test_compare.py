@@ -14,21 +14,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from agents.estimators import ESTIMATORS
 from tests.script_helpers import wait_for
 from train import baselines, compare, off_policy, reinforce, sb3, stock_ppo
 from train.compare import PROTOCOL, STAGES, Comparison, Config, main, parse
-from train.comparison import results
 from train.comparison.job import Job
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, read_protocol
 from train.comparison.report import FILES
-from train.comparison.search import draw_trials
+from train.comparison.results import Seed, Trial, path_of, read_lines, write_lines
+from train.comparison.tuning import best_trials, draw_trials
+from train.settings import PRESETS
 
 pytestmark = pytest.mark.usefixtures("own_signals")
 
@@ -140,8 +141,14 @@ class Place:
         path.unlink(missing_ok=True)
         return lines
 
+    def stored(self, kind: type, task: str = "MNISTGlimpse-v0") -> list[Any]:
+        return read_lines(kind, self.folder / "results", task)
+
+    def path(self, kind: type) -> Path:
+        return path_of(kind, self.folder / "results", "MNISTGlimpse-v0")
+
     def seeds(self) -> list[tuple[str, int, str, float]]:
-        found = results.read_seeds(self.folder / "results", "MNISTGlimpse-v0")
+        found = self.stored(Seed)
         return [(s.algorithm, s.number, s.result.status, s.result.error) for s in found]
 
 
@@ -151,7 +158,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     calls, said = place.calls(), capsys.readouterr().out
     announced = re.findall(r"runs to do in (.*): (\d)", said)
     assert announced == [(str(tmp_path / "work"), number) for number in "52"]
-    trials = results.read_trials(tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv")
+    trials = place.stored(Trial)
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
     assert trials[0].settings == {}
     rates = [float(trial.settings.get("rate", 0.5)) for trial in trials]
@@ -168,7 +175,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     said = capsys.readouterr().out
     assert f"all trials {stored}" in said
     assert f"all runs {stored}" in said
-    (tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "seed_1" / "result.json").unlink()
+    write_lines(place.path(Seed), place.stored(Seed)[:1])
     main(place.config())
     assert place.calls() == expected[1:]
 
@@ -178,7 +185,7 @@ def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path,
     main(place.config(stages=("report",)))
     assert capsys.readouterr().out == f"{folder} holds no results\n"
     main(place.config(stages=STAGES))
-    seed = results.read_seeds(folder, "MNISTGlimpse-v0")[1]
+    seed = place.stored(Seed)[1]
     assert shlex.split(seed.config["command"]) == ["python", "x", "RUN_DIR", "it's"]
     assert seed.config["called_as"].endswith("--rate " + seed.config["called_as"].split()[-1])
     np.testing.assert_array_equal(seed.curve.env_steps, 300 * np.arange(1, 11))
@@ -190,8 +197,7 @@ def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path,
     np.testing.assert_array_equal(seed.curve.behaviour["eval/most_named"], np.arange(1, 11))
     explained = seed.curve.behaviour["train/explained_variance"]  # logged after each mark
     np.testing.assert_array_equal(explained, [math.nan, *range(1, 10)])
-    kept = [path for path in folder.rglob("*") if path.suffix in (".json", ".csv")]
-    assert sum(path.stat().st_size for path in kept) < 20_000
+    assert place.path(Seed).stat().st_size + place.path(Trial).stat().st_size < 20_000
     written = [folder / "MNISTGlimpse-v0" / name for name in FILES] + [folder / "report.md"]
     assert capsys.readouterr().out.splitlines()[-5:] == [str(path) for path in written]
     assert "| tuned |" in written[0].read_text()
@@ -202,7 +208,7 @@ def test_one_that_diverges_counts_as_guessing_and_the_exit_status_says_so(tmp_pa
     with pytest.raises(SystemExit, match=r"^3$"):
         main(place.config(algorithms=("wild",)))
     assert place.seeds() == [("wild", 0, "diverged", 90.0), ("wild", 1, "diverged", 90.0)]
-    seed = results.read_seeds(tmp_path / "results", "MNISTGlimpse-v0")[0]
+    seed = place.stored(Seed)[0]
     assert seed.result.reason == "update 3: loss not finite"
     assert len(seed.curve.error) == 2  # as far as it came
     place.calls()
@@ -215,7 +221,7 @@ def test_a_run_that_was_killed_or_that_no_report_can_use_is_reported_and_not_kep
     named = {
         "dies": "ended with status -9",
         "forgets": r"timing\.csv",
-        "overshoots": r"metrics\.csv.*: eval/error must be from 0 to 100, got 101",
+        "overshoots": r"seed_0: errors must be from 0 to 100, got .*101",
         "samples": r"config\.json.*: the run was trained on the sample",
         "strays": r"result\.json: split must be test, got 'train'",
         "misdates": r"config\.json.*: started must be ISO 8601, got 'yesterday'",
@@ -238,10 +244,10 @@ def test_results_of_another_protocol_are_refused(tmp_path):
     for old, new in {"3000": "6000", "--seed": "--more 1 --seed", "0.9]": "0.8]"}.items():
         assert old in HEAD
         place.write(more, HEAD.replace(old, new))
-        with pytest.raises(ValueError, match=r"trials.csv, trial \d, was run as .*move it away"):
+        with pytest.raises(ValueError, match=r"trials.jsonl: .* trial \d was run as .* delete"):
             main(place.config())
         if old != "0.9]":  # that is not this one's
-            with pytest.raises(ValueError, match=r"seed_0 was run as .*move it away"):
+            with pytest.raises(ValueError, match=r"seeds.jsonl: .* seed 0 was run as .* delete"):
                 main(place.config(algorithms=("fixed",)))
 
 
@@ -284,16 +290,15 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
     assert "stored" not in capsys.readouterr().out  # it has no trials of its own
     main(place.config(stages=("tune",)))
     assert {call.split()[0] for call in place.calls()} == {"works"}
-    path = tmp_path / "results" / "MNISTGlimpse-v0" / "tuned" / "trials.csv"
-    trials = results.read_trials(path)
+    path, trials = place.path(Trial), place.stored(Trial)
     for count in (0, 4):  # some trials are not all
-        results.write_trials(path, trials[:count])
+        write_lines(path, trials[:count])
         with pytest.raises(SystemExit):
             main(place.config(task="Other-v0"))
         assert f"tuned has {count} of 5 trials on MNISTGlimpse-v0" in capsys.readouterr().err
-    results.write_trials(path, trials)
+    write_lines(path, trials)
     assert place.calls() == []
-    results.write_trials(path, trials[:-1])
+    write_lines(path, trials[:-1])
     main(place.config(stages=("tune",), seeds=9))  # as the hint has the other task's number
     assert len(place.calls()) == 1
     main(place.config(task="Other-v0"))
@@ -303,9 +308,9 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
 
 
 def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
-    wild = results.Trial(1, {}, 75.0, "diverged")
-    late = results.Trial(2, {}, 75.3, "finished")
-    assert results.best_trials([wild, late]) == [late, wild]
+    wild = Trial("x", "trials", 1, {}, 75.0, "diverged")
+    late = Trial("x", "trials", 2, {}, 75.3, "finished")
+    assert best_trials([wild, late]) == [late, wild]
 
 
 def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path):
@@ -392,49 +397,46 @@ def test_a_bad_protocol_is_refused_by_file_and_entry(tmp_path, old, new, named):
 def test_a_result_that_contradicts_itself_is_refused_by_file(tmp_path):
     place = Place(tmp_path, '[algorithms.fixed]\nprogram = "ours"\n')
     main(place.config(algorithms=("fixed",)))
-    folder = tmp_path / "results" / "MNISTGlimpse-v0" / "fixed"
-    result = json.loads((folder / "seed_0" / "result.json").read_text())
-    marks = (folder / "seed_0" / "metrics.csv").read_text()
-    (folder / "seed_01").mkdir()  # not written by us, so never counted
-    (folder / "seed_01" / "result.json").write_text("{}")
-    assert len(place.seeds()) == 2
-    for name, content in (
-        ("result.json", json.dumps({**result, "error": -5})),
-        ("result.json", json.dumps({**result, "error": result["error"] + 1})),
-        ("result.json", json.dumps({**result, "wrong": 201})),
-        ("result.json", json.dumps({**result, "env_steps": 1})),
-        ("result.json", json.dumps({**result, "status": "lost"})),
-        ("metrics.csv", ""),
-        ("metrics.csv", marks.replace("60.0", "nan")),
-        ("metrics.csv", marks.replace("eval/most_named", "eval/most_liked")),
-        ("metrics.csv", marks.replace("nan", "x")),
-        ("metrics.csv", marks + marks.splitlines()[1]),
-        ("config.json", '{"parameters": "many"}'),
-        ("config.json", '{"config": "mine.toml"}'),
+    whole = place.path(Seed).read_text()
+    first, second = map(json.loads, whole.splitlines())
+    for part, changes in (
+        ("result", {"error": -5}),
+        ("result", {"error": first["result"]["error"] + 1}),
+        ("result", {"wrong": 201}),
+        ("result", {"env_steps": 1}),
+        ("result", {"status": "lost"}),
+        ("curve", {"env_steps": []}),
+        ("curve", {"error_sampled": [None] * 10}),
+        ("curve", {"behaviour": {"eval/most_liked": [1.0] * 10}}),
+        ("curve", {"cpu_seconds": ["x"] * 10}),
+        ("curve", {"env_steps": [300.0] * 10}),
+        ("config", {"parameters": "many"}),
+        ("config", {"config": "mine.toml"}),
     ):
-        path = folder / "seed_0" / name
-        before = path.read_bytes()
-        path.write_text(content)
-        with pytest.raises(ValueError, match=rf"fixed/seed_0/(metrics\.csv|{name})"):
+        changed = {**first, part: {**first[part], **changes}}
+        place.path(Seed).write_text(f"{json.dumps(changed)}\n{json.dumps(second)}\n")
+        with pytest.raises(ValueError, match=r"seeds\.jsonl is not valid"):
             place.seeds()
-        path.write_bytes(before)
-    copytree(folder / "seed_1", folder / "seed_7")
-    with pytest.raises(ValueError, match="seed_7 is a copy of seed_1"):
+    place.path(Seed).write_text(whole + json.dumps({**second, "seed": 7}))  # the same command
+    with pytest.raises(ValueError, match=r"seeds\.jsonl: line 3 has the run of line 2: delete one"):
         place.seeds()
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("0,finished", "0,lost"), (",20.0", ",-20.0"), ("trial", "number"), ("0,", "x,")],
+    [('"finished"', '"lost"'), (":20.0", ":-20.0"), ('"trial"', '"number"'), ("0,", "x,")],
 )
 def test_damaged_trials_are_refused_by_file(tmp_path, old, new):
-    path = tmp_path / "trials.csv"
-    trials = [results.Trial(0, {}, 20.0, "finished"), results.Trial(1, {"b": 1}, 9.0, "finished")]
-    results.write_trials(path, trials)
-    assert results.read_trials(path) == trials
+    path = path_of(Trial, tmp_path, "task")
+    trials = [
+        Trial("x", "trials", 0, {}, 20.0, "finished"),
+        Trial("x", "trials", 1, {"b": 1}, 9.0, "finished"),
+    ]
+    write_lines(path, trials)
+    assert read_lines(Trial, tmp_path, "task") == trials
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match=r"trials\.csv"):
-        results.read_trials(path)
+    with pytest.raises(ValueError, match=r"trials\.jsonl"):
+        read_lines(Trial, tmp_path, "task")
 
 
 PHASED = HEAD[HEAD.index("[tasks.") : HEAD.index("[algorithms.")]
@@ -453,10 +455,10 @@ def test_trials_that_all_fail_are_run_again_and_the_best_compete_at_the_whole_bu
     task = PHASED.replace("50.0", "0.001") if retried else PHASED
     place = Place(tmp_path, task)
     main(place.config(task="Phased"))
-    folder = tmp_path / "results" / "Phased" / "tuned"
-    phases = ["finals", "retries", "trials"] if retried else ["finals", "trials"]
-    assert sorted(path.stem for path in folder.glob("*.csv")) == phases
-    read = {phase: results.read_trials(folder / f"{phase}.csv") for phase in phases}
+    read: dict[str, list[Trial]] = {}
+    for trial in place.stored(Trial, "Phased"):
+        read.setdefault(trial.phase, []).append(trial)
+    assert [*read] == (["finals", "retries", "trials"] if retried else ["finals", "trials"])
     for phase, trials in read.items():
         assert len(trials) == (2 if phase == "finals" else 5)
         steps, seed = (1000, 1000) if phase == "trials" else (3000, 1000)
@@ -464,20 +466,21 @@ def test_trials_that_all_fail_are_run_again_and_the_best_compete_at_the_whole_bu
         assert all(f"--steps {steps} " in f"{t.called_as} " for t in trials)
         assert all(f"--seed {seed} " in f"{t.called_as} " for t in trials)
     source = read["retries" if retried else "trials"]
-    best = {trial.number for trial in results.best_trials(source)[:2]}
+    best = {trial.number for trial in best_trials(source)[:2]}
     assert {trial.number for trial in read["finals"]} == best
-    chosen = results.best_trials(read["finals"])[0].settings
-    seeds = results.read_seeds(tmp_path / "results", "Phased")
+    chosen = best_trials(read["finals"])[0].settings
+    seeds = place.stored(Seed, "Phased")
     assert [seed.number for seed in seeds] == [0, 1, 2]  # the table's three, not two
     for flag, value in chosen.items():
         assert all(f"--{flag} {value}" in seed.config["called_as"] for seed in seeds)
     place.calls()
     main(place.config(task="Phased"))
     assert place.calls() == []
-    more, stored = HEAD.replace("trials = 4", "trials = 9"), (folder / "finals.csv").read_text()
+    more = HEAD.replace("trials = 4", "trials = 9")
     place.write(task.replace("trials = 4", "trials = 9"), more)
     main(place.config(task="Phased", stages=("tune",)))  # new finalists beside the old
-    assert set(stored.splitlines()) < set((folder / "finals.csv").read_text().splitlines())
+    finals = [each for each in place.stored(Trial, "Phased") if each.phase == "finals"]
+    assert {each.number for each in read["finals"]} < {each.number for each in finals}
 
 
 def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
@@ -556,7 +559,7 @@ def test_the_class_of_the_published_rows_is_that_of_their_estimators(protocol):
     settings = settings_of(protocol)
     for name, algorithm in PROTOCOLS[protocol].algorithms.items():
         of_row = settings[name][1]["estimator"] if name in settings else None
-        estimator = reinforce.ESTIMATORS[of_row] if of_row else None
+        estimator = ESTIMATORS[of_row] if of_row else None
         supervised = algorithm.program == "baselines"
         assert algorithm.sees_label == (supervised or bool(estimator and estimator.sees_label))
         assert algorithm.binary_reward == (estimator is not None and estimator.binary_reward)
@@ -591,19 +594,18 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
         path = PROTOCOL.with_stem(name)
         for task in protocol.tasks.values():
             comparison = Comparison(Config(task=task.name, protocol=path), protocol)
-            kept = PROTOCOL.parents[1] / comparison.results
+            comparison.results = PROTOCOL.parents[1] / comparison.results
+            stored = read_lines(Seed, comparison.results, task.name)
             for algorithm in protocol.on(task):
-                comparison.read_tuning(
-                    protocol.tuning_task(task), algorithm
-                )  # refuses other trials
-                configs = list((kept / task.name / algorithm.name).glob("seed_*/config.json"))
-                settings = comparison.tuned_settings(algorithm) if configs else {}
-                for config in configs:
-                    seed = int(config.parent.name.removeprefix("seed_"))
-                    job = comparison.plan(task, algorithm, seed, settings).job
-                    facts = json.loads(config.read_text())
-                    assert facts["called_as"] == job.called_as
-                    assert re.fullmatch(r"[0-9a-f]{40}(; then [0-9a-f]{40})*", facts["commit"])
+                tuned_on = protocol.tuning_task(task)
+                comparison.read_tuning(tuned_on, algorithm)  # refuses other trials
+                seeds = [s for s in stored if s.algorithm == algorithm.name]
+                settings = comparison.tuned_settings(algorithm) if seeds else {}
+                for seed in seeds:
+                    job = comparison.plan(task, algorithm, seed.number, settings).job
+                    assert seed.config["called_as"] == job.called_as
+                    commits = r"[0-9a-f]{40}(; then [0-9a-f]{40})*"
+                    assert re.fullmatch(commits, seed.config["commit"])
                     known += 1
     assert known > 300
 
@@ -611,7 +613,7 @@ def test_the_protocols_know_the_results_that_are_stored_for_them():
 def test_the_published_rows_are_the_presets_at_their_own_budgets():
     settings = settings_of("published")
     changed = {"every-size", "long", "wide", "paper-translated", "paper-large-cluttered"}
-    presets = {name for name in reinforce.PRESETS if not name.startswith("reward-only")}
+    presets = {path.stem for path in PRESETS.glob("[!r]*.toml")}  # not those of the reward alone
     assert set(settings) == presets | changed
     for name in presets:
         task, row = settings[name]

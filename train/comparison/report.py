@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from agents.runs.files import write_whole
 from train.comparison import tables
 from train.comparison.protocol import Protocol
-from train.comparison.results import to_csv
 from train.comparison.summary import Row, TaskResults, read_results
 
 FILES = ("report.md", "table.csv", "curves.png", "errors.png")
@@ -118,3 +120,10 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.10g}"
+
+
+def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Return rows as CSV files hold them."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()

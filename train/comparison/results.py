@@ -1,9 +1,7 @@
-"""What runs leave for good: a small folder per seed, from which the reports are made.
+"""What runs leave for good: a line of JSON per seed and per trial, which the reports are made of.
 
-``<results>/<task>/<algorithm>/seed_<n>/`` holds ``config.json`` (settings, command, commit,
-machine, parameters), ``metrics.csv`` (validation at the marks) and ``result.json``;
-``<results>/<task>/<algorithm>/trials.csv`` holds the algorithm's tuning,
-``retries.csv`` and ``finals.csv`` its trials at the whole budget.
+``<results>/<task>/seeds.jsonl`` holds the :class:`Seed` of every run that has ended, and
+``trials.jsonl`` every :class:`Trial` of the task's tuning, each by algorithm and number.
 
 Dimension key:
     k: marks at which a run was validated
@@ -11,28 +9,19 @@ Dimension key:
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct, json, structs
 
-from agents.runs.commands import DIVERGED
-from agents.runs.files import convert, make_folder, read_csv, read_json, to_json, write_whole
-from agents.runs.records import portable
-from train.comparison.jobs import Ended
-from train.comparison.protocol import ComparedTask, Positive
+from agents.runs.files import MAX_TEXT, convert, make_folder, parse, read_file, write_whole
+from train.comparison.protocol import Positive
 
-PHASES = {"trials": "trial", "retries": "retry", "finals": "final"}
-"""Phases of an algorithm's tuning, each a CSV file, and what a run in one is called."""
 BEHAVIOUR = {
     "eval/most_named": "commonest answer [%]",
     "eval/centre_coverage": "on the object's middle [%]",
@@ -47,7 +36,7 @@ Count = Annotated[int, Meta(ge=0)]
 Status = Literal["finished", "diverged"]
 
 
-class Curve(NamedTuple):
+class Curve(Struct, frozen=True, forbid_unknown_fields=True):
     """Validation during training, each (k,), float64.
 
     Attributes:
@@ -62,7 +51,7 @@ class Curve(NamedTuple):
     cpu_seconds: np.ndarray
     error: np.ndarray
     error_sampled: np.ndarray
-    behaviour: dict[str, np.ndarray] = {}  # noqa: RUF012 - never changed
+    behaviour: dict[str, np.ndarray] = {}
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,31 +88,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"error is {self.error} %, but {self.wrong} of {self.total} are wrong")
 
 
-class Seed(NamedTuple):
-    """A seed of an algorithm; ``config`` is the content of its ``config.json``."""
-
-    algorithm: str
-    number: int
-    config: dict[str, Any]
-    curve: Curve
-    result: Result
-
-
-class Trial(Struct, frozen=True, rename={"number": "trial"}):
-    """Settings by flag that a tuning has tried, and the validation error at their end [%].
-
-    Number 0 is the program's defaults, without settings. ``called_as`` is the command, as
-    the protocol writes it today.
-    """
-
-    number: Count
-    settings: dict[str, int | float | str]
-    error: Percentage
-    status: Status
-    called_as: str = ""
-
-
-class _Config(Struct):
+class Facts(Struct):
     """The part of a run's ``config.json`` that reports use."""
 
     parameters: Count | None = None
@@ -147,223 +112,101 @@ class _Config(Struct):
             raise ValueError(f"started must be ISO 8601, got {self.started!r}") from error
 
 
-class _Time(Struct):
-    """A line of a run's ``timing.csv``."""
+class Seed(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "seed"}):
+    """A seed of an algorithm: what it is, how it ended, how it learned, how it was run.
 
-    env_steps: NotNegative
-    cpu_seconds: NotNegative
+    ``config`` is the content of the run's ``config.json`` (:class:`Facts` and more), with the
+    command as the protocol writes it under ``called_as``.
+    """
+
+    algorithm: str
+    number: Count
+    result: Result
+    curve: Curve
+    config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse what no report can use: a curve that is not that of a whole run, for example."""
+        convert(self.config, Facts)
+        *columns, behaviour = structs.astuple(self.curve)
+        steps, seconds, *errors = columns
+        if unknown := behaviour.keys() - BEHAVIOUR.keys():
+            raise ValueError(f"behaviour must be of {sorted(BEHAVIOUR)}, got {sorted(unknown)}")
+        if {each.shape for each in (*columns, *behaviour.values())} != {(len(steps),)}:
+            raise ValueError("the columns of a curve must have a number per mark")
+        if not (np.abs(np.array(errors) - 50) <= 50).all():
+            raise ValueError(f"errors must be from 0 to 100, got {np.array(errors).tolist()}")
+        if not (np.isfinite(seconds) & (seconds >= 0)).all():
+            raise ValueError(f"cpu_seconds must be at least 0, got {seconds.tolist()}")
+        last = self.result.env_steps
+        if not (np.diff(steps, prepend=-1) > 0).all() or last != max(steps, default=0):
+            raise ValueError(f"env_steps must rise to the result's {last}, got {steps.tolist()}")
+        if self.result.status == "finished" and not len(steps):
+            raise ValueError("a run that finished must have a mark with eval/error")
 
 
-class _Mark(_Time):
-    """A line of a seed's ``metrics.csv``."""
+class Trial(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "trial"}):
+    """Settings that the tuning of an algorithm has tried in a phase of ``tuning.PHASES``.
 
+    ``settings`` are by flag; number 0 is the program's defaults, without settings. ``error`` is
+    the validation error at the end [%], ``called_as`` the command as the protocol writes it.
+    """
+
+    algorithm: str
+    phase: str
+    number: Count
+    settings: dict[str, int | float | str]
     error: Percentage
-    error_sampled: Percentage
+    status: Status
+    called_as: str = ""
 
 
-class _Metric(Struct):
-    """A line of a run's ``metrics.csv``."""
-
-    env_steps: NotNegative
-    tag: str
-    value: float
-
-    def __post_init__(self) -> None:
-        if self.tag in ("eval/error", "eval/error_sampled") and not 0 <= self.value <= 100:
-            raise ValueError(f"{self.tag} must be from 0 to 100, got {self.value}")
+Line = TypeVar("Line", Seed, Trial)
 
 
-class _End(Struct):
-    """A run's ``result.json``."""
-
-    split: str
-    wrong: Count
-    total: Positive
-
-    def __post_init__(self) -> None:
-        if self.wrong > self.total:
-            raise ValueError(f"wrong must be at most total={self.total}, got {self.wrong}")
+def path_of(kind: type[Seed | Trial], results: Path, task: str) -> Path:
+    """Return the file of a task's seeds or trials."""
+    return results / task / ("seeds.jsonl" if kind is Seed else "trials.jsonl")
 
 
-def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error: float) -> Seed:
-    """Return what a program has left in its run folder; one that diverged counts as guessing.
+def read_lines(kind: type[Line], results: Path, task: str) -> list[Line]:
+    """Return the stored seeds or trials of a task, by algorithm and number; none without a file.
 
     Raises:
-        ValueError: If it failed, something is missing or damaged, it was evaluated on another
-            split, or the data was the sample of digits; the message names the file.
+        ValueError: If the file is damaged or holds a run twice; the message names it.
     """
-    if ended.status not in (0, DIVERGED):
-        raise ValueError(f"{ended.how}: see {ended.job.output}")
-    folder = ended.job.folder
-    config = {**portable(_read_config(folder), folder), "called_as": ended.job.called_as}
-    curve, last = _read_run(folder)
-    steps = int(max(curve.env_steps, default=0))
-    if ended.status == DIVERGED:
-        reason = ended.last_words.removeprefix("error: ")
-        outcome = ("diverged", chance_error, None, None)
-    else:
-        end, reason = read_json(folder / "result.json", _End), ""
-        if end.split != split:
-            raise ValueError(f"{folder / 'result.json'}: split must be {split}, got {end.split!r}")
-        outcome = ("finished", 100 * end.wrong / end.total, end.wrong, end.total)
-    result = Result(*outcome, split, steps, ended.cpu_seconds, reason, last)
-    _check_marks(folder / "metrics.csv", curve, result)
-    return Seed(algorithm, number, config, curve, result)
+    path = path_of(kind, results, task)
+    if not path.exists():
+        return []
+
+    def to_array(kind: type, value: Any) -> np.ndarray:
+        return np.array(value, dtype=float)  # null, which JSON has for NaN, becomes NaN
+
+    decoder = json.Decoder(kind, dec_hook=to_array)
+    lines: list[Line] = parse(read_file(path, MAX_TEXT), path, Any, decoder.decode_lines)
+    known: dict[tuple[Any, ...], int] = {}
+    for number, line in enumerate(lines, 1):
+        keys: list[tuple[Any, ...]] = [_place(line)]
+        if isinstance(line, Seed):  # the settings of two trials may be the same
+            keys += [(line.algorithm, line.config.get("called_as") or number)]
+        for key in keys:
+            if (first := known.setdefault(key, number)) != number:
+                raise ValueError(f"{path}: line {number} has the run of line {first}: delete one")
+    return lines
 
 
-def trials_path(results: Path, task: str, algorithm: str, phase: str = "trials") -> Path:
-    """Return the file of a phase of an algorithm's tuning."""
-    return results / task / algorithm / f"{phase}.csv"
+def add_line(line: Seed | Trial, results: Path, task: str) -> None:
+    """Add a seed or trial to those of a task; a crash leaves the old file or the new one."""
+    lines = [*read_lines(type(line), results, task), line]
+    write_lines(path_of(type(line), results, task), lines)
 
 
-def write_seed(folder: Path, seed: Seed) -> None:
-    """Write a seed's folder; the result goes last, so that a folder that has one is complete."""
-    make_folder(folder)
-    *columns, behaviour = seed.curve
-    rows = zip(*(column.tolist() for column in [*columns, *behaviour.values()]), strict=True)
-    write_whole(folder / "config.json", to_json(seed.config))
-    write_whole(folder / "metrics.csv", to_csv([[*_Mark.__struct_fields__, *behaviour], *rows]))
-    write_whole(folder / "result.json", to_json(structs.asdict(seed.result)))
-
-
-def read_seed(folder: Path) -> Seed:
-    """Read a seed's folder; raise ValueError with the file's name if it is damaged."""
-    result = read_json(folder / "result.json", Result)
-    marks = [structs.astuple(mark) for mark in read_csv(folder / "metrics.csv", _Mark)]
-    columns = np.array(marks, dtype=float).reshape(-1, len(_Mark.__struct_fields__)).T
-    rows = read_csv(folder / "metrics.csv", dict[str, float])
-    header = list(rows[0]) if rows else []
-    if unknown := set(header) - {*_Mark.__struct_fields__, *BEHAVIOUR}:
-        raise ValueError(f"{folder / 'metrics.csv'} has unknown columns {sorted(unknown)}")
-    tags = [tag for tag in BEHAVIOUR if tag in header]
-    curve = Curve(*columns, behaviour={tag: np.array([row[tag] for row in rows]) for tag in tags})
-    _check_marks(folder / "metrics.csv", curve, result)
-    number = int(folder.name.removeprefix("seed_"))
-    return Seed(folder.parent.name, number, _read_config(folder), curve, result)
-
-
-def read_seeds(results: Path, task: str) -> list[Seed]:
-    """Read all seeds on a task, sorted; a damaged one or a copy is a ValueError."""
-    folders = [path.parent for path in (results / task).glob("*/seed_*/result.json")]
-    named = [each for each in folders if re.fullmatch(r"seed_(0|[1-9]\d*)", each.name)]
-    seeds = sorted(map(read_seed, named), key=lambda seed: seed[:2])
-    known: dict[tuple[str, str], Seed] = {}
-    for seed in seeds:
-        called_as = seed.config.get("called_as") or f"seed {seed.number}"
-        first = known.setdefault((seed.algorithm, called_as), seed)
-        if first is not seed:
-            folder = results / task / seed.algorithm / f"seed_{seed.number}"
-            raise ValueError(f"{folder} is a copy of seed_{first.number}: move it away")
-    return seeds
-
-
-def write_trials(path: Path, trials: list[Trial]) -> None:
-    """Write an algorithm's trials, by number."""
+def write_lines(path: Path, lines: Sequence[Seed | Trial]) -> None:
+    """Write a file of seeds or trials, by algorithm and number."""
     make_folder(path.parent)
-    flags = dict.fromkeys(flag for trial in trials for flag in trial.settings)
-    rows = [
-        [t.number, t.status, t.error, *(t.settings.get(f, "") for f in flags), t.called_as]
-        for t in sorted(trials, key=lambda trial: trial.number)
-    ]
-    write_whole(path, to_csv([["trial", "status", "error", *flags, "called_as"], *rows]))
+    encoder = json.Encoder(enc_hook=np.ndarray.tolist)
+    write_whole(path, encoder.encode_lines(sorted(lines, key=_place)))
 
 
-def read_trials(path: Path) -> list[Trial]:
-    """Read an algorithm's trials, none without the file; raise ValueError if it is damaged."""
-    trials = []
-    for number, row in enumerate(read_csv(path) if path.exists() else ()):
-        own = {name: row.pop(name, None) for name in ("trial", "status", "error", "called_as")}
-        own["settings"] = {flag: _number_or_text(text) for flag, text in row.items() if text}
-        try:
-            trials.append(convert(own, Trial, strict=False))
-        except ValueError as error:
-            raise ValueError(f"{path}, trial {number}: {error}") from error
-    return trials
-
-
-def best_trials(trials: Iterable[Trial]) -> list[Trial]:
-    """Return trials by error, ties by number; those that diverged come last."""
-    return sorted(trials, key=lambda t: (t.status == "diverged", t.error, t.number))
-
-
-def tuning_phases(
-    task: ComparedTask, read: Callable[[str], Iterable[Trial]]
-) -> Iterator[tuple[str, Sequence[int], dict[int, Trial]]]:
-    """Yield a tuning's phases up to the first that lacks trials, each as far as it is.
-
-    All trials are run at a third of the budget; if none is good enough, again at the whole; then
-    the best once more with another seed. The last phase's best trial is chosen.
-
-    Args:
-        task: The task of the tuning.
-        read: Returns the stored trials of a phase.
-
-    Yields:
-        The phase, the numbers of its trials, and those that have ended, by number.
-    """
-    best: list[Trial] = []
-    for phase in PHASES:
-        numbers: Sequence[int] = range(task.trials + 1)  # 0: the defaults
-        if phase == "retries" and best[0].error < task.retry_above:
-            continue
-        if phase == "finals" and not (numbers := sorted(t.number for t in best[: task.finalists])):
-            continue
-        ended = {trial.number: trial for trial in read(phase) if trial.number in numbers}
-        yield phase, numbers, ended
-        if len(ended) < len(numbers):
-            return
-        best = best_trials(ended.values())
-
-
-def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Return rows as CSV files hold them."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()
-
-
-def _number_or_text(text: str) -> int | float | str:
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(text)
-    return text
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    read_json(folder / "config.json", _Config)  # checks it
-    return read_json(folder / "config.json")
-
-
-def _check_marks(path: Path, curve: Curve, result: Result) -> None:
-    """Refuse a curve that is not that of a whole run."""
-    steps, last = curve.env_steps.tolist(), result.env_steps
-    if result.status == "finished" and not steps:
-        raise ValueError(f"{path} must have a mark with eval/error, got none")
-    if (np.diff(steps) <= 0).any() or last != max(steps, default=0):
-        raise ValueError(f"{path}: env_steps must rise to the result's {last}, got {steps}")
-
-
-def _newest(values: dict[float, float], mark: float) -> float:
-    """Return the value by env steps that is the newest at a mark, or NaN."""
-    return values[max(past)] if (past := [steps for steps in values if steps <= mark]) else math.nan
-
-
-def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
-    """Return a run's validation at the marks, and its last metrics of behaviour."""
-    values: dict[str, dict[float, float]] = {}  # by tag and env steps
-    for metric in read_csv(folder / "metrics.csv", _Metric):
-        if math.isfinite(metric.value):  # explained variance is NaN where all returns are equal
-            values.setdefault(metric.tag, {})[metric.env_steps] = metric.value
-    error, sampled = (values.get(f"eval/{name}", {}) for name in ("error", "error_sampled"))
-    marks = sorted(error)
-    if missing := [mark for mark in marks if mark not in sampled]:
-        raise ValueError(f"{folder / 'metrics.csv'} has no eval/error_sampled at {missing}")
-    timed = [(0.0, 0.0), *map(structs.astuple, read_csv(folder / "timing.csv", _Time))]
-    cpu_seconds = np.interp(marks, *np.transpose(timed))  # linear between two lines
-    columns = (marks, cpu_seconds, [error[m] for m in marks], [sampled[m] for m in marks])
-    known = {tag: values[tag] for tag in BEHAVIOUR if tag in values}
-    behaviour = {
-        tag: np.array([_newest(each, mark) for mark in marks]) for tag, each in known.items()
-    }
-    last = {tag: [*each.values()][-1] for tag, each in known.items()}
-    return Curve(*(np.array(column, dtype=float) for column in columns), behaviour=behaviour), last
+def _place(line: Seed | Trial) -> tuple[str, str, int]:
+    return line.algorithm, line.phase if isinstance(line, Trial) else "", line.number

@@ -23,12 +23,7 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import BaseFileLock
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.pruners import BasePruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -36,38 +31,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from agents.runs.files import make_folder, to_json, write_whole
 from train.comparison.jobs import hold
-from train.comparison.protocol import Algorithm, Choices
-from train.comparison.results import to_csv
+from train.comparison.report import to_csv
+from train.comparison.tuning import rounded
 
-TRIAL_SEED = 1000
-"""Seed of a comparison's trials and of their sampler; the next one is its finals'."""
 COUNTED = ("finished", "pruned", "failed", "running")
 """States of trials that count toward a study's total: see :func:`state_of`."""
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
-    """Return the settings that a tuning tries, by flag: the defaults, then draws from the space."""
-    if not algorithm.space or not trials:
-        return []
-    space: dict[str, BaseDistribution] = {
-        flag: CategoricalDistribution(span.choices)
-        if isinstance(span, Choices)
-        else FloatDistribution(*span, log=True)
-        for flag, span in algorithm.space.items()
-    }
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(TRIAL_SEED))
-    return [{}, *(rounded(study.ask(space)) for _ in range(trials))]
-
-
-def rounded(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-    """Return a trial's settings, those from a span with three digits, as a table shows them."""
-    params: dict[str, Any] = dict(trial.params)
-    for name, span in trial.distributions.items():
-        if isinstance(span, FloatDistribution):
-            params[name] = min(max(float(f"{params[name]:.3g}"), span.low), span.high)
-    return params
 
 
 class Search:

@@ -15,7 +15,7 @@ from statistics import median, median_low
 import numpy as np
 
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol
-from train.comparison.results import PHASES, Seed, Trial, read_seeds, read_trials, trials_path
+from train.comparison.results import Seed, Trial, read_lines
 from train.comparison.statistics import Estimate, mean_interval
 
 FEW = 3
@@ -108,14 +108,14 @@ class Row:
 class TaskResults:
     """All results on a task: a row per algorithm, in the protocol's order, and its tuning.
 
-    ``trials`` holds the tuning's trials by algorithm and phase, ``left_out`` the number of stored
-    seeds that the protocol doesn't ask for.
+    ``trials`` holds all trials of the tuning task, ``left_out`` the number of stored seeds that
+    the protocol doesn't ask for.
     """
 
     task: ComparedTask
     rows: tuple[Row, ...]
     tuning_task: ComparedTask
-    trials: dict[str, dict[str, list[Trial]]]
+    trials: list[Trial]
     left_out: int
 
     @property
@@ -149,15 +149,11 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
-    stored, algorithms = read_seeds(results, task.name), protocol.on(task)
+    stored, algorithms = read_lines(Seed, results, task.name), protocol.on(task)
     rows = tuple(_row(each, task.for_algorithm(each), stored) for each in algorithms)
     tuned_on = protocol.tuning_task(task)
-    names = (each.name for each in algorithms)
-    trials = {
-        name: {p: read_trials(trials_path(results, tuned_on.name, name, p)) for p in PHASES}
-        for name in names
-    }
     left_out = len(stored) - sum(len(row.seeds) for row in rows)
+    trials = read_lines(Trial, results, tuned_on.name)
     return TaskResults(task, rows, tuned_on, trials, left_out)
 
 
@@ -168,8 +164,8 @@ def _row(algorithm: Algorithm, task: ComparedTask, stored: list[Seed]) -> Row:
         shared = each.keys() & settings[0].keys() - {"seed", "run_dir", "resume"}
         if other := sorted(name for name in shared if each[name] != settings[0][name]):
             raise ValueError(
-                f"{task.name}/{algorithm.name}/seed_{seed.number}: {other} differ from those of "
-                f"seed {seeds[0].number}; move one of them away to run it again"
+                f"{task.name}, {algorithm.name}, seed {seed.number}: {other} differ from those of "
+                f"seed {seeds[0].number}; delete one of the lines to run it again"
             )
     return Row(algorithm, task, tuple(seeds))
 

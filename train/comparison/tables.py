@@ -15,8 +15,9 @@ import numpy as np
 
 from train.comparison import statistics
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
-from train.comparison.results import BEHAVIOUR, Seed, Trial, best_trials, tuning_phases
+from train.comparison.results import BEHAVIOUR, Seed, Trial
 from train.comparison.summary import CLASSES, FEW, ROLES, Row, TaskResults, in_order
+from train.comparison.tuning import tuning_phases
 
 Line = tuple[Algorithm, Sequence[str]]
 """The cells of a table's line, with the algorithm that decides which table it is in."""
@@ -274,15 +275,13 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
             "(`finals.csv`), and the best of these was chosen."
         )
     algorithms = [row.algorithm for row in results.rows]
-    lines = [(a, _tuning_cells(a, source, results.trials[a.name])) for a in algorithms]
+    lines = [(a, _tuning_cells(a, source, results.trials)) for a in algorithms]
     header = ("algorithm", "space", "trials", "defaults [%]", "lowest [%]", "at the whole [%]")
     header += ("chosen",)
     return [["## Tuning", "", text], *by_class(header, lines)]
 
 
-def _tuning_cells(
-    algorithm: Algorithm, source: ComparedTask, phases: dict[str, list[Trial]]
-) -> list[str]:
+def _tuning_cells(algorithm: Algorithm, source: ComparedTask, tried: Sequence[Trial]) -> list[str]:
     space = "; ".join(
         f"{flag} {{{', '.join(map(str, span.choices))}}}"
         if isinstance(span, Choices)
@@ -290,24 +289,25 @@ def _tuning_cells(
         for flag, span in algorithm.space.items()
     )
     space = space or (f"as {algorithm.tuned_as}" if algorithm.tuned_as else "not tuned")
-    trials = [trial for trial in phases["trials"] if trial.number <= source.trials]
-    if not trials:
+    tried = [trial for trial in tried if trial.algorithm == algorithm.name]
+    phases = {phase: (n, best) for phase, n, best in tuning_phases(source, tried)}
+    if not (trials := phases["trials"][1]):
         return [algorithm.name, space, "none" if algorithm.space else NONE, *[NONE] * 4]
     diverged = sum(trial.status == "diverged" for trial in trials)
-    tried = f"{sum(trial.number > 0 for trial in trials)} of {source.trials}"
-    tried += f", {diverged} diverged" if diverged else ""
+    count = f"{sum(trial.number > 0 for trial in trials)} of {source.trials}"
+    count += f", {diverged} diverged" if diverged else ""
     defaults = next((trial.error for trial in trials if trial.number == 0), math.nan)
     lowest = min(trial.error for trial in trials)
-    phase, numbers, ended = list(tuning_phases(source, phases.__getitem__))[-1]
+    phase, (numbers, ended) = phases.popitem()
     if len(ended) < len(numbers):
-        return [algorithm.name, space, tried, number(defaults), number(lowest), NONE, NONE]
-    best = best_trials(ended.values())[0]
+        return [algorithm.name, space, count, number(defaults), number(lowest), NONE, NONE]
+    best = ended[0]
     chosen = "; ".join(
         f"{flag} {value:.3g}" if isinstance(value, float) else f"{flag} {value}"
         for flag, value in best.settings.items()
     )
     errors = [defaults, lowest, math.nan if phase == "trials" else best.error]
-    return [algorithm.name, space, tried, *map(number, errors), chosen or "defaults"]
+    return [algorithm.name, space, count, *map(number, errors), chosen or "defaults"]
 
 
 def provenance(results: TaskResults) -> list[str]:

@@ -4,9 +4,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from train.comparison.harvest import harvest
 from train.comparison.job import Job
 from train.comparison.jobs import Ended
-from train.comparison.results import Seed, harvest
+from train.comparison.results import Seed
 
 _PROGRAM = """
 import os, signal, sys, time

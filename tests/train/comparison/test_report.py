@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.comparison import figures, report
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Program, Protocol
-from train.comparison.results import Curve, Result, Seed, Trial, write_seed, write_trials
+from train.comparison.results import Curve, Result, Seed, Trial, path_of, read_lines, write_lines
 from train.comparison.summary import Row, in_order, read_results
 
 SPACE = {"learning-rate": (1e-4, 1e-2), "lanes": Choices((8, 64))}
@@ -59,8 +59,19 @@ def write(results, task, name, number, error=None, *, config=CONFIG, marks=4, la
     at_end = int(max(steps, default=0))
     result = Result(*outcome, "test", at_end, 40.0 + number, last=last or {})
     curve = Curve(steps, steps / 10, errors, np.minimum(90, errors + 1))
-    folder = results / task.name / name / f"seed_{number}"
-    write_seed(folder, Seed(name, number, config, curve, result))
+    change_seeds(results, Seed(name, number, result, curve, config), task=task.name)
+
+
+def change_seeds(results, *new, without=(), task="A-v0"):
+    """Store seeds in place of those of their algorithm and number, and drop some of these."""
+    dropped = {*without, *((seed.algorithm, seed.number) for seed in new)}
+    stored = read_lines(Seed, results, task)
+    kept = [seed for seed in stored if (seed.algorithm, seed.number) not in dropped]
+    write_lines(path_of(Seed, results, task), [*kept, *new])
+
+
+def write_trials(results, *trials):
+    write_lines(path_of(Trial, results, "A-v0"), trials)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +163,7 @@ def test_a_row_by_hand(results):
 
 
 def test_the_csv_lists_every_seed_and_missing_ones_are_named(results):
-    (results / "A-v0" / "dense" / "seed_3" / "result.json").unlink()
+    change_seeds(results, without=[("dense", 3)])
     rows = lines_of_csv(results)
     assert list(rows) == [algorithm.name for algorithm in ALGORITHMS]
     seeds = [float(rows["a2c"][f"error_seed_{n}"]) for n in range(5)]
@@ -160,8 +171,7 @@ def test_the_csv_lists_every_seed_and_missing_ones_are_named(results):
     assert float(rows["a2c"]["error_mean"]) == pytest.approx(12.2)
     assert (rows["a2c"]["class"], rows["a2c"]["steps_to_threshold"]) == ("R", "inf")
     assert rows["random"]["role"] == "control"
-    for number in (0, 1, 2):  # two left: too few for an interval
-        (results / "A-v0" / "sparse" / f"seed_{number}" / "result.json").unlink()
+    change_seeds(results, without=[("sparse", n) for n in range(3)])  # too few for an interval
     assert row_of(report_on(results), "sparse")["error [%]"] == "6.35"
     names = ("seeds_wanted", "seeds_finished", "error_seed_3")
     assert [rows["dense"][name] for name in names] == ["5", "4", ""]
@@ -226,7 +236,7 @@ def test_named_comparisons_are_corrected_for_all_of_them_even_if_some_are_not_te
     assert row["difference of means [points]"] == "-3.00"
     assert row["P(lower error)"] == "1.00 (1.00 to 1.00)"
     assert (row["p"], row["p after Holm"]) == ("0.0079", "0.0159")  # 2 / 252, twice that
-    (results / "A-v0" / "a2c" / "seed_0" / "result.json").unlink()
+    change_seeds(results, without=[("a2c", 0)])
     text = report_on(results)
     untested = row_of(text, "ppo", "than")
     reason = "not tested: ppo has 5 of 5 seeds, a2c has 4 of 5 seeds"
@@ -268,11 +278,11 @@ def test_the_policies_behaviour_is_reported_for_those_that_log_it(results):
 
 def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(results):
     trials = [
-        Trial(0, {}, 9.0, "finished", "x"),
-        Trial(1, {"learning-rate": 0.00123456, "lanes": 64}, 5.5, "finished", "x"),
-        Trial(2, {"learning-rate": 0.01, "lanes": 8}, 90.0, "diverged", "x"),
+        Trial("dense", "trials", 0, {}, 9.0, "finished"),
+        Trial("dense", "trials", 1, {"learning-rate": 0.00123456, "lanes": 64}, 5.5, "finished"),
+        Trial("dense", "trials", 2, {"learning-rate": 0.01, "lanes": 8}, 90.0, "diverged"),
     ]
-    write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
+    write_trials(results, *trials)
     text = report_on(results)
     assert row_of(text, "dense", "space") == {
         "algorithm": "dense",
@@ -283,24 +293,22 @@ def test_tuning_shows_defaults_best_and_choice_from_the_task_it_was_made_on(resu
         "at the whole [%]": "-",
         "chosen": "-",  # trials are missing
     }
-    trials += [Trial(number, {}, 20.0, "finished", "x") for number in (3, 4)]
-    write_trials(results / "A-v0" / "dense" / "trials.csv", trials)
+    trials += [replace(trials[0], number=number, error=20.0) for number in (3, 4)]
+    write_trials(results, *trials)
     row = row_of(report_on(results), "dense", "space")
     assert (row["at the whole [%]"], row["chosen"]) == ("-", "learning-rate 0.00123; lanes 64")
     fewer = row_of(report_on(results, replace(TASK, trials=1)), "dense", "space")
     assert (fewer["trials"], fewer["lowest [%]"]) == ("1 of 1", "5.50")  # the rest is left out
-    finals = [
-        Trial(number, trials[number].settings, 3.0 + number, "finished", "x") for number in (0, 1)
-    ]
+    finals = [replace(trials[n], phase="finals", error=3.0 + n) for n in (0, 1)]
     for count, cells in ((1, ("-", "-")), (2, ("3.00", "defaults"))):
-        write_trials(results / "A-v0" / "dense" / "finals.csv", finals[:count])
+        write_trials(results, *trials, *finals[:count])
         row = row_of(report_on(results, replace(TASK, finalists=2)), "dense", "space")
         assert (row["at the whole [%]"], row["chosen"]) == cells
     assert "## Tuning" not in report_on(results, replace(TASK, trials=0))
     assert row_of(text, "ppo", "space")["trials"] == "none"
     assert row_of(text, "plain", "space")["space"] == "not tuned"
     task = replace(TASK, name="B-v0", tuned_on="A-v0", trials=0)
-    write_trials(results / "A-v0" / "dense" / "trials.csv", trials[:1])
+    write_trials(results, *trials[:1])
     text = report_on(results, TASK, task)
     row = row_of(text, "dense", "space")
     assert (row["trials"], row["chosen"]) == ("0 of 4", "-")
@@ -339,15 +347,15 @@ def test_seeds_with_other_settings_are_not_averaged(results):
     report_on(results)  # the other seeds' programs stored no settings
     for name, value in (("learning_rate", 0.2), ("num_envs", 4), ("env_kwargs", "shift = 1")):
         write(results, TASK, "ppo", 2, config={**CONFIG, "config": {**settings, name: value}})
-        message = rf"A-v0/ppo/seed_2: \['{name}'\] differ from those of seed 0"
+        message = rf"A-v0, ppo, seed 2: \['{name}'\] differ from those of seed 0"
         with pytest.raises(ValueError, match=message):
             report_on(results)
 
 
 def test_the_report_across_tasks_has_a_column_per_task_and_names_missing_seeds(results):
-    for name in ("dense", "ppo"):
-        copytree(results / "A-v0" / name, results / "B-v0" / name)
-    (results / "B-v0" / "ppo" / "seed_4" / "result.json").unlink()
+    seeds = [s for s in read_lines(Seed, results, "A-v0") if s.algorithm in ("dense", "ppo")]
+    change_seeds(results, *seeds, task="B-v0")
+    change_seeds(results, without=[("ppo", 4)], task="B-v0")
     tables = tables_of(report_across(results, TASK, replace(TASK, name="B-v0")))
     rows = {row["algorithm"]: row for table in tables for row in table}
     alone = row_of(report_on(results), "dense")["error [%]"]

@@ -12,6 +12,7 @@ import agents.runs.extras  # noqa: F401 - reports a missing package in one line
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -25,67 +26,8 @@ from agents.runs.records import RunRecord
 
 HUB_DATASETS = {"MNIST": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
 
-CARD = """\
----
-license: mit
-library_name: ram-env
-pipeline_tag: reinforcement-learning
-tags:
-- reinforcement-learning
-- image-classification
-- gymnasium
-- recurrent-attention-model
-- {env_id}
-{datasets}model-index:
-- name: {name}
-  results:
-  - task:
-      type: image-classification
-      name: image classification by glimpses
-    dataset:
-      name: {env_id}
-      type: {dataset}
-      split: test
-    metrics:
-    - type: error_rate
-      name: test error in %, 95 % interval {low:.2f}-{high:.2f}
-      value: {error:.2f}
-      args:
-        interval: [{low:.2f}, {high:.2f}]
-        level: 0.95
-        images: {total}
----
-
-# {name}
-
-A recurrent attention model ([Mnih et al. 2014](https://arxiv.org/abs/1406.6247)) that classifies an
-image from a few small glimpses and chooses where to look next.
-
-| | |
-|---|---|
-| environment | `{env_id}` of ram-env |
-| test error, {how} | {error:.2f} % (95 % interval {low:.2f}-{high:.2f}, {total} images) |
-| estimator | `{estimator}`: {learns} |
-| trained on | {data} |
-| precision | {precision} |
-| command, at this commit | `{command}` |
-| commit | `{commit}` |
-| seed | {seed} |
-
-```python
-import agents
-
-model, settings = agents.load_pretrained("{name}")
-```
-
-In a checkout of ram-env, docs/agents.md plays an episode with it, and
-`python train/export.py {name} --onnx agent.onnx` writes it as ONNX.
-
-**Limits.** Trained on these images only, with one seed: the interval covers the choice of test
-images, not of seeds.
-
-**Licence.** MIT.
-"""
+CARD = Path(__file__).with_name("card.md")
+"""The card's text, with names in braces for what differs."""
 
 
 class _Settings(msgspec.Struct):
@@ -118,7 +60,7 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
     data, n = record.data.partition(" ")[0], result.glimpses
     hub = HUB_DATASETS.get(data)
     sees_label = ESTIMATORS[settings.estimator].sees_label
-    card = CARD.format(
+    card = CARD.read_text().format(
         name=name,
         env_id=settings.env_id,
         datasets=f"datasets:\n- {hub}\n" if hub else "",

@@ -49,10 +49,9 @@ from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
 from agents.training import check_settings
-from train.comparison.clusters import JobConfig
 from train.comparison.harvest import harvest
 from train.comparison.job import Job
-from train.comparison.jobs import Ended, exit_on_signals, hold, run_jobs
+from train.comparison.jobs import Ended, JobConfig, exit_on_signals, hold, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
 from train.comparison.results import Seed, Trial, add_line, path_of, read_lines

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import tyro
+from msgspec import Struct
 
 from agents.runs import loading
 from agents.runs.commands import parse_flags, run
@@ -24,6 +25,14 @@ from agents.runs.hashed import MAX_BYTES, write_hashed
 from agents.runs.records import ResultRecord, RunRecord, portable
 from ram_env import TASKS
 from train.cards import model_card
+
+
+class _Metric(Struct):
+    """A line of a run's ``metrics.csv``, as it is written."""
+
+    env_steps: str
+    tag: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ def main(config: Config) -> None:
         raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":
         raise ValueError(f"{run_dir} was not evaluated on the test split: not published")
-    rows = read_csv(run_dir / "metrics.csv")
-    errors = [",".join(row.values()) for row in rows if row["tag"] == "eval/error"]
+    rows = read_csv(run_dir / "metrics.csv", _Metric)
+    errors = [f"{row.env_steps},{row.tag},{row.value}" for row in rows if row.tag == "eval/error"]
     files = {
         "model.json": read_file(run_dir / "model.json", MAX_BYTES),
         "best.safetensors": read_file(run_dir / "best.safetensors", MAX_BYTES),

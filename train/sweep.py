@@ -50,9 +50,8 @@ from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings
 from train import reinforce
 from train.comparison import search
-from train.comparison.clusters import JobConfig
 from train.comparison.job import Job
-from train.comparison.jobs import Ended, exit_on_signals, run_jobs
+from train.comparison.jobs import Ended, JobConfig, exit_on_signals, run_jobs
 from train.keywords import make_vector_env
 
 SPACE: dict[str, BaseDistribution] = {

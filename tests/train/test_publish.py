@@ -134,7 +134,7 @@ UNFIT = [
     ("initial", "runs/mine", "began with runs/mine, which others lack"),
     ("curriculum", "mine/mine.toml", "used mine/mine.toml: add it to train/curricula"),
 ]
-REFUSED: list[tuple[str, dict[str, Any] | None, str]] = [
+REFUSED: list[tuple[str, dict[str, Any] | str | None, str]] = [
     *(("config.json", {"config": {name: value}}, message) for name, value, message in UNFIT),
     ("result.json", None, "has no result.json: publish a finished run"),
     ("best.safetensors", None, "wait for the run's first validation"),
@@ -145,6 +145,7 @@ REFUSED: list[tuple[str, dict[str, Any] | None, str]] = [
     ("result.json", {"split": "none"}, "not evaluated on the test split"),
     ("result.json", {"split": []}, r"result.json is not valid.*split"),
     ("metrics.csv", None, r"metrics.csv cannot be read"),
+    ("metrics.csv", "env_steps,tag\n256,eval/error\n", r"metrics.csv is not valid.*value"),
 ]
 
 
@@ -154,6 +155,8 @@ def test_an_unfit_run_is_refused_and_what_was_published_stays(
 ):
     if changes is None:
         (copied / file).unlink()
+    elif isinstance(changes, str):
+        (copied / file).write_text(changes)
     else:
         edit_json(copied / file, **changes)
     with pytest.raises(ValueError, match=message):

@@ -1,8 +1,8 @@
 """One job: a program that is started or resumed, and a record of how far it came.
 
-The process that waits next to each program imports this module, so it imports nothing slow.
-Next to the run folder ``seed_0`` lie ``seed_0.txt`` with all that the program prints, which is
-locked while it runs, and ``seed_0.json``, the record.
+This file is also the script that waits next to each program, so it imports nothing slow. Next to
+the run folder ``seed_0`` lie ``seed_0.txt`` with all that the program prints, which is locked while
+it runs, and ``seed_0.json``, the record.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import signal
 import subprocess  # noqa: TID251 - a protocol's programs; a protocol is code
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 if sys.platform != "win32":
@@ -46,6 +44,7 @@ class Record:
         failed_at: Name of the newest checkpoint when its program last gave up.
         stopped: Why it was last stopped before its end, ``"cancelled"`` or ``"requeued"``.
         printed: Bytes that it had printed before it was last started or resumed.
+        process: Id of the process that last waited next to it, on its machine.
     """
 
     command: tuple[str, ...] = ()
@@ -54,11 +53,12 @@ class Record:
     failed_at: str = ""
     stopped: str = ""
     printed: int = 0
+    process: int = 0
 
 
 @dataclass(frozen=True)
 class Job:
-    """A program to run, and the function that submitit calls for it.
+    """A program to run.
 
     Attributes:
         name: Shown to the user.
@@ -105,7 +105,7 @@ class Job:
             return Record(**{**content, "command": tuple(content["command"])})
         except FileNotFoundError:
             return Record()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             advice = f"move it and {self.folder} away"
             raise ValueError(f"{path} is not a job's record: {advice} ({error!r})") from error
 
@@ -136,58 +136,60 @@ class Job:
         """Let the job start over if it is run again."""
         self.beside("json").unlink(missing_ok=True)
 
-    def __call__(self, environment: Mapping[str, str]) -> None:
-        """Run the program to its end; on SIGTERM, or before a time limit, let it save and stop.
+    def run(self, minutes: int, *, on_slurm: bool) -> None:
+        """Run the program to its end; on SIGTERM or before a time limit, let it save and stop.
 
-        submitit's signal before a time limit is SIGUSR2. The job is then submitted again, unless
-        the program can't resume or made no checkpoint: that would go on for ever.
+        The time limit is ``minutes``, if not 0, or announced by Slurm with SIGUSR2. The job then
+        goes on, unless the program can't resume or made no checkpoint: that would never end.
         """
         received: list[int] = []
-
-        def note(number: int, frame: FrameType | None) -> None:
-            received.append(number)
-
-        signal.signal(signal.SIGTERM, note)
-        submit_again: Any = signal.signal(signal.SIGUSR2, note)
+        numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
+        for number in numbers:
+            signal.signal(number, lambda number, frame: received.append(number))
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # jobs.py blocks some
         with self.output.open("ab", 0) as output:
             fcntl.flock(output, fcntl.LOCK_EX)  # passed on to the program
-            if self.record.status is not None or received:  # a second submission, or it is to stop
-                return
-            record, checkpoint = replace(self.record, stopped=""), self._newest_checkpoint()
-            resumes = self.resume and record.command and checkpoint
-            if not resumes:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                output.truncate(0)
-                record, checkpoint = Record(self.command), ""
-            record = replace(record, printed=os.fstat(output.fileno()).st_size)
-            self._write(record)
-            try:
-                words = self.resume if resumes else self.command
-                status = _run(words, output, {**_ONE_THREAD, **environment}, received)
-            except OSError as error:
-                output.write(f"error: {error}\n".encode())
-                status = 127
-            stops = bool(received) and status != 0
-            late = stops and signal.SIGUSR2 in received
-            if late and not (self.resume and self._newest_checkpoint() != checkpoint):
-                advice = b"or lower --checkpoint-every" if self.resume else b"it can't resume"
-                output.write(b"error: no new checkpoint within the time limit: ")
-                output.write(b"raise --timeout-min, " + advice + b"\n")
-                stops, status = False, TOO_SLOW
-            requeued = stops and (late or _has_time_of_grace())
-            used = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds = record.cpu_seconds + used.ru_utime + used.ru_stime
-            stopped = ("requeued" if requeued else "cancelled") if stops else ""
-            status = None if stops else status
-            self._write(replace(record, cpu_seconds=seconds, status=status, stopped=stopped))
-        if requeued:
-            submit_again(signal.SIGUSR2, None)  # and exit
+            os.dup2(output.fileno(), 2)  # a failure of this process is seen there
+            while self.record.status is None and not received:  # else submitted twice, or to stop
+                signal.alarm(60 * minutes)
+                self._run_until_stopped(output, received, on_slurm=on_slurm)
+                signal.alarm(0)
+                if self.record.stopped == "requeued":
+                    received.clear()
+                    if on_slurm:
+                        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+                        return
 
-    def checkpoint(self, *arguments: Any) -> Any:
-        """Return what submitit is to run when the job is requeued."""
-        from submitit.helpers import DelayedSubmission  # noqa: TID251 - of a job that it began
-
-        return DelayedSubmission(self, *arguments)
+    def _run_until_stopped(self, output: Any, received: list[int], *, on_slurm: bool) -> None:
+        """Start or resume the program, wait until it ends, and record how."""
+        record, checkpoint = replace(self.record, stopped=""), self._newest_checkpoint()
+        resumes = self.resume and record.command and checkpoint
+        if not resumes:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            output.truncate(0)
+            record, checkpoint = Record(self.command), ""
+        printed = os.fstat(output.fileno()).st_size
+        record = replace(record, printed=printed, process=os.getpid())
+        self._write(record)
+        before = _children_seconds()
+        try:
+            status = _wait_for(self.resume if resumes else self.command, output, received)
+        except OSError as error:
+            output.write(f"error: {error}\n".encode())
+            status = 127
+        stops = bool(received) and status != 0
+        late = stops and received[0] != signal.SIGTERM
+        if late and not (self.resume and self._newest_checkpoint() != checkpoint):
+            advice = b"or lower --checkpoint-every" if self.resume else b"it can't resume"
+            output.write(b"error: no new checkpoint within the time limit: ")
+            output.write(b"raise --timeout-min, " + advice + b"\n")
+            stops, status = False, TOO_SLOW
+        again = late and (on_slurm or signal.SIGTERM not in received)
+        requeued = stops and (again or (on_slurm and _has_time_of_grace()))
+        seconds = record.cpu_seconds + _children_seconds() - before
+        stopped = ("requeued" if requeued else "cancelled") if stops else ""
+        status = None if stops else status
+        self._write(replace(record, cpu_seconds=seconds, status=status, stopped=stopped))
 
     def _write(self, record: Record) -> None:
         new = self.beside("json.new")
@@ -202,18 +204,20 @@ class Job:
         return max((path.name for path in paths), default="")
 
 
-def _run(
-    words: tuple[str, ...], output: Any, environment: dict[str, str], received: list[int]
-) -> int:
+def _wait_for(words: tuple[str, ...], output: Any, received: list[int]) -> int:
     """Run a program, stop it once a signal was received, and return its exit status."""
+
+    def ignore() -> None:  # Slurm sends it to every process
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
     process = subprocess.Popen(
         [sys.executable if word == "python" else word for word in words],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
+        env={**os.environ, **_ONE_THREAD},
         start_new_session=True,
-        preexec_fn=_reset_signals,
+        preexec_fn=ignore,
     )
     deadline = 0.0
     while process.poll() is None:
@@ -226,10 +230,10 @@ def _run(
     return process.returncode
 
 
-def _reset_signals() -> None:
-    """Unblock what clusters.py blocks; ignore SIGUSR2, which Slurm sends to every process."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+def _children_seconds() -> float:
+    """Return the CPU time of the programs that have ended [s]."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _has_time_of_grace() -> bool:
@@ -237,9 +241,26 @@ def _has_time_of_grace() -> bool:
 
     In its partition's GraceTime it does, and the job must then requeue itself.
     """
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        return False
     words = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ['SLURM_JOB_ID']}"]
     with suppress(OSError):  # a node may lack squeue
         return subprocess.run(words, capture_output=True, text=True).stdout.strip() == "RUNNING"
     return False
+
+
+def words_of(jobs: list[Job], where: str, minutes: int) -> list[str]:
+    """Return the command that runs one of some jobs: the first, or that of Slurm's array task."""
+    described = [json.dumps({**asdict(job), "folder": str(job.folder)}) for job in jobs]
+    return [sys.executable, "-P", __file__, where, str(minutes), *described]
+
+
+def main(where: str, minutes: str, *described: str) -> None:
+    """Run the job that :func:`words_of` was called for."""
+    number = int(os.environ["SLURM_ARRAY_TASK_ID"]) if where == "slurm" else 0
+    fields = json.loads(described[number])
+    words = {name: tuple(fields[name]) for name in ("command", "resume")}
+    job = Job(fields["name"], folder=Path(fields["folder"]), **words)
+    job.run(int(minutes), on_slurm=where == "slurm")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

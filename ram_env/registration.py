@@ -42,7 +42,7 @@ def find_task(env_id: str, **keywords: Any) -> Task:
     if colon:
         try:
             importlib.import_module(module)  # noqa: TID251 - named by the caller, as in gym.make
-        except (ImportError, ValueError) as error:  # ValueError: no name
+        except (ImportError, ValueError, TypeError) as error:  # no name, or a relative one
             raise ValueError(f"env_id {env_id!r}: cannot import {module!r}: {error}") from error
     try:
         spec = gymnasium.spec(name)
@@ -53,7 +53,10 @@ def find_task(env_id: str, **keywords: Any) -> Task:
         raise gymnasium.error.NameNotFound(f"{name!r} is not registered; {advice}") from None
     maker = spec.vector_entry_point
     if isinstance(maker, str):
-        maker = load_env_creator(maker)
+        try:
+            maker = load_env_creator(maker)
+        except ImportError as error:  # another library's environment
+            raise ValueError(f"env_id {env_id!r}: cannot import {maker!r}: {error}") from error
     if not isinstance(maker, type) or not issubclass(maker, GlimpseVectorEnv):
         example = "a glimpse environment such as ClutteredMNISTGlimpse-v0"
         hint = "; register it with vector_entry_point, too" if maker is None else ""

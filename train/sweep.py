@@ -26,7 +26,7 @@ The report is a CSV of all trials with a JSON file next to it. To draw a study, 
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup  # noqa: F401 - what must come before slow imports
 
 # isort: split
 import re

@@ -321,6 +321,7 @@ def run(
     ``torchrun`` says whether the script may be one of several processes of a run.
     """
     threading.excepthook = _report_thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     status: Any = 0
     try:
         with distributed.joined(allowed=torchrun):
@@ -338,6 +339,8 @@ def run(
         status = f"error: out of memory, so make something smaller: {first_line(error)}"
     except SystemExit as error:
         status = error.code
+    except KeyboardInterrupt:  # before or after what :class:`Stop` guards
+        status = 128 + signal.SIGINT
     if status:
         sys.exit(status)
 

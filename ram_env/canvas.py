@@ -192,8 +192,7 @@ def draw_canvases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw canvases: each an image on black, among pieces cut from the others.
 
-    For a dataset whose canvases don't depend on the order in which they are drawn, pass each
-    canvas's own number as its id::
+    For a dataset that doesn't depend on the order of drawing, pass each canvas's number as its id::
 
         class Canvases(torch.utils.data.Dataset):
             def __getitem__(self, k):
@@ -224,23 +223,19 @@ def draw_canvases(
         is never cut from the canvas's own image, because it would reveal the label.
     """
     images, _ = xp.to_array("images", images)
-    wanted = "images must be uint8 (M, h, w) or (M, h, w, C), got"
-    shaped = images.dtype == np.uint8 and images.ndim in (3, 4)
-    expect(shaped, f"{wanted} {images.dtype} {images.shape}")
-    chosen = _read_numbers("indices", indices, len(images))
-    n = len(chosen)
+    fits, got = images.dtype == np.uint8 and images.ndim in (3, 4), f"{images.dtype} {images.shape}"
+    expect(fits, f"images must be uint8 (M, h, w) or (M, h, w, C), got {got}")
+    n = len(chosen := _read_numbers("indices", indices, len(images)))
     counters = np.arange(n) if ids is None else _read_numbers("ids", ids, 2**63)
-    wanted = f"ids must have shape ({n},), one per index, got"
-    expect(len(counters) == n, f"{wanted} ({len(counters)},)")
+    got = f"({len(counters)},)"
+    expect(len(counters) == n, f"ids must have shape ({n},), one per index, got {got}")
     expect(seed is not None, "seed must be an int >= 0, got None")
     check_seed(seed := to_python(seed))
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    sizes = map(to_python, (canvas_size, translate, num_clutter, clutter_size))
-    style = CanvasStyle(*sizes)
+    style = CanvasStyle(*map(to_python, (canvas_size, translate, num_clutter, clutter_size)))
     style.check_images(planes.shape)
     words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
-    shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
-    canvases = np.empty(shape, np.uint8)
+    canvases = np.empty((n, planes.shape[1], style.canvas_size, style.canvas_size), np.uint8)
     positions, _ = paint(style, planes, canvases, 0, np.arange(n), chosen, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(canvases), positions

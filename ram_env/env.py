@@ -90,7 +90,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     The episode terminates after T actions, or when the agent stops. The horizon is part of the
     task: ``truncated`` is never True. The last observation repeats the last glimpse.
     ``env.spec.max_episode_steps`` is T + 1, which no episode reaches, for wrappers that ask for a
-    limit: ``gymnasium.wrappers.TimeAwareObservation(env, dict_time_key="steps")``.
+    limit: ``gymnasium.wrappers.TimeAwareObservation(env, dict_time_key="steps")``. To change
+    ``num_glimpses``, make the environment from its id, not from such a spec, which keeps its limit.
 
     Arguments:
     Every number is a keyword, as in ``gym.make("MNISTGlimpse-v0", num_glimpses=6)``.

@@ -110,6 +110,13 @@ class Rollout:
         right = self.reward[-1] > 0.5
         return torch.where(right, self.answer_log_prob, self.other_log_prob)
 
+    @property
+    def completed_log_prob(self) -> Tensor:
+        """Log P_T and, before the last glimpse, the cross-entropy with what p_T believes."""
+        right = self.reward[-1] > 0.5
+        to_q = torch.where(right, self.answer_log_prob, self.rest_log_prob)
+        return torch.cat((to_q[:-1], self.outcome_log_prob[-1:]))  # (T, N)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -212,26 +219,6 @@ def no_baseline(rollout: Rollout, returns: Tensor, weights: Weights) -> Tensor:
     return torch.zeros_like(returns)
 
 
-# The log-probability that the classifier ascends, (T, N)
-
-
-def label_log_prob(rollout: Rollout) -> Tensor:
-    """Return log p_t of the true label."""
-    return rollout.label_log_prob
-
-
-def outcome_log_prob(rollout: Rollout) -> Tensor:
-    """Return log P_t of whether the answer was right."""
-    return rollout.outcome_log_prob
-
-
-def completed_log_prob(rollout: Rollout) -> Tensor:
-    """Return log P_T and, before the last glimpse, the cross-entropy with what p_T believes."""
-    right = rollout.reward[-1] > 0.5
-    to_q = torch.where(right, rollout.answer_log_prob, rollout.rest_log_prob)
-    return torch.cat((to_q[:-1], rollout.outcome_log_prob[-1:]))
-
-
 def hybrid_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Terms:
     """Cross-entropy teaches the classifier, REINFORCE the locations.
 
@@ -253,7 +240,7 @@ def hybrid_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Ter
         baseline = baseline_loss(rollout.baseline[:-1], returns)
         location["baseline"] = weights.baseline_coef * baseline
     taught = _even(rollout) if estimator.glimpses == "every" else _last(rollout)
-    label = losses.cross_entropy(estimator.classifier(rollout), taught)
+    label = losses.cross_entropy(getattr(rollout, estimator.classifier), taught)
     return Terms({"classifier": label}, location, shared={})
 
 
@@ -284,7 +271,7 @@ class Estimator:
         about: What it is, with equation and source.
         returns: What each location is paid with.
         baseline: What is subtracted from the returns.
-        classifier: The log-probability that the classifier ascends.
+        classifier: Name of the rollout's log-probabilities that the classifier ascends.
         glimpses: Which glimpses teach the classifier: every one alike, or the last.
         normalises: Whether advantages are normalised, which takes two of them or more.
         takes_mean: Whether the policy's loss is a mean over locations instead of their sum.
@@ -299,7 +286,7 @@ class Estimator:
     about: str
     returns: Callable[[Rollout, Weights], Tensor] = terminal_reward
     baseline: Callable[[Rollout, Tensor, Weights], Tensor] = learned_baseline
-    classifier: Callable[[Rollout], Tensor] = label_log_prob
+    classifier: str = "label_log_prob"
     glimpses: Literal["every", "last"] = "every"
     normalises: bool = False
     takes_mean: bool = False
@@ -405,7 +392,7 @@ _OUTCOME = Estimator(
         Ours. One bit per answer as a likelihood: Hu et al. (2020), "One-bit supervision".
     """,
     outcome_gain,
-    classifier=outcome_log_prob,
+    classifier="outcome_log_prob",
     takes_mean=True,
     samples_label=True,
     binary_reward=True,
@@ -475,7 +462,7 @@ ESTIMATORS = {
         q is the answer if R_T = 1, else p_T without it, renormalised. Its mean given h_t is the
         posterior if p_T is calibrated; while it isn't, the agent learns its own mistakes (ours).
         """,
-        classifier=completed_log_prob,
+        classifier="completed_log_prob",
     ),
     "outcome_normalised": replace(
         _OUTCOME,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.distributed import on_first, own_gpu
+from agents.distributed import on_first
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -24,6 +24,7 @@ from agents.runs.checkpoints import (
     unpack_optimizer,
 )
 from agents.runs.files import first_line
+from agents.torchrun import own_gpu
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ADVICE = "the learning rate may be too high"

@@ -174,4 +174,4 @@ def describe(
 
 
 if __name__ == "__main__":
-    run(main, parse, torchrun=True)
+    run(main, parse, several=True)

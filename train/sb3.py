@@ -57,8 +57,8 @@ from agents.training import (
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import Task
-from train.curriculum import CurriculumEnv
 from train.keywords import AgentConfig, make_vector_env
+from train.stages import CurriculumEnv
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 

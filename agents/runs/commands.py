@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import gymnasium
 import torch
 
-from agents import distributed
+from agents import distributed, torchrun
 from agents.runs.files import convert, first_line, read_toml
 from agents.runs.records import printable, read_settings
 from agents.training import check_settings
@@ -258,7 +258,7 @@ class Stop:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        again = "" if distributed.launched() else "; Ctrl-C to stop at once"
+        again = "" if torchrun.launched() else "; Ctrl-C to stop at once"
         signal.signal(signal.SIGINT, signal.SIG_DFL if again else signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.requested = signal.Signals(number)
@@ -314,25 +314,25 @@ def run(
     main: Callable[[ConfigT], None],
     read: Callable[[Sequence[str]], ConfigT],
     *,
-    torchrun: bool = False,
+    several: bool = False,
 ) -> None:
     """Read the command line and run; report a user's mistake in one line, with status 1.
 
-    ``torchrun`` says whether the script may be one of several processes of a run.
+    ``several`` says whether the script may be one of the processes that torchrun starts.
     """
     threading.excepthook = _report_thread
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status: Any = 0
     try:
-        with distributed.joined(allowed=torchrun):
+        with torchrun.joined(allowed=several):
             _check_checkout(Path(sys.argv[0]).resolve())
             main(distributed.on_first(lambda: read(sys.argv[1:])))
     except FloatingPointError as error:
-        if distributed.reports():
+        if torchrun.reports():
             print(f"error: {printable(str(error))}", file=sys.stderr)
         status = DIVERGED
     except (ValueError, OSError, gymnasium.error.Error) as error:
-        status = f"error: {printable(str(error))}" if distributed.reports() else 1
+        status = f"error: {printable(str(error))}" if torchrun.reports() else 1
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise

@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.distributed import lost_connection, on_first, rank
+from agents.distributed import on_first, rank
 from agents.evaluation import Score
 from agents.runs import checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, Tensors
@@ -30,6 +30,7 @@ from agents.runs.hashed import remove
 from agents.runs.machine import command_line, commit, describe_machine, launcher, versions
 from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.runs.records import ResultRecord, printable
+from agents.torchrun import lost_connection
 
 
 class _SavedState(msgspec.Struct):

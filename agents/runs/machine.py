@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from agents.distributed import launched, num_ranks
+from agents.distributed import num_ranks
+from agents.torchrun import launched
 
 
 def describe_machine(commit: str | None) -> dict[str, Any]:

@@ -5,12 +5,12 @@ import torch
 import torch.distributed as dist
 
 from agents import distributed
-from agents.distributed import own_gpu
+from agents.torchrun import joined, own_gpu
 
 
 def test_a_process_of_its_own_is_the_only_rank():
     x = torch.randn(3, 4, requires_grad=True)
-    with distributed.joined(allowed=False):
+    with joined(allowed=False):
         assert (distributed.rank(), distributed.num_ranks()) == (0, 1)
     assert distributed.own_lanes(4) == range(4)
     assert distributed.all_lanes(x, axis=1) is x

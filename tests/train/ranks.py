@@ -21,6 +21,7 @@ import torch
 from agents import distributed
 from agents.distributed import all_lanes, gathered, largest, mean_over_ranks, on_first, own_lanes
 from agents.runs.commands import run
+from agents.torchrun import joined
 from agents.training import Training
 from ram_env import GlimpseVectorEnv
 from tests.script_helpers import SMALL_RUN, wait_for
@@ -151,7 +152,7 @@ def let_happen(event: Callable[[], None]) -> None:
 if __name__ == "__main__":
     mode = sys.argv.pop(1)
     if mode == "play":
-        with distributed.joined():
+        with joined():
             check_lanes(distributed.rank())
             check_agreements(distributed.rank())
             play(Path(sys.argv[1]))
@@ -160,4 +161,4 @@ if __name__ == "__main__":
             sys.argv += ["--seed", "1"]
         if mode in EVENTS:
             let_happen(EVENTS[mode])
-        run(main, reinforce.parse, torchrun=True)
+        run(main, reinforce.parse, several=True)

@@ -11,7 +11,8 @@ import pytest
 
 from agents.training import spread_seed
 from ram_env import find_task
-from train.curriculum import FOLDER, CurriculumEnv, Stage, read_curriculum
+from train.curriculum import FOLDER, Stage, read_curriculum
+from train.stages import CurriculumEnv
 
 LANES = 4
 SIGNPOST = "SignpostGlimpse-v0"

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import gymnasium
 import pytest
 
-from agents import distributed
+from agents import torchrun
 from agents.runs.commands import DIVERGED, Stop, Stopped, expert, parse_flags, read_resumed, run
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -291,7 +291,7 @@ def test_a_script_refuses_to_run_with_the_modules_of_another_checkout(tmp_path, 
 def test_a_script_that_cannot_share_a_run_refuses_torchrun_and_the_first_process_says_so(
     monkeypatch, rank
 ):
-    monkeypatch.setattr(distributed, "_reports", True)
+    monkeypatch.setattr(torchrun, "_reports", True)
     monkeypatch.setattr(sys, "argv", ["train/sb3.py"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("RANK", str(rank))

@@ -28,12 +28,12 @@ from torch.utils._pytree import tree_map
 if sys.platform != "linux":
     pytest.skip("needs a fork server and file size limits", allow_module_level=True)
 
+from agents.estimators import ESTIMATORS
 from agents.runs.checkpoints import list_checkpoints, read_checkpoint
 from agents.runs.commands import DIVERGED
 from ram_env import GlimpseVectorEnv
 from tests.faults import system_calls
 from tests.faults.runs import CALLS, VARIANTS, Outcome, assert_same_end, at_call, handle, start
-from train import reinforce
 
 STEPS = 4  # env steps of an update
 TRAINING = 6 * STEPS  # env steps before the first validation
@@ -183,13 +183,12 @@ def break_reward(update: int, value: float) -> None:
 def break_loss(update: int, value: float) -> None:
     calls = itertools.count()
 
-    def spoil(terms: Callable[..., Any], *args: Any) -> Any:
-        result, is_now = terms(*args), next(calls) == update
+    def spoil(loss: Callable[..., Any], *args: Any) -> Any:
+        result, is_now = loss(*args), next(calls) == update
         return tree_map(lambda term: term + value, result) if is_now else result
 
-    for name, estimator in list(reinforce.ESTIMATORS.items()):
-        terms = partial(spoil, estimator.terms)
-        reinforce.ESTIMATORS[name] = dataclasses.replace(estimator, terms=terms)
+    for name, estimator in list(ESTIMATORS.items()):
+        ESTIMATORS[name] = dataclasses.replace(estimator, loss=partial(spoil, estimator.loss))
 
 
 def break_weights(update: int, value: float) -> None:

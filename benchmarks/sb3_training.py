@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import statistics
 from functools import partial
+from typing import Any
 
 import torch
 import tyro
@@ -45,7 +46,8 @@ def make(env_id: str, num_envs: int, algorithm: str) -> OnPolicyAlgorithm:
     """Make an algorithm as train/sb3.py does."""
     settings = sb3.Config(algorithm=algorithm, env_id=env_id, num_envs=num_envs)
     lanes = sb3.to_sb3(settings, make_vector_env(env_id, num_envs, split="train"))
-    return sb3.make_model(settings, lanes, torch.device("cpu"), seed=0)
+    model: Any = sb3.make_learner(settings, lanes, torch.device("cpu"), seed=0).model
+    return model
 
 
 if __name__ == "__main__":

@@ -27,24 +27,22 @@ from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.evaluation import Score
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, Stopped, parse_flags, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
-from agents.runs.machine import describe_device
 from agents.training import (
     Training,
     check_finite,
     check_settings,
-    choose_bf16,
     choose_device,
     clip_gradients,
     cosine_rate,
     spread_seed,
-    validation_updates,
     warmed_up_decay,
 )
-from ram_env import GlimpseVectorEnv, find_task
+from ram_env import GlimpseVectorEnv
 from ram_env.tasks import ImageTask, Task
 from train.keywords import TaskConfig, make_vector_env
+from train.session import Session, describe
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Config(TaskConfig):
     total_episodes: int = 2_200_000
     """Number of training canvases. The learning rate's schedule ends with the last one."""
     num_envs: int = 128
-    """Number of canvases in the batch of one update."""
+    """Batch size: canvases per update."""
     learning_rate: float = 1e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     ema: float = 0.999
@@ -67,7 +65,7 @@ class Config(TaskConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        canvas_side(self.env_id, **self.keywords)  # refuses other tasks
+        _ = self.canvas_side  # which refuses other tasks
         if unused := sorted(self.keywords.keys() & {field.name for field in fields(Task)}):
             raise ValueError(
                 f"env_kwargs must leave out {unused}: a network sees the whole canvas once, and is "
@@ -77,10 +75,20 @@ class Config(TaskConfig):
         bounds = {"at least 1": counts, "positive": ("learning_rate",), "in [0, 1)": ("ema",)}
         check_settings(self, bounds)
 
+    keep = "best"  # of the weights; not a flag
+
     @property
-    def num_updates(self) -> int:
-        """Updates of the weights: as many as the canvases fill."""
-        return math.ceil(self.total_episodes / self.num_envs)
+    def canvas_side(self) -> int:
+        """Side of the canvases [px]; ValueError if it is odd, or the images have no labels."""
+        if not isinstance(task := self.task, ImageTask):
+            raise ValueError(
+                "env_id must name a task of labelled images, such as MNISTGlimpse-v0, got "
+                f"{self.env_id!r}: in other tasks the image alone need not determine the label"
+            )
+        if (side := task.canvas_size) % 2:
+            what = "even, as a glimpse's side is"
+            raise ValueError(f"canvas_size must be {what}, got {side} in {self.env_id}")
+        return side
 
 
 GROUPS = {
@@ -106,44 +114,32 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     env_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     torch.manual_seed(torch_seed)
-    env = make_env(config, device, config.num_envs, split="train")
-    validation_env = make_env(config, device, 500, split="validation", order="sequential")
+    make = partial(make_env, config, device)
+    env = make(config.num_envs, split="train")
+    validation_env = make(500, split="validation", order="sequential")
     config.open_final_split()
     channels, side, _ = env.glimpse_shape
     model = make_baseline(config.model, channels, side, env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     training = Training(model, optimizer, env)
-    facts = {"data": env.data_source, "sample": env.data_is_sample}
-    facts |= {"device": describe_device(device), "parameters": count_parameters(model)}
-    log.note_facts(facts)
-    validations = validation_updates(config.num_updates, config.num_validations)
-    bf16 = choose_bf16(config.bf16, device, log)
-    log.say(
-        f"device {device}, {'bfloat16' if bf16 else 'float32'}, {config.threads} threads, seed "
-        f"{config.seed}, run {log.folder}"
-    )
-    log.say(env.data_source)
+    judge = partial(evaluate, training.mean_model, device=device, on_batch=stop.check)
+    num_updates = math.ceil(config.total_episodes / config.num_envs)
+
+    def validate(updates_done: int) -> tuple[Score, dict[str, float]]:
+        score = judge(validation_env)
+        # train/compare.py asks for both errors; a classifier samples nothing
+        return score, dict.fromkeys(("eval/error", "eval/error_sampled"), score.error)
+
+    said = config.num_envs, "canvases"
+    session = Session(config, log, stop, training, validate, num_updates, config.num_envs, said)
+    bf16 = describe(config, log, env, device, model)
     work, pixels = multiply_adds(model, env.glimpse_shape), math.prod(env.glimpse_shape)
     cost = f"a decision takes {work} multiply-adds and sees {pixels} pixels"
     log.say(f"{config.model}: {count_parameters(model)} parameters; {cost}")
+    session.resume()
 
-    def validate(updates_done: int) -> None:
-        num_canvases = updates_done * config.num_envs
-        with log.judging():
-            score = evaluate(training.mean_model, validation_env, device, on_batch=stop.check)
-        # train/compare.py asks for both errors; a classifier samples nothing
-        log.scalars(num_canvases, dict.fromkeys(("eval/error", "eval/error_sampled"), score.error))
-        log.say(f"{num_canvases} canvases: validation {score}, {log.time_left}")
-        if training.is_best(score.error):
-            log.save_weights(training.best)
-
-    if log.checkpoint is not None:
-        training.unpack(log.checkpoint)
-        if log.checkpoint.step in validations:
-            validate(log.checkpoint.step)
-
-    for update in log.progress(config.num_updates):
-        learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
+    for update in session.updates():
+        learning_rate = cosine_rate(config.learning_rate, update / num_updates)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
 
@@ -164,56 +160,22 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         training.move_mean(warmed_up_decay(config.ema, update))
 
         # Log
-        updates_done = update + 1
-        num_canvases = updates_done * config.num_envs
+        num_canvases = (update + 1) * config.num_envs
         accuracy = (logits.argmax(1) == labels).double().mean()
         log.status(num_canvases, accuracy)
-        if updates_done % config.log_every == 0 or updates_done == config.num_updates:
-            metrics = {
-                "rollout/ep_rew_mean": accuracy.item(),
-                "train/classifier_loss": loss.item(),
-                "train/learning_rate": learning_rate,
-            }
-            log.scalars(num_canvases, metrics)
+        if session.logs(update):
+            metrics = {"rollout/ep_rew_mean": accuracy.item(), "train/classifier_loss": loss.item()}
+            log.scalars(num_canvases, {**metrics, "train/learning_rate": learning_rate})
             log.speed(num_canvases)
-        save_now = updates_done % config.checkpoint_every == 0 or updates_done in validations
-        stopping = stop.requested
-        if save_now or stopping:
-            log.save_checkpoint(updates_done, num_canvases, *training.pack())
-        if stopping:
-            raise Stopped(128 + stopping)
-        if updates_done in validations:
-            validate(updates_done)
 
     # Result
-    score, data = None, env.data_source
-    if config.final_split != "none":
-        final_env = make_env(config, device, 500, split=config.final_split, order="sequential")
-        training.mean_model.load_state_dict(training.best)
-        score = evaluate(training.mean_model, final_env, device, on_batch=stop.check)
-        data = final_env.data_source
-        log.say(data)
-    log.result(config.final_split, score, data)
-
-
-def canvas_side(env_id: str, **keywords: Any) -> int:
-    """Return the side of a task's canvases [px]; ValueError if odd, or without labelled images."""
-    task = find_task(env_id, **keywords)
-    if not isinstance(task, ImageTask):
-        raise ValueError(
-            f"env_id must name a task of labelled images, such as MNISTGlimpse-v0, got {env_id!r}: "
-            "in other tasks the image alone need not determine the label"
-        )
-    if task.canvas_size % 2:
-        raise ValueError(
-            f"canvas_size must be even, as a glimpse's side is, got {task.canvas_size} in {env_id}"
-        )
-    return task.canvas_size
+    training.mean_model.load_state_dict(training.best)
+    session.finish(make, lambda env: (judge(env), {}))
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
-    side = canvas_side(config.env_id, **config.keywords)
+    side = config.canvas_side
     more |= {"glimpse_size": side, "num_scales": 1, "num_glimpses": 1}
     more |= {"device": None if device.type == "cpu" else str(device)}
     return make_vector_env(config.env_id, num_envs, **{**config.keywords, **more})

@@ -14,14 +14,14 @@ from __future__ import annotations
 import train.startup
 
 # isort: split
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.baselines import count_parameters
 from agents.controls import Control, to_boxes
-from agents.distributed import largest, mean_over_ranks, own_lanes
+from agents.distributed import mean_over_ranks, own_lanes
 from agents.episodes import Carry, play_episode
 from agents.estimators import Rollout
 from agents.graph import Graph
@@ -31,14 +31,20 @@ from agents.locations import sample_location
 from agents.noise import Noise
 from agents.ram import Output, RecurrentAttentionModel
 from agents.replay import Replay
-from agents.runs.commands import Stop, Stopped, run
+from agents.runs.commands import Stop, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.runs.loading import start_from
-from agents.runs.machine import describe_device
-from agents.training import choose_bf16, choose_device, cosine_rate, spread_seed, warmed_up_decay
-from train.environments import make_training_env, to_shift
+from agents.training import (
+    check_validation_images,
+    choose_device,
+    cosine_rate,
+    spread_seed,
+    warmed_up_decay,
+)
+from train.environments import make_env, make_training_env, to_shift
+from train.session import NUM_ENVS, Session, describe
 from train.settings import Config, parse
-from train.validation import Judge
+from train.validation import evaluate, validate
 
 
 def main(config: Config) -> None:
@@ -54,19 +60,26 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     device = choose_device(config.device)
     torch.manual_seed(spread_seed(config.seed, config.num_envs)[1])
     lanes = own_lanes(config.num_envs, config.num_rollouts)  # all of them, but under torchrun
-    env = make_training_env(config, device, lanes)
-    judge = Judge(config, log, stop, device)
+    env, make = make_training_env(config, device, lanes), partial(make_env, config, device)
+    validation_env = make(NUM_ENVS, split="validation", order="sequential")
+    check_validation_images(config.validation_images, validation_env.num_images)
+    config.open_final_split()
     num_glimpses, estimator, weights = env.task.num_glimpses, config.row, config.weights
     model = RecurrentAttentionModel(config.sizes(env.glimpse_shape, env.num_classes)).to(device)
     if config.initial is not None and log.checkpoint is None:
         start_from(model, config.initial, data=env.data_source, is_sample=env.data_is_sample)
+    log.save_model_config(model.config)
+    bf16 = describe(config, log, env, device, model)
     control = Control(config.locations, env)
     drawn = {"num_classes": env.num_classes, "num_shared": config.replay_steps, "device": device}
     noise_source = Noise(config.seed, lanes, num_glimpses=num_glimpses, **drawn)
     replay_size = config.replay_size if config.replay_steps else 0
     replay = Replay(replay_size, (num_glimpses, len(lanes), *env.glimpse_shape), device)
-    bf16 = describe(config, log, env, model, device)
     learner = Learner(config, model, env, {"replay": replay}, bf16=bf16)
+    judge = partial(validate, config, learner.mean_model, validation_env, stop)
+    counts = config.num_updates, config.num_envs * num_glimpses, (config.num_envs, "episodes")
+    session = Session(config, log, stop, learner, judge, *counts, price=config.price or 0)
+    log.say(config.summary)
 
     def learn(carry: Carry, update: Any, learning_rate: Any, std: Any, decay: Any) -> Any:
         """Play one episode per lane and learn from them; return where lanes are, and what to log.
@@ -116,11 +129,8 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         return carry, {name: value.detach() for name, value in results.items()}
 
     call: Any = Graph(learn, device) if config.graph else learn
-    carry = env.begin() if log.checkpoint is None else learner.unpack(log.checkpoint)
-    if log.checkpoint is not None and log.checkpoint.step in judge.due:
-        judge.validate(learner, log.checkpoint.step)
-
-    for update in log.progress(config.num_updates):
+    carry = session.resume() or env.begin()
+    for update in session.updates():
         learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
         if (begun := env.advance(update / config.num_updates)) is not None:
             carry = begun
@@ -130,47 +140,17 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         carry, results = call(carry, **numbers)
 
         # Log
-        done = update + 1
-        env_steps, is_last = done * config.num_envs * num_glimpses, done == config.num_updates
-        log.status(done * config.num_envs, results["accuracy"])
-        if done % config.log_every == 0 or is_last:
+        log.status((update + 1) * config.num_envs, results["accuracy"])
+        if session.logs(update):
             learner.check()
             metrics = {name: value.item() for name, value in results.items() if "/" in name}
             metrics |= {"rollout/ep_len_mean": num_glimpses, "train/learning_rate": learning_rate}
-            log.scalars(env_steps, metrics)
+            log.scalars(env_steps := (update + 1) * session.update_steps, metrics)
             log.speed(env_steps)
-        stopping = largest(stop.requested or 0)  # by a signal to any process
-        if done % config.checkpoint_every == 0 or done in judge.due or stopping:
-            learner.check()
-            log.save_checkpoint(done, env_steps, *learner.pack())
-        if stopping:
-            raise Stopped(128 + stopping)
-        if done in judge.due:
-            judge.validate(learner, done)
-    judge.finish(learner, env.data_source)
 
-
-def describe(
-    config: Config, log: RunLog, env: Any, model: RecurrentAttentionModel, device: torch.device
-) -> bool:
-    """Log what is trained on what, and where; return whether networks compute in bfloat16."""
-    where, parameters = describe_device(device), count_parameters(model)
-    log.save_model_config(model.config)
-    facts = {"data": env.data_source, "sample": env.data_is_sample}
-    log.note_facts({**facts, "device": where, "parameters": parameters})
-    bf16 = choose_bf16(config.bf16, device, log)
-    log.say(
-        f"device {where}, {'bfloat16' if bf16 else 'float32'}, {config.threads} threads, seed "
-        f"{config.seed}, run {log.folder}"
-    )
-    log.say(env.data_source)
-    if config.graph and device.type == "cpu":
-        log.say("graph: the CPU has none, so each update runs as written; a GPU would replay it")
-    log.say(
-        f"estimator {config.estimator}, {config.locations} locations, {parameters} "
-        f"parameters: {config.total_episodes} episodes, {config.num_envs} per update"
-    )
-    return bf16
+    # Result
+    learner.mean_model.load_state_dict(learner.best)
+    session.finish(make, partial(evaluate, config, learner.mean_model, stop))
 
 
 if __name__ == "__main__":

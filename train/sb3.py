@@ -12,7 +12,7 @@ import train.startup
 # isort: split
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
@@ -23,7 +23,6 @@ from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import nn
@@ -31,9 +30,8 @@ from torch import nn
 from agents.baselines import count_parameters
 from agents.diagnostics import behaviour
 from agents.evaluation import Score, score_by_glimpse
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, Stopped, parse_flags, run
+from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
-from agents.runs.machine import describe_device
 from agents.sb3 import (
     GlimpseVecEnv,
     HistoryFeatures,
@@ -53,11 +51,11 @@ from agents.training import (
     choose_device,
     cosine_rate,
     spread_seed,
-    validation_updates,
 )
 from ram_env import GlimpseVectorEnv, find_task
 from ram_env.tasks import Task
 from train.keywords import AgentConfig, make_vector_env
+from train.session import Session, describe
 from train.stages import CurriculumEnv
 
 ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
@@ -137,21 +135,28 @@ class Config(SharedConfig):
         check_settings(self, bounds)
         if not self.learned_std and self.final_std > self.std:
             raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
-        is_a2c = self.algorithm.startswith("a2c")  # whose batch is the update
-        if not is_a2c and self.update_episodes % self.batch_episodes:
-            whole = (
-                f"the {self.update_episodes} episodes of an update (num_envs x rollout_episodes)"
-            )
-            raise ValueError(f"batch_episodes must divide {whole}, got {self.batch_episodes}")
-        episodes = self.update_episodes if is_a2c else self.batch_episodes
-        if episodes * self.task.num_glimpses < 2:
-            what = "num_envs x rollout_episodes" if is_a2c else "batch_episodes"
+        if self.update_episodes % self.batch:
+            whole = f"the {self.update_episodes} episodes of an update"
+            got = f"(num_envs x rollout_episodes), got {self.batch_episodes}"
+            raise ValueError(f"batch_episodes must divide {whole} {got}")
+        if self.batch * self.task.num_glimpses < 2:
+            what = "num_envs x rollout_episodes" if self.is_a2c else "batch_episodes"
             raise ValueError(f"{what} must be at least 2 where an episode has one glimpse")
+
+    @property
+    def is_a2c(self) -> bool:
+        """Whether the algorithm is A2C, which makes one step per update."""
+        return self.algorithm.startswith("a2c")
 
     @property
     def lane_episodes(self) -> int:
         """Episodes that each lane plays for one update."""
-        return self.rollout_episodes or (4 if self.algorithm.startswith("a2c") else 8)
+        return self.rollout_episodes or (4 if self.is_a2c else 8)
+
+    @property
+    def batch(self) -> int:
+        """Episodes of a minibatch."""
+        return self.update_episodes if self.is_a2c else self.batch_episodes
 
     @property
     def update_episodes(self) -> int:
@@ -193,7 +198,13 @@ class Learner:
     """What else a run depends on: see :class:`agents.training.Training`."""
 
 
-def main(config: Config) -> None:
+def groups_of(config_class: type) -> dict[str, list[str]]:
+    """Return the flags of a script by the title of their box in ``--help``."""
+    names = {each.name for each in fields(config_class)}
+    return {title: [name for name in group if name in names] for title, group in GROUPS.items()}
+
+
+def train_in_folder(make_learner: Callable[..., Learner], config: Any) -> None:
     """Train, or resume training, in the run folder."""
     run_in_folder(config, f"{config.env_id}_{config.algorithm}", partial(train, make_learner))
 
@@ -212,61 +223,42 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same bytes
     device = choose_device("cpu" if config.device == "auto" else config.device)
-    lane_seeds, torch_seed = spread_seed(config.seed, config.num_envs)
     make = partial(make_vector_env, config.env_id, reward=config.reward, **config.keywords)
-    env = CurriculumEnv(
-        partial(make, config.num_envs, split="train"),
-        config.stages,
-        lambda stage: spread_seed(config.seed, config.num_envs, stage=stage)[0],
-    )
+    seeds = partial(spread_seed, config.seed, config.num_envs)
+    make_stage = partial(make, config.num_envs, split="train")
+    env = CurriculumEnv(make_stage, config.stages, lambda stage: seeds(stage=stage)[0])
     validation_env = make(500, split="validation", order="sequential")
     config.open_final_split()
-    check_validation_images(config.validation_images, validation_env.num_images)
-    validation_lanes = to_sb3(config, validation_env)
+    check_validation_images(config.validation_images, num_images := validation_env.num_images)
     update_steps = config.update_episodes * env.task.num_glimpses
-    num_updates = math.ceil(config.total_steps / update_steps)
-    validations = validation_updates(num_updates, config.num_validations)
 
     # Algorithm
     resumed_env = ResumedVectorEnv(env)
-    lanes = to_sb3(config, resumed_env)
+    lanes, validation_lanes = to_sb3(config, resumed_env), to_sb3(config, validation_env)
+    lane_seeds, torch_seed = seeds()
     learner = make_learner(config, lanes, device, torch_seed)
-    model, weights = learner.model, learner.weights
+    model, weights, player = learner.model, learner.weights, learner.player
     model.set_logger(RunLogger(log))
     lanes.seed(lane_seeds)  # in place of the algorithm's
     training = Training(weights, learner.optimizer, env, learner.stored)
-    num_parameters = count_parameters(weights)
-    facts = {"data": env.data_source, "sample": env.data_is_sample}
-    facts |= {"device": describe_device(device)}
-    facts |= {name: version(name) for name in ("stable-baselines3", "sb3-contrib")}
-    log.note_facts({**facts, "parameters": num_parameters})
-    log.say(f"device {device}, {config.threads} threads, seed {config.seed}, run {log.folder}")
-    log.say(env.data_source)
-    log.say(f"{config.algorithm}: {num_parameters} parameters, {update_steps} steps an update")
+    num_validated, sampled = config.validation_images or num_images, config.validate_sampled
 
-    def validate_and_keep() -> None:
-        with log.judging():
-            score, metrics = validate(
-                learner.player,
-                validation_lanes,
-                config.validation_images or validation_env.num_images,
-                sampled=config.validate_sampled,
-                on_batch=stop.check,
-            )
-        log.scalars(model.num_timesteps, metrics)
-        log.say(f"{model.num_timesteps} env steps: validation {score}, {log.time_left}")
-        if training.is_best(score.error, always=config.keep == "last"):
-            log.save_weights(training.best)
+    def judge(updates_done: int) -> tuple[Score, dict[str, float]]:
+        how = {"sampled": sampled, "on_batch": stop.check}
+        return validate(player, validation_lanes, num_validated, **how)
 
-    if log.checkpoint is not None:
-        resumed_env.restored = training.unpack(log.checkpoint)
-        model.num_timesteps = log.checkpoint.step * update_steps
-        if log.checkpoint.step in validations:
-            validate_and_keep()
+    num_updates = math.ceil(config.total_steps / update_steps)
+    said = update_steps, "env steps"
+    session = Session(config, log, stop, training, judge, num_updates, update_steps, said)
+    packages = {name: version(name) for name in ("stable-baselines3", "sb3-contrib")}
+    describe(config, log, env, device, weights, **packages)
+    size = f"{count_parameters(weights)} parameters, {update_steps} steps an update"
+    log.say(f"{config.algorithm}: {size}")
+    resumed_env.restored = session.resume()
+    model.num_timesteps = getattr(log.checkpoint, "step", 0) * update_steps
 
     # Updates
-    for update in log.progress(num_updates):
-        updates_done = update + 1
+    for update in session.updates():
         if (begun := env.advance(update / num_updates)) is not None:
             resumed_env.restored, model._last_obs = begun, None  # so that the next rollout resets
             log.say(f"{model.num_timesteps} env steps: {env}")
@@ -275,30 +267,20 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
         train_once(model, update_steps)
         check_finite(update, dict(weights.named_parameters()))
         training.move_mean(0.0)  # the policy itself is evaluated, not a running mean
-
         correct = [episode["correct"] for episode in model.ep_info_buffer or ()]  # of this update
-        log.status(updates_done * config.update_episodes, float(np.mean(correct)))
-        if updates_done % config.log_every == 0 or updates_done == num_updates:
+        log.status((update + 1) * config.update_episodes, float(np.mean(correct)))
+        if session.logs(update):
             model.dump_logs()  # pyright: ignore[reportAttributeAccessIssue] - on- and off-policy ones have it
-        validates = updates_done in validations
-        stopping = stop.requested
-        if updates_done % config.checkpoint_every == 0 or validates or stopping:
-            log.save_checkpoint(updates_done, model.num_timesteps, *training.pack())
-        if stopping:
-            raise Stopped(128 + stopping)
-        if validates:
-            validate_and_keep()
 
     # Result
     weights.load_state_dict(training.best)
     save_sb3(model, log.folder / "best.zip")
-    score, data = None, env.data_source
-    if config.final_split != "none":
-        final_env = make(500, split=config.final_split, order="sequential")
-        final_lanes, data = to_sb3(config, final_env), final_env.data_source
-        score = evaluate_sb3(learner.player, final_lanes, final_env.num_images, on_batch=stop.check)
-        log.say(data)
-    log.result(config.final_split, score, data)
+
+    def evaluate(env: GlimpseVectorEnv) -> tuple[Score, dict[str, float]]:
+        lanes = to_sb3(config, env)
+        return evaluate_sb3(player, lanes, env.num_images, on_batch=stop.check), {}
+
+    session.finish(make, evaluate)
 
 
 def validate(
@@ -337,29 +319,11 @@ def to_sb3(config: Any, env: VectorEnv) -> GlimpseVecEnv:
 
 
 def make_learner(config: Config, lanes: GlimpseVecEnv, device: torch.device, seed: int) -> Learner:
-    """Make the algorithm, with the schedules of the learning rate and of the std."""
-    model = make_model(config, lanes, device, seed)
-    policy = model.policy
-    assert isinstance(policy, HybridPolicy)
-    policy.log_std.requires_grad_(config.learned_std)
+    """Make the algorithm, with the schedules of the learning rate and of the std.
 
-    def schedule(progress: float) -> None:
-        if config.decay:
-            rate = cosine_rate(config.learning_rate, progress)
-            model.lr_schedule = lambda _: rate
-        if not config.learned_std:
-            std = config.std * (config.final_std / config.std) ** progress
-            policy.log_std.fill_(math.log(std))
-
-    return Learner(model, weights_of(policy), policy.optimizer, model, schedule)
-
-
-def make_model(
-    config: Config, lanes: GlimpseVecEnv, device: torch.device, seed: int
-) -> OnPolicyAlgorithm:
-    """Make the algorithm. It doesn't discount returns, since all episodes have the same length."""
-    env = lanes.env.unwrapped
-    assert isinstance(env, GlimpseVectorEnv)
+    It doesn't discount returns, since all episodes have the same length.
+    """
+    env: Any = lanes.env.unwrapped
     policy: dict[str, Any] = {
         "num_classes": env.num_classes,
         "initial_std": config.std,
@@ -369,11 +333,10 @@ def make_model(
     if config.sees_history:
         policy["features_extractor_class"] = HistoryFeatures
         policy["features_extractor_kwargs"] = {"num_features": config.hidden_size}
-    num_glimpses = env.task.num_glimpses
     settings: dict[str, Any] = {
         "env": VecMonitor(lanes, info_keywords=("correct",)),
         "learning_rate": config.learning_rate,
-        "n_steps": config.lane_episodes * num_glimpses,
+        "n_steps": config.lane_episodes * env.task.num_glimpses,
         "gamma": 1.0,
         "gae_lambda": config.gae_lambda,
         "ent_coef": config.entropy_coef,
@@ -383,19 +346,30 @@ def make_model(
         "seed": seed % 2**32,  # the limit of NumPy's global generator
         "device": device,
     }
-    if config.algorithm.startswith("a2c"):
-        return A2C(HybridPolicy, use_rms_prop=False, **settings)
-    settings |= {"batch_size": config.batch_episodes * num_glimpses, "n_epochs": config.n_epochs}
-    if config.algorithm != "recurrent_ppo":
-        return PPO(HybridPolicy, **settings)
-    policy["lstm_hidden_size"] = config.hidden_size
-    model = RecurrentPPO(RecurrentHybridPolicy, **settings)
-    model.rollout_buffer = EpisodeBuffer.of(model)
-    return model
+    batches = {"batch_size": config.batch * env.task.num_glimpses, "n_epochs": config.n_epochs}
+    if config.is_a2c:
+        model = A2C(HybridPolicy, use_rms_prop=False, **settings)
+    elif config.algorithm == "recurrent_ppo":
+        policy["lstm_hidden_size"] = config.hidden_size
+        model = RecurrentPPO(RecurrentHybridPolicy, **batches, **settings)
+        model.rollout_buffer = EpisodeBuffer.of(model)
+    else:
+        model = PPO(HybridPolicy, **batches, **settings)
+    log_std: Any = model.policy.log_std.requires_grad_(config.learned_std)
+
+    def schedule(progress: float) -> None:
+        if config.decay:
+            rate = cosine_rate(config.learning_rate, progress)
+            model.lr_schedule = lambda _: rate
+        if not config.learned_std:
+            std = config.std * (config.final_std / config.std) ** progress
+            log_std.fill_(math.log(std))
+
+    return Learner(model, weights_of(model.policy), model.policy.optimizer, model, schedule)
 
 
+main = partial(train_in_folder, make_learner)
 parse = partial(parse_flags, Config, groups=GROUPS)
-"""Returns the settings of a command line, or of the run that it resumes."""
 
 
 if __name__ == "__main__":

@@ -275,6 +275,15 @@ class Config(LearningConfig):
         """Updates of the weights: as many as the episodes fill."""
         return math.ceil(self.total_episodes / self.num_envs)
 
+    @property
+    def summary(self) -> str:
+        """How the agent learns, in a line."""
+        how = "; a GPU would run each update as one graph" if self.graph else ""
+        return (
+            f"estimator {self.estimator}, {self.locations} locations: {self.total_episodes} "
+            f"episodes, {self.num_envs} per update{how}"
+        )
+
     def scheduled_std(self, update: int) -> float:
         """Return the standard deviation of the location policy in an update."""
         ratio = (self.final_std or self.std) / self.std

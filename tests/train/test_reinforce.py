@@ -69,8 +69,8 @@ def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, ca
     assert (threads[0].args, len(judged)) == ((1,), 2)
     assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
     assert "signpost boards" in lines[1]
-    assert lines[2].startswith("estimator dense_log_odds, learned locations, ")
-    assert lines[2].endswith(" parameters: 1280 episodes, 128 per update")
+    what = "estimator dense_log_odds, learned locations: 1280 episodes, 128 per update"
+    assert lines[2] == what
     assert sum("validation error" in line and " left" in line for line in lines) == 2
     assert LAST_LINE.fullmatch(lines[-1])
     assert [line for line in lines if "test error" in line] == lines[-1:]

@@ -43,7 +43,7 @@ from tests.train.comparison.job_programs import harvest_run
 from train import off_policy, sb3, stock_ppo
 from train.comparison.results import BEHAVIOUR
 from train.keywords import make_vector_env
-from train.sb3 import ALGORITHMS, Config, main, make_model, parse, to_sb3
+from train.sb3 import ALGORITHMS, Config, main, make_learner, parse, to_sb3
 
 SHORT = {"env_id": "ShadesGlimpse-v0", "num_envs": 16, "batch_episodes": 8, "total_steps": 300}
 SHORT |= {"rollout_episodes": 1, "learning_rate": 1e-3, "hidden_size": 16}
@@ -151,7 +151,7 @@ def test_it_begins_with_the_seeds_of_all_scripts_says_what_it_runs_on_and_ends_w
 ):
     resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
     lines = train(tmp_path / "run", capsys, seed=7)
-    assert re.search(r"device cpu, 1 threads, seed 7", lines[0])
+    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
     assert resets[0].keywords["seed"] == spread_seed(7, 16)[0]  # as in all scripts
     assert "shades-of-grey train: 40 images" in lines[1]
     assert re.fullmatch(r"ppo_history: \d+ parameters, 48 steps an update", lines[2])
@@ -409,7 +409,7 @@ def test_flags_reach_the_algorithm(algorithm):
     flags |= {"policy_coef": 0.3, "std": 0.4}
     config = Config(algorithm=algorithm, env_id="ShadesGlimpse-v0", rollout_episodes=2, **flags)
     lanes = to_sb3(config, make_vector_env("ShadesGlimpse-v0", 8))
-    model: Any = make_model(config, lanes, torch.device("cpu"), seed=1)
+    model: Any = make_learner(config, lanes, torch.device("cpu"), seed=1).model
     assert (model.gamma, model.gae_lambda, model.ent_coef) == (1, 0.7, 0.02)
     assert (model.n_steps, model.lr_schedule(0.1)) == (2 * 3, 1e-3)
     assert model.policy_kwargs["num_classes"] == 4

@@ -260,19 +260,19 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
     text = (
         f"On `{source.name}`: {source.trials} trials per algorithm besides its defaults, each "
         "at a third of the budget, with errors on validation. The lowest error is chosen, so it "
-        "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials. "
+        "is optimistic. `trials.jsonl` holds all trials. "
         "**Defaults** and **lowest** are at a third of the budget, **at the whole** is the chosen "
         "one's error at the whole budget."
     )
     if source.retry_above < 100:
         text += (
             f" Where none was below {source.retry_above:g} %, all were run again at the whole "
-            "budget (`retries.csv`)."
+            "budget (`retries`)."
         )
     if source.finalists:
         text += (
             f" The best {source.finalists} were run again at the whole budget with another seed "
-            "(`finals.csv`), and the best of these was chosen."
+            "(`finals`), and the best of these was chosen."
         )
     algorithms = [row.algorithm for row in results.rows]
     lines = [(a, _tuning_cells(a, source, results.trials)) for a in algorithms]

@@ -161,7 +161,7 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "
     called_as: str = ""
 
 
-Line = TypeVar("Line", Seed, Trial)
+Line = TypeVar("Line", bound=Seed | Trial)
 
 
 def path_of(kind: type[Seed | Trial], results: Path, task: str) -> Path:

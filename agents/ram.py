@@ -75,8 +75,9 @@ class RAMConfig:
         at_least_0 = ("location_hidden", "conv_features", "initial_std", "state_cap", "stop_hidden")
         least |= dict.fromkeys((*at_least_0, "num_glimpses"), 0)
         for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+            if not bound <= getattr(self, name) <= 1e30:
+                got = getattr(self, name)
+                raise ValueError(f"{name} must be at least {bound} and at most 1e30, got {got}")
         square = len(self.glimpse_shape) == 3 and self.glimpse_shape[1] == self.glimpse_shape[2]
         if not square or min(self.glimpse_shape) < 1:
             raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")

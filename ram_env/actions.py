@@ -75,9 +75,9 @@ class ActionFormat(ABC):
             part_valid = self._is_valid(name, part)
             valid = part_valid if valid is None else valid & part_valid  # (N,)
         assert valid is not None
-        stop = self._read_stop(parts)
-        if stop is not None:  # one transfer for both
-            valid, stop = xp.to_host(xp.library(valid).stack((valid, stop)))
+        stop = None
+        if "stop" in parts:  # one transfer for both
+            valid, stop = xp.to_host(xp.library(valid).stack((valid, parts["stop"] == 1)))
         if all_valid is not None:
             all_valid &= valid.all()
             for name, part in parts.items():
@@ -95,10 +95,6 @@ class ActionFormat(ABC):
     @abstractmethod
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
         """Return location, label and scores."""
-
-    def _read_stop(self, parts: dict[str, Array]) -> Array | None:
-        """Return which lanes stop, (N,), bool, or None where stopping isn't offered."""
-        return parts["stop"] == 1 if "stop" in parts else None
 
     def _is_valid(self, name: str, part: Array) -> Array:
         """Return which lanes hold allowed values, (N,), bool."""
@@ -123,18 +119,16 @@ class BoxFormat(ActionFormat):
     """
 
     def __init__(self, num_classes: int, allow_stop: bool, grid: Any = None):
-        self._width, self._allow_stop = 2 + num_classes + allow_stop, allow_stop
-        self._scores = slice(2, 2 + num_classes)
-        super().__init__(spaces.Box(-1, 1, (self._width,), np.float32), {})
+        self._width, self._scores = 2 + num_classes + allow_stop, slice(2, 2 + num_classes)
+        limits = {"stop": 2} if allow_stop else {}
+        super().__init__(spaces.Box(-1, 1, (self._width,), np.float32), limits)
 
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
         if isinstance(action, Mapping):
             raise ValueError("action must be an array, got a dict: it needs action_format='dict'")
         array = _read("action", action, (*batch, self._width), "float32", device)
-        return {"all numbers": array.reshape(-1, self._width)}
-
-    def _read_stop(self, parts: dict[str, Array]) -> Array | None:
-        return parts["all numbers"][:, -1] > 0 if self._allow_stop else None
+        parts = {"all numbers": array.reshape(-1, self._width)}
+        return parts | ({"stop": parts["all numbers"][:, -1] > 0} if self._limits else {})
 
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
         entries = parts["all numbers"]

@@ -14,7 +14,6 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ram_env.arrays import to_host
 from ram_env.episodes import Episodes
-from ram_env.rendering import draw_frame
 from ram_env.tasks import ImageTask, Task
 
 
@@ -100,12 +99,13 @@ class EpisodesEnv:
         return tuple(map(self._frame, range(len(labels)), glimpses, labels.tolist()))
 
     def _frame(self, lane: int, glimpse: np.ndarray, label: int) -> np.ndarray:
-        """Draw one lane."""
+        from ram_env import rendering  # and Pillow
+
         episodes, num_glimpses = self._episodes, self.task.num_glimpses
         assert episodes.path is not None
         seen, prediction = episodes.seen[lane], int(episodes.prediction[lane])
         decided, ended = prediction >= 0, not episodes.running[lane]
-        return draw_frame(
+        return rendering.draw_frame(
             episodes.canvas(lane),
             episodes.path[lane, :seen],
             glimpse,

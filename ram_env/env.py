@@ -6,6 +6,7 @@ Dimension key:
     T: glimpses per episode
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from gymnasium import Env
 from gymnasium.error import ResetNeeded
 
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_seed
+from ram_env.checks import check_seed, read_options
 from ram_env.draws import draw_key, lane_key
-from ram_env.reset_options import read_options
 from ram_env.tasks import SignpostTask
 
 _LANE = np.array([0])
@@ -89,6 +89,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     Episode End:
     The episode terminates after T actions, or when the agent stops. The horizon is part of the
     task: ``truncated`` is never True. The last observation repeats the last glimpse.
+    ``env.spec.max_episode_steps`` is T + 1, which no episode reaches, for wrappers that ask for a
+    limit: ``gymnasium.wrappers.TimeAwareObservation(env, dict_time_key="steps")``. To change
+    ``num_glimpses``, make the environment from its id, not from such a spec, which keeps its limit.
 
     Arguments:
     Every number is a keyword, as in ``gym.make("MNISTGlimpse-v0", num_glimpses=6)``.
@@ -129,9 +132,18 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
 
     def __init__(self, *, render_mode: str | None = None, **keywords: Any):
         self._make(keywords, 1, None, render_mode)
-        self.closed = False
+        self._spec, self.closed = None, False
         self.observation_space = self._episodes.observation_space  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = self._episodes.action_format.space
+
+    @property
+    def spec(self) -> Any:
+        """Gymnasium's spec of this environment, with a limit of steps that no episode reaches."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._spec = spec and replace(spec, max_episode_steps=self.task.num_glimpses + 1)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

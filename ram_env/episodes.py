@@ -76,10 +76,11 @@ class Episodes:
         self._keys = to_words(np.zeros(num_lanes, np.uint64), device)
         self._episodes = xp.to_device(np.full(num_lanes, -1), device)  # the present one's number
         self._location = xp.to_device(np.zeros((num_lanes, 2), np.float32), device)
-        self._label = xp.to_device(np.zeros(num_lanes, np.int64), device)
-        self._index = xp.to_device(np.zeros(num_lanes, np.int64), device)
-        self._position = xp.to_device(np.zeros((num_lanes, 2), np.int64), device)
-        self._object_size = xp.to_device(np.zeros((num_lanes, 2), np.int64), device)
+        shapes = {"label": (), "index": (), "position": (2,), "object_size": (2,)}
+        self._hidden = {
+            name: xp.to_device(np.zeros((num_lanes, *shape), np.int64), device)
+            for name, shape in shapes.items()
+        }
         self.path = np.zeros((num_lanes, task.num_glimpses, 2), np.float32) if record else None
         self.prediction = np.full(num_lanes, -1)
         self.scores: np.ndarray | None = None
@@ -122,7 +123,7 @@ class Episodes:
             ends = ends | decision.stop
         if active is not None:
             ends = ends & active
-        correct = decision.label == self._label
+        correct = decision.label == self._hidden["label"]
         reward = self._score(decision, correct, ends)
         if active is not None:
             reward = reward * self._per_lane(active) + 0.0  # 0, not -0
@@ -145,12 +146,8 @@ class Episodes:
         Returns:
             ``glimpse`` (n, S * C, G, G), ``location`` (n, 2) and ``time`` (n, 1), float32.
         """
-        if lanes is None:
-            index, location, seen = self._lanes, xp.copy(self._location), self.seen
-        else:
-            index = self.on_device(lanes)
-            location, seen = self._location[index], self.seen[lanes]
-        task = self.task
+        task, index = self.task, self._lanes if lanes is None else self.on_device(lanes)
+        location, seen = self._location[index], self.seen if lanes is None else self.seen[lanes]
         glimpse = sense(
             self._canvases, index, location, size=task.glimpse_size, num_scales=task.num_scales
         )
@@ -160,12 +157,8 @@ class Episodes:
 
     def describe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
         """Return what is hidden from the agent, in fresh memory."""
-        hidden = {"label": self._label, "index": self._index}
-        hidden |= {"position": self._position, "object_size": self._object_size}
-        if lanes is None:
-            return {name: xp.copy(array) for name, array in hidden.items()}
-        index = self.on_device(lanes)
-        return {name: array[index] for name, array in hidden.items()}
+        index = self._lanes if lanes is None else self.on_device(lanes)
+        return {name: array[index] for name, array in self._hidden.items()}
 
     def on_device(self, lanes: np.ndarray) -> Array:
         """Return ascending numbers of lanes (n,) on the device: all N without a transfer."""
@@ -184,7 +177,7 @@ class Episodes:
             "keyed": self.keyed.tolist(),
             "key": to_keys(self._keys).tolist(),
             "episode": xp.to_host(self._episodes).tolist(),
-            "index": xp.to_host(self._index).tolist(),
+            "index": xp.to_host(self._hidden["index"]).tolist(),
             "seen": self.seen.tolist(),
             "running": self.running.tolist(),
             "location": xp.to_host(self._location).tolist(),
@@ -197,7 +190,7 @@ class Episodes:
         self.keyed, self.seen, self.running = read["keyed"], read["seen"], read["running"]
         self._keys[:] = to_words(read["key"], self.device)
         self._episodes[:] = xp.to_device(read["episode"], self.device)
-        self._index[:] = xp.to_device(read["index"], self.device)
+        self._hidden["index"][:] = xp.to_device(read["index"], self.device)
         self.prediction[:] = -1
         begun = np.flatnonzero(read["episode"] >= 0)
         if len(begun):
@@ -213,8 +206,9 @@ class Episodes:
         given = None if index is None else xp.to_device(index, self.device)
         shown, location_words, scene_words = self._draw_words(here, given)
         drawn = self.scenes.draw(self._canvases, self._margin, here, shown, scene_words)
-        self._index[here], self._label[here] = shown, drawn.labels
-        self._position[here], self._object_size[here] = drawn.positions, drawn.sizes
+        new = (drawn.labels, shown, drawn.positions, drawn.sizes)
+        for array, values in zip(self._hidden.values(), new, strict=True):
+            array[here] = values
         return uniform_locations(location_words) if drawn.locations is None else drawn.locations
 
     def _draw_words(self, lanes: Array, index: Array | None) -> tuple[Array, Array, Array]:
@@ -260,7 +254,7 @@ class Episodes:
             weight = np.where(ends, task.num_glimpses - self.seen + 1, 1) / task.num_glimpses
         if task.reward == "log_score":
             assert decision.scores is not None
-            log_p = xp.log_softmax(decision.scores)[self._lanes, self._label]  # (N,)
+            log_p = xp.log_softmax(decision.scores)[self._lanes, self._hidden["label"]]  # (N,)
             reward = log_p.clip(_LOG_SCORE_FLOOR) * self._per_lane(weight) - task.glimpse_cost
         else:  # summed on the host, so that a device rounds float64's result once
             cost = task.glimpse_cost

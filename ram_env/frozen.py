@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ram_env.checks import check_choice, expect
 from ram_env.draws import draw_words, named_key
 from ram_env.episodes import SCENE_WORDS
 from ram_env.registration import find_task
@@ -56,11 +57,10 @@ def frozen_canvases(env_id: str, split: str, **keywords: Any) -> tuple[np.ndarra
         DatasetError: If the data are damaged.
         FileNotFoundError: If the data can be neither found nor downloaded.
     """
-    if split not in ("validation", "test"):
-        raise ValueError(f"split must be 'validation' or 'test', got {split!r}")
+    check_choice("split", split, ("validation", "test"))
     scenes = find_task(env_id, **keywords, split=split).open_scenes()
-    if not scenes.frozen:
-        raise ValueError(f"{env_id} draws a scene anew at each visit: no {split} canvas is frozen")
+    anew = f"{env_id} draws a scene anew at each visit: no {split} canvas is frozen"
+    expect(scenes.frozen, anew)
     indices = np.arange(scenes.num_scenes)
     keys = np.full(scenes.num_scenes, named_key(split), np.uint64)
     words = draw_words(keys, indices, SCENE_WORDS.start + scenes.num_words)[:, SCENE_WORDS]

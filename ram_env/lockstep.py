@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorWrapper
 
 from ram_env.arrays import Array
 from ram_env.canvas import ImageScenes
+from ram_env.checks import expect
 from ram_env.signpost import SignpostScenes
 from ram_env.vector_env import GlimpseVectorEnv, SignpostVectorEnv
 
@@ -44,13 +45,11 @@ class LockstepEnv(VectorWrapper):
         _check_own("env's scenes must be", env._episodes.scenes, ImageScenes, SignpostScenes)
         super().__init__(env)
         self._episodes = env._episodes
-        if env.device is None or env.autoreset_mode is not AutoresetMode.SAME_STEP:
-            got = f"device={env.device!r} and autoreset_mode={env.autoreset_mode.value!r}"
-            raise ValueError(
-                f"lanes in step need a device and autoreset_mode='SameStep', got {got}"
-            )
-        if env.task.allow_stop:
-            raise ValueError("lanes in step must have allow_stop=False, or they would end apart")
+        fits = env.device is not None and env.autoreset_mode is AutoresetMode.SAME_STEP
+        got = f"device={env.device!r} and autoreset_mode={env.autoreset_mode.value!r}"
+        expect(fits, f"lanes in step need a device and autoreset_mode='SameStep', got {got}")
+        apart = "lanes in step must have allow_stop=False, or they would end apart"
+        expect(not env.task.allow_stop, apart)
         self._check_in_step()
         import torch
 
@@ -64,8 +63,8 @@ class LockstepEnv(VectorWrapper):
 
     def reset(self, **how: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         """Begin new episodes in all lanes: see the environment's ``reset``."""
-        if (how.get("options") or {}).get("reset_mask") is not None:
-            raise ValueError("lanes in step are reset together: leave reset_mask out")
+        masked = (how.get("options") or {}).get("reset_mask") is not None
+        expect(not masked, "lanes in step are reset together: leave reset_mask out")
         self.env.reset(**how)
         return self._episodes.observe(), self._episodes.describe()
 
@@ -97,15 +96,12 @@ class LockstepEnv(VectorWrapper):
 
     def _check_in_step(self) -> None:
         got = self._episodes.seen.tolist()
-        if len({*got}) > 1:
-            raise ValueError(
-                f"lanes in step must have seen as many glimpses as each other, got {got}"
-            )
+        wanted = "lanes in step must have seen as many glimpses as each other"
+        expect(len({*got}) == 1, f"{wanted}, got {got}")
 
 
 def _check_own(what: str, part: Any, *known: type) -> None:
     """Raise ValueError unless ``part`` is of a known class itself."""
-    if type(part) not in known:
-        names = " or ".join(each.__name__ for each in known)
-        why = "a CUDA graph does not replay a subclass's Python"
-        raise ValueError(f"{what} {names} itself: {why}; got {type(part).__name__}")
+    names = " or ".join(each.__name__ for each in known)
+    why = "a CUDA graph does not replay a subclass's Python"
+    expect(type(part) in known, f"{what} {names} itself: {why}; got {type(part).__name__}")

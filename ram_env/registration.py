@@ -9,13 +9,13 @@ from gymnasium.envs.registration import load_env_creator  # noqa: TID251 - regis
 from ram_env.tasks import TASKS, ImageTask, Task
 from ram_env.vector_env import GlimpseVectorEnv
 
-_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode")
+_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode", "max_episode_steps")
 
 
 def register_envs() -> None:
     """Register every id of :data:`ram_env.tasks.TASKS` with Gymnasium.
 
-    The horizon is part of the task, so no ``max_episode_steps`` is given.
+    The environment adds ``max_episode_steps``, which depends on ``num_glimpses``.
     """
     for env_id, (task_class, keywords) in TASKS.items():
         family = "Glimpse" if task_class is ImageTask else "Signpost"
@@ -42,7 +42,7 @@ def find_task(env_id: str, **keywords: Any) -> Task:
     if colon:
         try:
             importlib.import_module(module)  # noqa: TID251 - named by the caller, as in gym.make
-        except (ImportError, ValueError) as error:  # ValueError: no name
+        except (ImportError, ValueError, TypeError) as error:  # no name, or a relative one
             raise ValueError(f"env_id {env_id!r}: cannot import {module!r}: {error}") from error
     try:
         spec = gymnasium.spec(name)
@@ -53,7 +53,10 @@ def find_task(env_id: str, **keywords: Any) -> Task:
         raise gymnasium.error.NameNotFound(f"{name!r} is not registered; {advice}") from None
     maker = spec.vector_entry_point
     if isinstance(maker, str):
-        maker = load_env_creator(maker)
+        try:
+            maker = load_env_creator(maker)
+        except ImportError as error:  # another library's environment
+            raise ValueError(f"env_id {env_id!r}: cannot import {maker!r}: {error}") from error
     if not isinstance(maker, type) or not issubclass(maker, GlimpseVectorEnv):
         example = "a glimpse environment such as ClutteredMNISTGlimpse-v0"
         hint = "; register it with vector_entry_point, too" if maker is None else ""

@@ -10,17 +10,13 @@ Dimension key:
     H, W: frame height and width [px]
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from ram_env.arrays import log_softmax
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 # Orange and blue, green and vermillion (after Okabe and Ito) can be told apart by colour-blind
 # people; what a colour says, a place, a mark or a word says too.
@@ -71,17 +67,18 @@ def draw_frame(
         An RGB picture. Shape (H, W, 3), uint8, H and W even.
     """
     height, width = canvas.shape[:2]
-    colors = canvas if canvas.ndim == 3 else np.repeat(canvas[..., None], 3, axis=2)  # (h, w, 3)
-    tiles = _tiles(glimpse, 1 if canvas.ndim == 2 else 3)  # (S, G, G, 3)
-    num_scales, size = tiles.shape[:2]
+    channels, size = 1 if canvas.ndim == 2 else 3, glimpse.shape[-1]
+    levels = np.rint(glimpse * 255).astype(np.uint8).reshape(-1, channels, size, size)
+    tiles = levels.transpose(0, 2, 3, 1).repeat(3 // channels, axis=3)  # (S, G, G, 3)
+    colors = canvas.reshape(height, width, channels).repeat(3 // channels, axis=2)  # (h, w, 3)
     half = np.array([width, height], np.float32) / np.float32(2)
     # Canvas pixels (x, y), rounded as the retina rounds them
     centres = [(int(x), int(y)) for x, y in np.rint((path + np.float32(1)) * half)]
 
-    picture = _Picture(height, width, num_scales, size)
+    picture = _Picture(height, width, len(tiles), size)
     text = f"glimpse {len(path)} / {num_glimpses}" + (", stopped" if stopped else "")
     picture.write((_MARGIN, _MARGIN), text, 15, TEXT)
-    picture.canvas(colors, [size * 2**s // 2 for s in range(num_scales)], centres[-1])
+    picture.canvas(colors, [size * 2**s // 2 for s in range(len(tiles))], centres[-1])
     picture.path(centres)
     picture.retina(tiles)
     if scores is None:
@@ -93,18 +90,8 @@ def draw_frame(
     return np.array(picture.image)
 
 
-def _tiles(glimpse: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:
-    """Turn a glimpse into one RGB picture per scale. Shape (S, G, G, 3)."""
-    size = glimpse.shape[-1]
-    levels = np.rint(glimpse * 255).astype(np.uint8)
-    tiles = levels.reshape(-1, channels, size, size).transpose(0, 2, 3, 1)  # (S, G, G, C)
-    return np.broadcast_to(tiles, (*tiles.shape[:3], 3))
-
-
 def _enlarged(pixels: NDArray[np.uint8], zoom: int) -> Image.Image:
     """Enlarge a picture without smoothing: the agent's pixels stay squares."""
-    from PIL import Image
-
     return Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1))
 
 
@@ -112,14 +99,13 @@ class _Picture:
     """A frame in the making, in a layout [px] that depends on the settings alone."""
 
     def __init__(self, height: int, width: int, num_scales: int, glimpse_size: int) -> None:
-        from PIL import Image, ImageDraw
-
         self.zoom = max(1, 420 // max(height, width))  # of the canvas, at (_MARGIN, top)
         self.tile_zoom = max(1, min(128, (400 + _GAP) // num_scales - _GAP) // glimpse_size)
         self.tile = self.tile_zoom * glimpse_size  # side of a retina tile
         self.left = _MARGIN + width * self.zoom + _MARGIN + _GAP  # of the retina and the scores
         self.right = self.left + max(310, num_scales * (self.tile + _GAP) - _GAP)
         self.top = _MARGIN + _TITLE
+        self.below = self.top + self.tile + _CAPTION  # of the retina
         reach = max(400, height * self.zoom, self.tile + _CAPTION + 200 + _FOOTER)
         self.bottom = self.top + reach
         size = self.right + _MARGIN, self.bottom + _MARGIN
@@ -130,10 +116,7 @@ class _Picture:
     def write(
         self, place: tuple[int, int], text: str, size: int, color: Color, anchor: str = "lt"
     ) -> None:
-        from PIL import ImageFont
-
-        font = ImageFont.load_default(size=size)
-        self.draw.text(place, text, color, font, anchor=anchor)
+        self.draw.text(place, text, color, ImageFont.load_default(size=size), anchor=anchor)
 
     def mark(self, middle: int) -> None:
         """Draw the triangle that stands for the true label."""
@@ -144,14 +127,11 @@ class _Picture:
         self, colors: NDArray[np.uint8], reaches: list[int], centre: tuple[int, int]
     ) -> None:
         """Draw the canvas with a box for each scale; what leaves the canvas is cut off."""
-        from PIL import ImageDraw
-
-        zoom = self.zoom
-        panel = _enlarged(colors, zoom)
+        panel = _enlarged(colors, self.zoom)
         draw = ImageDraw.Draw(panel)
         for scale, reach in reversed(list(enumerate(reaches))):
-            left, top = ((c - reach) * zoom for c in centre)
-            right, bottom = ((c + reach) * zoom - 1 for c in centre)
+            left, top = ((c - reach) * self.zoom for c in centre)
+            right, bottom = ((c + reach) * self.zoom - 1 for c in centre)
             width = 3 if scale == 0 else 2
             draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), None, BACKGROUND, width + 2)
             draw.rectangle((left, top, right, bottom), None, _shade(scale), width)
@@ -159,23 +139,21 @@ class _Picture:
 
     def path(self, centres: list[tuple[int, int]]) -> None:
         """Join the glimpses so far by a line and number them, the current one in orange."""
-        from PIL import Image, ImageDraw, ImageFont
-
-        zoom, top = self.zoom, self.top
-        dots = [((_MARGIN + x * zoom) * _SMOOTH, (top + y * zoom) * _SMOOTH) for x, y in centres]
+        origin = np.array([_MARGIN, self.top])
+        dots = [(origin + np.array(centre) * self.zoom) * _SMOOTH for centre in centres]
         # Drawn enlarged and averaged down: this smooths lines and changes nothing else.
         large = self.image.crop((0, 0, self.left, self.image.height))
         size = large.width * _SMOOTH, large.height * _SMOOTH
         large = large.resize(size, Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(large)
-        draw.line(dots, BACKGROUND, 4 * _SMOOTH)
-        draw.line(dots, PATH, 2 * _SMOOTH)
-        for number, (x, y) in enumerate(dots, start=1):
+        for color, width in ((BACKGROUND, 4), (PATH, 2)):
+            draw.line([tuple(dot.tolist()) for dot in dots], color, width * _SMOOTH)
+        for number, dot in enumerate(dots, start=1):
             radius, color = (9, BOX) if number == len(dots) else (7, PATH)
             for reach, fill in (((radius + 1) * _SMOOTH, BACKGROUND), (radius * _SMOOTH, color)):
-                draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill)
+                draw.ellipse((*(dot - reach).tolist(), *(dot + reach).tolist()), fill)
             font = ImageFont.load_default(size=(radius + 3) * _SMOOTH)
-            draw.text((x, y), str(number), BACKGROUND, font, anchor="mm")
+            draw.text(tuple(dot.tolist()), str(number), BACKGROUND, font, anchor="mm")
         self.image.paste(large.reduce(_SMOOTH))
 
     def retina(self, tiles: NDArray[np.uint8]) -> None:
@@ -191,48 +169,41 @@ class _Picture:
 
     def answer(self, prediction: int | None) -> None:
         """Write the prediction where the agent gives no scores."""
-        left, top = self.left, self.top + self.tile + _CAPTION
-        self.write((left, top), "prediction", 15, MUTED)
+        self.write((self.left, self.below), "prediction", 15, MUTED)
         what = ("none yet", 18, MUTED) if prediction is None else (str(prediction), 64, TEXT)
-        self.write((left, top + _TITLE), *what)
+        self.write((self.left, self.below + _TITLE), *what)
 
     def scores(
         self, chances: NDArray[Any], prediction: int | None, label: int | None, answered: int
     ) -> None:
         """Draw the classes' probabilities as bars, the prediction bright, the label marked."""
-        left, top = self.left, self.top + self.tile + _CAPTION
         classes, title = list(range(len(chances))), "class probabilities"
         if len(chances) > 16:
             classes = np.argsort(-chances, kind="stable")[:10].tolist()
             title = f"top 10 of {len(chances)} classes"
-        self.write((left, top), f"{title} after glimpse {answered}", 15, MUTED)
-        top += _TITLE
+        self.write((self.left, self.below), f"{title} after glimpse {answered}", 15, MUTED)
+        top = self.below + _TITLE
         row = min(24, (self.bottom - _FOOTER - top) // len(classes))
         bright = chances.argmax() if prediction is None else prediction
+        left, right = self.left + 42, self.right - 50
         for k in classes:
-            self.bar(top, row, k, chances[k], k == bright)
+            middle, size, color = top + row // 2, min(14, row - 1), TEXT if k == bright else MUTED
+            self.write((left - 8, middle), str(k), size, color, "rm")
+            self.write((self.right, middle), f"{100 * chances[k]:.0f} %", size, color, "rm")
+            self.draw.rectangle((left, top + 2, right - 1, top + row - 3), TRACK)
+            if length := round(chances[k] * (right - left)):
+                end, color = left + length - 1, PATH if k == bright else BAR
+                self.draw.rectangle((left, top + 2, end, top + row - 3), color)
             if k == label:
-                self.mark(top + row // 2)
+                self.mark(middle)
             top += row
-
-    def bar(self, top: int, row: int, k: int, chance: float, bright: bool) -> None:
-        """Draw one class: its index, its bar and its probability."""
-        left, right, middle = self.left + 42, self.right - 50, top + row // 2
-        size, color = min(14, row - 1), TEXT if bright else MUTED
-        self.write((left - 8, middle), str(k), size, color, "rm")
-        self.write((self.right, middle), f"{100 * chance:.0f} %", size, color, "rm")
-        length = round(chance * (right - left))
-        self.draw.rectangle((left, top + 2, right - 1, top + row - 3), TRACK)
-        if length:
-            end = left + length - 1
-            self.draw.rectangle((left, top + 2, end, top + row - 3), PATH if bright else BAR)
 
     def verdict(self, label: int | None, correct: bool | None) -> None:
         """Write the label and, at the end, whether the prediction was correct."""
-        left, middle = self.left, self.bottom - 8
+        middle = self.bottom - 8
         if label is not None:
             self.mark(middle)
-            self.write((left + 16, middle), f"label {label}", 18, TEXT, "lm")
+            self.write((self.left + 16, middle), f"label {label}", 18, TEXT, "lm")
         if correct is not None:
             text, color = ("correct", RIGHT) if correct else ("wrong", WRONG)
             self.write((self.right, middle), text, 18, color, "rm")

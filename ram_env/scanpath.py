@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from gymnasium.error import Error
 
+from ram_env.checks import expect
 from ram_env.registration import find_task
-from ram_env.tasks import Task
 
 _Coordinate = Annotated[float, msgspec.Meta(ge=-1, le=1)]
 
@@ -85,67 +85,44 @@ def episode_from_json(text: str | bytes) -> Scanpath:
         file = msgspec.json.decode(text, type=_File)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"not a scanpath: {error}; see help(ram_env.episode_from_json)") from error
-    task = _find_task(file.env_id)
+    free = ":" not in file.env_id  # a file cannot make us import a module
+    wanted = "env_id must be a registered id without a module, got"
+    expect(free, f"{wanted} {file.env_id!r}: import the module and leave its name out of the file")
+    try:
+        num_glimpses = find_task(file.env_id).num_glimpses
+    except Error as error:
+        raise ValueError(f"env_id {file.env_id!r} is not registered: {error}") from error
     for name in ("locations", "labels", "rewards"):
-        if len(getattr(file, name)) != task.num_glimpses:
-            raise ValueError(
-                f"{name} must have one entry per glimpse of {file.env_id}, {task.num_glimpses}, "
-                f"got {len(getattr(file, name))}: save the whole episode"
-            )
+        got, wanted = len(getattr(file, name)), f"one entry per glimpse of {file.env_id}"
+        whole = f"{name} must have {wanted}, {num_glimpses}, got {got}: save the whole episode"
+        expect(got == num_glimpses, whole)
     keywords: dict[str, Any] = {"split": file.split, "action_format": "dict", "grid_size": None}
     keywords |= {"reward": "final", "allow_stop": False}
     env: Any = gymnasium.make(file.env_id, **keywords).unwrapped
     _check_fits(file, env)
     locations = np.array(file.locations, np.float32)  # (T, 2)
-    rewards = _replay(env, file.index, locations, file.labels)  # (T,)
-    if rewards.tolist() != file.rewards:
-        raise ValueError(
-            f"rewards {file.rewards} are not those of the replay, {rewards.tolist()}: the file was "
-            f"changed, or its canvas is not image {file.index} of {file.env_id}, {file.split}"
-        )
+    env.reset(options={"index": file.index, "location": locations[0]})
+    steps = zip([*locations[1:], locations[-1]], file.labels, strict=True)
+    actions = [{"location": location, "label": label or 0} for location, label in steps]
+    rewards = [env.step(action)[1] for action in actions]  # only the last label counts
+    claimed = f"rewards {file.rewards} are not those of the replay, {rewards}: the file was changed"
+    canvas = f"image {file.index} of {file.env_id}, {file.split}"
+    expect(rewards == file.rewards, f"{claimed}, or its canvas is not {canvas}")
     labels = np.array([-1 if label is None else label for label in file.labels], np.int64)
-    return Scanpath(file.env_id, file.split, file.index, locations, labels, rewards)
-
-
-def _find_task(env_id: str) -> Task:
-    """Return the task of a registered id; a file cannot make us import a module."""
-    if ":" in env_id:
-        raise ValueError(
-            f"env_id must be a registered id without a module, got {env_id!r}: import the module "
-            "that registers it, and leave its name out of the file"
-        )
-    try:
-        return find_task(env_id)
-    except Error as error:
-        raise ValueError(f"env_id {env_id!r} is not registered: {error}") from error
+    shown = (file.env_id, file.split, file.index)
+    return Scanpath(*shown, locations, labels, np.array(rewards))
 
 
 def _check_fits(file: _File, env: Any) -> None:
     """Raise ValueError unless data, index and labels are the environment's."""
-    if file.data_is_sample != env.data_is_sample:
-        drawn = {True: "the sample of 5,000 digits", False: "the full dataset"}
-        raise ValueError(
-            f"the scanpath's canvas is drawn from {drawn[file.data_is_sample]}, this environment's "
-            f"from {drawn[env.data_is_sample]}: replay it with the same data (see RAM_ENV_DATA)"
-        )
-    if file.index >= env.num_images:
-        allowed = f"0..{env.num_images - 1}, the images of {file.split}"
-        raise ValueError(f"index must be in {allowed}, got {file.index}")
-    allowed = range(env.num_classes)
-    early = all(label is None or label in allowed for label in file.labels[:-1])
-    if not early or file.labels[-1] not in allowed:
-        raise ValueError(
-            f"labels must be in 0..{env.num_classes - 1}, or null before the last, "
-            f"got {file.labels}"
-        )
-
-
-def _replay(env: Any, index: int, locations: np.ndarray, labels: list[int | None]) -> np.ndarray:
-    """Play the episode and return its rewards, (T,), float64; only the last label counts."""
-    env.reset(options={"index": index, "location": locations[0]})
-    rewards, terminated = [], False
-    for location, label in zip([*locations[1:], locations[-1]], labels, strict=True):
-        _, reward, terminated, _, _ = env.step({"location": location, "label": label or 0})
-        rewards.append(reward)
-    assert terminated
-    return np.array(rewards)
+    drawn = ["the full dataset", "the sample of 5,000 digits"]
+    there, here = drawn[file.data_is_sample], drawn[env.data_is_sample]
+    advice = "replay it with the same data (see RAM_ENV_DATA)"
+    message = f"the scanpath's canvas is drawn from {there}, this environment's from {here}"
+    expect(there == here, f"{message}: {advice}")
+    allowed = f"0..{env.num_images - 1}, the images of {file.split}"
+    expect(file.index < env.num_images, f"index must be in {allowed}, got {file.index}")
+    known = [*range(env.num_classes), None]
+    answered = all(label in known for label in file.labels) and file.labels[-1] is not None
+    allowed = f"0..{env.num_classes - 1}, or null before the last"
+    expect(answered, f"labels must be in {allowed}, got {file.labels}")

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ram_env.checks import expect
 from ram_env.scenes import Scenes
 from ram_env.tasks import Task
 
@@ -42,8 +43,8 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
     Raises:
         ValueError: If an entry belongs to another task or has a wrong type, shape or value.
     """
-    if not isinstance(state, dict):
-        raise ValueError(f"state must be a dict from get_state(), got {type(state).__name__}")
+    got = type(state).__name__
+    expect(isinstance(state, dict), f"state must be a dict from get_state(), got {got}")
     for name, expected in describe_origin(task, scenes).items():
         _check_same(f"state[{name!r}]", state.get(name), expected)
     entries = {  # JSON type, shape behind N, dtype, lowest and highest value
@@ -64,18 +65,15 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
             array = np.array(msgspec.convert(state.get(name), json_type), dtype)
         except (msgspec.ValidationError, ValueError, OverflowError) as error:
             raise ValueError(f"state[{name!r}] can't be read: {error}") from error
-        if array.shape != (num_lanes, *shape):
-            wanted = (num_lanes, *shape)
-            raise ValueError(f"state[{name!r}] must have shape {wanted}, got {array.shape}")
-        if not ((array >= low) & (array <= high)).all():
-            raise ValueError(f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
+        wanted, inside = (num_lanes, *shape), ((array >= low) & (array <= high)).all()
+        shaped = array.shape == wanted
+        expect(shaped, f"state[{name!r}] must have shape {wanted}, got {array.shape}")
+        expect(inside, f"state[{name!r}] must lie in {low}..{high}, got {array.tolist()}")
         read[name] = array
     begun = np.stack([read["keyed"], read["episode"] >= 0, read["seen"] > 0])  # (3, N)
-    if ((begun.any(0) | read["running"]) != begun.all(0)).any():
-        raise ValueError(
-            "each lane of a state must be 'keyed', with 'episode' >= 0 and 'seen' > 0, or none of "
-            "these and not 'running'"
-        )
+    whole = ((begun.any(0) | read["running"]) == begun.all(0)).all()
+    wanted = "'keyed', with 'episode' >= 0 and 'seen' > 0, or none of these and not 'running'"
+    expect(whole, f"each lane of a state must be {wanted}")
     return read
 
 
@@ -85,8 +83,8 @@ def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: If they are of ``order="sequential"``, where an episode depends on N.
     """
-    if len(states) > 1 and states[0]["task"]["order"] == "sequential":
-        raise ValueError("states must be of order='random' to be joined, got 'sequential'")
+    free = len(states) == 1 or states[0]["task"]["order"] == "random"
+    expect(free, "states must be of order='random' to be joined, got 'sequential'")
 
     def lanes(name: str) -> list[Any]:
         return [lane for state in states for lane in state[name]]
@@ -119,5 +117,5 @@ def _check_same(name: str, got: Any, expected: Any) -> None:
     if isinstance(got, dict) and isinstance(expected, dict):
         for key in {**expected, **got}:
             _check_same(f"{name}[{key!r}]", got.get(key), expected.get(key))
-    elif got != expected:
-        raise ValueError(f"{name} must be {expected!r}, got {reprlib.repr(got)}")
+    else:
+        expect(got == expected, f"{name} must be {expected!r}, got {reprlib.repr(got)}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ram_env.actions import FORMATS
 from ram_env.canvas import CanvasStyle, ImageScenes
-from ram_env.checks import check_choice, check_flag, check_glimpse, check_int, to_python
+from ram_env.checks import check_choice, check_flag, check_glimpse, check_int, expect, to_python
 from ram_env.data import SPLITS, open_split
 from ram_env.scenes import Scenes
 from ram_env.signpost import CELL, SignpostScenes
@@ -45,14 +45,11 @@ class Task(ABC):
     def from_keywords(cls, **keywords: Any) -> Self:
         """Return the task; numbers and arrays may be NumPy's. ValueError if one is not allowed."""
         known = {field.name for field in fields(cls)}
-        if unknown := sorted(keywords.keys() - known):
-            hint = ""
-            if {"num_envs", "device", "autoreset_mode"}.intersection(unknown):
-                hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode, the "
-                hint += "latter in vector_kwargs if vectorization_mode is 'sync' or 'async'"
-            if "max_episode_steps" in unknown:
-                hint = "; leave out max_episode_steps, since num_glimpses ends an episode"
-            raise ValueError(f"unknown keywords {unknown}; allowed: {sorted(known)}{hint}")
+        unknown, hint = sorted(keywords.keys() - known), ""
+        if {"num_envs", "device", "autoreset_mode"}.intersection(unknown):
+            hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode, the "
+            hint += "latter in vector_kwargs if vectorization_mode is 'sync' or 'async'"
+        expect(not unknown, f"unknown keywords {unknown}; allowed: {sorted(known)}{hint}")
         for name, value in keywords.items():
             value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
             several = isinstance(value, (tuple, list))
@@ -65,21 +62,19 @@ class Task(ABC):
             check_choice(name, getattr(self, name), allowed)
         check_flag("allow_stop", self.allow_stop)
         check_int("num_glimpses", self.num_glimpses, 1, 10_000)
-        cost, is_number = self.glimpse_cost, isinstance(self.glimpse_cost, (int, float))
-        largest = float(np.finfo(np.float32).max)
-        if not is_number or isinstance(cost, bool) or not 0 <= cost <= largest:
-            raise ValueError(f"glimpse_cost must be a finite float32 >= 0, got {cost!r}")
-        if self.reward == "log_score" and self.action_format != "box":
-            raise ValueError(
-                "reward='log_score' scores the class scores of action_format='box'; "
-                f"action_format={self.action_format!r} has none"
-            )
-        if self.grid_size is not None:
-            if self.action_format != "multidiscrete":
-                raise ValueError("grid_size needs action_format='multidiscrete'")
-            if not isinstance(self.grid_size, (tuple, list)) or len(self.grid_size) != 2:
-                raise ValueError(f"grid_size must be (columns, rows), got {self.grid_size!r}")
-            for name, cells in zip(("columns", "rows"), self.grid_size, strict=True):
+        cost, largest = self.glimpse_cost, float(np.finfo(np.float32).max)
+        is_number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+        inside = is_number and 0 <= cost <= largest
+        expect(inside, f"glimpse_cost must be a finite float32 >= 0, got {cost!r}")
+        scored = self.reward != "log_score" or self.action_format == "box"
+        wanted = "reward='log_score' scores the class scores of action_format='box'"
+        expect(scored, f"{wanted}; action_format={self.action_format!r} has none")
+        if (grid := self.grid_size) is not None:
+            celled = self.action_format == "multidiscrete"
+            expect(celled, "grid_size needs action_format='multidiscrete'")
+            is_pair = isinstance(grid, (tuple, list)) and len(grid) == 2
+            expect(is_pair, f"grid_size must be (columns, rows), got {grid!r}")
+            for name, cells in zip(("columns", "rows"), grid, strict=True):
                 check_int(f"grid_size {name}", cells, 1, 1_000)
         check_glimpse("glimpse_size", self.glimpse_size, self.num_scales, self.side)
 
@@ -99,7 +94,7 @@ class Task(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask(Task):
+class ImageTask(Task, CanvasStyle):
     """Find and classify the object of a labelled image on a canvas."""
 
     glimpse_size: int = 8
@@ -107,16 +102,12 @@ class ImageTask(Task):
     dataset: str = "MNIST"
     data_dir: str | PathLike[str] | None = None
     canvas_size: int = 28
-    translate: bool = False
-    object_scale: float | tuple[float, float] = 1
-    num_clutter: int = 0
-    clutter_size: int = 8
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _ = self.style  # checks its own
-        if self.data_dir is not None and not isinstance(self.data_dir, (str, PathLike)):
-            raise ValueError(f"data_dir must be None or a path, got {self.data_dir!r}")
+        CanvasStyle.__post_init__(self)
+        is_path = self.data_dir is None or isinstance(self.data_dir, (str, PathLike))
+        expect(is_path, f"data_dir must be None or a path, got {self.data_dir!r}")
         super().__post_init__()
 
     @property
@@ -124,15 +115,9 @@ class ImageTask(Task):
         """Canvas side [px]."""
         return self.canvas_size
 
-    @property
-    def style(self) -> CanvasStyle:
-        """What a canvas looks like."""
-        names = (field.name for field in fields(CanvasStyle))
-        return CanvasStyle(**{name: getattr(self, name) for name in names})
-
     def open_scenes(self, device: str | None = None) -> ImageScenes:
         """Open the split; raises what :func:`ram_env.data.load_digits` raises."""
-        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), self.style, device)
+        return ImageScenes(open_split(self.dataset, self.split, self.data_dir), self, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +137,9 @@ class SignpostTask(Task):
         check_int("chain", self.chain, 1, self.board_size**2 - 1)
         check_int("num_marks", self.num_marks, 2, 255)
         check_int("parts", self.parts, 1, self.chain + 1)
-        if self.num_marks**self.parts > 10_000:
-            got = f"{self.num_marks}**{self.parts}"
-            raise ValueError(f"num_marks**parts, the classes, must be at most 10000, got {got}")
+        got = f"{self.num_marks}**{self.parts}"
+        few = self.num_marks**self.parts <= 10_000
+        expect(few, f"num_marks**parts, the classes, must be at most 10000, got {got}")
         super().__post_init__()
 
     @property
@@ -169,8 +154,7 @@ class SignpostTask(Task):
 
     def open_scenes(self, device: str | None = None) -> SignpostScenes:
         """Return the split's boards."""
-        dials = (self.board_size, self.chain, self.parts, self.num_marks)
-        return SignpostScenes(self.split, *dials)
+        return SignpostScenes(self.split, self.board_size, self.chain, self.parts, self.num_marks)
 
 
 _SIDE_60 = {"canvas_size": 60, "translate": True}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -18,11 +18,15 @@ from gymnasium import Env, Space, spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
+DISABLED, NEXT_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP
+SAME_STEP = AutoresetMode.SAME_STEP
 CHECKS = ("spaces", "outputs", "autoreset", "seeds", "lane_seeds", "distinct", "reset_mask")
 CHECKS += ("arguments", "reuse", "single", "episodes")
 """Names of the checks, which ``skip`` takes; :func:`check_vector_env` describes them."""
 
 MakeSampler = Callable[[VectorEnv, int], Callable[[], Any]]
+STEP = ("obs", "reward", "terminated", "truncated", "infos")
+Output = dict[str, Any]  # what a reset or a step returned, by name
 
 
 def check_vector_env(
@@ -49,8 +53,7 @@ def check_vector_env(
     - ``autoreset``: ``SAME_STEP`` reports ``final_obs`` and ``final_info`` of just the lanes that
       ended; ``NEXT_STEP`` rests for one step, with reward 0 and no flag.
     - ``seeds``: a seed decides everything, and an unseeded reset continues the random numbers.
-    - ``lane_seeds``: an int seeds lane i with seed + i; a list seeds each lane, equal seeds alike,
-      None none of them.
+    - ``lane_seeds``: an int seeds lane i with seed + i; a list seeds each lane, equal seeds alike.
     - ``distinct``: lanes with other seeds, and later episodes, start differently.
     - ``reset_mask``: ``options={"reset_mask": mask}`` resets these lanes and leaves the others.
     - ``arguments``: ``reset`` doesn't change the options that it is given.
@@ -98,137 +101,274 @@ def check_vector_env(
     if not isinstance(modes, Collection) or {*map(type, modes)} != {AutoresetMode}:
         raise ValueError(f"modes must be AutoresetModes, at least one, got {modes!r}")
     if num_envs < 2 or num_steps < 1 or reset_every < 1:
-        got = f"{num_envs}, {num_steps} and {reset_every}"
         least = "num_envs must be at least 2, num_steps and reset_every at least 1"
-        raise ValueError(f"{least}, got {got}")
+        raise ValueError(f"{least}, got {num_envs}, {num_steps} and {reset_every}")
     left_out = {*skip, *(() if make_single else ("single",))}
     if {"lane_seeds", "reset_mask"} & left_out:
         left_out.add("episodes")
-    calls = _Calls(num_steps, reset_every, seed, make_sampler or _from_space, options, left_out)
-    for mode in modes:
-        other = next((each for each in _WITHOUT_REST if each in modes and each is not mode), None)
-        _check_mode(make_vector, make_single, num_envs, mode, other, calls)
+    calls = num_steps, reset_every, seed, make_sampler or _from_space, options, left_out
+    for mode, name in product(modes, [name for name in CHECKS if name not in left_out]):
+        with ExitStack() as opened:
+
+            def make(mode: AutoresetMode = mode, opened: ExitStack = opened) -> VectorEnv:
+                opened.callback((env := make_vector(num_envs, mode)).close)
+                return env
+
+            try:
+                getattr(_Checks(*calls, num_envs, modes, mode, make_single), name)(make(), make)
+            except AssertionError as error:
+                raise AssertionError(f"{name} ({mode.name}): {error}") from error
+            except Exception as error:
+                error.add_note(f"raised in the check {name!r} of autoreset mode {mode.name}")
+                raise
 
 
 @dataclass(frozen=True)
-class _Calls:
-    """The calls that :func:`_lockstep` makes."""
+class _Checks:
+    """The checks of one autoreset mode, by name, and the calls that they make."""
 
     num_steps: int
     reset_every: int
     seed: int
     make_sampler: MakeSampler
-    options: Sequence[dict[str, Any]]
+    options: Sequence[dict[str, Any]] = ()
     skip: Collection[str] = ()
+    num_envs: int = 4
+    modes: Collection[AutoresetMode] = ()
+    mode: AutoresetMode = SAME_STEP
+    make_single: Callable[[], Env] | None = None
+
+    def play(self, env: VectorEnv, like: VectorEnv | None = None) -> Iterator[Output]:
+        """Yield what steps with random actions return, and resets of all kinds between them.
+
+        The actions are those drawn for ``like``; by default for the environment itself.
+        """
+        num_envs, rng = env.num_envs, np.random.default_rng(self.seed)
+        sample, ended = self.make_sampler(like or env, self.seed), np.zeros(num_envs, bool)
+        yield _reset(env, seed=self.seed)
+        for step in range(self.num_steps):
+            if env.metadata["autoreset_mode"] is DISABLED and ended.any():
+                masked = "reset_mask" not in self.skip
+                yield _reset(env, options={"reset_mask": ended} if masked else None)
+            if step % self.reset_every == self.reset_every - 1:
+                mask = rng.random(num_envs) < 0.5
+                mask[rng.integers(num_envs)] = True
+                kinds = self.resets(mask, step)
+                yield _reset(env, **kinds[step // self.reset_every % len(kinds)])
+            action = sample()
+            given = copy.deepcopy(action)
+            out = env.step(given)
+            _require(len(out) == 5, "step must return 5 parts, got", len(out))
+            assert_same(given, action, "the action after the step")
+            for leaf in leaves(given):
+                leaf[...] = 1  # to be noticed if it is read later
+            ended = np.array((out[2] | out[3]).tolist())
+            yield dict(zip(STEP, out, strict=True))
+
+    def resets(self, mask: np.ndarray, step: int) -> list[dict[str, Any]]:
+        """Return the arguments of resets of all kinds that are not left out."""
+        seed, odd = self.seed + step, np.arange(len(mask)) % 2 == 1
+        kinds: list[dict[str, Any]] = [{}, {"seed": seed}]
+        kinds += [{"options": each} for each in self.options]
+        if "lane_seeds" not in self.skip:
+            kinds.append({"seed": [None if out else seed for out in mask]})
+        if "reset_mask" not in self.skip:
+            kinds.append({"options": {"reset_mask": mask}})
+            kinds.append({"options": {"reset_mask": odd}, "seed": step})
+        return kinds[::-1]
+
+    def compare(self, env: VectorEnv, reference: VectorEnv, where: str = "") -> None:
+        """Two environments return the same bytes at every call."""
+        for out, expected in zip(self.play(env), self.play(reference, env), strict=True):
+            assert_same(out, expected, where)
+
+    def spaces(self, env: Any, make: Any) -> None:
+        _require_equal("num_envs", env.num_envs, self.num_envs)
+        _require_equal("metadata['autoreset_mode']", env.metadata.get("autoreset_mode"), self.mode)
+        with closing(self.make_single()) if self.make_single else nullcontext() as single:
+            for kind in ("observation_space", "action_space"):
+                one = getattr(env, f"single_{kind}")
+                _require_equal(f"single_{kind}", one, getattr(single, kind) if single else one)
+                _require_equal(kind, getattr(env, kind), batch_space(one, self.num_envs))
+
+    def outputs(self, env: Any, make: Any) -> None:
+        ended, num_classes = False, getattr(env.unwrapped, "num_classes", None)
+        for out in self.play(env):
+            _check_member(env.observation_space, out["obs"], "obs")
+            _check_infos(out["infos"], self.num_envs)
+            if num_classes is not None and "label" in out["infos"]:
+                labels, allowed = out["infos"]["label"], f"in 0..{num_classes - 1}"
+                inside = (labels >= 0) & (labels < num_classes)
+                _require(inside.all(), f"infos['label'] must be {allowed}, got", labels)
+            for name, values in [*out.items()][1:-1]:
+                kind, wanted = ("f", "floats") if name == "reward" else ("b", "bools")
+                array = values if isinstance(values, np.ndarray) else np.array(None)
+                fits = array.dtype.kind == kind and array.shape == (self.num_envs,)
+                wanted = f"{name} must be {wanted} of shape ({self.num_envs},), got"
+                _require(fits, wanted, getattr(values, "dtype", type(values)), np.shape(values))
+            ended |= "reward" in out and bool((out["terminated"] | out["truncated"]).any())
+        _require(ended, "no episode ended: raise num_steps and reset_every")
+
+    def autoreset(self, env: Any, make: Any) -> None:
+        rests = np.zeros(self.num_envs, bool)
+        for out in self.play(env):
+            if "reward" not in out:
+                rests[:] = False
+                continue
+            ended, infos = out["terminated"] | out["truncated"], out["infos"]
+            if self.mode is SAME_STEP:
+                for name in ("final_obs", "final_info"):
+                    told = np.array(infos.get(f"_{name}", np.zeros_like(ended)))
+                    exact = (told == ended).all() and (name in infos or not ended.any())
+                    _require(exact, f"infos[{name!r}] must be of the lanes that ended,", ended)
+                for last in [infos["final_obs"][lane] for lane in np.flatnonzero(ended)]:
+                    _check_member(env.single_observation_space, last, "final_obs")
+            elif self.mode is NEXT_STEP:
+                idle = not out["reward"][rests].any() and not ended[rests].any()
+                _require(idle, "the step after an episode's end must have reward 0 and no flag")
+                rests = ended
+
+    def seeds(self, env: Any, make: Any) -> None:
+        twin = make()
+        twin.reset(seed=self.seed + 100)  # whatever came before
+        self.compare(env, twin, "of the same seed: ")
+
+    def lane_seeds(self, env: Any, make: Any) -> None:
+        seed, num_envs = self.seed, self.num_envs
+        begun, second = _starts(env, seed=seed), _starts(env)
+        listed = _starts(env, seed=[seed + lane for lane in range(num_envs)])
+        _require(listed == begun, "lane i of an int must be seeded seed + i, as by a list")
+        mixed = _starts(env, seed=[seed, *[None] * (num_envs - 1)])
+        _require(mixed[0] == begun[0], "a list must seed the lanes that it gives a number")
+        _require(mixed[1:] == second[1:], "None in a list of seeds must not seed its lane")
+        alike = {*_starts(env, seed=[seed] * num_envs)}
+        _require(alike == {begun[0]}, "lanes of equal seeds must start alike")
+
+    def distinct(self, env: Any, make: Any) -> None:
+        begun = {*_starts(env, seed=self.seed)}
+        _require(len(begun) == self.num_envs, "lanes seeded differently must not start alike")
+        _require(not begun & {*_starts(env)}, "an unseeded reset must not start again")
+        other = {*_starts(env, seed=self.seed + self.num_envs)}
+        _require(not begun & other, "other seeds must not start alike")
+
+    def reset_mask(self, env: Any, make: Any) -> None:
+        first, second = _starts(env, seed=self.seed), _starts(env)
+        env.reset(seed=self.seed)
+        mask = np.arange(self.num_envs) % 2 == 0
+        out = _reset(env, options={"reset_mask": mask})
+        told = [(part == mask).all() for name, part in out["infos"].items() if name[0] == "_"]
+        _require(all(told), "infos of a masked reset must be of the masked lanes")
+        for lane, start in enumerate(_lanes(env, out)):
+            if not mask[lane]:
+                _require(start[0] == first[lane][0], f"lane {lane} of", mask, "must stay as it was")
+            elif "lane_seeds" not in self.skip:  # else lanes may share random numbers
+                what = "must start its next episode"
+                _require(start == second[lane], f"lane {lane} of", mask, what)
+
+    def arguments(self, env: Any, make: Any) -> None:
+        for call in self.resets(np.arange(self.num_envs) % 2 == 0, 0):
+            env.reset(seed=self.seed)
+            given = copy.deepcopy(call)
+            env.reset(**given)
+            assert_same(given, call, "reset's arguments afterwards")
+
+    def reuse(self, env: Any, make: Any) -> None:
+        old, left, kept = [], [], []
+        for out, expected in zip(self.play(env), self.play(make()), strict=True):
+            assert_same(out, expected, "after the caller wrote to earlier outputs: ")
+            assert_same(old, left, "a later call changed an array returned before: ")
+            new = leaves(out)
+            for a, b in [*combinations(new, 2), *product(old, new)]:
+                _require(not np.shares_memory(a, b), "two returned arrays share memory")
+            for leaf in new:
+                leaf[...] = leaf == 0  # never what it was
+            for part in kept:
+                part.clear()
+            kept = [part for part in (out["obs"], out["infos"]) if isinstance(part, dict)]
+            old, left = new, copy.deepcopy(new)
+
+    def single(self, env: Any, make: Any) -> None:
+        assert self.make_single is not None
+        singles = [self.make_single] * self.num_envs
+        with closing(SyncVectorEnv(singles, autoreset_mode=self.mode)) as single:
+            self.compare(env, single)
+
+    def episodes(self, env: Any, make: Any) -> None:
+        others = [each for each in (DISABLED, SAME_STEP) if each in self.modes]
+        for other in [each for each in others if each is not self.mode][:1]:
+            sample = self.make_sampler(env, self.seed)
+            batches = [copy.deepcopy(sample()) for _ in range(self.num_steps)]
+            actions = [[*iterate(env.action_space, batch)] for batch in batches]
+            mine = _episodes(env, actions, self.seed)
+            theirs = _episodes(make(other), actions, self.seed)
+            for lane, (steps, wanted) in enumerate(zip(mine, theirs, strict=True)):
+                for k, (step, expected) in enumerate(zip(steps, wanted, strict=False)):
+                    where = f"unlike the mode {other.name}, lane {lane}, action {k}: "
+                    assert_same(step, expected, where, types=False)
 
 
-def _check_mode(
-    make_vector: Callable[[int, AutoresetMode], VectorEnv],
-    make_single: Callable[[], Env] | None,
-    num_envs: int,
-    mode: AutoresetMode,
-    other: AutoresetMode | None,
-    calls: _Calls,
-) -> None:
-    """Run all checks that are not left out, and close what they opened."""
-    with ExitStack() as opened:
-
-        def make(mode: AutoresetMode = mode) -> VectorEnv:
-            env = make_vector(num_envs, mode)
-            opened.callback(env.close)
-            return env
-
-        def check_single() -> None:
-            assert make_single is not None
-            single = SyncVectorEnv([make_single] * num_envs, autoreset_mode=mode)
-            opened.callback(single.close)
-            _check_equal(make(), single, calls)
-
-        checks: dict[str, Callable[[], Any]] = {
-            "spaces": lambda: _check_spaces(make(), make_single, num_envs, mode),
-            "outputs": lambda: _check_outputs(make(), calls),
-            "autoreset": lambda: _check_autoreset(make(), calls),
-            "seeds": lambda: _check_seeds(make, calls.seed),
-            "lane_seeds": lambda: _check_lane_seeds(make(), calls.seed),
-            "distinct": lambda: _check_distinct(make(), calls.seed),
-            "reset_mask": lambda: _check_mask(make(), calls),
-            "arguments": lambda: _check_arguments(make(), calls),
-            "reuse": lambda: _check_no_reuse((make(), make()), calls),
-            "single": check_single,
-            "episodes": lambda: other and _check_episodes(make(), make(other), calls),
-        }
-        assert (*checks,) == CHECKS
-        for name in checks:
-            if name not in calls.skip:
-                with _named(name, mode):
-                    checks[name]()
+def _episodes(env: VectorEnv, actions: list[list[Any]], seed: int) -> list[list[Any]]:
+    """Return each lane's steps but for rests, where ``actions[k][lane]`` is its action k."""
+    mode, space, num_envs = env.metadata["autoreset_mode"], env.single_action_space, env.num_envs
+    lanes, rests = [[] for _ in range(num_envs)], np.zeros(num_envs, bool)
+    before = [*iterate(env.observation_space, copy.deepcopy(env.reset(seed=seed)[0]))]
+    for _ in actions:
+        if mode is DISABLED and rests.any():
+            obs, _ = env.reset(options={"reset_mask": rests})
+            before = [*iterate(env.observation_space, copy.deepcopy(obs))]
+        given = [actions[len(steps)][lane] for lane, steps in enumerate(lanes)]
+        out = env.step(concatenate(space, given, create_empty_array(space, num_envs)))
+        obs, reward, terminated, truncated, infos = copy.deepcopy(out)
+        ended, after = terminated | truncated, [*iterate(env.observation_space, obs)]
+        for lane, steps in enumerate(lanes):
+            if mode is not NEXT_STEP or not rests[lane]:
+                final = mode is SAME_STEP and ended[lane]
+                last = infos["final_obs"][lane] if final else after[lane]
+                step = (before[lane], last, reward[lane], terminated[lane], truncated[lane])
+                steps.append(dict(zip(("obs before", "obs after", *STEP[1:4]), step, strict=True)))
+        before, rests = after, ended
+    return lanes
 
 
-@contextmanager
-def _named(check: str, mode: AutoresetMode) -> Iterator[None]:
-    """Put the name of a check before what it finds."""
-    try:
-        yield
-    except AssertionError as error:
-        raise AssertionError(f"{check} ({mode.name}): {error}") from error
-    except Exception as error:
-        error.add_note(f"raised in the check {check!r} of autoreset mode {mode.name}")
-        raise
+def _reset(env: VectorEnv, **call: Any) -> Output:
+    return dict(zip(("obs", "infos"), env.reset(**copy.deepcopy(call)), strict=True))
 
 
-def _require(holds: Any, message: str) -> None:
-    if not holds:
-        raise AssertionError(message)
+def _starts(env: VectorEnv, **call: Any) -> list[tuple[str, str]]:
+    return _lanes(env, _reset(env, **call))
 
 
-def _check_spaces(
-    env: VectorEnv, make_single: Callable[[], Env] | None, num_envs: int, mode: AutoresetMode
-) -> None:
-    """Spaces are the single environment's and their batches; the metadata names the mode."""
-    _require(env.num_envs == num_envs, f"num_envs must be {num_envs}, got {env.num_envs}")
-    found = env.metadata.get("autoreset_mode")
-    _require(found is mode, f"metadata['autoreset_mode'] must be {mode}, got {found}")
-    single = make_single() if make_single else None
-    for kind in ("observation_space", "action_space"):
-        one, many = getattr(env, f"single_{kind}"), getattr(env, kind)
-        if single is not None:
-            expected = getattr(single, kind)
-            _require(one == expected, f"single_{kind} must be {expected}, got {one}")
-        batch = batch_space(one, num_envs)
-        _require(many == batch, f"{kind} must be {batch}, got {many}")
-    if single is not None:
-        single.close()
+def _lanes(env: VectorEnv, out: Output) -> list[tuple[str, str]]:
+    """Return each lane's observation and infos, frozen."""
+
+    def lane_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
+        parts = infos.items()
+        return {k: lane_of(v, lane) if isinstance(v, dict) else v[lane] for k, v in parts}
+
+    def frozen(tree: Any) -> str:
+        return repr(sorted(_freeze(tree).items()))
+
+    rows = enumerate(iterate(env.observation_space, out["obs"]))
+    return [(frozen(row), frozen(lane_of(out["infos"], lane))) for lane, row in rows]
 
 
-def _check_outputs(env: VectorEnv, calls: _Calls) -> None:
-    """Every call returns members of the spaces, float rewards, bool flags, masked infos."""
-    ended, num_classes = False, getattr(env.unwrapped, "num_classes", None)
-    for (out,) in _lockstep((env,), calls):
-        _check_member(env.observation_space, out[0], "obs")
-        _check_infos(out[-1], env.num_envs)
-        if num_classes is not None and "label" in out[-1]:
-            labels, wanted = out[-1]["label"], f"infos['label'] must be in 0..{num_classes - 1}"
-            _require(((labels >= 0) & (labels < num_classes)).all(), f"{wanted}, got {labels}")
-        for name, values, kind in zip(_STEP[1:4], out[1:-1], "fbb", strict=False):
-            found = f"got {getattr(values, 'dtype', type(values))}, {np.shape(values)}"
-            wanted = {"f": "floats", "b": "bools"}[kind]
-            fits = isinstance(values, np.ndarray) and values.dtype.kind == kind
-            fits = fits and values.shape == (env.num_envs,)
-            _require(fits, f"{name} must be {wanted} of shape ({env.num_envs},), {found}")
-        ended |= len(out) == 5 and bool((out[2] | out[3]).any())
-    _require(ended, "no episode ended: raise num_steps and reset_every")
+def _require(holds: Any, *message: Any) -> None:
+    if not holds:  # arrays take long to print
+        raise AssertionError(" ".join(map(str, message)))
+
+
+def _require_equal(name: str, got: Any, expected: Any) -> None:
+    _require(got == expected, f"{name} must be", expected, "but is", got)
 
 
 def _check_member(space: Space, value: Any, where: str) -> None:
-    """An observation lies in its space, and so do its parts, with the space's dtype and shape."""
-    if isinstance(space, spaces.Dict) and isinstance(value, dict) and {*value} == {*space}:
-        for name in value:
+    """An observation lies in its space, and so do its parts, with the space's dtype."""
+    if isinstance(space, spaces.Dict) and isinstance(value, dict):
+        for name in {*value} & {*space}:
             _check_member(space[name], value[name], f"{where}[{name!r}]")
     elif isinstance(value, np.ndarray) and space.dtype is not None:
-        found, expected = (value.dtype, value.shape), (space.dtype, space.shape)
-        _require(found == expected, f"{where} must be of {expected}, got {found}")
-    if not space.contains(value):
-        raise AssertionError(f"{where} must lie in {space}, got {value}")
+        _require_equal(f"the dtype of {where}", value.dtype, space.dtype)
+    _require(space.contains(value), f"{where} must lie in", space, "but is", value)
 
 
 def _check_infos(infos: dict[str, Any], num_envs: int, where: str = "infos") -> None:
@@ -238,214 +378,14 @@ def _check_infos(infos: dict[str, Any], num_envs: int, where: str = "infos") -> 
     _require({*infos} == {*names, *masks}, f"{where} must have a mask _NAME for each entry NAME")
     for name in names:
         values, mask, entry = infos[name], infos[f"_{name}"], f"{where}[{name!r}]"
-        found = (mask.dtype, mask.shape)
-        _require(found == ("bool", (num_envs,)), f"the mask of {entry} must be {num_envs} bools")
+        _require_equal(f"the mask of {entry}", (mask.dtype, mask.shape), (bool, (num_envs,)))
         if isinstance(values, dict):
             _check_infos(values, num_envs, entry)
             continue
-        _require(len(values) == num_envs, f"{entry} must have {num_envs} rows, got {len(values)}")
+        _require_equal(f"the number of rows of {entry}", len(values), num_envs)
         rest = values[~mask]
         blank = [row is None for row in rest] if rest.dtype == object else rest == rest.dtype.type()
         _require(np.all(blank), f"{entry} must be None or 0 where its mask is False")
-
-
-def _check_autoreset(env: VectorEnv, calls: _Calls) -> None:
-    """A lane that ended starts again as its mode says."""
-    mode, rests = env.metadata["autoreset_mode"], np.zeros(env.num_envs, bool)
-    for (out,) in _lockstep((env,), calls):
-        if len(out) == 2:
-            rests = np.zeros(env.num_envs, bool)
-            continue
-        _, reward, terminated, truncated, infos = out
-        ended = terminated | truncated
-        if mode is AutoresetMode.SAME_STEP:
-            for name in ("final_obs", "final_info"):
-                told = np.array(infos.get(f"_{name}", np.zeros_like(ended)))
-                exact = (told == ended).all() and (name in infos or not ended.any())
-                _require(exact, f"infos[{name!r}] must be of the lanes that ended, {ended}")
-            for last in [infos["final_obs"][lane] for lane in np.flatnonzero(ended)]:
-                _check_member(env.single_observation_space, last, "final_obs")
-        elif mode is AutoresetMode.NEXT_STEP:
-            idle = not reward[rests].any() and not ended[rests].any()
-            _require(idle, "the step after an episode's end must have reward 0 and no flag")
-            rests = ended
-
-
-def _check_seeds(make: Callable[[], VectorEnv], seed: int) -> None:
-    """A seed decides this reset and the unseeded ones that follow, whatever came before."""
-    env, twin = make(), make()
-    begun = [copy.deepcopy(env.reset(seed=seed)), copy.deepcopy(env.reset())]
-    twin.reset(seed=seed + 100)
-    for expected, given in zip(begun, (seed, None), strict=True):
-        _compare(twin.reset(seed=given), expected, "of the same seed: ")
-    _compare(env.reset(seed=seed), begun[0], "of the same seed again: ")
-
-
-def _check_lane_seeds(env: Any, seed: int) -> None:
-    """An int or a list seeds the lanes that it names, equal seeds alike, and no other lane."""
-    num_envs = env.num_envs
-    first = copy.deepcopy(env.reset(seed=seed))
-    begun, second = _starts(env, first), _starts(env, env.reset())
-    listed = env.reset(seed=[seed + lane for lane in range(num_envs)])
-    _compare(listed, first, "seeded seed + i in lane i: ")
-    mixed = _starts(env, env.reset(seed=[seed, *[None] * (num_envs - 1)]))
-    _require(mixed[0] == begun[0], "a list must seed the lanes that it gives a number")
-    _require(mixed[1:] == second[1:], "None in a list of seeds must not seed its lane")
-    alike = _starts(env, env.reset(seed=[seed] * num_envs))
-    _require({*alike} == {begun[0]}, "lanes of equal seeds must start alike")
-
-
-def _check_distinct(env: VectorEnv, seed: int) -> None:
-    """Lanes, episodes and seeds differ."""
-    begun = {*_starts(env, env.reset(seed=seed))}
-    _require(len(begun) == env.num_envs, "lanes seeded differently must not start alike")
-    _require(not begun & {*_starts(env, env.reset())}, "an unseeded reset must not start again")
-    other = {*_starts(env, env.reset(seed=seed + env.num_envs))}
-    _require(not begun & other, "other seeds must not start alike")
-
-
-def _check_mask(env: VectorEnv, calls: _Calls) -> None:
-    """``reset_mask`` resets its lanes; infos tell of them; the others stay put."""
-    full = [_starts(env, env.reset(seed=calls.seed)), _starts(env, env.reset())]
-    env.reset(seed=calls.seed)
-    mask = np.arange(env.num_envs) % 2 == 0
-    after = env.reset(options={"reset_mask": mask.copy()})
-    told = all((after[1][name] == mask).all() for name in after[1] if name.startswith("_"))
-    _require(told, "infos of a masked reset must be of the masked lanes")
-    for lane, start in enumerate(_starts(env, after)):
-        if mask[lane] and "lane_seeds" in calls.skip:  # lanes may share their random numbers
-            continue
-        same = start == full[1][lane] if mask[lane] else start[0] == full[0][lane][0]
-        what = "start its next episode" if mask[lane] else "stay as it was"
-        _require(same, f"lane {lane} of mask {mask} must {what}")
-
-
-def _check_arguments(env: VectorEnv, calls: _Calls) -> None:
-    """``reset`` leaves its arguments as they were."""
-    for call in _resets(np.arange(env.num_envs) % 2 == 0, 0, calls):
-        env.reset(seed=calls.seed)
-        given = copy.deepcopy(call)
-        env.reset(**given)
-        _assert_same(given, call, "reset's arguments afterwards")
-
-
-def _check_no_reuse(twins: tuple[VectorEnv, VectorEnv], calls: _Calls) -> None:
-    """What was returned is the caller's: never shared, never changed, never read again."""
-    old: list[np.ndarray] = []
-    left: list[bytes] = []
-    kept: list[dict[str, Any]] = []
-    for out, expected in _lockstep(twins, calls):
-        _compare(out, expected, "after the caller wrote to earlier outputs: ")
-        for leaf, content in zip(old, left, strict=True):
-            _require(leaf.tobytes() == content, "a later call changed an array returned before")
-        new = [*_leaves(out)]
-        for a, b in [*combinations(new, 2), *product(old, new)]:
-            _require(not np.shares_memory(a, b), "two returned arrays share memory")
-        for leaf in new:
-            leaf[...] = leaf == 0  # never what it was
-        for part in kept:
-            part.clear()
-        kept = [part for part in (out[0], out[-1]) if isinstance(part, dict)]
-        old, left = new, [leaf.tobytes() for leaf in new]
-
-
-def _check_equal(env: VectorEnv, reference: VectorEnv, calls: _Calls) -> None:
-    """Two vector environments return the same bytes at every call."""
-    for out, expected in _lockstep((env, reference), calls):
-        _compare(out, expected)
-
-
-def _check_episodes(env: VectorEnv, reference: VectorEnv, calls: _Calls) -> None:
-    """Each lane plays the same episodes in two modes, given its actions one by one."""
-    lanes = _play(env, calls.make_sampler(env, calls.seed), calls.num_steps, calls.seed)
-    space, count = env.single_action_space, min(map(len, lanes))
-    batches = [
-        concatenate(space, [lane[k][0] for lane in lanes], create_empty_array(space, len(lanes)))
-        for k in range(count)
-    ]
-    expected = _play(reference, iter(batches).__next__, count, calls.seed)
-    mode = reference.metadata["autoreset_mode"].name
-    for lane, (steps, wanted) in enumerate(zip(lanes, expected, strict=True)):
-        for k, (step, other) in enumerate(zip(steps, wanted, strict=False)):
-            for name, a, b in zip(_PLAYED, step, other, strict=True):
-                if name != "action" and _to_bytes(a) != _to_bytes(b):
-                    where = f"{name} of lane {lane} in its action {k}"
-                    raise AssertionError(f"{where} is {a}, in the mode {mode} {b}")
-
-
-def _play(
-    env: VectorEnv, sample: Callable[[], Any], num_steps: int, seed: int
-) -> list[list[tuple[Any, ...]]]:
-    """Play, and return each lane's steps but for rests, with the parts of ``_PLAYED``."""
-    mode, rests = env.metadata["autoreset_mode"], np.zeros(env.num_envs, bool)
-
-    def rows(obs: Any) -> list[Any]:
-        return copy.deepcopy([*iterate(env.observation_space, obs)])
-
-    before, lanes = rows(env.reset(seed=seed)[0]), [[] for _ in rests]
-    for _ in range(num_steps):
-        if mode is AutoresetMode.DISABLED and rests.any():
-            before = rows(env.reset(options={"reset_mask": rests})[0])
-        action = sample()
-        given = copy.deepcopy([*iterate(env.action_space, action)])
-        obs, reward, terminated, truncated, infos = env.step(action)
-        ended, after = terminated | truncated, rows(obs)
-        for lane, steps in enumerate(lanes):
-            if mode is not AutoresetMode.NEXT_STEP or not rests[lane]:
-                final = mode is AutoresetMode.SAME_STEP and ended[lane]
-                last = copy.deepcopy(infos["final_obs"][lane]) if final else after[lane]
-                end = (bool(terminated[lane]), bool(truncated[lane]))
-                steps.append((given[lane], before[lane], last, float(reward[lane]), end))
-        before, rests = after, np.array(ended)
-    return lanes
-
-
-def _lockstep(envs: Sequence[VectorEnv], calls: _Calls) -> Iterator[list[tuple[Any, ...]]]:
-    """Make the same calls on several environments and yield what each returned.
-
-    Steps with random actions, and between them resets of all kinds: full and masked, seeded
-    and not, with and without options. Actions must be neither changed nor kept.
-    """
-    num_envs, rng = envs[0].num_envs, np.random.default_rng(calls.seed)
-    sample, ended = calls.make_sampler(envs[0], calls.seed), np.zeros(num_envs, bool)
-
-    def reset(**call: Any) -> list[tuple[Any, ...]]:
-        return [env.reset(**copy.deepcopy(call)) for env in envs]
-
-    yield reset(seed=calls.seed)
-    for step in range(calls.num_steps):
-        if envs[0].metadata["autoreset_mode"] is AutoresetMode.DISABLED and ended.any():
-            masked = "reset_mask" not in calls.skip
-            yield reset(**({"options": {"reset_mask": ended}} if masked else {}))
-        if step % calls.reset_every == calls.reset_every - 1:
-            mask = rng.random(num_envs) < 0.5
-            mask[rng.integers(num_envs)] = True
-            kinds = _resets(mask, step, calls)
-            yield reset(**kinds[step // calls.reset_every % len(kinds)])
-        action = sample()
-        outputs = []
-        for env in envs:
-            given = copy.deepcopy(action)
-            outputs.append(env.step(given))
-            _require(len(outputs[-1]) == 5, f"step must return 5 parts, got {len(outputs[-1])}")
-            _assert_same(given, action, "the action after the step")
-            for leaf in _leaves(given):
-                leaf[...] = 1
-        ended = np.array((outputs[0][2] | outputs[0][3]).tolist())
-        yield outputs
-
-
-def _resets(mask: np.ndarray, step: int, calls: _Calls) -> list[dict[str, Any]]:
-    """Return the arguments of resets of all kinds that are not left out."""
-    seed, num_envs = calls.seed + step, len(mask)
-    kinds: list[dict[str, Any]] = [{}, {"seed": seed}]
-    kinds += [{"options": each} for each in calls.options]
-    if "lane_seeds" not in calls.skip:
-        kinds.append({"seed": [None if out else seed for out in mask]})
-    if "reset_mask" not in calls.skip:
-        odd = np.arange(num_envs) % 2 == 1
-        kinds += [{"options": {"reset_mask": mask}}, {"options": {"reset_mask": odd}, "seed": step}]
-    return kinds[::-1]
 
 
 def _from_space(env: VectorEnv, seed: int) -> Callable[[], Any]:
@@ -455,69 +395,38 @@ def _from_space(env: VectorEnv, seed: int) -> Callable[[], Any]:
     return space.sample
 
 
-_STEP = ("obs", "reward", "terminated", "truncated", "infos")
-_PLAYED = ("action", "the observation before", "the observation after", "reward", "the end")
-_WITHOUT_REST = (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)
-
-
-def _compare(got: tuple[Any, ...], expected: tuple[Any, ...], prefix: str = "") -> None:
-    """Compare what a reset or a step returned, part by part."""
-    _require(len(got) == len(expected), f"{prefix}{len(got)} outputs are not {len(expected)}")
-    for name, a, b in zip(_STEP if len(got) == 5 else ("obs", "infos"), got, expected, strict=True):
-        _assert_same(a, b, prefix + name)
-
-
-def _assert_same(got: Any, expected: Any, where: str = "output") -> None:
+def assert_same(got: Any, expected: Any, where: str = "", types: bool = True) -> None:
     """Compare nested outputs by type, dtype, shape and bytes; only the order of keys is free."""
-    _require(type(got) is type(expected), f"{where}: {type(got)} is not {type(expected)}")
-    if isinstance(got, dict):
-        _require({*got} == {*expected}, f"{where}: keys {[*got]} are not {[*expected]}")
-        for name in got:
-            _assert_same(got[name], expected[name], f"{where}[{name!r}]")
-    elif isinstance(got, (tuple, list)) or (isinstance(got, np.ndarray) and got.dtype == object):
-        _require(len(got) == len(expected), f"{where}: {len(got)} parts are not {len(expected)}")
-        for place, (a, b) in enumerate(zip(got, expected, strict=True)):
-            _assert_same(a, b, f"{where}[{place}]")
-    elif isinstance(got, np.ndarray):
-        found, wanted = (got.dtype, got.shape), (expected.dtype, expected.shape)
-        _require(found == wanted, f"{where}: {found} is not {wanted}")
-        if got.tobytes() != expected.tobytes():  # arrays take long to print
-            raise AssertionError(f"{where}:\n{got}\nis not\n{expected}")
-    elif hasattr(got, "numpy"):
-        _require(got.device == expected.device, f"{where}: {got.device} is not {expected.device}")
-        _assert_same(got.cpu().numpy(), expected.cpu().numpy(), where)
+    a, b = _freeze(got, types), _freeze(expected, types)
+    for place in {**b, **a}:
+        if a.get(place) != b.get(place):
+            found, wanted = (dict(_walk(tree)).get(place) for tree in (got, expected))
+            raise AssertionError(f"{where}{place} {found!r} is not {wanted!r}")
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    """Return all arrays of a nested output; of CPU tensors, views as arrays."""
+    arrays = [leaf.numpy() if hasattr(leaf, "numpy") else leaf for _, leaf in _walk(tree)]
+    return [leaf for leaf in arrays if isinstance(leaf, np.ndarray)]
+
+
+def _walk(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the place and value of each leaf of a nested output, and the type of each branch."""
+    is_object = isinstance(tree, np.ndarray) and tree.dtype == object
+    if is_object or isinstance(tree, (dict, tuple, list)):
+        yield where, type(tree)
+        for name, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _walk(branch, f"{where}[{name!r}]")
     else:
-        _require(got == expected, f"{where}: {got} is not {expected}")
+        yield where, tree
 
 
-def _leaves(tree: Any) -> Iterator[np.ndarray]:
-    """Yield all arrays of a nested output; of CPU tensors, views as arrays."""
-    if isinstance(tree, dict):
-        tree = [*tree.values()]
-    if hasattr(tree, "numpy"):
-        tree = tree.numpy()
-    if isinstance(tree, (tuple, list)) or (isinstance(tree, np.ndarray) and tree.dtype == object):
-        for branch in tree:
-            yield from _leaves(branch)
-    elif isinstance(tree, np.ndarray):
-        yield tree
-
-
-def _starts(env: VectorEnv, out: tuple[Any, ...]) -> list[tuple[bytes, bytes]]:
-    """Return each lane's observation and infos as bytes."""
-    rows = enumerate(iterate(env.observation_space, out[0]))
-    return [(_to_bytes(row), _to_bytes(_lane_of(out[-1], lane))) for lane, row in rows]
-
-
-def _lane_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
-    parts = infos.items()
-    return {k: _lane_of(v, lane) if isinstance(v, dict) else v[lane] for k, v in parts}
-
-
-def _to_bytes(tree: Any) -> bytes:
-    if isinstance(tree, dict):
-        tree = [*tree.values()]
-    if isinstance(tree, (tuple, list)):
-        return b"".join(map(_to_bytes, tree))
-    array = np.asarray(tree)
-    return repr(tree).encode() if array.dtype == object else array.tobytes()
+def _freeze(tree: Any, types: bool = False) -> dict[str, tuple[Any, ...]]:
+    """Return what each part of a nested output is now, by place."""
+    frozen = {}
+    for where, leaf in _walk(tree):
+        device = str(leaf.device) if hasattr(leaf, "numpy") else ""
+        array = np.asarray(leaf.cpu() if device else leaf)
+        content = repr(leaf) if array.dtype == object else array.tobytes()
+        frozen[where] = (type(leaf) if types else "", device, array.dtype, array.shape, content)
+    return frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -60,11 +60,5 @@ def sampler(env: VectorEnv, seed: int) -> Callable[[], Any]:
     return sample
 
 
-def calls(num_steps: int, seed: int) -> testing._Calls:
-    return testing._Calls(num_steps, 5, seed, sampler, OPTIONS)
-
-
-def lockstep(
-    envs: Sequence[VectorEnv], num_steps: int, seed: int
-) -> Iterator[list[tuple[Any, ...]]]:
-    return testing._lockstep(envs, calls(num_steps, seed))
+def checks(num_steps: int, seed: int) -> testing._Checks:
+    return testing._Checks(num_steps, 5, seed, sampler, OPTIONS)

@@ -12,7 +12,7 @@ Dimension key:
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup
 
 # isort: split
 import math

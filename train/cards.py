@@ -6,7 +6,7 @@ agent's folder as it is.
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup  # noqa: F401 - what must come before slow imports
 
 # isort: split
 from collections.abc import Mapping

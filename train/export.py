@@ -8,7 +8,7 @@ each episode with a state of zeros and feed ``next_state`` back. The environment
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup  # noqa: F401 - what must come before slow imports
 
 # isort: split
 import json

@@ -10,7 +10,7 @@ replay, 1.4 GB on `ClutteredMNISTGlimpse-v0`, and the newest three are kept.
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup
 
 # isort: split
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ Dimension key:
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup
 
 # isort: split
 from typing import Any

@@ -7,7 +7,7 @@ evaluation are those of `train/reinforce.py`; updates are Stable-Baselines3's.
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup
 
 # isort: split
 import math

@@ -8,7 +8,7 @@ join that comparison.
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup  # noqa: F401 - what must come before slow imports
 
 # isort: split
 import csv

@@ -25,7 +25,7 @@ The report is a CSV of all trials. To draw a study, pass
 
 from __future__ import annotations
 
-import agents.runs.extras  # noqa: F401 - reports a missing package in one line
+import train.startup  # noqa: F401 - what must come before slow imports
 
 # isort: split
 import re

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
@@ -147,16 +147,21 @@ def _read_flags(
     # tyro draws one box per nested dataclass
     boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
     silent = tyro.conf.arg(help="")  # else tyro parses the source of the boxes' module for a help
-    nested = [(k, Annotated[box, silent], field(default=box())) for k, box in boxes.items()]
-    flags: Any = make_dataclass("Flags", nested if len(boxes) > 1 else map(flag, hints))
+    nested = [
+        (title, Annotated[box, silent], field(default=box()) if whole else field())
+        for title, box in boxes.items()
+        for whole in [all(each.default is not MISSING for each in fields(box))]
+    ]
+    parts = nested if len(boxes) > 1 else map(flag, hints)
+    flags: Any = make_dataclass("Flags", parts, kw_only=True)
     flat = (tyro.conf.OmitArgPrefixes,)
     try:
         parsed = vars(tyro.cli(flags, args=arguments, description=description, config=flat))
     finally:
         if hidden:
             print("More flags, for experts: --help-all")
-    parts = map(vars, parsed.values()) if len(boxes) > 1 else (parsed,)
-    return {name: value for part in parts for name, value in part.items()}
+    flat_parts = map(vars, parsed.values()) if len(boxes) > 1 else (parsed,)
+    return {name: value for part in flat_parts for name, value in part.items()}
 
 
 @cache
@@ -316,6 +321,7 @@ def run(
     ``torchrun`` says whether the script may be one of several processes of a run.
     """
     threading.excepthook = _report_thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     status: Any = 0
     try:
         with distributed.joined(allowed=torchrun):
@@ -333,6 +339,8 @@ def run(
         status = f"error: out of memory, so make something smaller: {first_line(error)}"
     except SystemExit as error:
         status = error.code
+    except KeyboardInterrupt:  # before or after what :class:`Stop` guards
+        status = 128 + signal.SIGINT
     if status:
         sys.exit(status)
 

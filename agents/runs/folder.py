@@ -88,7 +88,7 @@ class RunLog:
             opened.callback(_claim(folder, resume).release)
             if not resume:
                 failed.callback(remove, folder)
-            self._lines = opened.enter_context((folder / "log.txt").open("a"))
+            self._lines = opened.enter_context((folder / "log.txt").open("a", encoding="utf-8"))
             steps = self._find_checkpoint() if resume else 0
             self._describe(settings)
             columns = "env_steps,seconds,cpu_seconds,env_steps_per_second"

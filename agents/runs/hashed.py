@@ -107,8 +107,11 @@ def manifest_path(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder, a file or a link, if it exists."""
-    if path.is_dir() and not path.is_symlink():
+    """Delete a folder, a file or a link, if it exists; of a mount point, what it holds."""
+    if path.is_mount():
+        for part in path.iterdir():
+            remove(part)
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ import http.server
 import multiprocessing
 import re
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,14 +61,13 @@ def test_a_file_in_place_of_a_folder_is_never_replaced_by_the_sample(put, name, 
         load_digits("MNIST", "train", folder)
 
 
-def test_the_labels_of_the_siblings_of_mnist_are_checked_too(tiny, tmp_path):
-    labels = tiny[TRAIN_LABELS][:-1] + b"\x0a"
-    folder = write(tmp_path / "raw", {**tiny, TRAIN_LABELS: labels}, "KMNIST")
-    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: a label is above 9"):
-        load_digits("KMNIST", "train", folder)
-    folder = write(tmp_path / "fashion", {**tiny, TRAIN_LABELS: labels}, "FashionMNIST")
-    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: SHA-256: got"):
-        load_digits("FashionMNIST", "train", folder)
+@pytest.mark.parametrize(
+    ("dataset", "damage"), [("KMNIST", "a label is above 9"), ("FashionMNIST", "SHA-256: got")]
+)
+def test_the_labels_of_the_siblings_of_mnist_are_checked_too(dataset, damage, tiny, tmp_path):
+    folder = write(tmp_path, {**tiny, TRAIN_LABELS: tiny[TRAIN_LABELS][:-1] + b"\x0a"}, dataset)
+    with pytest.raises(DatasetError, match=f"{TRAIN_LABELS} is damaged: {damage}"):
+        load_digits(dataset, "train", folder)
 
 
 def test_damaged_batches_of_cifar_are_named(tiny_cifar, cache):
@@ -86,30 +84,25 @@ def test_damaged_batches_of_cifar_are_named(tiny_cifar, cache):
 # Downloads
 
 
-Answer = Callable[[str], tuple[int, bytes, int]]
-
-
 @pytest.fixture
 def serve(monkeypatch):
-    """Start a local mirror, the one to use from now on.
+    """Start a local mirror of files, the one to use from now on.
 
-    ``answer`` maps a file's name to (status, content, declared length). The mirror has folders like
-    those of a data folder, unless it is ``flat``.
+    It has folders like those of a data folder, unless it is ``flat``.
     """
     servers = []
 
-    def start(answer: Answer, flat: bool = False) -> SimpleNamespace:
+    def start(files: dict[str, bytes], flat: bool = False) -> SimpleNamespace:
         requested: list[str] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 requested.append(path := self.path.lstrip("/"))
-                absent = flat and "/" in path
-                status, content, length = (404, b"", 0) if absent else answer(Path(path).name)
-                self.send_response(status)
-                self.send_header("Content-Length", str(length))
+                name = Path(path).name
+                present = name in files and not (flat and "/" in path)
+                self.send_response(200 if present else 404)
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(files[name] if present else b"")
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
@@ -126,63 +119,47 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def serves(files: dict[str, bytes]) -> Answer:
-    return lambda name: whole(compress(files[name.removesuffix(".gz")]))
+def packed(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{name}.gz": compress(content) for name, content in files.items()}
 
 
-def whole(content: bytes) -> tuple[int, bytes, int]:
-    return 200, content, len(content)
-
-
-@pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST"])
-def test_a_download_leaves_one_valid_copy(dataset, tiny, cache, serve):
-    mirror = serve(serves(tiny))
+@pytest.mark.parametrize(("dataset", "flat"), [("MNIST", False), ("FashionMNIST", True)])
+def test_a_download_leaves_one_valid_copy(dataset, flat, tiny, cache, serve):
+    mirror = serve(packed(tiny), flat)
     images, _ = load_digits(dataset, "test")
     assert images.tobytes() == tiny["t10k-images-idx3-ubyte"][16:]
     assert file_names(cache) == {dataset, "raw", *(f"{name}.gz" for name in tiny)}
     load_digits(dataset, "train")
-    assert sorted(mirror.requested) == sorted(f"{dataset}/raw/{name}.gz" for name in tiny)
-
-
-def test_a_mirror_may_hold_one_datasets_files_without_folders(tiny, cache, serve):
-    serve(serves(tiny), flat=True)
-    assert len(load_digits("FashionMNIST", "train")[0]) == 50
+    paths = [f"{name}.gz" for name in tiny] * flat + [f"{dataset}/raw/{name}.gz" for name in tiny]
+    assert sorted(mirror.requested) == sorted(paths)
 
 
 def test_cifar_is_downloaded(tiny_cifar, cache, serve):
     archive = (tiny_cifar / "cifar-10-python.tar.gz").read_bytes()
-    mirror = serve(lambda name: whole(archive))
+    mirror = serve({"cifar-10-python.tar.gz": archive})
     assert load_digits("CIFAR10", "test")[0].shape == (12, 32, 32, 3)
     assert mirror.requested == ["cifar-10-python.tar.gz"]
     assert "cifar-10-python.tar.gz" not in file_names(cache)
 
 
-def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(tiny, cache, serve):
-    images = compress(tiny[TRAIN_IMAGES])
-    mirror = serve(lambda name: (200, images[:-9], len(images)))
+def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(tiny, cache, serve, monkeypatch):
+    images = f"{TRAIN_IMAGES}.gz"
+    mirror = serve({images: compress(tiny[TRAIN_IMAGES])[:-9]})
     url = f"{mirror.url}/{TRAIN_IMAGES}.gz"
     with pytest.raises(DatasetError, match=f"(?s){url} is damaged: it cannot be read"):
         load_digits("MNIST", "train")
-    assert file_names(cache) == set()
-    assert not data._sample
-
-
-def test_a_download_too_large_is_cut_off(cache, serve, monkeypatch):
     monkeypatch.setattr(dataset_files, "_MAX_BYTES", 1000)
-    serve(lambda name: whole(bytes(2000)))
+    serve({images: bytes(2000)})  # cut off
     with pytest.raises(DatasetError, match="larger than 1000 bytes"):
         load_digits("MNIST", "train")
-    assert file_names(cache) == set()
-
-
-def test_a_refused_download_says_so(cache, serve):
-    mirror = serve(lambda name: (503, b"", 0))
+    mirror = serve({})
     with pytest.raises(FileNotFoundError) as caught:
         load_digits("KMNIST", "train")
     url = f"{mirror.url}/{TRAIN_IMAGES}.gz"
-    for part in ("KMNIST", str(cache), url, "503", "RAM_ENV_DATA", "data_dir"):
+    for part in ("KMNIST", str(cache), url, "404", "RAM_ENV_DATA", "data_dir"):
         assert part in str(caught.value)
     assert file_names(cache) == set()
+    assert not data._sample
 
 
 @pytest.mark.parametrize("address", ["/data/mirror", "example.com/mnist", "http://[bad/x"])
@@ -195,8 +172,8 @@ def test_an_address_that_is_none_is_named(address, cache, monkeypatch):
 def test_a_second_mirror_makes_up_for_the_first(tiny, serve, monkeypatch):
     from torchvision.datasets import MNIST
 
-    lying = serve(lambda name: whole(b"<html>"))
-    good = serve(serves(tiny))
+    lying = serve(dict.fromkeys(packed(tiny), b"<html>"))
+    good = serve(packed(tiny))
     monkeypatch.delenv("RAM_ENV_MIRROR")
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/", lying.url, good.url])
     assert len(load_digits("MNIST", "train")[0]) == 50
@@ -206,7 +183,7 @@ def test_an_interrupted_download_is_completed(tiny, cache, serve):
     write(cache, {TRAIN_IMAGES: tiny[TRAIN_IMAGES]})
     (cache / "MNIST.part").mkdir()
     (cache / "MNIST.part" / "half").touch()
-    mirror = serve(serves(tiny))
+    mirror = serve(packed(tiny))
     assert len(load_digits("MNIST", "train")[0]) == 50
     assert len(mirror.requested) == 3
     fetched = {f"{name}.gz" for name in tiny if name != TRAIN_IMAGES}
@@ -214,8 +191,7 @@ def test_an_interrupted_download_is_completed(tiny, cache, serve):
 
 
 def test_a_download_begins_with_the_part_that_was_asked_for(tiny, cache, serve):
-    good = serves(only("t10k", tiny))
-    serve(lambda name: good(name) if name.startswith("t10k") else (404, b"", 0))
+    serve(packed(only("t10k", tiny)))
     assert open_split("MNIST", "test").source == f"MNIST test: 20 images from {cache}"
     with pytest.raises(FileNotFoundError, match=rf"(?s)Needed: MNIST/raw/{TRAIN_IMAGES} .*404"):
         load_digits("MNIST", "train")
@@ -229,7 +205,7 @@ def open_in_another_process(tables: tuple[Any, ...], barrier: Any, sender: Any) 
 
 
 def test_two_processes_at_once_share_one_download(tiny, cache, serve):
-    mirror, context = serve(serves(tiny)), multiprocessing.get_context("spawn")
+    mirror, context = serve(packed(tiny)), multiprocessing.get_context("spawn")
     tables = COUNTS, NUM_VALIDATION, dataset_files._SHA256
     barrier, (receiver, sender) = context.Barrier(2), context.Pipe(duplex=False)
     other = context.Process(target=open_in_another_process, args=(tables, barrier, sender))
@@ -243,7 +219,7 @@ def test_two_processes_at_once_share_one_download(tiny, cache, serve):
 
 
 def test_a_process_that_waited_for_a_failed_download_fails_at_once(tiny, cache, serve, monkeypatch):
-    mirror, waiting, acquire = serve(serves(tiny)), threading.Event(), FileLock.acquire
+    mirror, waiting, acquire = serve(packed(tiny)), threading.Event(), FileLock.acquire
 
     def note_waiting(self: FileLock, timeout: float | None = None) -> Any:
         if timeout is None:

@@ -107,8 +107,10 @@ def test_lanes_that_a_graph_could_not_hold_are_refused(keywords, message):
         LockstepEnv(make("toy", **{"device": "cpu", **keywords}))
 
 
-def test_lanes_out_of_step_are_refused():
+def test_lanes_out_of_step_and_steps_out_of_place_are_refused():
     lanes, env = LockstepEnv(make("toy", "cpu")), make("toy", "cpu")
+    with pytest.raises(ResetNeeded):
+        lanes.step(act("cpu", 0))
     for each in (lanes, env):
         each.reset(seed=0)
         each.step(act("cpu", 0))
@@ -120,13 +122,6 @@ def test_lanes_out_of_step_are_refused():
         with pytest.raises(ValueError, match=r"many glimpses as each other, got \[1, 2, 2, 2\]"):
             join()
     assert lanes.get_state() == before
-
-
-def test_a_step_before_a_reset_or_after_close_is_refused():
-    lanes = LockstepEnv(make("toy", "cpu"))
-    with pytest.raises(ResetNeeded):
-        lanes.step(act("cpu", 0))
-    lanes.reset(seed=0)
     lanes.close()
     with pytest.raises(ClosedEnvironmentError):
         lanes.step(act("cpu", 0))

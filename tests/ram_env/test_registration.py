@@ -43,35 +43,38 @@ def test_an_ids_task_is_its_environments_and_a_users_module_is_imported(own_modu
 
 
 @pytest.mark.parametrize("config", [train.reinforce.Config, train.sb3.Config])
-def test_training_accepts_glimpse_environments_only(own_module, config):
+@pytest.mark.parametrize(
+    ("env_id", "error", "message"),
+    [
+        ("CartPole-v1", ValueError, r"must name a glimpse .*'CartPole-v1'"),
+        ("no_such_module:MyDigits-v0", ValueError, "cannot import 'no_such_module'"),
+        (":MyDigits-v0", ValueError, "env_id ':MyDigits-v0': cannot import ''"),
+        (".x:MyDigits-v0", ValueError, "env_id '.x:MyDigits-v0': cannot import '.x'"),
+        ("phys2d/CartPole-v1", ValueError, "cannot import 'gymnasium.envs.phys2d|must name a"),
+        ("Glympse-v0", gymnasium.error.Error, "'Glympse-v0' .* known: MNIST"),
+        ("MNISTGlimpse", gymnasium.error.Error, "'MNISTGlimpse' is not .* known: MNISTGlim"),
+        ("MNISTGlimpse-v9", gymnasium.error.VersionNotFound, "`v9`"),
+    ],
+)
+def test_training_accepts_glimpse_environments_only(own_module, config, env_id, error, message):
     assert config(env_id=f"{own_module}:MyDigits-v0").env_id == "my_digits:MyDigits-v0"
     assert config(env_id="ram_env:MNISTGlimpse-v0")
-    with pytest.raises(ValueError, match=r"must name a glimpse .*'CartPole-v1'"):
-        config(env_id="CartPole-v1")
-    with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
-        config(env_id="no_such_module:MyDigits-v0")
-    with pytest.raises(ValueError, match="env_id ':MyDigits-v0': cannot import ''"):
-        config(env_id=":MyDigits-v0")
-    with pytest.raises(gymnasium.error.Error, match=r"'Glympse-v0' .* known: MNIST"):
-        config(env_id="Glympse-v0")
-    with pytest.raises(gymnasium.error.Error, match=r"'MNISTGlimpse' is not .* known: MNISTGlim"):
-        config(env_id="MNISTGlimpse")
-    with pytest.raises(gymnasium.error.VersionNotFound):
-        config(env_id="MNISTGlimpse-v9")
+    with pytest.raises(error, match=message):
+        config(env_id=env_id)
 
 
-def test_an_id_without_a_vector_environment_is_told_to_register_one(monkeypatch):
-    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Single-v0", vector_entry_point=None)
-    monkeypatch.setitem(gymnasium.registry, "Single-v0", spec)
-    with pytest.raises(ValueError, match="got 'Single-v0'; register it with vector_entry_point"):
-        find_task("Single-v0")
-
-
-def test_an_id_with_a_limit_of_steps_is_told_to_leave_it_out(monkeypatch):
-    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Limited-v0", max_episode_steps=7)
-    monkeypatch.setitem(gymnasium.registry, "Limited-v0", spec)
-    with pytest.raises(ValueError, match="leave out max_episode_steps, since num_glimpses"):
-        gymnasium.make_vec("Limited-v0", num_envs=2)
+@pytest.mark.parametrize(
+    ("change", "make", "message"),
+    [
+        ({"vector_entry_point": None}, find_task, "got 'Own-v0'; register it with vector_entry"),
+        ({"max_episode_steps": 7}, gymnasium.make_vec, "leave out max_episode_steps=7: num_glim"),
+    ],
+)
+def test_an_id_that_is_registered_wrongly_is_told_how(change, make, message, monkeypatch):
+    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Own-v0", **change)
+    monkeypatch.setitem(gymnasium.registry, "Own-v0", spec)
+    with pytest.raises(ValueError, match=message):
+        make("Own-v0")
 
 
 def test_a_task_is_the_same_after_its_keywords_went_through_json():

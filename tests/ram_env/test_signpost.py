@@ -3,7 +3,6 @@
 Scripted policies see glimpses only. Dimension key: N lanes, T glimpses, m cells a side.
 """
 
-from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -17,12 +16,6 @@ from ram_env.signpost import SignpostScenes
 SPLIT_SIZES = {"train": 2**31, "validation": 5_000, "test": 10_000, "train+validation": 2**31}
 
 
-def make(num_envs: int, **keywords: Any):
-    return gym.make_vec(
-        "SignpostGlimpse-v0", num_envs=num_envs, action_format="multidiscrete", **keywords
-    )
-
-
 def decode(colours: np.ndarray, m: int, num_marks: int) -> tuple[np.ndarray, ...]:
     """Read column, row and mark (-1: none) from red, green and blue in 0..255, (..., 3)."""
     cells = np.rint(colours[..., :2] / 255 * (m - 1)).astype(int)
@@ -30,80 +23,64 @@ def decode(colours: np.ndarray, m: int, num_marks: int) -> tuple[np.ndarray, ...
     return cells[..., 0], cells[..., 1], mark
 
 
-def accuracy(
-    policy: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]], rounds: int = 10, **dials: Any
-) -> tuple[float, int]:
-    """Play and return how often the label was right, and over how many episodes."""
-    num_envs, right = 500, 0.0
-    envs: Any = make(num_envs, **dials)
+def follow(t, column, row, mark, memory):
+    """Go where the colours point, to the end of the path, and read its marks as digits."""
+    task = memory["task"]
+    if t <= task.chain + 1:  # the last cell's digit is the lowest; most have none
+        label = memory.get("label", 0) * task.num_marks + np.maximum(mark, 0)
+        memory |= {"label": label, "cell": (column, row)}
+    return *memory["cell"], memory["label"]
+
+
+def forget(t, column, row, mark, memory):
+    """Follow, and name the last mark, part 0."""
+    return column, row, np.maximum(mark, 0)
+
+
+def wander(t, column, row, mark, memory):
+    """Look at random cells and name the mark that was seen, if any."""
+    task, rng = memory["task"], memory.setdefault("rng", np.random.default_rng(0))
+    guess = memory.setdefault("guess", rng.integers(task.num_marks, size=len(mark)))
+    seen = memory["guess"] = np.where(mark >= 0, mark, guess)
+    return *rng.integers(task.board_size, size=(2, len(mark))), seen
+
+
+def found(board_size: int, num_marks: int, num_glimpses: int) -> float:
+    q = 1 - (1 - 1 / board_size**2) ** (num_glimpses - 1)
+    return q + (1 - q) / num_marks
+
+
+DIALS = ("chain", "parts", "board_size", "num_marks", "num_glimpses")
+
+
+@pytest.mark.parametrize(
+    ("policy", "dials", "expected"),
+    [
+        *[(follow, dials, 1) for dials in ((1, 1, 3, 4, 4), (1, 1, 2, 3, 2), (1, 2, 3, 4, 2))],
+        *[(follow, dials, 1) for dials in ((2, 1, 3, 4, 3), (2, 2, 4, 5, 6), (3, 1, 3, 2, 4))],
+        (follow, (3, 4, 2, 3, 4), 1),
+        (follow, (2, 1, 3, 4, 2), 1 / 4),  # one glimpse too few
+        *[(forget, (2, parts, 3, 4, 3), 4.0 ** -(parts - 1)) for parts in (2, 3)],
+        *[(wander, (1, 1, *rest), found(*rest)) for rest in ((3, 4, 4), (2, 3, 6))],
+    ],
+)
+def test_a_policy_reaches_the_accuracy_that_the_page_says(policy, dials, expected):
+    num_envs, rounds, right = 500, 20, 0.0
+    keywords: Any = dict(zip(DIALS, dials, strict=True))
+    envs: Any = gym.make_vec(
+        "SignpostGlimpse-v0", num_envs, action_format="multidiscrete", **keywords
+    )
     task = envs.unwrapped.task
     obs, _ = envs.reset(seed=0)
     for _ in range(rounds):
-        memory: dict[str, Any] = {}
+        memory: dict[str, Any] = {"task": task}
         for t in range(1, task.num_glimpses + 1):
             seen = decode(obs["glimpse"][:, :3, 1, 1] * 255, task.board_size, task.num_marks)
             obs, reward, terminated, _, _ = envs.step(np.stack(policy(t, *seen, memory), 1))
             assert terminated.all() == terminated.any() == (t == task.num_glimpses)
             right += float(reward.sum())
-    return right / (rounds * num_envs), rounds * num_envs
-
-
-def follower(chain: int, num_marks: int = 4):
-    """Go where the colours point and remember the marks, up to the end of the path."""
-
-    def policy(t, column, row, mark, memory):
-        if t <= chain + 1:  # the marks are digits, the last cell's the lowest; most have none
-            label = memory.get("label", 0) * num_marks + np.maximum(mark, 0)
-            memory |= {"label": label, "cell": (column, row)}
-        return *memory["cell"], memory["label"]
-
-    return policy
-
-
-DIALS = ("chain", "parts", "board_size", "num_marks", "num_glimpses")
-PATHS = [
-    *[(1, 1, 3, 4, 4), (1, 1, 2, 3, 2), (1, 2, 3, 4, 2), (2, 1, 3, 4, 3)],
-    *[(2, 2, 4, 5, 6), (3, 1, 3, 2, 4), (3, 4, 2, 3, 4)],
-]
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_following_the_signposts_with_memory_is_always_right(path):
-    dials = dict(zip(DIALS, path, strict=True))
-    right, _ = accuracy(follower(dials["chain"], dials["num_marks"]), rounds=2, **dials)
-    assert right == 1
-
-
-def test_the_follower_with_one_glimpse_too_few_guesses():
-    right, n = accuracy(follower(2), chain=2, num_glimpses=2)
-    assert right < 1 / 4 + 4 * np.sqrt(3 / 16 / n)
-
-
-@pytest.mark.parametrize(("board_size", "num_marks", "num_glimpses"), [(3, 4, 4), (2, 3, 6)])
-def test_looking_at_random_cells_reaches_what_the_page_says(board_size, num_marks, num_glimpses):
-    rng = np.random.default_rng(0)
-
-    def policy(t, column, row, mark, memory):
-        guess = memory.setdefault("guess", rng.integers(num_marks, size=len(mark)))
-        seen = memory["guess"] = np.where(mark >= 0, mark, guess)
-        column, row = rng.integers(board_size, size=(2, len(mark)))
-        return column, row, seen
-
-    dials = {"board_size": board_size, "num_marks": num_marks, "num_glimpses": num_glimpses}
-    right, n = accuracy(policy, rounds=40, **dials)
-    q = 1 - (1 - 1 / board_size**2) ** (num_glimpses - 1)
-    expected = q + (1 - q) / num_marks
-    assert abs(right - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
-
-
-@pytest.mark.parametrize("parts", [2, 3])
-def test_without_memory_a_part_is_known_and_the_others_are_guessed(parts):
-    def forgetful(t, column, row, mark, memory):
-        return column, row, np.maximum(mark, 0)  # follows, and names the last mark: part 0
-
-    right, n = accuracy(forgetful, chain=2, parts=parts, num_glimpses=3)
-    expected = 4.0 ** -(parts - 1)
-    assert abs(right - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
+    n = rounds * num_envs
+    assert abs(right / n - expected) <= 4 * np.sqrt(expected * (1 - expected) / n)
 
 
 def boards(n: int = 400, **dials: int):

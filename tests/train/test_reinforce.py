@@ -468,6 +468,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"estimator": "leave_one_out"}, "num_rollouts"),
     ({"num_rollouts": 3}, "num_rollouts must divide num_envs=512, got 3"),
     ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
+    ({"learning_rate": 1e300}, r"learning_rate must be at most 1e\+30, got 1e\+300"),
+    ({"total_episodes": 10**32}, r"total_episodes must be at most 1e\+15, got 1e\+32"),
     ({"optimizer": "adamw", "muon_rate": 2.0}, "muon_rate needs optimizer muon:"),
     ({"optimizer": "sgd", "beta2": 0.9}, "beta2 needs optimizer muon or adamw:"),
     ({"replay_size": 7}, "replay_size needs replay_steps: .* got 7"),
@@ -657,16 +659,19 @@ def error_after(tmp_path, capsys, **changes) -> float:
     return float(capsys.readouterr().out.splitlines()[-1].split()[2])
 
 
+@pytest.mark.slow
 def test_the_signpost_task_is_solved(tmp_path, capsys):
     settings = {"env_id": "SignpostGlimpse-v0", "total_episodes": 60_000}
     assert error_after(tmp_path, capsys, **settings) < 5  # chance: 75
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_parts")
 def test_two_parts_are_solved_with_memory(tmp_path, capsys):
     assert error_after(tmp_path, capsys, env_id=TWO_PARTS, **SOLVING) < NEEDS_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_parts")
 def test_two_parts_are_not_solved_without_memory(tmp_path, capsys, monkeypatch):
     remember = RecurrentAttentionModel.forward

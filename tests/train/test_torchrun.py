@@ -18,6 +18,7 @@ from tests.train import ranks
 from tests.train.ranks import RUNS, SHORT, UPDATES
 from train.reinforce import main, parse
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(ranks.__file__)
 FLAGS = [word for name, value in SHORT.items() for word in (f"--{name.replace('_', '-')}", value)]

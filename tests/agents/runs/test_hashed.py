@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from agents.runs import hashed
-from agents.runs.hashed import read_hashed, read_hashed_file, write_hashed, write_hashed_file
+from agents.runs.hashed import (
+    read_hashed,
+    read_hashed_file,
+    remove,
+    write_hashed,
+    write_hashed_file,
+)
 
 FILES = {"model.json": b"{}", "best.safetensors": bytes(range(200))}
 
@@ -64,3 +70,11 @@ def test_what_is_too_large_is_refused_unread(folder, file, monkeypatch):
         read_hashed(folder)
     with pytest.raises(ValueError, match="has 7 bytes, more than 6"):
         read_hashed_file(file)
+
+
+def test_a_mount_point_is_emptied_instead_of_removed(tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "log.txt").touch()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "run")
+    remove(tmp_path / "run")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "run"]

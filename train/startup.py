@@ -1,8 +1,16 @@
-"""Imported first by every script: a missing optional package ends in one line, not a traceback."""
+"""Imported first by every script: what must be in place while slow modules load.
+
+A missing optional package ends in one line, Ctrl-C in none, and a character that a terminal's
+encoding lacks is escaped.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from io import TextIOWrapper
+from pathlib import Path
 from types import TracebackType
 
 EXTRAS = {
@@ -27,3 +35,8 @@ def _report_missing(
 
 
 sys.excepthook = _report_missing
+if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:  # in no other program
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until `run` takes over
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -214,16 +214,15 @@ def main(config: Config) -> None:
     path = config.report_path.with_suffix(".json")
     failures = 0 if config.report else search_settings(config, path)
     study = search.load(path, config.name)
-    best, lines, command = study.best(), ["no trial has finished"], None
+    best, lines = study.best(), ["no trial has finished"]
     if best is not None:
         words = make_flags(study.settings, study.values(best))
         program = study.settings["program"] or "python train/reinforce.py"
-        command = shlex.join([*shlex.split(program), *words])
         default = study.trials[0]
         reference = f"{default.value:.2f} %" if default.state == "finished" else "not finished"
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
-        lines = [line, command]
-    search.write_report(study, config.report_path, command)
+        lines = [line, shlex.join([*shlex.split(program), *words])]
+    search.write_report(study, config.report_path)
     print(config.report_path, *lines, sep="\n")
     if failures:
         sys.exit(1)

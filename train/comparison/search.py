@@ -7,7 +7,6 @@ ends. One that began and did not end was interrupted: it is run again under its 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -67,16 +66,13 @@ class Study(Struct):
     """The content of the file.
 
     ``settings`` is all that makes two trials comparable, among it the space and the defaults.
-    ``sessions`` describes each call. The last three are those of the last report.
+    ``sessions`` describes each call.
     """
 
     study: str
     settings: dict[str, Any]
     trials: list[Trial]
     sessions: list[dict[str, Any]] = []
-    counts: dict[str, int] = {}
-    best_trial: int | None = None
-    best_command: str | None = None
 
     @property
     def space(self) -> dict[str, BaseDistribution]:
@@ -185,12 +181,11 @@ def load_study(path: Path) -> optuna.Study:
     return _to_optuna(read_json(path, Study))[0]
 
 
-def write_report(study: Study, path: Path, best_command: str | None) -> None:
-    """Write a study's trials as CSV and, next to it, the file of the study itself.
+def write_report(study: Study, path: Path) -> None:
+    """Write a study's trials as CSV.
 
     A row has the trial's number, state, value (if it finished), settings, the final error per
-    seed, the first seed's error at each mark, and a note. ``best_command`` trains with the best
-    settings.
+    seed, the first seed's error at each mark, and a note.
     """
     seeds, marks, space = (study.settings[k] for k in ("seeds", "num_validations", "space"))
     head = ["trial", "state", "value", *space, *(f"seed_{seed}" for seed in seeds)]
@@ -203,10 +198,6 @@ def write_report(study: Study, path: Path, best_command: str | None) -> None:
         row += [*study.values(each).values()]
         row += [*each.seed_errors, *[""] * (len(seeds) - len(each.seed_errors))]
         rows.append([*row, *each.marks, *[""] * (marks - len(each.marks)), "; ".join(notes)])
-    best = study.best()
-    study.counts = dict(Counter(each.state for each in study.trials))
-    study.best_trial, study.best_command = best.number if best else None, best_command
-    study.save(path.with_suffix(".json"))
     write_whole(path, to_csv(rows))
 
 

@@ -187,12 +187,14 @@ class Comparison:
         planned = []
         for number in range(self.config.seeds or max(wanted.values(), default=0)):
             for algorithm, settings in ready:
+                if number >= wanted[algorithm.name]:
+                    continue
                 each = self.plan(self.task, algorithm, number, settings)
                 if (seed := stored.get((algorithm.name, number))) is not None:
                     path = path_of(Seed, self.results, self.task.name)
                     refuse_another(path, each.job, seed.config.get("called_as"))
                     statuses.append(exit_status(seed.result.status))
-                elif number < wanted[algorithm.name]:
+                else:
                     planned.append(each)
         if len(ready) == len(self.algorithms) and not planned:
             print(f"all runs are stored in {self.results}: another --results FOLDER repeats them")

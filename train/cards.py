@@ -10,15 +10,13 @@ import train.startup  # noqa: F401 - what must come before slow imports
 
 # isort: split
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import tyro
 
 from agents.estimators import ESTIMATORS
-from agents.runs.commands import parse_flags, run
 from agents.runs.files import convert, parse
 from agents.runs.hashed import read_hashed, write_hashed
 from agents.runs.loading import PRETRAINED, pretrained_dir, published_names
@@ -81,12 +79,7 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
     return card.encode()
 
 
-@dataclass(frozen=True)
-class Config:
-    """No settings."""
-
-
-def main(config: Config) -> None:
+def main() -> None:
     """Write all cards and their digests."""
     for name in published_names():
         folder = pretrained_dir(name)
@@ -95,4 +88,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, partial(parse_flags, Config))
+    tyro.cli(main)

@@ -2,7 +2,7 @@
 
 The protocol (train/comparison.toml) sets the algorithms, their budget of env steps, the seeds and
 what is tuned. Every algorithm is tuned first, then run once per seed, each run a process with one
-thread. A finished seed leaves a small folder in the results, from which the report is made.
+thread. A finished seed leaves a line in seeds.jsonl of the results, of which the report is made.
 Results that exist are not run again, so the same command resumes an interrupted comparison. A
 run that was stopped, lost or killed continues from its checkpoint if its program can, and ends in
 the same bytes. With --cluster slurm, runs are jobs of Slurm: docs/clusters.md.
@@ -187,12 +187,14 @@ class Comparison:
         planned = []
         for number in range(self.config.seeds or max(wanted.values(), default=0)):
             for algorithm, settings in ready:
+                if number >= wanted[algorithm.name]:
+                    continue
                 each = self.plan(self.task, algorithm, number, settings)
                 if (seed := stored.get((algorithm.name, number))) is not None:
                     path = path_of(Seed, self.results, self.task.name)
                     refuse_another(path, each.job, seed.config.get("called_as"))
                     statuses.append(exit_status(seed.result.status))
-                elif number < wanted[algorithm.name]:
+                else:
                     planned.append(each)
         if len(ready) == len(self.algorithms) and not planned:
             print(f"all runs are stored in {self.results}: another --results FOLDER repeats them")

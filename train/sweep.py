@@ -6,10 +6,9 @@ its seeds' final validation errors; the test split is never used. The first tria
 defaults. Flags after `--` go to every training, the first included:
 `python train/sweep.py --study lstm -- --core lstm`.
 
-The study is kept in a journal file. Calling the sweep again continues it until it has its total of
-trials. Only one sweep at a time can use a journal: to run trials side by side, give --parallel. A
-trial that a signal or a crash interrupted doesn't count: its settings are tried again, in a trial
-that resumes its runs.
+The study is kept in the JSON file next to the report. Calling the sweep again continues it until it
+has its total of trials. Only one sweep at a time can use it: to run trials side by side, give
+--parallel. A trial that a signal or a crash interrupted is run again, and resumes its runs.
 
 Pruning: all trials begin with the same seed, and that first run is validated at the same marks in
 each. A trial is given up when its best error so far is above the median, over all finished trials,
@@ -20,8 +19,8 @@ make early errors favour low learning rates and stds. Seeds count from 1000.
 A run that diverges counts as guessing in its trial's mean, and the report marks it. A run that
 fails otherwise makes its trial count as failed, and the exit status of the sweep is 1.
 
-The report is a CSV of all trials with a JSON file next to it. To draw a study, pass
-`train.comparison.search.load_study(JOURNAL, NAME)` to `optuna.visualization.matplotlib.plot_slice`.
+The report is a CSV of all trials. To draw a study, pass
+`train.comparison.search.load_study(JSON)` to `optuna.visualization.matplotlib.plot_slice`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ from typing import Any
 import optuna
 import tyro
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState
 
 import ram_env
 from agents.runs.commands import DIVERGED, parse_flags, run
@@ -64,7 +62,6 @@ SPACE: dict[str, BaseDistribution] = {
 FINAL_STD = 0.03
 """Final location std of every trial, or its first std if that is lower."""
 FIRST_SEED = 1000
-ENDED = ("finished", "pruned", "failed")
 OWN = {
     *SPACE,
     *("final_std", "env_id", "total_episodes", "seed", "threads", "run_dir", "resume"),
@@ -78,7 +75,7 @@ class Config(JobConfig):
     """What to search, and how long."""
 
     study: str | None = None
-    """Name of the study in the journal; by default the environment's name."""
+    """Name of the study; by default the environment's name."""
     env_id: str = "ClutteredMNISTGlimpse-v0"
     """Registered glimpse environment; my_module:Mine-v0 imports a module first."""
     trials: int = 50
@@ -95,12 +92,10 @@ class Config(JobConfig):
     """First mark at which a trial is pruned; above num_validations: never."""
     sampler_seed: int = 0
     """Random seed of the settings that are tried."""
-    journal: Path | None = None
-    """File that holds the study; by default ENV.journal in the work_dir."""
     work_dir: Path = Path("runs/sweep")
-    """Folder for the runs of each study and, by default, for the journal and the report."""
+    """Folder for the runs of each study and, by default, for the report."""
     results: Path | None = None
-    """CSV file of the report; by default STUDY.csv in the work_dir."""
+    """CSV file of the report, next to which is the study; by default STUDY.csv in the work_dir."""
     report: bool = False
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
@@ -141,139 +136,116 @@ class Config(JobConfig):
         """The folder of the trials; it can be deleted when the study is complete."""
         return self.work_dir / self.name
 
-
-@dataclass
-class RunningTrial:
-    """A trial whose seeds are trained one after another."""
-
-    trial: optuna.Trial
-    errors: list[float] = field(default_factory=list)  # final ones of the seeds so far [%]
-    marks: int = 0  # of the first seed, that the study knows
-    pruned: bool = False
+    @property
+    def report_path(self) -> Path:
+        """The file of the report."""
+        return self.results or self.work_dir / f"{self.name}.csv"
 
 
 class Sweep:
-    """Begins a search's trials, follows them at their marks, and tells the study how they end."""
+    """Begins a search's trials, follows them at their marks, and notes how they end."""
 
-    def __init__(self, config: Config, held: search.Search, settings: Mapping[str, Any]):
-        self._config, self._search, self._settings = config, held, settings
-        self._seeds, self._marks = settings["seeds"], settings["num_validations"]
-        self._running: dict[Job, RunningTrial] = {}
-        self._next: list[RunningTrial] = []  # those with another seed to run
+    def __init__(self, config: Config, held: search.Search):
+        self._config, self._search, self._settings = config, held, held.study.settings
+        self._seeds, self._marks = self._settings["seeds"], self._settings["num_validations"]
+        self._running: dict[Job, search.Trial] = {}
+        # trials with a seed to run: the seeds of one are trained one after another
+        self._next = [trial for trial in held.study.trials if trial.state == "running"]
 
     def next_job(self) -> Job | None:
         """Return the next training: another seed of a trial, or the first of a new one."""
-        if self._next:
-            running = self._next.pop(0)
-        elif (trial := self._search.ask(self._config.trials)) is not None:
-            running = RunningTrial(trial)
-        else:
+        trial = self._next.pop(0) if self._next else self._search.ask(self._config.trials)
+        if trial is None:
             return None
-        seed = self._seeds[len(running.errors)]
-        number = running.trial.user_attrs.get("continues", running.trial.number)
-        folder = self._config.folder / f"trial_{number:04}" / f"seed_{seed}"
+        seed = self._seeds[len(trial.seed_errors)]
+        folder = self._config.folder / f"trial_{trial.number:04}" / f"seed_{seed}"
         program = shlex.split(self._config.program or "") or ["python", reinforce.__file__]
         resume = (*program, "--resume", str(folder), "--env-id", self._settings["env_id"])
-        words = program + make_flags(self._settings, search.rounded(running.trial))
+        words = program + make_flags(self._settings, self._search.study.values(trial))
         words += ["--seed", str(seed), "--run-dir", str(folder), "--threads", "1"]
         words += ["--final-split", "none", "--num-validations", str(self._marks)]
         job = Job(f"seed {seed}", tuple(words), folder, resume)
-        self._running[job] = running
+        self._running[job] = trial
         return job
 
     def falls_behind(self, job: Job) -> bool:
-        """Report a running trial's new marks; return whether it is to be given up."""
-        running = self._running[job]
+        """Take in a running trial's new marks; return whether it is to be given up."""
         errors = read_errors(job.folder)[: self._marks - 1]  # at the last mark the run is over
-        return self._report_marks(running, errors, may_prune=True)
+        return self._take_marks(self._running[job], errors, may_prune=True)
 
     def end(self, ended: Ended) -> str | None:
         """Take in how a run ended; return a line if its trial has ended with it."""
-        running, errors = self._running.pop(ended.job), read_errors(ended.job.folder)
+        trial, errors = self._running.pop(ended.job), read_errors(ended.job.folder)
         diverged = ended.status == DIVERGED
         may_prune = len(self._seeds) > 1 and ended.status == 0
-        if running.pruned or self._report_marks(running, errors, may_prune=may_prune):
-            how = f"pruned at mark {running.marks}, {errors[running.marks - 1]:.2f} %"
-            return self._tell(running, TrialState.PRUNED, how)
+        if trial.state == "pruned" or self._take_marks(trial, errors, may_prune=may_prune):
+            how = f" at mark {len(trial.marks)}, {trial.marks[-1]:.2f} %"
+            return self._end(trial, "pruned", how)
         failure = f"{ended.job.name} {ended.how}, see {ended.job.output}"
         if ended.status is None:  # the trial stays open: it is interrupted
-            return f"trial {running.trial.number} failed: {failure}; the same command resumes it"
+            return f"trial {trial.number} failed: {failure}; the same command resumes it"
         if not diverged and (ended.status or not errors):
-            running.trial.set_user_attr("failure", failure)
-            return self._tell(running, TrialState.FAIL, f"failed: {failure}")
-        if diverged:
-            seeds = running.trial.user_attrs.get("diverged", [])
-            seeds = [*seeds, self._seeds[len(running.errors)]]
-            running.trial.set_user_attr("diverged", seeds)
-        running.errors.append(self._settings["chance_error"] if diverged else errors[-1])
-        running.trial.set_user_attr("seed_errors", running.errors)
-        if len(running.errors) < len(self._seeds):
-            self._next.append(running)
+            trial.failure = failure
+            return self._end(trial, "failed", f": {failure}")
+        trial.diverged += [self._seeds[len(trial.seed_errors)]] * diverged
+        trial.seed_errors.append(self._settings["chance_error"] if diverged else errors[-1])
+        if len(trial.seed_errors) < len(self._seeds):
+            self._next.append(trial)
             return None
-        value = sum(running.errors) / len(running.errors)
-        return self._tell(running, TrialState.COMPLETE, f"finished, {value:.2f} %", value)
+        return self._end(trial, "finished", f", {trial.value:.2f} %")
 
-    def _report_marks(
-        self, running: RunningTrial, errors: Sequence[float], *, may_prune: bool
-    ) -> bool:
-        """Report the first seed's new marks to the study; return whether to prune the trial."""
-        for error in errors[running.marks :] if not running.errors else ():
-            running.marks += 1
-            running.trial.report(error, running.marks)
-            if may_prune and running.trial.should_prune():
-                running.pruned = True
-                break
-        return running.pruned
+    def _take_marks(self, trial: search.Trial, errors: Sequence[float], *, may_prune: bool) -> bool:
+        """Take in the first seed's new marks; return whether to prune the trial."""
+        for error in errors[len(trial.marks) :] if not trial.seed_errors else ():
+            if self._search.falls_behind(trial, error) and may_prune:
+                trial.state = "pruned"
+                return True
+        return False
 
-    def _tell(
-        self, running: RunningTrial, state: TrialState, how: str, value: float | None = None
-    ) -> str:
-        """Tell the study how a trial ended, and return a line about it."""
-        self._search.study.tell(running.trial, value, state)
-        values = ", ".join(f"{k} {v}" for k, v in search.rounded(running.trial).items())
-        return f"trial {running.trial.number} {how} ({values})"
+    def _end(self, trial: search.Trial, state: Any, how: str) -> str:
+        """Note that a trial has ended, and return a line about it."""
+        self._search.end(trial, state)
+        values = ", ".join(f"{k} {v}" for k, v in self._search.study.values(trial).items())
+        return f"trial {trial.number} {state}{how} ({values})"
 
 
 def main(config: Config) -> None:
     """Search until the study has its total, unless only the report is wanted, and report."""
-    journal = config.journal or config.work_dir / f"{config.env_name}.journal"
-    failures = 0 if config.report else search_settings(config, journal)
-    study = search.load_study(journal, config.name)
-    best, default = search.best_and_default(study)
-    lines, command = ["no trial has finished"], None
+    path = config.report_path.with_suffix(".json")
+    failures = 0 if config.report else search_settings(config, path)
+    study = search.load(path, config.name)
+    best, lines = study.best(), ["no trial has finished"]
     if best is not None:
-        words = make_flags(study.user_attrs["settings"], search.rounded(best))
-        program = study.user_attrs["settings"]["program"] or "python train/reinforce.py"
-        command = shlex.join([*shlex.split(program), *words])
-        reference = "not finished" if default is None else f"{default.value:.2f} %"
+        words = make_flags(study.settings, study.values(best))
+        program = study.settings["program"] or "python train/reinforce.py"
+        default = study.trials[0]
+        reference = f"{default.value:.2f} %" if default.state == "finished" else "not finished"
         line = f"best: trial {best.number}, {best.value:.2f} % (the defaults: {reference})"
-        lines = [line, command]
-    report = config.results or config.work_dir / f"{config.name}.csv"
-    search.write_report(study, report, command)
-    print(report, *lines, sep="\n")
+        lines = [line, shlex.join([*shlex.split(program), *words])]
+    search.write_report(study, config.report_path)
+    print(config.report_path, *lines, sep="\n")
     if failures:
         sys.exit(1)
 
 
-def search_settings(config: Config, journal: Path) -> int:
+def search_settings(config: Config, path: Path) -> int:
     """Run trials until the study has its total; return how many failed."""
     exit_on_signals(config.cluster)
     pruner = optuna.pruners.MedianPruner(config.startup_trials, config.warmup_marks)
-    settings, defaults = choose_settings(config), choose_defaults(config)
-    space = {name: SPACE[name] for name in defaults}
-    study = (journal, config.name, space, settings, defaults, pruner, config.sampler_seed)
+    settings = choose_settings(config)
+    space = {name: SPACE[name] for name in settings["defaults"]}
     failures = 0
+    study = (path, config.name, space, settings, pruner, config.sampler_seed)
     with search.open_search(*study) as held:
-        if not held.count(*search.COUNTED, "interrupted") and config.folder.exists():
+        if not held.study.trials and config.folder.exists():
             raise ValueError(f"{config.folder} holds trials of another study: move it away")
-        session = {**describe_machine(commit()), "optuna": version("optuna")}
-        sessions = held.study.user_attrs.get("sessions", [])
-        held.study.set_user_attr("sessions", [*sessions, session])
-        sweep = Sweep(config, held, settings)
+        held.study.sessions.append({**describe_machine(commit()), "optuna": version("optuna")})
+        sweep = Sweep(config, held)
         looks = {"give_up": sweep.falls_behind, "poll_seconds": config.poll_seconds}
         with closing(run_jobs(sweep.next_job, config, **looks)) as jobs:
             for line in filter(None, map(sweep.end, jobs)):
-                print(f"{held.count(*ENDED)} of {config.trials}: {line}", flush=True)
+                ended = sum(trial.ended != "" for trial in held.study.trials)
+                print(f"{ended} of {config.trials}: {line}", flush=True)
                 failures += " failed: " in line
     return failures
 
@@ -289,6 +261,7 @@ def choose_settings(config: Config) -> dict[str, Any]:
         **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
         "seeds": [FIRST_SEED + k for k in range(config.seeds)],
         "flags": list(config.flags),
+        "defaults": choose_defaults(config),
         "chance_error": 100 * (1 - 1 / num_classes),  # a run that diverged counts as this [%]
     }
 

@@ -80,7 +80,7 @@ print("finished")
 
 HEAD = """
 [programs]
-ours = "python {program} --env-id {env_id} --seed {seed} --run-dir {run_dir} --steps {env_steps} --marks {marks} --split {split}"
+ours = "python -S {program} --env-id {env_id} --seed {seed} --run-dir {run_dir} --steps {env_steps} --marks {marks} --split {split}"
 
 [tasks.MNISTGlimpse-v0]
 num_glimpses = 7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import signal
 import subprocess
@@ -15,15 +14,13 @@ from typing import Any
 import gymnasium
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.pruners import NopPruner
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 from agents.runs.files import read_csv, read_json
 from tests.script_helpers import wait_for
 from train import reinforce, sweep
-from train.comparison.search import load_study, open_search, state_of
+from train.comparison.search import load, load_study, open_search
 from train.sweep import SPACE, Config, main, make_flags, parse
 
 pytestmark = pytest.mark.usefixtures("own_signals")
@@ -89,7 +86,7 @@ class Place:
             "parallel": 1,
             "work_dir": self.folder / "work",
             "results": self.folder / "results" / "out.csv",
-            "program": shlex.join([sys.executable, str(self.folder / "program.py")]),
+            "program": shlex.join([sys.executable, "-S", str(self.folder / "program.py")]),
             "poll_seconds": 0.02,
             **changes,
         }
@@ -97,12 +94,12 @@ class Place:
     def run(self, **changes: Any) -> None:
         main(Config(**self.settings(**changes)))
 
-    def start(self, stderr: int | None = None, **changes: Any) -> subprocess.Popen[bytes]:
+    def start(self, **changes: Any) -> subprocess.Popen[bytes]:
         """Begin a sweep in a process of its own."""
         words = [sys.executable, sweep.__file__]
         for name, value in self.settings(**changes).items():
             words += [f"--{name.replace('_', '-')}", str(value)]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr)
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
     def calls(self, word: str = "--run-dir") -> list[str]:
         """Return the TRIAL/SEED of every call of the program that holds a word."""
@@ -114,8 +111,12 @@ class Place:
         return read_csv(self.folder / "results" / "out.csv")
 
     def states(self) -> list[str]:
-        study = load_study(self.folder / "work" / f"{ENV_ID}.journal", ENV_ID)
-        return [state_of(trial) for trial in study.trials]
+        return [trial["state"] for trial in read_json(self.path)["trials"]]
+
+    @property
+    def path(self) -> Path:
+        """The file of the study."""
+        return self.folder / "results" / "out.json"
 
 
 @pytest.fixture
@@ -192,9 +193,9 @@ def test_a_run_that_is_lost_does_not_count_and_its_trial_is_tried_again(place, c
     log = place.folder / "work" / ENV_ID / "trial_0000" / "seed_1000.txt"
     line = f"trial 0 failed: seed 1000 was lost, see {log}; the same command resumes it"
     assert line in capsys.readouterr().out
-    assert place.states() == ["interrupted", "finished", "waiting"]
+    assert place.states() == ["running", "finished"]
     place.run(trials=2)
-    assert place.states() == ["interrupted", "finished", "finished"]
+    assert place.states() == ["finished", "finished"]
     assert sorted(place.calls()) == ["0/1000", "0/1000", "1/1000"]
 
 
@@ -207,72 +208,43 @@ def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
         process.send_signal(how)
     assert process.returncode == (-how if killed else 128 + how)
     assert sorted(place.calls("stopped")) == ([] if killed else ["0/1000", "1/1000"])
-    assert place.states() == (["running"] * 2 if killed else ["interrupted"] * 2 + ["waiting"] * 2)
+    assert place.states() == ["running"] * 2
+    begun = [trial["params"] for trial in read_json(place.path)["trials"]]
     (place.folder / "wake up").touch()
     place.run()
-    assert place.states() == ["interrupted"] * 2 + ["finished"] * 3
+    assert place.states() == ["finished"] * 3
+    assert [trial["params"] for trial in read_json(place.path)["trials"][:2]] == begun
     # A program that a killed sweep has left goes on: it isn't started again
     again = [] if killed else ["0/1000", "1/1000"]
-    assert sorted(place.calls()) == sorted(["0/1000", "1/1000", "4/1000", *again])
-    rows = place.rows()
-    for first, second in ((0, 2), (1, 3)):
-        assert [rows[first][name] for name in SPACE] == [rows[second][name] for name in SPACE]
-    assert [row["note"] for row in rows] == ["defaults", "", "defaults", "", ""]
+    assert sorted(place.calls()) == sorted(["0/1000", "1/1000", "2/1000", *again])
 
 
-def test_a_second_sweep_on_a_journal_is_refused_in_one_line(place):
-    place.plan({"0": {"sleeps": True}})
-    with place.start(trials=1) as first:
-        wait_for(lambda: len(place.calls()) == 1)
-        with place.start(trials=1, stderr=subprocess.PIPE) as second:
-            _, errors = second.communicate(timeout=600)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(600) == 128 + signal.SIGINT
-    assert second.returncode == 1
-    expected = r"error: another sweep uses .*SignpostGlimpse-v0\.journal: wait until it ends.*\n"
-    assert re.fullmatch(expected, errors.decode())
-    assert place.calls() == ["0/1000"]
-    assert place.states() == ["interrupted", "waiting"]
-
-
-def test_a_record_that_a_full_disk_cut_short_costs_no_trial(tmp_path):
-    arguments = (tmp_path / "j", "s", SPACE, {}, DEFAULTS, NopPruner(), 0)
-    with open_search(*arguments) as search:
-        search.study.tell(search.ask(2) or 0, 0.5)
-        search.ask(2)
-        with (tmp_path / "j").open("a") as journal:
-            journal.write('{"op_code": 6, "trial')
-    with open_search(*arguments) as search:
-        assert [*map(state_of, search.study.trials)] == ["finished", "interrupted", "waiting"]
-
-
-def test_a_study_of_optuna_alone_is_not_reported(place):
-    (place.folder / "work").mkdir()
-    journal = place.folder / "work" / f"{ENV_ID}.journal"
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    optuna.create_study(storage=storage, study_name=ENV_ID)
-    with pytest.raises(ValueError, match=r"is not one of train/sweep\.py"):
-        place.run(report=True)
+def test_a_second_sweep_on_a_study_is_refused(place):
+    place.path.parent.mkdir()
+    lock, message = FileLock(f"{place.path}.lock"), r"another sweep uses .*out\.json: wait until"
+    with lock, pytest.raises(ValueError, match=message):
+        place.run()
+    assert place.calls() == []
 
 
 def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_path):
-    def try_out(name: str, seed: int, calls: int) -> list[dict[str, Any]]:
-        for call in range(calls):
-            arguments = (tmp_path / "j", name, SPACE, {}, DEFAULTS, NopPruner(), seed)
-            if call:
-                with open_search(*arguments) as search:
-                    search.ask(15)  # and leave it: it is interrupted
+    def try_out(name: str, seed: int, *, interrupted: bool = False) -> list[dict[str, Any]]:
+        settings = {"defaults": DEFAULTS, "seeds": [1000]}
+        arguments = (tmp_path / name, name, SPACE, settings, NopPruner(), seed)
+        for total in (4, 7, 12) if interrupted else (12,):
             with open_search(*arguments) as search:
-                while (trial := search.ask(15 * (call + 1) // calls)) is not None:
-                    search.study.tell(trial, trial.params["discount"])
-        trials = load_study(tmp_path / "j", name).trials
-        return [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
+                begun = [trial for trial in search.study.trials if trial.state == "running"]
+                while trial := (begun.pop() if begun else search.ask(total)):
+                    trial.seed_errors.append(float(trial.params["discount"]))
+                    search.end(trial, "finished")
+                search.ask(total + 1)  # and leave it: it is interrupted
+        return [trial.params for trial in load(tmp_path / name, name).trials[:12]]
 
-    tried = try_out("whole", 1, calls=1)
-    assert len(tried) == 15
-    assert try_out("parts", 1, calls=3) == tried
-    other = try_out("other", 2, calls=1)
-    assert [a == b for a, b in zip(tried, other, strict=True)] == [True] + [False] * 14
+    tried = try_out("whole", 1)
+    assert len(tried) == 12
+    assert try_out("parts", 1, interrupted=True) == tried
+    other = try_out("other", 2)
+    assert [a == b for a, b in zip(tried, other, strict=True)] == [True] + [False] * 11
 
 
 def test_what_the_estimator_does_not_use_is_not_searched():
@@ -281,26 +253,26 @@ def test_what_the_estimator_does_not_use_is_not_searched():
     assert used.keys() == SPACE.keys() - {"discount"}
 
 
-def test_the_report_is_made_from_the_journal_alone(place, capsys):
+def test_the_report_is_made_from_the_study_alone(place, capsys):
     place.plan({"1": {"errors": [9, 8, 7, 6.5]}})
     place.run(total_episodes=1234, flags=("--no-bf16",))
-    files = [place.folder / "results" / name for name in ("out.csv", "out.json")]
+    files = [place.path, place.path.with_suffix(".csv")]
     before = [file.read_bytes() for file in files]
-    for file in files:
-        file.unlink()
+    files[1].unlink()
     capsys.readouterr()
     place.run(report=True)
     assert [file.read_bytes() for file in files] == before
     assert len(place.calls()) == 3
-    facts = read_json(files[1])
-    assert facts["counts"] == {"finished": 3}
-    assert (facts["default_trial"], facts["best_trial"]) == (0, 1)
+    facts = read_json(files[0])
+    assert [trial["state"] for trial in facts["trials"]] == ["finished"] * 3
+    drawn = load_study(place.path).best_trial
+    assert (drawn.number, drawn.value, drawn.intermediate_values[3]) == (1, 6.5, 7)
     (session,) = facts["sessions"]
     assert {"commit", "machine", "versions", "started", "command"} < set(session)
     assert session["optuna"] == optuna.__version__
     *_, line, command = capsys.readouterr().out.splitlines()
     assert line == "best: trial 1, 6.50 % (the defaults: 17.00 %)"
-    program = shlex.join([sys.executable, str(place.folder / "program.py")])
+    program = shlex.join([sys.executable, "-S", str(place.folder / "program.py")])
     config = reinforce.parse(command.removeprefix(f"{program} ").split())
     assert (config.learning_rate, config.bf16) == (float(place.rows()[1]["learning_rate"]), False)
     assert (config.env_id, config.total_episodes) == (ENV_ID, 1234)
@@ -335,34 +307,25 @@ def test_a_study_is_resumed_under_its_own_settings_and_in_its_own_folder(place):
     place.run(trials=1)
     with pytest.raises(ValueError, match=r"total_episodes=550000, not 1000: .* --study"):
         place.run(trials=2, total_episodes=1000)
-    (place.folder / "work" / f"{ENV_ID}.journal").unlink()
+    place.path.unlink()
     with pytest.raises(ValueError, match=r"holds trials of another study: move it away"):
         place.run(trials=1)
     assert len(place.calls()) == 1
 
 
-def test_a_line_that_a_crash_cut_short_is_dropped_and_the_study_continues(place, capsys):
-    place.run(trials=1)
-    journal = place.folder / "work" / f"{ENV_ID}.journal"
-    whole = journal.read_bytes()
-    for number, rest in enumerate((b'{"op_code": 6, "wor', b"\0\0\0\0\n"), 2):
-        journal.write_bytes(journal.read_bytes() + rest)
-        place.run(trials=number)
-        line = rf"{journal}: dropped line \d+, which was cut short\n"
-        assert re.search(line, capsys.readouterr().err)
-        assert place.states() == ["finished"] * number
-    assert journal.read_bytes().startswith(whole)
-
-
-@pytest.mark.parametrize("content", ["no journal\n", "no journal"])
-def test_a_damaged_journal_is_refused_by_name_and_left_as_it_is(place, content):
-    place.run(trials=1)
-    journal = place.folder / "work" / f"{ENV_ID}.journal"
-    for text in (content, f"{content}\n{journal.read_text()}"):
-        journal.write_text(text)
-        with pytest.raises(ValueError, match=r"SignpostGlimpse-v0\.journal is damaged at line 1"):
-            place.run(trials=2)
-        assert journal.read_text() == text
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("no study", "is not valid"),
+        ('{"study": "x", "settings": {}, "trials": []}', "the study 'x'"),
+    ],
+)
+def test_a_damaged_study_is_refused_by_name_and_left_as_it_is(place, content, named):
+    place.path.parent.mkdir()
+    place.path.write_text(content)
+    with pytest.raises(ValueError, match=rf"out\.json .*{named}"):
+        place.run()
+    assert place.path.read_text() == content
 
 
 def test_an_environment_of_a_users_module_is_searched_on(place, monkeypatch):
@@ -372,7 +335,7 @@ def test_an_environment_of_a_users_module_is_searched_on(place, monkeypatch):
     monkeypatch.syspath_prepend(place.folder)
     place.run(trials=1, env_id="my_shades:MyShades-v0")
     assert "--env-id my_shades:MyShades-v0" in (place.folder / "calls.txt").read_text()
-    assert (place.folder / "work" / "MyShades-v0.journal").is_file()
+    assert (place.folder / "work" / "MyShades-v0").is_dir()
     assert [row["state"] for row in place.rows()] == ["finished"]
 
 
@@ -388,7 +351,7 @@ def test_every_value_of_the_space_is_one_that_trainings_take(end):
 
 
 def test_it_searches_over_real_trainings(place):
-    place.run(trials=2, parallel=2, program=None, total_episodes=1000, num_validations=2)
+    place.run(trials=1, program=None, total_episodes=1000, num_validations=2)
     for row in place.rows():
         assert row["state"] == "finished"
         assert float(row["value"]) == float(row["mark_2"])

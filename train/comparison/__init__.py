@@ -1,1 +1,16 @@
-"""A fair comparison of algorithms: the protocol, its runs, its statistics and its report."""
+"""A fair comparison of algorithms.
+
+protocol.py   what is fixed before the first run: tasks, algorithms, budgets, spaces (TOML)
+   |          compare.py plans a job per seed; tuning.py says which trials come first
+jobs.py       run the jobs side by side, here or on Slurm, each a process that waits (job.py)
+   |          next to its program
+harvest.py    read what a program left in its run folder
+   |
+results.py    keep it: a line of JSON per seed and per trial, two files per task
+   |          (convert.py reads the folders of before December 2026)
+summary.py    read them again: a row per algorithm, its statistics.py
+   |
+report.py     report.md and table.csv, of the sections in tables.py, and the PNGs of figures.py
+
+sweep.py searches settings with the same jobs, and search.py keeps its study.
+"""

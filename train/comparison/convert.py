@@ -5,8 +5,6 @@ Until December 2026, train/compare.py wrote ``<task>/<algorithm>/seed_<n>/`` wit
 task's ``seeds.jsonl`` and ``trials.jsonl`` are written.
 """
 
-import csv
-import json
 import shutil
 import sys
 from contextlib import suppress
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.runs.files import convert
+from agents.runs.files import convert, read_csv, read_json
 from train.comparison.results import BEHAVIOUR, Curve, Result, Seed, Trial, write_lines
 
 
@@ -31,11 +29,13 @@ def convert_task(task: Path) -> None:
         shutil.rmtree(path)
     for path in phases:
         path.unlink()
+    for path in {path.parent for path in (*folders, *phases)}:
+        path.rmdir()
 
 
 def _read_seed(folder: Path) -> Seed:
-    config, result = (json.loads((folder / f"{n}.json").read_text()) for n in ("config", "result"))
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    config, result = (read_json(folder / f"{name}.json") for name in ("config", "result"))
+    rows = read_csv(folder / "metrics.csv")
     names = rows[0] if rows else Curve.__struct_fields__[:4]
     columns = {name: np.array([row[name] for row in rows], dtype=float) for name in names}
     behaviour = {tag: columns.pop(tag) for tag in BEHAVIOUR if tag in columns}
@@ -47,10 +47,9 @@ def _read_seed(folder: Path) -> Seed:
 def _read_trials(path: Path) -> list[Trial]:
     """Return the trials of a phase; where a setting is empty, the program's default was tried."""
     trials = []
-    for row in csv.DictReader(path.open()):
-        own: dict[str, Any] = {name: row.pop(name) for name in ("trial", "status", "error")}
-        own |= {"called_as": row.pop("called_as", ""), "phase": path.stem}
-        own |= {"algorithm": path.parent.name, "settings": {}}
+    for row in read_csv(path):
+        own: dict[str, Any] = {"algorithm": path.parent.name, "phase": path.stem, "settings": {}}
+        own |= {name: row.pop(name, "") for name in ("trial", "status", "error", "called_as")}
         for flag, text in row.items():
             for kind in (str, float, int):  # the last that fits
                 with suppress(ValueError):

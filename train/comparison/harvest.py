@@ -90,7 +90,7 @@ def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
         tag: np.array([_newest(each, mark) for mark in marks]) for tag, each in known.items()
     }
     last = {tag: [*each.values()][-1] for tag, each in known.items()}
-    return Curve(*(np.array(column, dtype=float) for column in columns), behaviour), last
+    return Curve(*np.array(columns, dtype=float), behaviour=behaviour), last
 
 
 def _newest(values: dict[float, float], mark: float) -> float:

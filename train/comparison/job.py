@@ -250,7 +250,7 @@ def _has_time_of_grace() -> bool:
 def words_of(jobs: list[Job], where: str, minutes: int) -> list[str]:
     """Return the command that runs one of some jobs: the first, or that of Slurm's array task."""
     described = [json.dumps({**asdict(job), "folder": str(job.folder)}) for job in jobs]
-    return [sys.executable, "-P", __file__, where, str(minutes), *described]
+    return [sys.executable, "-IS", __file__, where, str(minutes), *described]
 
 
 def main(where: str, minutes: str, *described: str) -> None:

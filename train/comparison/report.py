@@ -69,10 +69,6 @@ def task_table(results: TaskResults) -> bytes:
 def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
     """Return the report across all tasks that have results, Markdown: a column per task."""
     found = {task: results for task, results in by_task.items() if results.seeds}
-    explanation = (
-        "Error of the stored weights [%], mean over the seeds. Tasks aren't averaged, since they "
-        "differ in seeds and in the error of guessing. A row that lacks seeds says how many it has."
-    )
     rows: dict[str, dict[str, str]] = {name: {} for name in protocol.algorithms}
     for task, results in found.items():
         for row in results.rows:
@@ -84,8 +80,8 @@ def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
         if cells
     ]
     header = ("algorithm", *(f"`{task}`" for task in found))
-    sections = [["# Comparison across tasks"], [explanation], *tables.by_role(header, lines)]
-    return tables.document(sections)
+    head = [["# Comparison across tasks"], [tables.TEXTS["across"]]]
+    return tables.document([*head, *tables.by_role(header, lines)])
 
 
 def _record(row: Row, num_seeds: int) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "
     called_as: str = ""
 
 
-Line = TypeVar("Line", Seed, Trial)
+Line = TypeVar("Line", bound=Seed | Trial)
 
 
 def path_of(kind: type[Seed | Trial], results: Path, task: str) -> Path:
@@ -177,6 +177,9 @@ def read_lines(kind: type[Line], results: Path, task: str) -> list[Line]:
     """
     path = path_of(kind, results, task)
     if not path.exists():
+        if any(path.parent.glob("*/seed_*/result.json")):  # as until December 2026
+            advice = f"convert them with: python -m train.comparison.convert {results}"
+            raise ValueError(f"{path.parent} holds a folder per seed: {advice}")
         return []
 
     def to_array(kind: type, value: Any) -> np.ndarray:

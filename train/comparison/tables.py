@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agents.runs.files import read_toml
 from train.comparison import statistics
 from train.comparison.protocol import Algorithm, Choices, ComparedTask, Protocol
 from train.comparison.results import BEHAVIOUR, Seed, Trial
@@ -22,6 +24,7 @@ from train.comparison.tuning import tuning_phases
 Line = tuple[Algorithm, Sequence[str]]
 """The cells of a table's line, with the algorithm that decides which table it is in."""
 
+TEXTS = read_toml(Path(__file__).with_name("texts.toml"), dict[str, str])
 NONE = "-"
 
 
@@ -96,43 +99,20 @@ def introduction(results: TaskResults) -> list[str]:
     """Say what every algorithm got, and explain the columns."""
     task = results.task
     splits = sorted({seed.result.split for row in results.rows for seed in row.finished})
-    spread = (
-        "Brackets hold 95 % intervals of Student's t over three or more seeds, cut at 0 and 100."
-    )
-    if results.few:
-        most = _count_seeds(max(row.task.seeds for row in results.rows))
-        spread += f" **Only {most}: nothing is ranked or tested.**"
+    most = _count_seeds(max(row.task.seeds for row in results.rows))
     named = task.algorithms if isinstance(task.algorithms, dict) else {}
     fewer = [f"{n} for {name}" for name, n in named.items() if n != task.seeds]
-    own = f" ({', '.join(fewer)})" if fewer else ""
-    curriculum = (
-        f" All train first on the easier canvases of the curriculum `{task.curriculum}`, which is "
-        "designer's knowledge, within that budget."
-        if task.curriculum
-        else ""
-    )
     longer = any("num_glimpses" in row.algorithm.flags for row in results.rows)
-    longer = " (rows whose flags change that play as many episodes)" if longer else ""
-    return [
-        f"A run's budget is {task.env_steps:,} env steps, {task.num_glimpses} per episode{longer}; "
-        f"the protocol asks for {_count_seeds(task.seeds)} per algorithm{own}. "
-        f"{spread}{curriculum}",
-        "",
-        f"- **error**: error of the stored weights on {' and '.join(splits) or 'the final split'}, "
-        "with the policy's mean location and its likeliest label. A seed that diverged counts as "
-        "guessing.",
-        "- **sampled**: mean validation error of the sampled policy at the last mark.",
-        "- **env steps to the threshold**: env steps until the validation error is first at most "
-        f"{task.threshold:.2f} %. The median over the seeds, where one that never gets there "
-        "counts as later; in brackets, how many get there.",
-        "- **samples backward**: env steps times how often each goes through the networks "
-        "backward. **CPU time**: of the whole process. Both are medians over the seeds that "
-        "finished.",
-        "",
-        "Classes are not compared with each other: the label is in the loss of class L and only "
-        "in the reward of class R; class R* also knows that the reward tells whether the one "
-        "label is right.",
-    ]
+    text = TEXTS["introduction"].format(
+        task=task,
+        seeds=_count_seeds(task.seeds),
+        own=f" ({', '.join(fewer)})" if fewer else "",
+        longer=" (rows whose flags change that play as many episodes)" if longer else "",
+        few=f" **Only {most}: nothing is ranked or tested.**" if results.few else "",
+        curriculum=TEXTS["curriculum"].format(task.curriculum) if task.curriculum else "",
+        splits=" and ".join(splits) or "the final split",
+    )
+    return [text]
 
 
 def result_tables(results: TaskResults) -> list[list[str]]:
@@ -220,15 +200,11 @@ def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[st
 
 def _how_tested(seeds: Sequence[int], count: int) -> str:
     least = statistics.least_p(max(seeds))
-    words = f"{'at most ' * (min(seeds) < max(seeds))}{max(seeds)} seeds"
-    return (
-        "Wilcoxon's rank-sum test of the seeds' errors, exact and two-sided. With "
-        f"{words} per algorithm no p is below {_p_text(least)}, and after Holm's "
-        f"correction for this task's {count} named comparison{'s' * (count > 1)}, tested or not, "
-        f"none is below {_p_text(min(1, count * least))}. The difference is the first mean minus "
-        "the second. P(lower error) is the probability that a run of the first has a lower error "
-        "than a run of the second, with ties counted half and a bootstrap interval; 1.00 to 1.00 "
-        "only means that every seed had."
+    return TEXTS["tested"].format(
+        seeds=f"{'at most ' * (min(seeds) < max(seeds))}{max(seeds)}",
+        least=_p_text(least),
+        comparisons=f"{count} named comparison{'s' * (count > 1)}",
+        least_adjusted=_p_text(min(1, count * least)),
     )
 
 
@@ -239,17 +215,8 @@ def behaviour(results: TaskResults) -> list[list[str]]:
         for row in results.rows
         if any(seed.result.last for seed in row.seeds)
     ]
-    text = (
-        "Medians at the last mark over the seeds that log the metric, with the policy's mean "
-        "location. **Commonest answer**: images that get it; 100 if the label has collapsed to "
-        "one. **On the object's middle**: glimpses after the first whose finest patch covers it. "
-        "**Spread of locations**: standard deviation of x and y over images, in units of half an "
-        "image; 0 if the agent looks at the same places whatever it sees. **Value explained**: 1 "
-        "minus the share of the returns' variance that the value leaves in the last update, far "
-        "below 0 where returns are equal."
-    )
     tables = by_class(("algorithm", *BEHAVIOUR.values()), lines)
-    return [["## What the policies do", "", text], *tables] if tables else []
+    return [["## What the policies do", "", TEXTS["behaviour"]], *tables] if tables else []
 
 
 def tuning_tables(results: TaskResults) -> list[list[str]]:
@@ -257,23 +224,8 @@ def tuning_tables(results: TaskResults) -> list[list[str]]:
     source = results.tuning_task
     if not source.trials:
         return []
-    text = (
-        f"On `{source.name}`: {source.trials} trials per algorithm besides its defaults, each "
-        "at a third of the budget, with errors on validation. The lowest error is chosen, so it "
-        "is optimistic. `trials.csv` in the algorithm's folder of results holds all trials. "
-        "**Defaults** and **lowest** are at a third of the budget, **at the whole** is the chosen "
-        "one's error at the whole budget."
-    )
-    if source.retry_above < 100:
-        text += (
-            f" Where none was below {source.retry_above:g} %, all were run again at the whole "
-            "budget (`retries.csv`)."
-        )
-    if source.finalists:
-        text += (
-            f" The best {source.finalists} were run again at the whole budget with another seed "
-            "(`finals.csv`), and the best of these was chosen."
-        )
+    texts = {"tuning": True, "retries": source.retry_above < 100, "finals": source.finalists}
+    text = "".join(TEXTS[name].format(source) for name, said in texts.items() if said)
     algorithms = [row.algorithm for row in results.rows]
     lines = [(a, _tuning_cells(a, source, results.trials)) for a in algorithms]
     header = ("algorithm", "space", "trials", "defaults [%]", "lowest [%]", "at the whole [%]")

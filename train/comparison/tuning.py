@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -30,16 +30,18 @@ def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
         for flag, span in algorithm.space.items()
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(TRIAL_SEED))
-    return [{}, *(rounded(study.ask(space)) for _ in range(trials))]
+    return [{}, *(rounded(study.ask(space).params, space) for _ in range(trials))]
 
 
-def rounded(trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """Return a trial's settings, those from a span with three digits, as a table shows them."""
-    params: dict[str, Any] = dict(trial.params)
-    for name, span in trial.distributions.items():
-        if isinstance(span, FloatDistribution):
-            params[name] = min(max(float(f"{params[name]:.3g}"), span.low), span.high)
-    return params
+def rounded(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Return settings, those from a span with three digits, as a table shows them."""
+
+    def shorten(value: Any, span: BaseDistribution) -> Any:
+        if not isinstance(span, FloatDistribution):
+            return value
+        return min(max(float(f"{value:.3g}"), span.low), span.high)
+
+    return {name: shorten(params[name], span) for name, span in space.items()}
 
 
 def best_trials(trials: Iterable[Trial]) -> list[Trial]:

@@ -40,7 +40,8 @@ for step in range(step, 8 if "late" in does else 3):
             os.kill(number, signal.SIGKILL)
     (folder / "waits").touch()
     if "late" in does:
-        os.kill(os.getppid(), signal.SIGUSR2)  # as submitit does before a time limit
+        limit = signal.SIGALRM if "alarm" in does else signal.SIGUSR2  # as Slurm sends
+        os.kill(os.getppid(), limit)
     while "late" in does or ("waits" in does and not (here / "go").exists()):
         time.sleep(0.01)  # briefly: a signal just before a sleep is handled after it
     (checkpoints / f"step_{step + 1}").touch()

@@ -159,8 +159,8 @@ def test_another_command_in_the_same_folder_starts_over(place):
 
 
 def test_a_job_is_submitted_again_after_its_time_limit_unless_it_makes_no_checkpoint(place):
-    jobs = [place.job("b", "late forgets"), place.job("c", "late", resumes=False)]
-    ended = run(place, place.job("a", "late"), *jobs)
+    jobs = [place.job("b", "late forgets"), place.job("c", "late alarm", resumes=False)]
+    ended = run(place, place.job("a", "late alarm"), *jobs)
     assert [each.status for each in ended] == [0, TOO_SLOW, TOO_SLOW]
     calls = [*(f"a from step {step}" for step in range(9)), "b from step 0", "c from step 0"]
     assert sorted(place.calls()) == calls

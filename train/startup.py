@@ -15,7 +15,7 @@ from types import TracebackType
 
 EXTRAS = {
     **dict.fromkeys(("imageio", "rich", "tyro"), "train"),
-    **dict.fromkeys(("matplotlib", "optuna", "scipy", "submitit"), "compare"),
+    **dict.fromkeys(("matplotlib", "optuna", "scipy"), "compare"),
     **dict.fromkeys(("onnx", "onnxscript"), "train,onnx"),
     "sb3_contrib": "train,sb3",
 }

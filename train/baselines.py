@@ -12,7 +12,7 @@ Dimension key:
 
 from __future__ import annotations
 
-import train.startup
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math

@@ -7,7 +7,7 @@ the error with mean locations, every image once; an agent that stops is scored a
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ A checkpoint holds the replay, 1.4 GB on `ClutteredMNISTGlimpse-v0`; the newest 
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 from dataclasses import dataclass

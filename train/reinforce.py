@@ -11,7 +11,7 @@ Dimension key:
 
 from __future__ import annotations
 
-import train.startup
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 from functools import partial

@@ -7,7 +7,7 @@ evaluation are those of `train/reinforce.py`; updates are Stable-Baselines3's.
 
 from __future__ import annotations
 
-import train.startup
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math

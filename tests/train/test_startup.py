@@ -18,7 +18,7 @@ SCRIPTS = [
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_script_imports_the_report_before_anything_else(script):
     _, _, imports = script.read_text().partition("from __future__ import annotations\n\n")
-    assert imports.startswith("import train.startup")
+    assert imports.startswith("from train import startup  #")
 
 
 def test_the_line_names_the_package_and_its_extra():

@@ -287,7 +287,7 @@ def test_unknown_keywords_are_refused_and_those_of_many_lanes_with_a_hint(env_id
 
 
 def test_every_id_is_registered_by_entry_points_that_are_strings_and_without_a_time_limit():
-    families = ["MNIST", "TranslatedMNIST", "ClutteredMNIST", "LargeClutteredMNIST"]
+    families = ["MNIST", "TranslatedMNIST", "ClutteredMNIST", "LargeClutteredMNIST", "SearchMNIST"]
     families += ["FashionMNIST", "KMNIST", "CIFAR10", "Signpost"]
     assert [*TASKS] == [f"{family}Glimpse-v0" for family in families]
     for env_id in TASKS:

@@ -337,7 +337,9 @@ def test_options_of_a_masked_reset_are_those_of_its_lanes():
     env.reset(seed=0)
     options = {"reset_mask": np.array([False, True, True])}
     options |= {"index": [-5, 6, 7], "location": [(np.nan, 9), (0, 0.5), (-0.5, 0)]}
+    given = copy.deepcopy(options)
     obs, infos = env.reset(options=options)
+    assert_same(options, given)  # read, never changed
     assert infos["index"].tolist() == [0, 6, 7]
     assert obs["location"][1:].tolist() == [[0, 0.5], [-0.5, 0]]
 

@@ -21,7 +21,6 @@ import os
 import shutil
 import struct
 import tarfile
-import time
 import urllib.request
 import warnings
 import zlib
@@ -241,25 +240,16 @@ def download(dataset: str, part: str, cache: Path) -> None:
 
 @contextmanager
 def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock, for which others wait, and a folder for unfinished files.
-
-    If no address answers, those who waited get the same ConnectionError: each would wait as long.
-    """
+    """Hold the dataset's lock, for which others wait, and a folder for unfinished files."""
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
-    folder, failed = cache / f"{dataset}.part", cache / f"{dataset}.failed"
-    begun = time.time()
+    folder = cache / f"{dataset}.part"
     with FileLock(cache / f"{dataset}.lock"):
-        if failed.exists() and failed.stat().st_mtime > begun:
-            raise ConnectionError(failed.read_text())
         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
         folder.mkdir()
         try:
             yield folder
-        except ConnectionError as error:
-            failed.write_text(str(error))
-            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -69,17 +69,6 @@ def check_vector_env(
     Raises:
         AssertionError: If the environment fails; the message begins with the name of the check.
         ValueError: If ``skip`` has an unknown name.
-
-    Example:
-        >>> import gymnasium as gym
-        >>> check_vector_env(
-        ...     lambda n, mode: gym.make_vec(
-        ...         "CartPole-v1", n, "sync", vector_kwargs={"autoreset_mode": mode}
-        ...     ),
-        ...     lambda: gym.make("CartPole-v1"),
-        ...     num_steps=100,
-        ...     reset_every=40,
-        ... )
     """
     if unknown := sorted({*skip} - {*CHECKS}):
         raise ValueError(f"skip must name some of {', '.join(CHECKS)}, got {unknown}")
@@ -87,15 +76,17 @@ def check_vector_env(
     if {"lane_seeds", "reset_mask"} & left_out:
         left_out.add("episodes")
     calls = num_steps, reset_every, seed, make_sampler or _from_space, options, left_out
+
+    def make_twin(name: str, mode: AutoresetMode) -> VectorEnv:
+        if name == "single" and make_single:
+            return SyncVectorEnv([make_single] * num_envs, autoreset_mode=mode)
+        others = [each for each in (DISABLED, SAME_STEP) if each in modes and each is not mode]
+        return make_vector(num_envs, others[0] if name == "episodes" and others else mode)
+
     for mode, name in product(modes, [name for name in CHECKS if name not in left_out]):
-        with ExitStack() as opened:
-
-            def make(mode: AutoresetMode = mode, opened: ExitStack = opened) -> VectorEnv:
-                opened.callback((env := make_vector(num_envs, mode)).close)
-                return env
-
+        with closing(make_vector(num_envs, mode)) as env, closing(make_twin(name, mode)) as twin:
             try:
-                getattr(_Checks(*calls, num_envs, modes, mode, make_single), name)(make(), make)
+                getattr(_Checks(*calls, num_envs, mode), name)(env, twin)
             except AssertionError as error:
                 raise AssertionError(f"{name} ({mode.name}): {error}") from error
 
@@ -111,9 +102,7 @@ class _Checks:
     options: Sequence[dict[str, Any]] = ()
     skip: Collection[str] = ()
     num_envs: int = 4
-    modes: Collection[AutoresetMode] = ()
     mode: AutoresetMode = SAME_STEP
-    make_single: Callable[[], Env] | None = None
 
     def play(self, env: VectorEnv, like: VectorEnv | None = None) -> Iterator[Output]:
         """Yield what steps with random actions return, and resets of all kinds between them.
@@ -159,7 +148,7 @@ class _Checks:
         for out, expected in zip(self.play(env), self.play(reference, env), strict=True):
             assert_same(out, expected, where)
 
-    def spaces(self, env: Any, make: Any) -> None:
+    def spaces(self, env: Any, twin: Any) -> None:
         _require_equal("num_envs", env.num_envs, self.num_envs)
         _require_equal("metadata['autoreset_mode']", env.metadata.get("autoreset_mode"), self.mode)
         for kind in ("observation_space", "action_space"):
@@ -177,17 +166,16 @@ class _Checks:
             has_ended |= "reward" in out and bool((out["terminated"] | out["truncated"]).any())
         _require(has_ended, "no episode ended: raise num_steps and reset_every")
 
-    def seeds(self, env: Any, make: Any) -> None:
-        twin = make()
+    def seeds(self, env: Any, twin: Any) -> None:
         twin.reset(seed=self.seed + 100)  # whatever came before
         self.compare(env, twin, "of the same seed: ")
 
-    def lane_seeds(self, env: Any, make: Any) -> None:
+    def lane_seeds(self, env: Any, twin: Any) -> None:
         seeds = [self.seed + lane for lane in range(self.num_envs)]
         same = _starts(env, seed=seeds) == _starts(env, seed=self.seed)
         _require(same, "lane i of an int must be seeded seed + i, as by a list")
 
-    def reset_mask(self, env: Any, make: Any) -> None:
+    def reset_mask(self, env: Any, twin: Any) -> None:
         first, second = _starts(env, seed=self.seed), _starts(env)
         env.reset(seed=self.seed)
         mask = np.arange(self.num_envs) % 2 == 0
@@ -198,9 +186,9 @@ class _Checks:
                 what = "must start its next episode"
                 _require(start == second[lane], f"lane {lane} of", mask, what)
 
-    def reuse(self, env: Any, make: Any) -> None:
+    def reuse(self, env: Any, twin: Any) -> None:
         old, left, kept = [], [], []
-        for out, expected in zip(self.play(env), self.play(make()), strict=True):
+        for out, expected in zip(self.play(env), self.play(twin), strict=True):
             assert_same(out, expected, "after the caller wrote to earlier outputs: ")
             assert_same(old, left, "a later call changed an array returned before: ")
             new = leaves(out)
@@ -213,24 +201,19 @@ class _Checks:
             kept = [part for part in (out["obs"], out["infos"]) if isinstance(part, dict)]
             old, left = new, copy.deepcopy(new)
 
-    def single(self, env: Any, make: Any) -> None:
-        assert self.make_single is not None
-        singles = [self.make_single] * self.num_envs
-        with closing(SyncVectorEnv(singles, autoreset_mode=self.mode)) as single:
-            self.compare(env, single)
+    def single(self, env: Any, twin: Any) -> None:
+        self.compare(env, twin)
 
-    def episodes(self, env: Any, make: Any) -> None:
-        others = [each for each in (DISABLED, SAME_STEP) if each in self.modes]
-        for other in [each for each in others if each is not self.mode][:1]:
-            sample = self.make_sampler(env, self.seed)
-            batches = [copy.deepcopy(sample()) for _ in range(self.num_steps)]
-            actions = [[*iterate(env.action_space, batch)] for batch in batches]
-            mine = _episodes(env, actions, self.seed)
-            theirs = _episodes(make(other), actions, self.seed)
-            for lane, (steps, wanted) in enumerate(zip(mine, theirs, strict=True)):
-                for k, (step, expected) in enumerate(zip(steps, wanted, strict=False)):
-                    where = f"unlike the mode {other.name}, lane {lane}, action {k}: "
-                    assert_same(step, expected, where, types=False)
+    def episodes(self, env: Any, twin: Any) -> None:
+        sample = self.make_sampler(env, self.seed)
+        batches = [copy.deepcopy(sample()) for _ in range(self.num_steps)]
+        actions = [[*iterate(env.action_space, batch)] for batch in batches]
+        mine, theirs = (_episodes(each, actions, self.seed) for each in (env, twin))
+        other = twin.metadata["autoreset_mode"].name
+        for lane, (steps, wanted) in enumerate(zip(mine, theirs, strict=True)):
+            for k, (step, expected) in enumerate(zip(steps, wanted, strict=False)):
+                where = f"unlike the mode {other}, lane {lane}, action {k}: "
+                assert_same(step, expected, where, types=False)
 
 
 def _episodes(env: VectorEnv, actions: list[list[Any]], seed: int) -> list[list[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -395,7 +394,7 @@ def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
 def test_a_device_env_reuses_nothing_that_it_returned():
     for mode in MODES:
         keywords = {"autoreset_mode": mode, "allow_stop": True, "device": "cpu"}
-        checks(15, 0).reuse(make_vector(**keywords), partial(make_vector, **keywords))
+        checks(15, 0).reuse(make_vector(**keywords), make_vector(**keywords))
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)

@@ -120,12 +120,8 @@ def _exists(path: Path) -> bool:
 def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
     """Read, verify and parse, once per process, a part that :func:`find_part` found in a folder.
 
-    Returns:
-        Images, uint8, (n, H, W) or (n, H, W, C), and labels in 0..9, int64, (n,), both read-only.
-
-    Raises:
-        DatasetError: If a file is damaged; the message names it.
-        OSError: If CIFAR10 needs to be unpacked and the cache cannot be written.
+    Images, (n, H, W) or (n, H, W, C), and labels, (n,), are read-only. DatasetError names a damaged
+    file; OSError says that CIFAR10 needs to be unpacked into a cache that cannot be written.
     """
     try:
         if dataset == "CIFAR10":
@@ -223,9 +219,8 @@ def _torchvision_class(dataset: str) -> Any:
 def download(dataset: str, part: str, cache: Path) -> None:
     """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
 
-    Raises:
-        DatasetError: If no address has a valid copy of a member, and one has a damaged copy.
-        ConnectionError: If no address can be reached, or the cache cannot be written.
+    DatasetError if an address has a damaged copy of a member and none has a valid one;
+    ConnectionError if no address can be reached, or the cache cannot be written.
     """
     try:
         with _staging(dataset, cache) as staging:

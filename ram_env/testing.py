@@ -62,19 +62,17 @@ def check_vector_env(
         num_steps: Steps of each check. An episode must end within them.
         reset_every: Steps between two resets, enough for an episode to end.
         seed: Seed of environments and actions.
-        make_sampler: Takes an environment and a seed, returns a function that draws actions. By
-            default the action space's ``sample``.
+        make_sampler: Takes an environment and a seed, returns a function that draws actions.
         options: Further options of ``reset`` to try.
 
     Raises:
-        AssertionError: If the environment fails; the message begins with the name of the check.
+        AssertionError: If the environment fails; the message begins with the check's name.
         ValueError: If ``skip`` has an unknown name.
     """
     if unknown := sorted({*skip} - {*CHECKS}):
         raise ValueError(f"skip must name some of {', '.join(CHECKS)}, got {unknown}")
-    left_out = {*skip, *(() if make_single else ("single",))}
-    if {"lane_seeds", "reset_mask"} & left_out:
-        left_out.add("episodes")
+    left_out = {*skip, *([] if make_single else ["single"])}
+    left_out |= {"episodes"} if {"lane_seeds", "reset_mask"} & left_out else set()
     calls = num_steps, reset_every, seed, make_sampler or _from_space, options, left_out
 
     def make_twin(name: str, mode: AutoresetMode) -> VectorEnv:

@@ -95,7 +95,7 @@ class Episodes:
     def begin(
         self, lanes: np.ndarray, index: np.ndarray | None = None, location: np.ndarray | None = None
     ) -> None:
-        """Begin the next episode of lanes, with these scenes, (n,), and locations, (n, 2), if any."""
+        """Begin the next episode of lanes, at these scenes, (n,), and locations, (n, 2), if any."""
         self._episodes[self.on_device(lanes)] += 1
         first = self._show(lanes, index)
         self.seen[lanes] = 1

@@ -1,7 +1,6 @@
 """The rules of an episode, what users get wrong, and what other libraries demand."""
 
 import ast
-import inspect
 import json
 import math
 import subprocess
@@ -19,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeAwareObservation
 
 import ram_env
-from ram_env import TASKS, GlimpseEnv, GlimpseVectorEnv, SignpostEnv, extract_glimpses, load_digits
+from ram_env import TASKS, GlimpseEnv, extract_glimpses, load_digits
 from ram_env.draws import lane_key, named_key, uniform_locations
 from ram_env.tasks import ImageTask
 from tests.ram_env.test_canvas import slow_canvas
@@ -327,16 +326,6 @@ print([name for name in heavy.split() if name in sys.modules])
 """
     command = [sys.executable, "-W", "error", "-c", code]
     assert subprocess.check_output(command, cwd=ROOT, text=True) == "[]\n"
-
-
-def test_the_page_has_gymnasiums_headings():
-    headings = ["Description", "Action Space", "Observation Space", "Rewards", "Starting State"]
-    headings += ["Episode End", "Arguments", "Version History"]
-    for env in (GlimpseEnv, SignpostEnv, GlimpseVectorEnv):
-        page = inspect.getdoc(env) or ""
-        places = [page.find(f"\n{heading}:\n") for heading in headings]
-        assert min(places) >= 0, headings[places.index(min(places))]
-        assert places == sorted(places)
 
 
 # Layering

@@ -382,6 +382,12 @@ def test_a_bad_setting_fails_at_once(name):
         Config(**{name: WRONG[name]})
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_learning_rate_that_would_overflow_is_refused(algorithm):
+    with pytest.raises(ValueError, match=r"learning_rate must be at most 1e\+30, got 1e\+300"):
+        Config(algorithm=algorithm, learning_rate=1e300)
+
+
 def test_batches_must_hold_two_samples_and_a2c_ignores_minibatches():
     assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
     one: Any = {"env_kwargs": "num_glimpses = 1", "batch_episodes": 1}

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
 from agents.evaluation import Score
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
+from agents.runs.commands import Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
@@ -89,16 +89,6 @@ class Config(TaskConfig):
             what = "even, as a glimpse's side is"
             raise ValueError(f"canvas_size must be {what}, got {side} in {self.env_id}")
         return side
-
-
-GROUPS = {
-    "run": RUN_FLAGS,
-    "task": ("env_id", "env_kwargs"),
-    "model": ("model", "bf16"),
-    "learning": ("total_episodes", "num_envs", "learning_rate", "ema"),
-    "logging": LOGGING_FLAGS,
-}
-"""Flags by the title of their box in ``--help``."""
 
 
 def main(config: Config) -> None:
@@ -212,7 +202,7 @@ def evaluate(
     return Score(wrong, total)
 
 
-parse = partial(parse_flags, Config, groups=GROUPS)
+parse = partial(parse_flags, Config)
 """Returns the settings of a command line, or of the run that it resumes."""
 
 

@@ -12,7 +12,7 @@ import train.startup
 # isort: split
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from torch import nn
 from agents.baselines import count_parameters
 from agents.diagnostics import behaviour
 from agents.evaluation import Score, score_by_glimpse
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
+from agents.runs.commands import Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.sb3 import (
     GlimpseVecEnv,
@@ -62,7 +62,7 @@ ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
 
 @dataclass(frozen=True)
-class SharedConfig(AgentConfig):
+class TrainingConfig(AgentConfig):
     """Settings that the scripts with Stable-Baselines3's algorithms share."""
 
     env_id: str = "MNISTGlimpse-v0"
@@ -90,7 +90,7 @@ class SharedConfig(AgentConfig):
 
 
 @dataclass(frozen=True)
-class Config(SharedConfig):
+class Config(TrainingConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal[ALGORITHMS] = "ppo_history"  # pyright: ignore[reportInvalidTypeForm]
@@ -169,18 +169,6 @@ class Config(SharedConfig):
         return self.algorithm.endswith("_history")
 
 
-GROUPS = {
-    "run": RUN_FLAGS,
-    "task": ("env_id", "env_kwargs", "curriculum", "reward", "num_envs"),
-    "model": ("algorithm", "hidden_size", "std", "final_std", "learned_std"),
-    "learning": (
-        *("total_steps", "rollout_episodes", "batch_episodes", "n_epochs", "learning_rate"),
-        *("decay", "entropy_coef", "policy_coef", "gae_lambda"),
-    ),
-    "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),
-}
-
-
 @dataclass(frozen=True)
 class Learner:
     """An algorithm of Stable-Baselines3 and what :func:`train` has to know of it."""
@@ -198,12 +186,6 @@ class Learner:
     """What else a run depends on: see :class:`agents.training.Training`."""
 
 
-def groups_of(config_class: type) -> dict[str, list[str]]:
-    """Return the flags of a script by the title of their box in ``--help``."""
-    names = {each.name for each in fields(config_class)}
-    return {title: [name for name in group if name in names] for title, group in GROUPS.items()}
-
-
 def train_in_folder(make_learner: Callable[..., Learner], config: Any) -> None:
     """Train, or resume training, in the run folder."""
     run_in_folder(config, f"{config.env_id}_{config.algorithm}", partial(train, make_learner))
@@ -214,7 +196,7 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
 
     Args:
         make_learner: Makes the algorithm, given ``config``, its lanes, a device and a seed.
-        config: A :class:`SharedConfig` with ``algorithm``, ``num_envs``,
+        config: A :class:`TrainingConfig` with ``algorithm``, ``num_envs``,
             ``update_episodes`` and ``sees_history``.
         log: The run's folder.
         stop: Tells when the run has to end.
@@ -369,7 +351,7 @@ def make_learner(config: Config, lanes: GlimpseVecEnv, device: torch.device, see
 
 
 main = partial(train_in_folder, make_learner)
-parse = partial(parse_flags, Config, groups=GROUPS)
+parse = partial(parse_flags, Config)
 
 
 if __name__ == "__main__":

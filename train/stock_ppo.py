@@ -83,7 +83,7 @@ class Marks(BaseCallback):
         if len(ahead) < len(self._ahead):
             self._ahead, trained = ahead, start - self._start - self._validation_time
             num_images = min(2000, self._lanes.get_attr("num_images")[0])
-            _, metrics = validate(self.model, self._lanes, num_images, sampled=True)
+            _, metrics = validate(self.model, self._lanes, num_images, steps, sampled=True)
             append_rows(self._folder / "metrics.csv", [[steps, *row] for row in metrics.items()])
             append_rows(self._folder / "timing.csv", [[steps, trained]])
             self._validation_time += time.process_time() - start

@@ -321,8 +321,10 @@ def run(
     ``several`` says whether the script may be one of the processes that torchrun starts.
     """
     threading.excepthook = _report_thread
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     status: Any = 0
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):  # what is ignored, as in a shell's `cmd &`, stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with torchrun.joined(allowed=several):
             _check_checkout(Path(sys.argv[0]).resolve())
@@ -341,6 +343,9 @@ def run(
         status = error.code
     except KeyboardInterrupt:  # before or after what :class:`Stop` guards
         status = 128 + signal.SIGINT
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGINT, handler)
     if status:
         sys.exit(status)
 

@@ -109,7 +109,7 @@ def parse_flags(
     helps = _read_helps(config_class)
     if presets is not None:
         helps = {**helps, "preset": f"{helps['preset']} {_list_presets(presets)}"}
-        given = {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
+        given = given_flags(arguments)
         if (name := given.get("--preset", "None")) != "None":
             default = read_preset(config_class, name, presets, allowed=given.get("--env-id"))
     if description is None:
@@ -192,6 +192,11 @@ def _split(arguments: Sequence[str]) -> list[str]:
     """Return the words of a command line, those such as ``--seed=4`` in two."""
     parts = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
     return [*chain(*parts)]
+
+
+def given_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the word after each word of a command line, such as a value by its ``--flag-name``."""
+    return {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
 
 
 def _list_presets(folder: Path) -> str:

@@ -33,7 +33,7 @@ from agents.ram import Output, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.commands import Stop, run
 from agents.runs.folder import RunLog, run_in_folder
-from agents.runs.loading import start_from
+from agents.runs.initial import start_from
 from agents.training import (
     check_validation_images,
     choose_device,

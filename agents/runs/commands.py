@@ -102,7 +102,7 @@ def parse_flags(
     helps = _read_helps(config_class)
     if presets is not None:
         helps = {**helps, "preset": f"{helps['preset']} {_list_presets(presets)}"}
-        given = {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
+        given = given_flags(arguments)
         if (name := given.get("--preset", "None")) != "None":
             default = read_preset(config_class, name, presets, allowed=given.get("--env-id"))
     if description is None:
@@ -185,6 +185,11 @@ def _split(arguments: Sequence[str]) -> list[str]:
     """Return the words of a command line, those such as ``--seed=4`` in two."""
     parts = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
     return [*chain(*parts)]
+
+
+def given_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the word after each word of a command line, such as a value by its ``--flag-name``."""
+    return {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
 
 
 def _list_presets(folder: Path) -> str:
@@ -314,8 +319,10 @@ def run(
     ``several`` says whether the script may be one of the processes that torchrun starts.
     """
     threading.excepthook = _report_thread
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     status: Any = 0
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):  # what is ignored, as in a shell's `cmd &`, stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with torchrun.joined(allowed=several):
             _check_checkout(Path(sys.argv[0]).resolve())
@@ -334,6 +341,9 @@ def run(
         status = error.code
     except KeyboardInterrupt:  # before or after what :class:`Stop` guards
         status = 128 + signal.SIGINT
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGINT, handler)
     if status:
         sys.exit(status)
 

@@ -242,6 +242,7 @@ def _own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
             "error: out of memory, so make something smaller: DefaultCPUAllocator: can't allocate "
             "memory",
         ),
+        (KeyboardInterrupt(), 128 + signal.SIGINT),
         (KeyError("a bug"), KeyError),
     ],
 )
@@ -254,6 +255,16 @@ def test_a_users_mistake_ends_in_one_line_and_a_bug_in_a_traceback(error, status
     assert getattr(ended.value, "code", KeyError) == status
     diverged = "error: update 3: loss not finite\n"
     assert capsys.readouterr().err == (diverged if status == DIVERGED == 3 else "")
+
+
+@pytest.mark.usefixtures("_own_excepthook")
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
+def test_a_ctrl_c_is_an_interrupt_unless_it_is_ignored_and_its_handler_comes_back(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    inside = []
+    run(lambda config: inside.append(signal.getsignal(signal.SIGINT)), list)
+    assert signal.signal(signal.SIGINT, before) == handler
+    assert inside == [handler if handler == signal.SIG_IGN else signal.default_int_handler]
 
 
 @pytest.mark.usefixtures("_own_excepthook")

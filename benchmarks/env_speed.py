@@ -158,14 +158,16 @@ def make_player(env: Any, calls: int = NUM_GLIMPSES) -> Play:
     """Return a function that plays one episode in every lane.
 
     Args:
-        env: A single environment, or a vector environment that resets its lanes itself, all at
-            the same step.
+        env: A single environment, or a vector environment, of Gymnasium or Stable-Baselines3,
+            that resets its lanes itself, all at the same step.
         calls: Calls of ``step`` from one episode's start to the next one's.
     """
     lanes = getattr(env, "num_envs", None)
-    env.action_space.seed(0)
-    actions = itertools.cycle([env.action_space.sample() for _ in range(NUM_BATCHES)])
-    env.reset(seed=0)
+    single = getattr(env, "single_action_space", env.action_space)
+    single.seed(0)
+    samples = [[single.sample() for _ in range(lanes or 1)] for _ in range(NUM_BATCHES)]
+    actions = itertools.cycle([np.stack(each) if lanes else each[0] for each in samples])
+    env.reset()
 
     def play() -> int:
         if lanes is None:

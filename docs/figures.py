@@ -17,12 +17,15 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.evaluation import play_split
+from agents.diagnostics import bits_gained
+from agents.estimators import ESTIMATORS
+from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
 from ram_env import find_task
 from train.comparison.figures import COLOURS, mean_curve
 from train.comparison.protocol import read_protocol
+from train.comparison.results import Seed, read_lines
 from train.comparison.summary import CLASSES, TaskResults, read_results
 from train.keywords import make_vector_env
 
@@ -77,7 +80,6 @@ def reward_alone() -> Figure:
     share of glimpses on the digit's middle. Bottom right: the belief in the true class of the
     published agents on the validation images, after each glimpse.
     """
-    torch.set_num_threads(1)
     figure, grid = pyplot.subplots(2, 2, figsize=(10, 9), **PAGE)
     (alone, staged), (places, beliefs) = grid
     protocol = read_protocol(DOCS.with_name("train") / "reward_alone.toml")
@@ -96,7 +98,9 @@ def reward_alone() -> Figure:
     for axes in (alone, staged, places):
         axes.set(xscale="log", xlim=(2.5e5, 2.4e7), xlabel="env steps")
     for name in ("cluttered", "cluttered-paper-rule", "cluttered-reward-only"):
-        belief = mean_belief(name)
+        played = play_published(name, "validation")
+        label = played.labels[None, :, None, None].expand(*played.log_p.shape[:3], 1)
+        belief = played.log_p.gather(3, label).exp().mean((0, 1, 3)).numpy()  # (T,)
         beliefs.plot(range(1, len(belief) + 1), belief, marker=".", label=name)
     beliefs.set(xlabel="glimpse", ylabel="mean belief in the true class", ylim=(0, 1))
     beliefs.legend(title="published agents", loc="lower right")
@@ -127,14 +131,13 @@ def draw_rows(results: TaskResults, axes: Axes, places: Axes) -> None:
             places.plot(whole[0].env_steps, covered, **look)
 
 
-def mean_belief(name: str) -> np.ndarray:
-    """Return a published agent's mean probability of the true class after each glimpse, (T,)."""
-    model, _ = load_pretrained(name)
-    keywords = {"split": "validation", "order": "sequential", "action_format": "dict"}
-    env = make_vector_env(CLUTTERED, 500, **keywords)
-    beliefs = play_split(model, env, env.num_images)
-    label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
-    return beliefs.log_p.gather(3, label).exp().mean((0, 1, 3)).numpy()
+def play_published(name: str, split: str, **options: Any) -> Beliefs:
+    """Play a split of a published agent's task with it, on one thread."""
+    torch.set_num_threads(1)
+    model, settings = load_pretrained(name)
+    keywords = {"split": split, "order": "sequential", "action_format": "dict"}
+    env = make_vector_env(settings["env_id"], 500, **keywords)
+    return play_split(model, env, env.num_images, **options)
 
 
 def signpost() -> Figure:
@@ -240,6 +243,60 @@ def stopping() -> Figure:
     return figure
 
 
+def estimators() -> Figure:
+    """Draw how the estimators learn: the comparison's validation error over env steps, by task.
+
+    Thick lines are means over the seeds, which are thin.
+    """
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), **PAGE)
+    floor = 0.1  # of an error [%], on a logarithmic axis
+    tasks = ("SignpostGlimpse-v0", "MNISTGlimpse-v0", CLUTTERED)
+    for axes, env_id in zip(panels, tasks, strict=True):
+        seeds = read_lines(Seed, STORED / "comparison", env_id)
+        for number, (name, estimator) in enumerate(ESTIMATORS.items()):
+            curves = [seed.curve for seed in seeds if seed.algorithm == name]
+            if not curves:
+                continue
+            look = {"color": f"C{number}", "linestyle": "-" if estimator.sees_label else "--"}
+            errors = np.maximum([curve.error for curve in curves], floor)  # (seeds, marks)
+            axes.plot(curves[0].env_steps, errors.T, linewidth=0.5, alpha=0.35, **look)
+            axes.plot(curves[0].env_steps, errors.mean(0), label=name, **look)
+        count = sum(seed.algorithm == "dense" for seed in seeds)
+        axes.set(yscale="log", title=f"{env_id}, {count} seeds", xlabel="env steps")
+        low = axes.get_ylim()[0]
+        error_axis(axes, (floor, 0.5, 1, 2, 5, 10, 20, 50, 90), "validation error [%]")
+        axes.set_ylim(low, 100)
+        axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}" if x > floor else f"0 to {floor:g}")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
+    lines = panels[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=6, title="dashed: no label in the loss")
+    return figure
+
+
+def glimpses() -> Figure:
+    """Draw what each glimpse adds, on the test split, for every published agent.
+
+    Left: the error, had the answer been scored after each glimpse. Right: the bits that the
+    glimpse added to the true label's probability, on average.
+    """
+    figure, (errors, gains) = pyplot.subplots(1, 2, figsize=(11, 4.4), **PAGE)
+    for name in published_names():
+        played = play_published(name, "test", num_passes=8)  # as train/evaluate.py
+        error = [score.error for score in score_by_glimpse(played)]  # (T,)
+        line = {"marker": ".", "linestyle": "--" if "reward-only" in name else "-"}
+        errors.plot(range(1, len(error) + 1), error, label=name, **line)
+        gains.plot(range(2, len(error) + 1), bits_gained(played).tolist(), label=name, **line)
+    error_axis(errors, (1, 2, 5, 10, 20, 50), "test error after this glimpse [%]")
+    errors.legend(fontsize=8, title="dashed: no label in the loss", title_fontsize=8)
+    gains.set(xlabel="glimpse", ylabel="bits gained about the true label")
+    errors.set_xlabel("glimpse")
+    gains.set_yscale("symlog", linthresh=0.01)
+    gains.set_yticks([-0.01, 0, 0.01, 0.1, 1])
+    gains.yaxis.set_major_formatter("{x:g}")
+    gains.grid(alpha=0.25)
+    return figure
+
+
 def read_evaluations(folder: str) -> list[dict[str, Any]]:
     """Return stored evaluations, each a line with what `train/evaluate.py --json` wrote."""
     lines = (STORED / folder / "evaluations.jsonl").read_text().splitlines()
@@ -262,7 +319,8 @@ def error_axis(axes: Axes, ticks: Sequence[float], label: str = "") -> None:
     axes.grid(alpha=0.25)
 
 
-FIGURES = {each.__name__: each for each in (curves, reward_alone, signpost, sizes, stopping)}
+SHOWN = (curves, reward_alone, signpost, sizes, stopping, estimators, glimpses)
+FIGURES = {each.__name__: each for each in SHOWN}
 
 
 def main(names: tyro.conf.Positional[tuple[str, ...]] = (*FIGURES,), folder: Path = DOCS) -> None:

@@ -19,6 +19,7 @@ def python(*arguments: str | Path, **keywords) -> str:
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **keywords).stdout
 
 
+@pytest.mark.slow
 def test_a_user_of_the_wheel_needs_no_checkout(tmp_path):
     pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
     python(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)

@@ -28,6 +28,7 @@ def test_the_parts_of_training_take_no_longer_than_the_whole(capsys):
     assert shares.pop("everything else") < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
 def test_whole_updates_are_timed_with_and_without_a_graph_for_each_number_of_lanes(
     capsys, monkeypatch, device
@@ -51,6 +52,7 @@ def test_parts_are_not_timed_on_a_gpu_where_they_run_after_the_call():
         Config(lanes=(0,))
 
 
+@pytest.mark.slow
 def test_the_report_on_a_gpu_has_every_section_and_says_what_failed(tmp_path):
     small = "--env-id SignpostGlimpse-v0 --threads 1"
     flags = {"TESTS": "tests/none.py", "SPEED": f"{small} --lanes 2 --updates 1", "DEVICE": "cpu"}

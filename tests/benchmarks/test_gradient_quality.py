@@ -179,6 +179,7 @@ def test_the_baseline_is_fitted_to_the_returns_whatever_its_term_is_called(store
     assert abs(rest.mean()) < 4 * rest.std() / math.sqrt(rest.numel())
 
 
+@pytest.mark.slow
 def test_the_command_reports_every_estimator_and_group(stored, tmp_path, capsys, monkeypatch):
     run_dir = write_run(tmp_path, stored[0], env_id=ENV_ID)
     path = tmp_path / "numbers.csv"

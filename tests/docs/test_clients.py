@@ -21,6 +21,7 @@ def test_every_program_is_tested():
     assert {path.stem for path in CLIENTS.glob("*.py")} == {*PROGRAMS}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_trains_and_reports_a_score(name):

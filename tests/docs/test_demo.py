@@ -84,6 +84,7 @@ def load_rounded(name: str) -> RecurrentAttentionModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize(("env_id", "name"), SHOWN)
 def test_retina_and_network_are_those_of_python(env_id, name, html, run_node):
@@ -116,6 +117,7 @@ def test_retina_and_network_are_those_of_python(env_id, name, html, run_node):
     np.testing.assert_allclose(chosen, locations[: len(shown)].ravel(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_mnist")
 @pytest.mark.parametrize("name", [name for _, name in SHOWN])
 def test_rounding_the_weights_costs_at_most_a_tenth_of_a_point(name):
@@ -223,6 +225,7 @@ def status(page: Any) -> str:
     return page.inner_text("#status")
 
 
+@pytest.mark.slow
 def test_a_person_watches(page):
     columns = "repeat(auto-fit, minmax(9px, 1fr))"  # cards side by side at every width
     page.evaluate(f"$('cards').style.gridTemplateColumns = '{columns}'")
@@ -273,6 +276,7 @@ def drag(page: Any, element: str, *points: tuple[float, float]) -> None:
     page.mouse.up()
 
 
+@pytest.mark.slow
 def test_a_person_draws_and_drags(page):
     choose(page, "draw")
     page.click("#borrow")
@@ -323,6 +327,7 @@ def test_a_person_draws_and_drags(page):
     assert page.evaluate("view.pixels.every((grey) => grey === 0)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "rightly"), [(360, True), (1280, False)], indirect=["page"])
 def test_a_person_plays_and_the_env_replays_the_saved_scanpath(page, rightly):
     choose(page, "play")

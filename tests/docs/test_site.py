@@ -12,6 +12,7 @@ import pytest
 
 import ram_env
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 

@@ -269,8 +269,9 @@ class Estimator:
 
     Attributes:
         about: What it is, with equation and source.
-        returns: What each location is paid with.
-        baseline: What is subtracted from the returns.
+        returns: What each location is paid with, (T - 1, N): row t pays l_t, which chooses glimpse
+            t + 1. Detached in the loss.
+        baseline: What is subtracted from the returns; :func:`learned_baseline` is trained.
         classifier: Name of the rollout's log-probabilities that the classifier ascends.
         glimpses: Which glimpses teach the classifier: every one alike, or the last.
         normalises: Whether advantages are normalised, which takes two of them or more.
@@ -308,7 +309,7 @@ class Estimator:
     @property
     def discounts(self) -> bool:
         """Whether ``discount`` matters."""
-        return self.returns in (likelihood_gain, log_odds_gain, outcome_gain)
+        return self.returns not in (terminal_reward, exact_gain)
 
     @property
     def learns_baseline(self) -> bool:

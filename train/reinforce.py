@@ -63,7 +63,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     env, make = make_training_env(config, device, lanes), partial(make_env, config, device)
     validation_env = make(NUM_ENVS, split="validation", order="sequential")
     check_validation_images(config.validation_images, validation_env.num_images)
-    config.open_final_split()
+    config.open_final_split()  # so that missing data fail now
     num_glimpses, estimator, weights = env.task.num_glimpses, config.row, config.weights
     model = RecurrentAttentionModel(config.sizes(env.glimpse_shape, env.num_classes)).to(device)
     if config.initial is not None and log.checkpoint is None:
@@ -82,9 +82,11 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     log.say(config.summary)
 
     def learn(carry: Carry, update: Any, learning_rate: Any, std: Any, decay: Any) -> Any:
-        """Play one episode per lane and learn from them; return where lanes are, and what to log.
+        """Play one episode per lane and learn from them.
 
-        The numbers are Python's or, for a CUDA graph, tensors. No line here may then wait for it.
+        ``carry`` holds the observations and infos that the episodes begin with; the next ones' are
+        returned, with what to log. The numbers are Python's or, in a CUDA graph, tensors on the
+        GPU, for which no line here may wait.
         """
         # Episode: every one takes T glimpses, so all sub-environments begin and end together
         std = std if model.location_std is None else model.location_std
@@ -96,12 +98,13 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         def act(step: int, output: Output) -> tuple[Tensor, Tensor, Tensor]:
             sampled, log_prob = sample_location(output.location_mean, std, noise.normal[step])
             location = control(step, sampled, box, noise.uniform[step])
+            # Sampled where the estimator learns from samples, else (temperature 0) the likeliest
             answer = choose_label(output.logits, noise.clocks[step], config.temperature)
             return location, log_prob, answer
 
         with learner.computing(update):
             steps, carry = play_episode(model, env, carry, act, shift=shift)
-        learner.note(update, env.valid)
+        learner.note(update, env.valid)  # in a graph no bad action is refused
 
         # Loss: every tensor of the rollout has shape (T, N)
         rollout = Rollout.from_steps(label, std, steps)
@@ -114,7 +117,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
         learner.set_rate(learning_rate)
         grad_norm = learner.step(update, loss, values)
         replay.add(steps)
-        for uniform in noise.shared:
+        for uniform in noise.shared:  # one per step of the replay; none by default
             with learner.computing(update):
                 old_loss = replay.loss(model, estimator, weights, uniform)
             learner.step(update, old_loss)
@@ -130,7 +133,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
 
     call: Any = Graph(learn, device) if config.graph else learn
     carry = session.resume() or env.begin()
-    for update in session.updates():
+    for update in session.updates():  # after each it saves and validates where that is due
         learning_rate = cosine_rate(config.learning_rate, update / config.num_updates)
         if (begun := env.advance(update / config.num_updates)) is not None:
             carry = begun
@@ -148,7 +151,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
             log.scalars(env_steps := (update + 1) * session.update_steps, metrics)
             log.speed(env_steps)
 
-    # Result
+    # Result: of the running mean of the weights that was best on validation, or of the last
     learner.mean_model.load_state_dict(learner.best)
     session.finish(make, partial(evaluate, config, learner.mean_model, stop))
 

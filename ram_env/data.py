@@ -90,11 +90,9 @@ class LabelledImages:
 def _reopen(dataset: str, split: str, data_dir: str | None, content: Any, source: str) -> Any:
     """Open the split of a pickle; ValueError if its number of images or classes is another here."""
     opened = open_split(dataset, split, data_dir)
-    if (len(opened.images), opened.num_classes, opened.is_sample) != content:
-        raise ValueError(
-            f"the pickle is of {source}, but this process finds {opened.source}: give it the same "
-            "RAM_ENV_DATA, data_dir or registered loader"
-        )
+    same = (len(opened.images), opened.num_classes, opened.is_sample) == content
+    advice = "give it the same RAM_ENV_DATA, data_dir or registered loader"
+    expect(same, f"the pickle is of {source}, but this process finds {opened.source}: {advice}")
     return opened
 
 

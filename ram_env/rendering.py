@@ -108,9 +108,8 @@ class _Picture:
         self.below = self.top + self.tile + _CAPTION  # of the retina
         reach = max(400, height * self.zoom, self.tile + _CAPTION + 200 + _FOOTER)
         self.bottom = self.top + reach
-        size = self.right + _MARGIN, self.bottom + _MARGIN
-        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)  # as video codecs want them
-        self.image = Image.new("RGB", even, BACKGROUND)
+        even = [(side + _MARGIN + 1) // 2 * 2 for side in (self.right, self.bottom)]  # for videos
+        self.image = Image.new("RGB", (even[0], even[1]), BACKGROUND)
         self.draw = ImageDraw.Draw(self.image)
 
     def write(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
-from ram_env.checks import check_glimpse, to_python
+from ram_env.checks import check_glimpse, expect, to_python
 
 _CHUNK = 128  # images sensed at once in NumPy: their patches stay in a core's cache
 _PAIR_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
@@ -47,20 +47,14 @@ def extract_glimpses(images: Array, locations: Array, *, size: int, num_scales: 
         averaging is our choice: a constant image stays constant at every scale.
     """
     images = images if xp.is_tensor(images) else xp.to_array("images", images)[0]
-    if images.ndim not in (3, 4) or xp.dtype_name(images) != "uint8":
-        raise ValueError(
-            "images must be uint8 of shape (N, H, W) or (N, H, W, C), "
-            f"got {images.dtype} of shape {tuple(images.shape)}"
-        )
+    fits, got = images.ndim in (3, 4), f"{images.dtype} of shape {tuple(images.shape)}"
+    fits &= xp.dtype_name(images) == "uint8"
+    expect(fits, f"images must be uint8 of shape (N, H, W) or (N, H, W, C), got {got}")
     locations, kind = xp.to_array("locations", locations, xp.device_of(images))
-    if kind not in "fiu":
-        raise ValueError(f"locations must hold real numbers, got dtype {locations.dtype}")
-    locations = xp.cast(locations, "float32")
-    if tuple(locations.shape) != (len(images), 2):
-        raise ValueError(
-            f"locations must have shape ({len(images)}, 2), one (x, y) for each image, "
-            f"got {tuple(locations.shape)}"
-        )
+    expect(kind in "fiu", f"locations must hold real numbers, got dtype {locations.dtype}")
+    locations, shape = xp.cast(locations, "float32"), tuple(locations.shape)
+    wanted = f"({len(images)}, 2), one (x, y) for each image"
+    expect(shape == (len(images), 2), f"locations must have shape {wanted}, got {shape}")
     if not bool((abs(locations) <= 1).all()):  # also false for NaN
         raise ValueError(f"locations must be finite and lie in [-1, 1], got {locations}")
     size, num_scales = to_python(size), to_python(num_scales)

@@ -202,7 +202,6 @@ def open_in_another_process(tables: tuple[Any, ...], barrier: Any, sender: Any) 
     sender.send_bytes(load_digits("MNIST", "train")[0].tobytes())
 
 
-@pytest.mark.slow
 def test_two_processes_at_once_share_one_download(tiny, cache, serve):
     mirror, context = serve(packed(tiny)), multiprocessing.get_context("spawn")
     tables = COUNTS, NUM_VALIDATION, dataset_files._SHA256

@@ -45,8 +45,6 @@ class Broken(SyncVectorEnv):
             seed = None
         elif self.fault == "seeds all lanes alike" and isinstance(seed, int):
             seed = [seed] * self.num_envs
-        elif self.fault == "resets all lanes":
-            options = None
         mask = (options or {}).get("reset_mask")
         if self.fault == "skips an episode" and mask is not None:
             super().reset(seed=seed, options=dict(options))
@@ -69,8 +67,6 @@ class Broken(SyncVectorEnv):
                 out[1] = reward.astype(int)
             case "pays float32":
                 out[1] = reward.astype(np.float32)
-            case "flags with integers":
-                out[2] = terminated.astype(int)
             case "never ends":
                 out[2] = np.zeros_like(terminated)
             case "shows float64":
@@ -99,14 +95,12 @@ FAULTS = {
     "has a space of another size": "spaces .*action_space must be",
     "returns four parts": "spaces .*step must return 5 parts, got 4",
     "pays integers": r"spaces .*reward must be floats of shape \(4,\), got int64",
-    "flags with integers": "spaces .*terminated must be bools",
     "never ends": "spaces .*no episode ended",
     "shows float64": r"spaces .*dtype of obs\['x'\] must be float32 but is float64",
     "shows what is out of bounds": r"spaces .*obs\['x'\] must lie in",
     "changes the action": "spaces .*the action after the step",
     "ignores seeds": r"seeds .*of the same seed: \['obs'\]\['x'\]",
     "seeds all lanes alike": "lane_seeds .*seeded seed \\+ i",
-    "resets all lanes": "reset_mask .*lane 1 .* must stay as it was",
     "skips an episode": "reset_mask .*lane 0 .* must start its next episode",
     "moves other lanes": "reset_mask .*lane 1 .* must stay as it was",
     "reuses arrays": "reuse .*a later call changed",

@@ -1,6 +1,7 @@
 """The rules of an episode, what users get wrong, and what other libraries demand."""
 
 import ast
+import inspect
 import json
 import math
 import subprocess
@@ -326,6 +327,16 @@ print([name for name in heavy.split() if name in sys.modules])
 """
     command = [sys.executable, "-W", "error", "-c", code]
     assert subprocess.check_output(command, cwd=ROOT, text=True) == "[]\n"
+
+
+def test_the_page_has_gymnasiums_headings():
+    headings = ["Description", "Action Space", "Observation Space", "Rewards", "Starting State"]
+    headings += ["Episode End", "Arguments", "Version History"]
+    for env in (GlimpseEnv, SignpostEnv, GlimpseVectorEnv):
+        page = inspect.getdoc(env) or ""
+        places = [page.find(f"\n{heading}:\n") for heading in headings]
+        assert min(places) >= 0, headings[places.index(min(places))]
+        assert places == sorted(places)
 
 
 # Layering

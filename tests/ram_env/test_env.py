@@ -332,7 +332,7 @@ print([name for name in heavy.split() if name in sys.modules])
 def test_the_page_has_gymnasiums_headings():
     headings = ["Description", "Action Space", "Observation Space", "Rewards", "Starting State"]
     headings += ["Episode End", "Arguments", "Version History"]
-    for env in (GlimpseEnv, SignpostEnv, GlimpseVectorEnv):
+    for env in (ram_env.GlimpseEnv, ram_env.SignpostEnv, ram_env.GlimpseVectorEnv):
         page = inspect.getdoc(env) or ""
         places = [page.find(f"\n{heading}:\n") for heading in headings]
         assert min(places) >= 0, headings[places.index(min(places))]

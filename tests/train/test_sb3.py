@@ -19,8 +19,6 @@ import torch
 from safetensors.torch import load_file
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
@@ -89,61 +87,43 @@ def _short_replay(monkeypatch):
     monkeypatch.setattr(off_policy.Config, "update_episodes", 16)
 
 
+STOPS = [(name, 4, 400, 4) for name in (*ALGORITHMS, *off_policy.ALGORITHMS)]
+STOPS += [(name, 1, 192, 2) for name in off_policy.ALGORITHMS]  # before it learns, at 100 steps
+
+
 @pytest.mark.usefixtures("_short_replay")
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *off_policy.ALGORITHMS])
+@pytest.mark.parametrize(("algorithm", "num_glimpses", "total_steps", "update"), STOPS)
 def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
-    tmp_path, capsys, monkeypatch, algorithm
+    tmp_path, capsys, monkeypatch, algorithm, num_glimpses, total_steps, update
 ):
-    script, begin, kind = sb3, train, OnPolicyAlgorithm
+    script, begin = sb3, train
     if algorithm in off_policy.ALGORITHMS:
-        script, begin, kind = off_policy, train_off_policy, OffPolicyAlgorithm
+        script, begin = off_policy, train_off_policy
     whole, run, stages = tmp_path / "whole", tmp_path / "run", tmp_path / "stages.toml"
     stages.write_text("stages = [{ until = 0.4, env = { num_clutter = 1, canvas_size = 30 } }]")
-    settings = {"algorithm": algorithm, "curriculum": str(stages), "total_steps": 400}
-    settings["env_kwargs"] = "num_glimpses = 4"  # so CrossQ stops between two steps of its actor
+    settings = {"algorithm": algorithm, "curriculum": str(stages), "total_steps": total_steps}
+    # With 4 glimpses CrossQ stops between two steps of its actor
+    settings["env_kwargs"] = f"num_glimpses = {num_glimpses}"
     lines = begin(whole, capsys, **settings)
     assert "stage 2 of 2: the task" in "".join(lines)
     assert LAST_LINE.fullmatch(lines[-1])
-    dump_logs, calls = kind.dump_logs, []
+    report = TrainingProgress.report
 
-    def interrupted(model, *arguments) -> None:
-        calls.append(model.num_timesteps)
-        if len(calls) == 2:
+    def interrupted(progress, episodes: int, accuracy: float) -> None:
+        if episodes == 16 * update:
             os.kill(os.getpid(), signal.SIGTERM)
-        dump_logs(model, *arguments)
+        report(progress, episodes, accuracy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "dump_logs", interrupted)
+        patch.setattr(TrainingProgress, "report", interrupted)
         with pytest.raises(Stopped, match=f"^{128 + signal.SIGTERM}$"):
             begin(run, capsys, **settings)
-    assert calls == [128, 256]  # after updates 2 and 4, of 16 episodes of 4 glimpses
+    assert [each.name for each in (run / "checkpoints").iterdir()] == [f"step_{update:08}"]
     assert f"--resume {run}" in capsys.readouterr().out
     script.main(script.parse(["--resume", str(run)]))
     assert capsys.readouterr().out.splitlines()[-1] == lines[-1]
     for file in ("metrics.csv", "best.safetensors"):
         assert (run / file).read_bytes() == (whole / file).read_bytes()
-
-
-@pytest.mark.parametrize("algorithm", off_policy.ALGORITHMS)
-def test_a_run_stopped_before_it_learns_resumes_and_ends_in_the_same_bytes(
-    tmp_path, capsys, monkeypatch, algorithm
-):
-    settings = {"algorithm": algorithm, "env_kwargs": "num_glimpses = 1", "total_steps": 192}
-    settings["final_split"] = "none"
-    train_off_policy(tmp_path / "whole", capsys, **settings)
-    status = TrainingProgress.report
-
-    def interrupted(progress, episodes: int, accuracy: float) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        status(progress, episodes, accuracy)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingProgress, "report", interrupted)
-        with pytest.raises(Stopped):  # after 64 env steps, and learning starts after 100
-            train_off_policy(tmp_path / "run", capsys, **settings)
-    off_policy.main(off_policy.parse(["--resume", str(tmp_path / "run")]))
-    for file in ("metrics.csv", "best.safetensors"):
-        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_it_begins_with_the_seeds_of_all_scripts_says_what_it_does_and_logs_no_clock(

@@ -112,6 +112,11 @@ def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error
     assert LAST_LINE.fullmatch(lines[-1])
     assert [line for line in lines if "test error" in line] == lines[-1:]
     assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
+    seed = harvest_run(tmp_path / "run")  # what a comparison reads
+    assert seed.config["parameters"] == 20868
+    assert seed.curve.env_steps.tolist() == [512, 1024]
+    assert seed.curve.error_sampled.tolist() == seed.curve.error.tolist()
+    assert seed.result.total == 90
 
 
 def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
@@ -147,15 +152,6 @@ def test_the_learning_rate_falls_along_half_a_cosine(tmp_path, capsys):
     with before_each_step(lambda adam, *_: rates.append(adam.param_groups[0]["lr"])):
         train(tmp_path / "run", capsys, total_episodes=128, learning_rate=0.01)
     assert rates == pytest.approx([cosine_rate(0.01, update / 4) for update in range(4)])
-
-
-def test_its_run_folder_has_what_a_comparison_reads(tmp_path, capsys):
-    train(tmp_path / "run", capsys)
-    seed = harvest_run(tmp_path / "run")
-    assert seed.config["parameters"] == 20868
-    assert seed.curve.env_steps.tolist() == [512, 1024]
-    assert seed.curve.error_sampled.tolist() == seed.curve.error.tolist()
-    assert seed.result.total == 90
 
 
 @pytest.mark.usefixtures("bfloat16")

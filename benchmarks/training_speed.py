@@ -47,7 +47,7 @@ PARTS = {
         *((Muon, "step"), (Training, "move_mean")),
         *((learner, "clip_gradients"), (learner, "check_finite")),
     ],
-    "mark": [(reinforce.RunLog, "progress"), (reinforce.Judge, "measure")],
+    "mark": [(reinforce.RunLog, "progress"), (reinforce, "validate")],
 }
 """Functions to time, as owner and name, by part; a mark is where the training starts or ends."""
 

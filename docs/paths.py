@@ -14,6 +14,7 @@ Dimension key:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ def main(num_images: int = 5, output: Path = FIGURE) -> None:
     names = sorted(runs, key=lambda name: order.index(runs[name]["config"]["env_id"]))
     size = 1.9 * num_images, 2.6 * len(names)
     figure = pyplot.figure(figsize=size, dpi=130, layout="constrained")
-    for part, name in zip(np.atleast_1d(figure.subfigures(len(names))), names, strict=True):
+    rows: Any = figure.subfigures(len(names), 1, squeeze=False)
+    for part, name in zip(rows[:, 0], names, strict=True):
         draw_row(part, name, num_images)
     figure.savefig(output)
     print(output)

@@ -8,6 +8,8 @@ Dimension key:
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -70,11 +72,7 @@ class ActionFormat(ABC):
             for name, part in parts.items():
                 parts[name] = xp.copy(part)  # the memory may be the caller's
                 parts[name][resting] = 0
-        valid = None
-        for name, part in parts.items():
-            part_valid = self._is_valid(name, part)
-            valid = part_valid if valid is None else valid & part_valid  # (N,)
-        assert valid is not None
+        valid = reduce(and_, (self._is_valid(*part) for part in parts.items()))  # (N,)
         stop = None
         if "stop" in parts:  # one transfer for both
             valid, stop = xp.to_host(xp.library(valid).stack((valid, parts["stop"] == 1)))
@@ -85,7 +83,12 @@ class ActionFormat(ABC):
                 parts[name] = xp.library(part).where(rows, part, 0)
         elif not valid.all():
             lane = int(xp.to_host(valid).argmin())
-            self._refuse(parts, lane, f" in lane {lane}" if batch else "")
+            rows = {name: part[lane : lane + 1] for name, part in parts.items()}
+            name = next(name for name in rows if not self._is_valid(name, rows[name]).all())
+            limit, got = self._limits.get(name), xp.to_host(rows[name])[0].tolist()
+            allowed = "finite in float32" if limit is None else f"in 0..{limit - 1}"
+            where = f" in lane {lane}" if batch else ""
+            raise ValueError(f"action: {name} must be {allowed}, got {got}{where}")
         return Decision(*self._decide(parts), stop)
 
     @abstractmethod
@@ -101,15 +104,6 @@ class ActionFormat(ABC):
         if name in self._limits:
             return (part >= 0) & (part < self._limits[name])
         return xp.library(part).isfinite(part).all(1)
-
-    def _refuse(self, parts: dict[str, Array], lane: int, where: str) -> None:
-        """Raise the ValueError that says what is wrong in a lane."""
-        for name, part in parts.items():
-            if not self._is_valid(name, part[lane : lane + 1]).all():
-                limit = self._limits.get(name)
-                allowed = "finite in float32" if limit is None else f"in 0..{limit - 1}"
-                got = xp.to_host(part[lane]).tolist()
-                raise ValueError(f"action: {name} must be {allowed}, got {got}{where}")
 
 
 class BoxFormat(ActionFormat):

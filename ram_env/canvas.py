@@ -123,13 +123,10 @@ def _draw_sizes(style: CanvasStyle, shape: tuple[int, ...], words: Array) -> Arr
 
 
 def _resample(images: Array, sizes: Array, offsets: Array, side: int) -> Array:
-    """Average images, (n, C, h, w), over the pixels of objects of other sizes, (n, 2).
+    """Average images, (n, C, h, w), over the pixels of objects, (n, 2), at offsets in squares.
 
     All sums are whole numbers below 2^53, so the result depends on no order and no device. CUDA
     multiplies by the reciprocal of a float, so the division is one of integers.
-
-    Returns:
-        Black squares, (n, C, side, side), uint8, each with its object at an offset, (n, 2).
     """
     height, width = images.shape[2:]
     rows = _shares(sizes[:, 1], offsets[:, 1], side, height)[:, None]  # (n, 1, side, h)
@@ -144,9 +141,6 @@ def _shares(sizes: Array, offsets: Array, side: int, length: int) -> Array:
 
     The object has ``sizes`` rows, (n,), of the square's, from ``offsets``, (n,), on. In units of
     1 / (sizes length) of the object, its row r begins at r length and image row i at i sizes.
-
-    Returns:
-        Whole numbers, (n, side, length), float64, whose sum is ``length`` in a row of the object.
     """
     lib, counts = xp.library(sizes), xp.cast(sizes, "float64")[:, None]  # (n, 1)
     rows = xp.arange(counts, 0, side) - xp.cast(offsets, "float64")[:, None]  # (n, side)

@@ -33,6 +33,7 @@ from ram_env.dataset_files import Pair, read_only
 
 Folder = str | os.PathLike[str]
 Loader = Callable[[], Mapping[str, tuple[Any, Any]]]
+_Opened = tuple[np.ndarray, np.ndarray, int, str]  # images, labels, K and where they come from
 
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 SPLITS = ("train", "validation", "train+validation", "test")
@@ -162,12 +163,8 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
         key = dataset, split, tuple(dict.fromkeys(places.values()))
         if key not in _opened:
             given = str(next(iter(places.values()))) if places and data_dir else None
-            opened = (
-                _open_builtin(dataset, split, places)
-                if places
-                else _open_registered(dataset, split)
-            )
-            images, labels, num_classes, origin = opened
+            opener = functools.partial(_open_builtin, places) if places else _open_registered
+            images, labels, num_classes, origin = opener(dataset, split)
             source = f"{dataset} {split}: {len(images)} images from {origin}"
             _opened[key] = LabelledImages(
                 dataset, split, given, images, labels, num_classes, source, origin == _SAMPLE
@@ -178,8 +175,7 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
 # Registered datasets
 
 
-def _open_registered(dataset: str, split: str) -> tuple[np.ndarray, np.ndarray, int, str]:
-    """Return images, labels, their number of classes and where they come from."""
+def _open_registered(dataset: str, split: str) -> _Opened:
     splits, num_classes = _loaders[dataset]()
     parts = [split] if split in splits else split.split("+")
     advice = "choose another split, or let the loader return this one, too"
@@ -256,10 +252,7 @@ def _search_places(data_dir: Folder | None) -> dict[str, Path]:
     return {**places, f"the cache {cache}": cache}
 
 
-def _open_builtin(
-    dataset: str, split: str, places: dict[str, Path]
-) -> tuple[np.ndarray, np.ndarray, int, str]:
-    """Return images, labels, their number of classes and where they come from."""
+def _open_builtin(places: dict[str, Path], dataset: str, split: str) -> _Opened:
     part, folders = "t10k" if split == "test" else "train", tuple(places.values())
     folder = None
     if dataset != "MNIST" or not _sample:

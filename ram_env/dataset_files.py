@@ -21,7 +21,6 @@ import os
 import shutil
 import struct
 import tarfile
-import time
 import urllib.request
 import warnings
 import zlib
@@ -121,12 +120,8 @@ def _exists(path: Path) -> bool:
 def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
     """Read, verify and parse, once per process, a part that :func:`find_part` found in a folder.
 
-    Returns:
-        Images, uint8, (n, H, W) or (n, H, W, C), and labels in 0..9, int64, (n,), both read-only.
-
-    Raises:
-        DatasetError: If a file is damaged; the message names it.
-        OSError: If CIFAR10 needs to be unpacked and the cache cannot be written.
+    Images, (n, H, W) or (n, H, W, C), and labels, (n,), are read-only. DatasetError names a damaged
+    file; OSError says that CIFAR10 needs to be unpacked into a cache that cannot be written.
     """
     try:
         if dataset == "CIFAR10":
@@ -224,9 +219,8 @@ def _torchvision_class(dataset: str) -> Any:
 def download(dataset: str, part: str, cache: Path) -> None:
     """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
 
-    Raises:
-        DatasetError: If no address has a valid copy of a member, and one has a damaged copy.
-        ConnectionError: If no address can be reached, or the cache cannot be written.
+    DatasetError if an address has a damaged copy of a member and none has a valid one;
+    ConnectionError if no address can be reached, or the cache cannot be written.
     """
     try:
         with _staging(dataset, cache) as staging:
@@ -241,25 +235,16 @@ def download(dataset: str, part: str, cache: Path) -> None:
 
 @contextmanager
 def _staging(dataset: str, cache: Path) -> Iterator[Path]:
-    """Hold the dataset's lock, for which others wait, and a folder for unfinished files.
-
-    If no address answers, those who waited get the same ConnectionError: each would wait as long.
-    """
+    """Hold the dataset's lock, for which others wait, and a folder for unfinished files."""
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
-    folder, failed = cache / f"{dataset}.part", cache / f"{dataset}.failed"
-    begun = time.time()
+    folder = cache / f"{dataset}.part"
     with FileLock(cache / f"{dataset}.lock"):
-        if failed.exists() and failed.stat().st_mtime > begun:
-            raise ConnectionError(failed.read_text())
         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
         folder.mkdir()
         try:
             yield folder
-        except ConnectionError as error:
-            failed.write_text(str(error))
-            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

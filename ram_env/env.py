@@ -123,6 +123,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     | ``TranslatedMNISTGlimpse-v0`` | 60 | anywhere | 0 | 12 | 3 | 8 |
     | ``ClutteredMNISTGlimpse-v0`` | 60 | anywhere | 4 | 12 | 3 | 8 |
     | ``LargeClutteredMNISTGlimpse-v0`` | 100 | anywhere | 8 | 12 | 4 | 8 |
+    | ``SearchMNISTGlimpse-v0`` | 60 | anywhere | 4 | 4 | 1 | 18 |
     | ``FashionMNISTGlimpse-v0``, ``KMNISTGlimpse-v0`` | 28 | centred | 0 | 8 | 1 | 7 |
     | ``CIFAR10Glimpse-v0`` | 32 (colour) | centred | 0 | 8 | 2 | 7 |
 

@@ -30,8 +30,8 @@ _LOG_SCORE_FLOOR = -7.0
 class Episodes:
     """N episodes of a task side by side: what they show, and what a decision does to them.
 
-    What determines when an episode begins and ends is on the host, one NumPy entry per lane; all
-    else is on ``device``. While all lanes are in step, :meth:`begin`, :meth:`step` and
+    When an episode begins and ends is decided on the host, one NumPy entry per lane; all else is on
+    ``device``. While all lanes are in step, :meth:`begin`, :meth:`step` and
     :meth:`observe` neither wait for a GPU nor copy to it, so a CUDA graph can hold them.
 
     Args:
@@ -95,10 +95,7 @@ class Episodes:
     def begin(
         self, lanes: np.ndarray, index: np.ndarray | None = None, location: np.ndarray | None = None
     ) -> None:
-        """Begin the next episode of lanes (n,), int64.
-
-        Given scenes, (n,), int64, and first locations, (n, 2), float32, replace the drawn ones.
-        """
+        """Begin the next episode of lanes, at these scenes, (n,), and locations, (n, 2), if any."""
         self._episodes[self.on_device(lanes)] += 1
         first = self._show(lanes, index)
         self.seen[lanes] = 1
@@ -112,11 +109,9 @@ class Episodes:
     ) -> tuple[Array, Array, np.ndarray]:
         """Score the decisions and, where the episode continues, look at the new location.
 
-        Lanes that aren't ``active``, (N,), bool (None: all are), get reward 0 and stay.
-
-        Returns:
-            Rewards, shape (N,), float64 (float32 on a device); whether each label was right,
-            shape (N,), bool; and which episodes ended, on the host, shape (N,), bool.
+        Lanes that aren't ``active``, (N,), bool (None: all are), get reward 0 and stay. Returns
+        rewards, float64 (float32 on a device), whether each label was right, and, on the host,
+        which episodes ended.
         """
         ends = self.seen == self.task.num_glimpses
         if decision.stop is not None:
@@ -141,11 +136,7 @@ class Episodes:
         return reward, correct, ends
 
     def observe(self, lanes: np.ndarray | None = None) -> dict[str, Array]:
-        """Return some lanes' (None: all) observations, in fresh memory.
-
-        Returns:
-            ``glimpse`` (n, S * C, G, G), ``location`` (n, 2) and ``time`` (n, 1), float32.
-        """
+        """Return some lanes' (None: all) observations, in fresh memory."""
         task, index = self.task, self._lanes if lanes is None else self.on_device(lanes)
         location, seen = self._location[index], self.seen if lanes is None else self.seen[lanes]
         glimpse = sense(
@@ -212,12 +203,9 @@ class Episodes:
         return uniform_locations(location_words) if drawn.locations is None else drawn.locations
 
     def _draw_words(self, lanes: Array, index: Array | None) -> tuple[Array, Array, Array]:
-        """Draw the random words of the lanes' present episodes.
+        """Return the present scenes' numbers, (n,), and the words of first locations and places.
 
         A given ``index`` replaces the drawn scene and moves no other draw.
-
-        Returns:
-            The scenes' numbers, (n,), and the words of their first locations, (n, 2), and places.
         """
         num_scenes, num_words = self.scenes.num_scenes, 3 + self.scenes.num_words
         keys, counters, passes = self._keys[lanes], self._episodes[lanes], 0

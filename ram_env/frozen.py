@@ -27,6 +27,10 @@ FROZEN_SHA256: dict[str, dict[str, str]] = {
         "validation": "178f3343b73289615c05328d5207a1613153f700dd462d40494413062029cbd0",
         "test": "9f30983c8535293494cbf7142569dd6c5e4e05872a6e37c985fa4daa3e3a47b5",
     },
+    "SearchMNISTGlimpse-v0": {  # the canvases of ClutteredMNISTGlimpse-v0
+        "validation": "1d329d6d53c7058b524c13ec95d2107b11b982c0ca9a46b1bb6ef28763b9e37b",
+        "test": "7f8e8bd44d3f0ef7f248ebe4e434291e91afc11dfcfea01634242231333573dd",
+    },
     "FashionMNISTGlimpse-v0": {
         "validation": "69c6eedd84f8e35cee17021aa981de759de2042ea53ec60f067174bdec7e3ae9",
         "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",

@@ -17,6 +17,7 @@ from ram_env.checks import expect
 from ram_env.registration import find_task
 
 _Coordinate = Annotated[float, msgspec.Meta(ge=-1, le=1)]
+_DATA = ("the full dataset", "the sample of 5,000 digits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,44 +86,32 @@ def episode_from_json(text: str | bytes) -> Scanpath:
         file = msgspec.json.decode(text, type=_File)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"not a scanpath: {error}; see help(ram_env.episode_from_json)") from error
-    free = ":" not in file.env_id  # a file cannot make us import a module
-    wanted = "env_id must be a registered id without a module, got"
-    expect(free, f"{wanted} {file.env_id!r}: import the module and leave its name out of the file")
+    module = f"env_id must be a registered id without a module, got {file.env_id!r}"
+    expect(":" not in file.env_id, f"{module}: import the module and leave its name out")
     try:
         num_glimpses = find_task(file.env_id).num_glimpses
     except Error as error:
         raise ValueError(f"env_id {file.env_id!r} is not registered: {error}") from error
     for name in ("locations", "labels", "rewards"):
-        got, wanted = len(getattr(file, name)), f"one entry per glimpse of {file.env_id}"
-        whole = f"{name} must have {wanted}, {num_glimpses}, got {got}: save the whole episode"
-        expect(got == num_glimpses, whole)
+        wanted, got = f"one entry per glimpse of {file.env_id}", len(getattr(file, name))
+        expect(got == num_glimpses, f"{name} must have {wanted}, {num_glimpses}, got {got}")
     keywords: dict[str, Any] = {"split": file.split, "action_format": "dict", "grid_size": None}
     keywords |= {"reward": "final", "allow_stop": False}
     env: Any = gymnasium.make(file.env_id, **keywords).unwrapped
-    _check_fits(file, env)
+    there, here = (_DATA[is_sample] for is_sample in (file.data_is_sample, env.data_is_sample))
+    drawn = f"the scanpath's canvas is drawn from {there}, this environment's from {here}"
+    expect(there == here, f"{drawn}: replay it with the same data (see RAM_ENV_DATA)")
+    allowed = f"0..{env.num_images - 1}, the images of {file.split}"
+    expect(file.index < env.num_images, f"index must be in {allowed}, got {file.index}")
+    answered = {*file.labels} <= {*range(env.num_classes), None} and file.labels[-1] is not None
+    allowed = f"0..{env.num_classes - 1}, or null before the last"
+    expect(answered, f"labels must be in {allowed}, got {file.labels}")
     locations = np.array(file.locations, np.float32)  # (T, 2)
     env.reset(options={"index": file.index, "location": locations[0]})
     steps = zip([*locations[1:], locations[-1]], file.labels, strict=True)
     actions = [{"location": location, "label": label or 0} for location, label in steps]
     rewards = [env.step(action)[1] for action in actions]  # only the last label counts
-    claimed = f"rewards {file.rewards} are not those of the replay, {rewards}: the file was changed"
-    canvas = f"image {file.index} of {file.env_id}, {file.split}"
-    expect(rewards == file.rewards, f"{claimed}, or its canvas is not {canvas}")
+    claimed = f"rewards {file.rewards} are not those of the replay, {rewards}"
+    expect(rewards == file.rewards, f"{claimed}: the file was changed, or is of other canvases")
     labels = np.array([-1 if label is None else label for label in file.labels], np.int64)
-    shown = (file.env_id, file.split, file.index)
-    return Scanpath(*shown, locations, labels, np.array(rewards))
-
-
-def _check_fits(file: _File, env: Any) -> None:
-    """Raise ValueError unless data, index and labels are the environment's."""
-    drawn = ["the full dataset", "the sample of 5,000 digits"]
-    there, here = drawn[file.data_is_sample], drawn[env.data_is_sample]
-    advice = "replay it with the same data (see RAM_ENV_DATA)"
-    message = f"the scanpath's canvas is drawn from {there}, this environment's from {here}"
-    expect(there == here, f"{message}: {advice}")
-    allowed = f"0..{env.num_images - 1}, the images of {file.split}"
-    expect(file.index < env.num_images, f"index must be in {allowed}, got {file.index}")
-    known = [*range(env.num_classes), None]
-    answered = all(label in known for label in file.labels) and file.labels[-1] is not None
-    allowed = f"0..{env.num_classes - 1}, or null before the last"
-    expect(answered, f"labels must be in {allowed}, got {file.labels}")
+    return Scanpath(file.env_id, file.split, file.index, locations, labels, np.array(rewards))

@@ -34,11 +34,7 @@ def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
 
 
 def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[str, np.ndarray]:
-    """Check a state from :meth:`ram_env.episodes.Episodes.get_state`, as JSON gives it back.
-
-    Returns:
-        Its entries ``keyed``, ``key``, ``episode``, ``index``, ``seen`` and ``running``, shape
-        (N,), ``location``, shape (N, 2), and ``path``, shape (N, T, 2), if it has one.
+    """Read the lanes' entries of a state from :meth:`ram_env.episodes.Episodes.get_state`.
 
     Raises:
         ValueError: If an entry belongs to another task or has a wrong type, shape or value.
@@ -80,8 +76,7 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
 def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the state of one vector environment that has the lanes of several, in their order.
 
-    Raises:
-        ValueError: If they are of ``order="sequential"``, where an episode depends on N.
+    ValueError if they are of ``order="sequential"``, where an episode depends on N.
     """
     free = len(states) == 1 or states[0]["task"]["order"] == "random"
     expect(free, "states must be of order='random' to be joined, got 'sequential'")
@@ -93,10 +88,7 @@ def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, Any]:
-    """Return the state of one of the environments that :func:`join_states` joined, all of a size.
-
-    A malformed state stays malformed: ``set_state`` refuses it.
-    """
+    """Return the state of one of ``num_parts`` environments that :func:`join_states` joined."""
 
     def lanes(values: Any) -> Any:
         size, rest = divmod(len(values), num_parts) if isinstance(values, list) else (0, 1)

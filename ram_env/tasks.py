@@ -159,6 +159,7 @@ class SignpostTask(Task):
 
 _SIDE_60 = {"canvas_size": 60, "translate": True}
 _SIDE_60 |= {"glimpse_size": 12, "num_scales": 3, "num_glimpses": 8}
+_NO_PERIPHERY = {"glimpse_size": 4, "num_scales": 1, "num_glimpses": 18}
 _SIDE_100 = {**_SIDE_60, "canvas_size": 100, "num_scales": 4}
 
 TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
@@ -166,6 +167,7 @@ TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
     "TranslatedMNISTGlimpse-v0": (ImageTask, _SIDE_60),
     "ClutteredMNISTGlimpse-v0": (ImageTask, {**_SIDE_60, "num_clutter": 4}),
     "LargeClutteredMNISTGlimpse-v0": (ImageTask, {**_SIDE_100, "num_clutter": 8}),
+    "SearchMNISTGlimpse-v0": (ImageTask, {**_SIDE_60, "num_clutter": 4, **_NO_PERIPHERY}),
     "FashionMNISTGlimpse-v0": (ImageTask, {"dataset": "FashionMNIST"}),
     "KMNISTGlimpse-v0": (ImageTask, {"dataset": "KMNIST"}),
     "CIFAR10Glimpse-v0": (ImageTask, {"dataset": "CIFAR10", "canvas_size": 32, "num_scales": 2}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -20,8 +20,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 
 DISABLED, NEXT_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP
 SAME_STEP = AutoresetMode.SAME_STEP
-CHECKS = ("spaces", "outputs", "autoreset", "seeds", "lane_seeds", "distinct", "reset_mask")
-CHECKS += ("arguments", "reuse", "single", "episodes")
+CHECKS = ("spaces", "seeds", "lane_seeds", "reset_mask", "reuse", "single", "episodes")
 """Names of the checks, which ``skip`` takes; :func:`check_vector_env` describes them."""
 
 MakeSampler = Callable[[VectorEnv, int], Callable[[], Any]]
@@ -42,85 +41,52 @@ def check_vector_env(
     make_sampler: MakeSampler | None = None,
     options: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Check that a NumPy vector environment keeps Gymnasium's API.
+    """Check a NumPy vector environment by random actions, with resets of all kinds in between.
 
-    Each check plays random actions, with resets of all kinds in between. By name:
-
-    - ``spaces``: batched spaces, ``num_envs`` and ``metadata["autoreset_mode"]`` are right.
-    - ``outputs``: observations lie in the space with its dtype; rewards are floats and flags bools
-      of shape (N,); each entry of ``infos`` has N rows beside its mask, blank where that is False;
-      its ``label``, if any, lies in 0 to K - 1 where the environment has ``num_classes``, K.
-    - ``autoreset``: ``SAME_STEP`` reports ``final_obs`` and ``final_info`` of just the lanes that
-      ended; ``NEXT_STEP`` rests for one step, with reward 0 and no flag.
-    - ``seeds``: a seed decides everything, and an unseeded reset continues the random numbers.
-    - ``lane_seeds``: an int seeds lane i with seed + i; a list seeds each lane, equal seeds alike.
-    - ``distinct``: lanes with other seeds, and later episodes, start differently.
+    - ``spaces``: spaces are batched and observations lie in them, with their dtype; rewards are
+      floats and flags bools of shape (N,).
+    - ``seeds``: a seed decides everything that follows it.
+    - ``lane_seeds``: an int s seeds lane i as the list of s + i does.
     - ``reset_mask``: ``options={"reset_mask": mask}`` resets these lanes and leaves the others.
-    - ``arguments``: ``reset`` doesn't change the options that it is given.
     - ``reuse``: actions and returned arrays are the caller's: never changed, shared or read later.
     - ``single``: every output equals that of a ``SyncVectorEnv`` of ``make_single``, to the bit.
-    - ``episodes``: each lane's episodes are those of another mode, given its actions one by one:
-      ``DISABLED``, or ``SAME_STEP``, if it is among the modes.
+    - ``episodes``: all autoreset modes play the same episodes, given their actions one by one.
 
     Args:
         make_vector: Makes the environment of N lanes in an autoreset mode.
         make_single: Makes the environment of one lane. None leaves out ``single``.
         modes: Autoreset modes to check.
-        skip: Names of checks to leave out, such as ``arguments`` for Gymnasium's
-            ``SyncVectorEnv``, which removes the mask from the options, or ``distinct`` if all
-            episodes start alike. No environment is reset with a mask or with several seeds if
-            ``reset_mask`` or ``lane_seeds`` is left out, and ``episodes`` is left out, too.
+        skip: Names of checks to leave out. Without ``reset_mask`` or ``lane_seeds``, no reset has
+            a mask or a list of seeds, and ``episodes`` is left out, too.
         num_envs: N, at least 2.
         num_steps: Steps of each check. An episode must end within them.
         reset_every: Steps between two resets, enough for an episode to end.
         seed: Seed of environments and actions.
-        make_sampler: Takes an environment and a seed, returns a function that draws actions. By
-            default the action space's ``sample``.
+        make_sampler: Takes an environment and a seed, returns a function that draws actions.
         options: Further options of ``reset`` to try.
 
     Raises:
-        AssertionError: If the environment fails; the message begins with the name of the check.
-            What the environment raises gets a note with that name.
-        ValueError: If a check's name or a mode is unknown, there is no mode, or a number is too
-            small.
-
-    Example:
-        >>> import gymnasium as gym
-        >>> check_vector_env(
-        ...     lambda n, mode: gym.make_vec(
-        ...         "CartPole-v1", n, "sync", vector_kwargs={"autoreset_mode": mode}
-        ...     ),
-        ...     lambda: gym.make("CartPole-v1"),
-        ...     skip=["arguments"],
-        ...     num_steps=100,
-        ...     reset_every=40,
-        ... )
+        AssertionError: If the environment fails; the message begins with the check's name.
+        ValueError: If ``skip`` has an unknown name.
     """
     if unknown := sorted({*skip} - {*CHECKS}):
         raise ValueError(f"skip must name some of {', '.join(CHECKS)}, got {unknown}")
-    if not isinstance(modes, Collection) or {*map(type, modes)} != {AutoresetMode}:
-        raise ValueError(f"modes must be AutoresetModes, at least one, got {modes!r}")
-    if num_envs < 2 or num_steps < 1 or reset_every < 1:
-        least = "num_envs must be at least 2, num_steps and reset_every at least 1"
-        raise ValueError(f"{least}, got {num_envs}, {num_steps} and {reset_every}")
-    left_out = {*skip, *(() if make_single else ("single",))}
-    if {"lane_seeds", "reset_mask"} & left_out:
-        left_out.add("episodes")
+    left_out = {*skip, *([] if make_single else ["single"])}
+    left_out |= {"episodes"} if {"lane_seeds", "reset_mask"} & left_out else set()
     calls = num_steps, reset_every, seed, make_sampler or _from_space, options, left_out
+
+    def make_twin(name: str, mode: AutoresetMode) -> VectorEnv:
+        if name == "single" and make_single:
+            return SyncVectorEnv([make_single] * num_envs, autoreset_mode=mode)
+        others = [each for each in (DISABLED, SAME_STEP) if each in modes and each is not mode]
+        return make_vector(num_envs, others[0] if name == "episodes" and others else mode)
+
     for mode, name in product(modes, [name for name in CHECKS if name not in left_out]):
-        with ExitStack() as opened:
-
-            def make(mode: AutoresetMode = mode, opened: ExitStack = opened) -> VectorEnv:
-                opened.callback((env := make_vector(num_envs, mode)).close)
-                return env
-
+        with closing(make_vector(num_envs, mode)) as env, closing(make_twin(name, mode)) as twin:
             try:
-                getattr(_Checks(*calls, num_envs, modes, mode, make_single), name)(make(), make)
+                getattr(_Checks(*calls, num_envs, mode), name)(env, twin)
             except AssertionError as error:
                 raise AssertionError(f"{name} ({mode.name}): {error}") from error
-            except Exception as error:
-                error.add_note(f"raised in the check {name!r} of autoreset mode {mode.name}")
-                raise
 
 
 @dataclass(frozen=True)
@@ -134,9 +100,7 @@ class _Checks:
     options: Sequence[dict[str, Any]] = ()
     skip: Collection[str] = ()
     num_envs: int = 4
-    modes: Collection[AutoresetMode] = ()
     mode: AutoresetMode = SAME_STEP
-    make_single: Callable[[], Env] | None = None
 
     def play(self, env: VectorEnv, like: VectorEnv | None = None) -> Iterator[Output]:
         """Yield what steps with random actions return, and resets of all kinds between them.
@@ -182,99 +146,47 @@ class _Checks:
         for out, expected in zip(self.play(env), self.play(reference, env), strict=True):
             assert_same(out, expected, where)
 
-    def spaces(self, env: Any, make: Any) -> None:
+    def spaces(self, env: Any, twin: Any) -> None:
         _require_equal("num_envs", env.num_envs, self.num_envs)
         _require_equal("metadata['autoreset_mode']", env.metadata.get("autoreset_mode"), self.mode)
-        with closing(self.make_single()) if self.make_single else nullcontext() as single:
-            for kind in ("observation_space", "action_space"):
-                one = getattr(env, f"single_{kind}")
-                _require_equal(f"single_{kind}", one, getattr(single, kind) if single else one)
-                _require_equal(kind, getattr(env, kind), batch_space(one, self.num_envs))
-
-    def outputs(self, env: Any, make: Any) -> None:
-        ended, num_classes = False, getattr(env.unwrapped, "num_classes", None)
+        for kind in ("observation_space", "action_space"):
+            one = getattr(env, f"single_{kind}")
+            _require_equal(kind, getattr(env, kind), batch_space(one, self.num_envs))
+        has_ended = False
         for out in self.play(env):
             _check_member(env.observation_space, out["obs"], "obs")
-            _check_infos(out["infos"], self.num_envs)
-            if num_classes is not None and "label" in out["infos"]:
-                labels, allowed = out["infos"]["label"], f"in 0..{num_classes - 1}"
-                inside = (labels >= 0) & (labels < num_classes)
-                _require(inside.all(), f"infos['label'] must be {allowed}, got", labels)
             for name, values in [*out.items()][1:-1]:
                 kind, wanted = ("f", "floats") if name == "reward" else ("b", "bools")
                 array = values if isinstance(values, np.ndarray) else np.array(None)
                 fits = array.dtype.kind == kind and array.shape == (self.num_envs,)
                 wanted = f"{name} must be {wanted} of shape ({self.num_envs},), got"
                 _require(fits, wanted, getattr(values, "dtype", type(values)), np.shape(values))
-            ended |= "reward" in out and bool((out["terminated"] | out["truncated"]).any())
-        _require(ended, "no episode ended: raise num_steps and reset_every")
+            has_ended |= "reward" in out and bool((out["terminated"] | out["truncated"]).any())
+        _require(has_ended, "no episode ended: raise num_steps and reset_every")
 
-    def autoreset(self, env: Any, make: Any) -> None:
-        rests = np.zeros(self.num_envs, bool)
-        for out in self.play(env):
-            if "reward" not in out:
-                rests[:] = False
-                continue
-            ended, infos = out["terminated"] | out["truncated"], out["infos"]
-            if self.mode is SAME_STEP:
-                for name in ("final_obs", "final_info"):
-                    told = np.array(infos.get(f"_{name}", np.zeros_like(ended)))
-                    exact = (told == ended).all() and (name in infos or not ended.any())
-                    _require(exact, f"infos[{name!r}] must be of the lanes that ended,", ended)
-                for last in [infos["final_obs"][lane] for lane in np.flatnonzero(ended)]:
-                    _check_member(env.single_observation_space, last, "final_obs")
-            elif self.mode is NEXT_STEP:
-                idle = not out["reward"][rests].any() and not ended[rests].any()
-                _require(idle, "the step after an episode's end must have reward 0 and no flag")
-                rests = ended
-
-    def seeds(self, env: Any, make: Any) -> None:
-        twin = make()
+    def seeds(self, env: Any, twin: Any) -> None:
         twin.reset(seed=self.seed + 100)  # whatever came before
         self.compare(env, twin, "of the same seed: ")
 
-    def lane_seeds(self, env: Any, make: Any) -> None:
-        seed, num_envs = self.seed, self.num_envs
-        begun, second = _starts(env, seed=seed), _starts(env)
-        listed = _starts(env, seed=[seed + lane for lane in range(num_envs)])
-        _require(listed == begun, "lane i of an int must be seeded seed + i, as by a list")
-        mixed = _starts(env, seed=[seed, *[None] * (num_envs - 1)])
-        _require(mixed[0] == begun[0], "a list must seed the lanes that it gives a number")
-        _require(mixed[1:] == second[1:], "None in a list of seeds must not seed its lane")
-        alike = {*_starts(env, seed=[seed] * num_envs)}
-        _require(alike == {begun[0]}, "lanes of equal seeds must start alike")
+    def lane_seeds(self, env: Any, twin: Any) -> None:
+        seeds = [self.seed + lane for lane in range(self.num_envs)]
+        same = _starts(env, seed=seeds) == _starts(env, seed=self.seed)
+        _require(same, "lane i of an int must be seeded seed + i, as by a list")
 
-    def distinct(self, env: Any, make: Any) -> None:
-        begun = {*_starts(env, seed=self.seed)}
-        _require(len(begun) == self.num_envs, "lanes seeded differently must not start alike")
-        _require(not begun & {*_starts(env)}, "an unseeded reset must not start again")
-        other = {*_starts(env, seed=self.seed + self.num_envs)}
-        _require(not begun & other, "other seeds must not start alike")
-
-    def reset_mask(self, env: Any, make: Any) -> None:
+    def reset_mask(self, env: Any, twin: Any) -> None:
         first, second = _starts(env, seed=self.seed), _starts(env)
         env.reset(seed=self.seed)
         mask = np.arange(self.num_envs) % 2 == 0
-        out = _reset(env, options={"reset_mask": mask})
-        told = [(part == mask).all() for name, part in out["infos"].items() if name[0] == "_"]
-        _require(all(told), "infos of a masked reset must be of the masked lanes")
-        for lane, start in enumerate(_lanes(env, out)):
+        for lane, start in enumerate(_starts(env, options={"reset_mask": mask})):
             if not mask[lane]:
-                _require(start[0] == first[lane][0], f"lane {lane} of", mask, "must stay as it was")
+                _require(start == first[lane], f"lane {lane} of", mask, "must stay as it was")
             elif "lane_seeds" not in self.skip:  # else lanes may share random numbers
                 what = "must start its next episode"
                 _require(start == second[lane], f"lane {lane} of", mask, what)
 
-    def arguments(self, env: Any, make: Any) -> None:
-        for call in self.resets(np.arange(self.num_envs) % 2 == 0, 0):
-            env.reset(seed=self.seed)
-            given = copy.deepcopy(call)
-            env.reset(**given)
-            assert_same(given, call, "reset's arguments afterwards")
-
-    def reuse(self, env: Any, make: Any) -> None:
+    def reuse(self, env: Any, twin: Any) -> None:
         old, left, kept = [], [], []
-        for out, expected in zip(self.play(env), self.play(make()), strict=True):
+        for out, expected in zip(self.play(env), self.play(twin), strict=True):
             assert_same(out, expected, "after the caller wrote to earlier outputs: ")
             assert_same(old, left, "a later call changed an array returned before: ")
             new = leaves(out)
@@ -287,24 +199,19 @@ class _Checks:
             kept = [part for part in (out["obs"], out["infos"]) if isinstance(part, dict)]
             old, left = new, copy.deepcopy(new)
 
-    def single(self, env: Any, make: Any) -> None:
-        assert self.make_single is not None
-        singles = [self.make_single] * self.num_envs
-        with closing(SyncVectorEnv(singles, autoreset_mode=self.mode)) as single:
-            self.compare(env, single)
+    def single(self, env: Any, twin: Any) -> None:
+        self.compare(env, twin)
 
-    def episodes(self, env: Any, make: Any) -> None:
-        others = [each for each in (DISABLED, SAME_STEP) if each in self.modes]
-        for other in [each for each in others if each is not self.mode][:1]:
-            sample = self.make_sampler(env, self.seed)
-            batches = [copy.deepcopy(sample()) for _ in range(self.num_steps)]
-            actions = [[*iterate(env.action_space, batch)] for batch in batches]
-            mine = _episodes(env, actions, self.seed)
-            theirs = _episodes(make(other), actions, self.seed)
-            for lane, (steps, wanted) in enumerate(zip(mine, theirs, strict=True)):
-                for k, (step, expected) in enumerate(zip(steps, wanted, strict=False)):
-                    where = f"unlike the mode {other.name}, lane {lane}, action {k}: "
-                    assert_same(step, expected, where, types=False)
+    def episodes(self, env: Any, twin: Any) -> None:
+        sample = self.make_sampler(env, self.seed)
+        batches = [copy.deepcopy(sample()) for _ in range(self.num_steps)]
+        actions = [[*iterate(env.action_space, batch)] for batch in batches]
+        mine, theirs = (_episodes(each, actions, self.seed) for each in (env, twin))
+        other = twin.metadata["autoreset_mode"].name
+        for lane, (steps, wanted) in enumerate(zip(mine, theirs, strict=True)):
+            for k, (step, expected) in enumerate(zip(steps, wanted, strict=False)):
+                where = f"unlike the mode {other}, lane {lane}, action {k}: "
+                assert_same(step, expected, where, types=False)
 
 
 def _episodes(env: VectorEnv, actions: list[list[Any]], seed: int) -> list[list[Any]]:
@@ -334,22 +241,9 @@ def _reset(env: VectorEnv, **call: Any) -> Output:
     return dict(zip(("obs", "infos"), env.reset(**copy.deepcopy(call)), strict=True))
 
 
-def _starts(env: VectorEnv, **call: Any) -> list[tuple[str, str]]:
-    return _lanes(env, _reset(env, **call))
-
-
-def _lanes(env: VectorEnv, out: Output) -> list[tuple[str, str]]:
-    """Return each lane's observation and infos, frozen."""
-
-    def lane_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
-        parts = infos.items()
-        return {k: lane_of(v, lane) if isinstance(v, dict) else v[lane] for k, v in parts}
-
-    def frozen(tree: Any) -> str:
-        return repr(sorted(_freeze(tree).items()))
-
-    rows = enumerate(iterate(env.observation_space, out["obs"]))
-    return [(frozen(row), frozen(lane_of(out["infos"], lane))) for lane, row in rows]
+def _starts(env: VectorEnv, **call: Any) -> list[Any]:
+    """Reset; return each lane's observation, frozen."""
+    return [*map(_freeze, iterate(env.observation_space, _reset(env, **call)["obs"]))]
 
 
 def _require(holds: Any, *message: Any) -> None:
@@ -369,23 +263,6 @@ def _check_member(space: Space, value: Any, where: str) -> None:
     elif isinstance(value, np.ndarray) and space.dtype is not None:
         _require_equal(f"the dtype of {where}", value.dtype, space.dtype)
     _require(space.contains(value), f"{where} must lie in", space, "but is", value)
-
-
-def _check_infos(infos: dict[str, Any], num_envs: int, where: str = "infos") -> None:
-    """Each entry is (N, ...) beside its own bool mask (N,); masked-out rows are zero or None."""
-    names = [name for name in infos if not name.startswith("_")]
-    masks = {f"_{name}" for name in names}
-    _require({*infos} == {*names, *masks}, f"{where} must have a mask _NAME for each entry NAME")
-    for name in names:
-        values, mask, entry = infos[name], infos[f"_{name}"], f"{where}[{name!r}]"
-        _require_equal(f"the mask of {entry}", (mask.dtype, mask.shape), (bool, (num_envs,)))
-        if isinstance(values, dict):
-            _check_infos(values, num_envs, entry)
-            continue
-        _require_equal(f"the number of rows of {entry}", len(values), num_envs)
-        rest = values[~mask]
-        blank = [row is None for row in rest] if rest.dtype == object else rest == rest.dtype.type()
-        _require(np.all(blank), f"{entry} must be None or 0 where its mask is False")
 
 
 def _from_space(env: VectorEnv, seed: int) -> Callable[[], Any]:

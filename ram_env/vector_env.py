@@ -166,12 +166,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         return self._observe(), reward, self._flags(ends), self._mask([]), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return a frame per lane, (H, W, 3), uint8; None, with a warning, without a render mode.
-
-        Raises:
-            ResetNeeded: Before the first ``reset``.
-            ClosedEnvironmentError: After ``close``.
-        """
+        """Return the single env's frame, (H, W, 3), uint8, for each lane; raises what it raises."""
         return self._render_lanes()
 
     def _active_lanes(self) -> np.ndarray | None:

@@ -41,5 +41,5 @@ def only(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def file_names(folder: Path) -> set[str]:
-    """Names of all that lies under a folder, but for the locks and the last failed downloads."""
-    return {path.name for path in folder.rglob("*") if path.suffix not in (".lock", ".failed")}
+    """Names of all that lies under a folder, but for the locks."""
+    return {path.name for path in folder.rglob("*") if path.suffix != ".lock"}

@@ -12,7 +12,7 @@ Dimension key:
 
 from __future__ import annotations
 
-import train.startup
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agents.baselines import BASELINES, count_parameters, make_baseline, multiply_adds
+from agents.baselines import BASELINES, make_baseline, multiply_adds
 from agents.evaluation import Score
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
+from agents.runs.commands import Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.training import (
     Training,
@@ -91,16 +91,6 @@ class Config(TaskConfig):
         return side
 
 
-GROUPS = {
-    "run": RUN_FLAGS,
-    "task": ("env_id", "env_kwargs"),
-    "model": ("model", "bf16"),
-    "learning": ("total_episodes", "num_envs", "learning_rate", "ema"),
-    "logging": LOGGING_FLAGS,
-}
-"""Flags by the title of their box in ``--help``."""
-
-
 def main(config: Config) -> None:
     """Train, or resume training, in the run folder."""
     run_in_folder(config, f"{config.env_id}_{config.model}", train)
@@ -118,30 +108,22 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     env = make(config.num_envs, split="train")
     validation_env = make(500, split="validation", order="sequential")
     config.open_final_split()
-    channels, side, _ = env.glimpse_shape
-    model = make_baseline(config.model, channels, side, env.num_classes).to(device)
+    model = make_baseline(config.model, *env.glimpse_shape[:2], env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     training = Training(model, optimizer, env)
     judge = partial(evaluate, training.mean_model, device=device, on_batch=stop.check)
     num_updates = math.ceil(config.total_episodes / config.num_envs)
-
-    def validate(updates_done: int) -> tuple[Score, dict[str, float]]:
-        score = judge(validation_env)
-        # train/compare.py asks for both errors; a classifier samples nothing
-        return score, dict.fromkeys(("eval/error", "eval/error_sampled"), score.error)
-
+    validation = partial(validate, judge, validation_env)
     said = config.num_envs, "canvases"
-    session = Session(config, log, stop, training, validate, num_updates, config.num_envs, said)
+    session = Session(config, log, stop, training, validation, num_updates, config.num_envs, said)
     bf16 = describe(config, log, env, device, model)
     work, pixels = multiply_adds(model, env.glimpse_shape), math.prod(env.glimpse_shape)
-    cost = f"a decision takes {work} multiply-adds and sees {pixels} pixels"
-    log.say(f"{config.model}: {count_parameters(model)} parameters; {cost}")
+    log.say(f"{config.model}: a decision takes {work} multiply-adds and sees {pixels} pixels")
     session.resume()
 
     for update in session.updates():
         learning_rate = cosine_rate(config.learning_rate, update / num_updates)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        optimizer.param_groups[0]["lr"] = learning_rate
 
         # Batch: every sub-environment draws its next canvas
         canvases, labels = draw(env, device, seed=env_seeds if update == 0 else None)
@@ -171,6 +153,14 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     # Result
     training.mean_model.load_state_dict(training.best)
     session.finish(make, lambda env: (judge(env), {}))
+
+
+def validate(
+    judge: Callable[[GlimpseVectorEnv], Score], env: GlimpseVectorEnv, updates_done: int
+) -> tuple[Score, dict[str, float]]:
+    """Return the score and both errors of a comparison, since a classifier samples nothing."""
+    score = judge(env)
+    return score, dict.fromkeys(("eval/error", "eval/error_sampled"), score.error)
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
@@ -212,7 +202,7 @@ def evaluate(
     return Score(wrong, total)
 
 
-parse = partial(parse_flags, Config, groups=GROUPS)
+parse = partial(parse_flags, Config)
 """Returns the settings of a command line, or of the run that it resumes."""
 
 

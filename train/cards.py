@@ -6,7 +6,7 @@ agent's folder as it is.
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 from collections.abc import Mapping

@@ -34,7 +34,7 @@ The exit status is 0 if all runs finished, 3 if one diverged, 1 if one failed.
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math

@@ -7,9 +7,10 @@ the error with mean locations, every image once; an agent that stops is scored a
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from agents.runs.machine import commit, describe_device, describe_machine
 from agents.runs.records import portable
 from agents.training import check_settings, choose_device
 from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
+from ram_env.tasks import Task
 from train.keywords import make_vector_env, read_keywords
 
 NUM_ENVS = 500
@@ -117,20 +119,12 @@ class RunFile(msgspec.Struct):
 def main(config: Config) -> None:
     """Evaluate the split under each protocol and report."""
     # Setup
-    here = describe_machine(commit())
+    facts = describe_machine(commit())
     run_dir = config.run_dir or pretrained_dir(config.pretrained or "")
     name = config.pretrained or str(run_dir)
     device = choose_device(config.device)
     model = load_run(run_dir, env_id=config.env_id)[0].to(device)
-    settings = read_json(run_dir / "config.json", RunFile).config
-    learned_std = model.location_std
-    env_id = settings.env_id if config.env_id is None else config.env_id
-    scheduled_std = settings.final_std or settings.std
-    std = config.std or (scheduled_std if learned_std is None else learned_std.detach())
-    if env_id is None or std is None:
-        missing = "final_std: give one with --std" if env_id else "env_id: give one with --env-id"
-        raise ValueError(f"{run_dir / 'config.json'} has no {missing}")
-    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
+    env_id, env_kwargs, std, locations = read_choices(config, run_dir, model)
     keywords = read_keywords(env_kwargs)
     find_task(env_id, **keywords)  # refuses other kinds of environment, and unknown keywords
     torch.set_num_threads(config.threads)
@@ -138,56 +132,29 @@ def main(config: Config) -> None:
     check_fit(model, env)
     check_data(name, run_dir, data=env.data_source, is_sample=env.data_is_sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
-    if (known := model.config.num_glimpses) not in (0, env.task.num_glimpses):
-        num_glimpses = env.task.num_glimpses
-        print(f"the agent learned to tell the time in {known} glimpses, here it has {num_glimpses}")
+    if (known := model.config.num_glimpses) not in (0, here := env.task.num_glimpses):
+        print(f"the agent learned to tell the time in {known} glimpses, here it has {here}")
     print(f"{env.data_source}\n")
 
     # Protocols
-    control = Control(settings.locations, env)  # as the trainer validates it
+    control = Control(locations, env)  # as the trainer validates it
     play = partial(play_split, model, env, env.num_images, control=control)
     beliefs, sampled = play(num_passes=config.num_passes), play(std=std)
     by_glimpse = score_by_glimpse(beliefs)
-    of_axes = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
-    whole = "" if beliefs.stop_logits is None else ", all glimpses"
-    protocols = {
-        f"mean location{whole}": by_glimpse[-1],
-        f"sampled location, std {of_axes}{whole}": score_by_glimpse(sampled)[-1],
-    }
-    if config.num_passes > 1:
-        protocols[f"mean of {config.num_passes} first glimpses"] = score_mean_of_passes(beliefs)
     at_stop, glimpses = score_at_stop(beliefs)
-    if beliefs.stop_logits is not None:
-        protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
+    protocols = score_protocols(beliefs, sampled, std, config.num_passes)
     hindsight = {}
     if config.hindsight:
         canvases, _ = frozen_canvases(env_id, config.split, **keywords)
         hindsight = score_in_hindsight(model, beliefs, env, canvases)
-    diagnosis = {
-        "centre_coverage": diagnostics.coverage(beliefs, "centre", env.task).tolist(),
-        "object_coverage": diagnostics.coverage(beliefs, "object", env.task).tolist(),
-        "location_spread": diagnostics.location_spread(beliefs).tolist(),
-        "bits_gained": diagnostics.bits_gained(beliefs).tolist(),
-    }
+    diagnosis = diagnose(beliefs, env.task)
 
     # Report
-    passes = "" if config.num_passes == 1 else f", other columns over {config.num_passes} passes"
-    print(f"Mean location: error of one pass{passes}")
-    print("Fovea: the finest patch. Bits: information about the true label that a glimpse adds\n")
-    print(table(by_glimpse, diagnosis), end="\n\n")
-    width = 2 + max(map(len, protocols))
-    for protocol, score in protocols.items():
-        print(f"{protocol + ':':{width}} {score}")
-    if hindsight:
-        swayed = 100 - hindsight["wrong_label"].error
-        print(f"\nLocations chosen for the true label: {hindsight['true_label']}")
-        print(
-            f"Locations chosen for a wrong label: the model predicts that one for {swayed:.2f} %;"
-        )
-        print("the higher this is, the less the line above says about looking better")
+    print(table(by_glimpse, diagnosis, config.num_passes), end="\n\n")
+    print_scores(protocols, hindsight)
     if config.json:
         report = {
-            **here,
+            **facts,
             "device": describe_device(device),
             "run": config.pretrained or run_dir.resolve().name,
             "env_id": env_id,
@@ -203,10 +170,60 @@ def main(config: Config) -> None:
         }
         write_whole(config.json, to_json(portable(report, run_dir)))
     if config.gif:
-        where = env_id, config.gif, config.gif_episodes, settings.locations
+        where = env_id, config.gif, config.gif_episodes, locations
         animate(model, *where, split=config.split, **keywords)
+        whole = "" if beliefs.stop_logits is None else ", all glimpses"
         print(f"\n{config.gif_episodes} {config.split} episodes{whole}: {config.gif}")
     print(f"\n{config.split} {at_stop}")
+
+
+def read_choices(
+    config: Config, run_dir: Path, model: RecurrentAttentionModel
+) -> tuple[str, str, Any, str]:
+    """Return the environment's id and keywords, the std and who chooses locations.
+
+    Flags go before the run's settings. ValueError if neither has one.
+    """
+    path = run_dir / "config.json"
+    settings, learned = read_json(path, RunFile).config, model.location_std
+    env_id = settings.env_id if config.env_id is None else config.env_id
+    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
+    scheduled = settings.final_std or settings.std
+    std = config.std or (scheduled if learned is None else learned.detach())
+    if env_id is None or std is None:
+        missing = "final_std: give one with --std" if env_id else "env_id: give one with --env-id"
+        raise ValueError(f"{path} has no {missing}")
+    return env_id, env_kwargs, std, settings.locations
+
+
+def score_protocols(
+    beliefs: Beliefs, sampled: Beliefs, std: Any, num_passes: int
+) -> dict[str, Score]:
+    """Return the score under each protocol by its name; ``sampled`` are those with a std."""
+    of_axes = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
+    whole = "" if beliefs.stop_logits is None else ", all glimpses"
+    protocols = {
+        f"mean location{whole}": score_by_glimpse(beliefs)[-1],
+        f"sampled location, std {of_axes}{whole}": score_by_glimpse(sampled)[-1],
+    }
+    if num_passes > 1:
+        protocols[f"mean of {num_passes} first glimpses"] = score_mean_of_passes(beliefs)
+    if whole:
+        at_stop, glimpses = score_at_stop(beliefs)
+        protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
+    return protocols
+
+
+def print_scores(protocols: Mapping[str, Score], hindsight: Mapping[str, Score]) -> None:
+    """Print a line per protocol and, if there is one, what hindsight brings."""
+    width = 2 + max(map(len, protocols))
+    for protocol, score in protocols.items():
+        print(f"{protocol + ':':{width}} {score}")
+    if hindsight:
+        swayed = f"{100 - hindsight['wrong_label'].error:.2f} %"
+        print(f"\nLocations chosen for the true label: {hindsight['true_label']}")
+        print(f"Locations chosen for a wrong label: the model predicts that one for {swayed};")
+        print("the higher this is, the less the line above says about looking better")
 
 
 def make_env(
@@ -251,9 +268,23 @@ def score_in_hindsight(
     }
 
 
-def table(scores: list[Score], diagnosis: dict[str, Any]) -> str:
-    """Return one row per glimpse."""
+def diagnose(beliefs: Beliefs, task: Task) -> dict[str, Any]:
+    """Return what glimpses cover, how they spread and what they tell: a value per glimpse."""
+    columns = {
+        "centre_coverage": diagnostics.coverage(beliefs, "centre", task),
+        "object_coverage": diagnostics.coverage(beliefs, "object", task),
+        "location_spread": diagnostics.location_spread(beliefs),
+        "bits_gained": diagnostics.bits_gained(beliefs),
+    }
+    return {name: values.tolist() for name, values in columns.items()}
+
+
+def table(scores: list[Score], diagnosis: dict[str, Any], num_passes: int) -> str:
+    """Return one row per glimpse, below what the columns are."""
+    passes = "" if num_passes == 1 else f", other columns over {num_passes} passes"
     lines = [
+        f"Mean location: error of one pass{passes}",
+        "Fovea: the finest patch. Bits: information about the true label that a glimpse adds\n",
         "glimpse    error         95 %    fovea on    fovea on    spread of       bits",
         "                %     interval    middle %    object %         x, y     gained",
     ]

@@ -8,7 +8,7 @@ each episode with a state of zeros and feed ``next_state`` back. The environment
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import json

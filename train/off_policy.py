@@ -9,7 +9,7 @@ A checkpoint holds the replay, 1.4 GB on `ClutteredMNISTGlimpse-v0`; the newest 
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from agents.runs.commands import parse_flags, run
 from agents.sb3 import GlimpseVecEnv
 from agents.sb3.flat import FlatHistoryFeatures, FlatPlayer, FlatVecEnv
 from agents.sb3.training import OffPolicyState
-from train.sb3 import Learner, SharedConfig, groups_of, train_in_folder
+from train.sb3 import Learner, TrainingConfig, train_in_folder
 
 ALGORITHMS = {"sac": SAC, "crossq": CrossQ}
 REPLAY_STEPS = 100_000
 
 
 @dataclass(frozen=True)
-class Config(SharedConfig):
+class Config(TrainingConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal["sac", "crossq"] = "sac"
@@ -81,7 +81,7 @@ def _freeze_critic(critic: nn.Module, inputs: Any) -> None:
 
 
 main = partial(train_in_folder, make_learner)
-parse = partial(parse_flags, Config, groups=groups_of(Config))
+parse = partial(parse_flags, Config)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Dimension key:
 
 from __future__ import annotations
 
-import train.startup
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 from functools import partial
@@ -33,7 +33,7 @@ from agents.ram import Output, RecurrentAttentionModel
 from agents.replay import Replay
 from agents.runs.commands import Stop, run
 from agents.runs.folder import RunLog, run_in_folder
-from agents.runs.loading import start_from
+from agents.runs.initial import start_from
 from agents.training import (
     check_validation_images,
     choose_device,

@@ -7,12 +7,12 @@ evaluation are those of `train/reinforce.py`; updates are Stable-Baselines3's.
 
 from __future__ import annotations
 
-import train.startup
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
@@ -27,10 +27,9 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import nn
 
-from agents.baselines import count_parameters
 from agents.diagnostics import behaviour
 from agents.evaluation import Score, score_by_glimpse
-from agents.runs.commands import LOGGING_FLAGS, RUN_FLAGS, Stop, parse_flags, run
+from agents.runs.commands import Stop, parse_flags, run
 from agents.runs.folder import RunLog, run_in_folder
 from agents.sb3 import (
     GlimpseVecEnv,
@@ -62,7 +61,7 @@ ALGORITHMS = ("ppo", "a2c", "recurrent_ppo", "ppo_history", "a2c_history")
 
 
 @dataclass(frozen=True)
-class SharedConfig(AgentConfig):
+class TrainingConfig(AgentConfig):
     """Settings that the scripts with Stable-Baselines3's algorithms share."""
 
     env_id: str = "MNISTGlimpse-v0"
@@ -90,7 +89,7 @@ class SharedConfig(AgentConfig):
 
 
 @dataclass(frozen=True)
-class Config(SharedConfig):
+class Config(TrainingConfig):
     """Settings of a run; every one is a flag."""
 
     algorithm: Literal[ALGORITHMS] = "ppo_history"  # pyright: ignore[reportInvalidTypeForm]
@@ -169,18 +168,6 @@ class Config(SharedConfig):
         return self.algorithm.endswith("_history")
 
 
-GROUPS = {
-    "run": RUN_FLAGS,
-    "task": ("env_id", "env_kwargs", "curriculum", "reward", "num_envs"),
-    "model": ("algorithm", "hidden_size", "std", "final_std", "learned_std"),
-    "learning": (
-        *("total_steps", "rollout_episodes", "batch_episodes", "n_epochs", "learning_rate"),
-        *("decay", "entropy_coef", "policy_coef", "gae_lambda"),
-    ),
-    "logging": (*LOGGING_FLAGS, "validation_images", "validate_sampled", "keep"),
-}
-
-
 @dataclass(frozen=True)
 class Learner:
     """An algorithm of Stable-Baselines3 and what :func:`train` has to know of it."""
@@ -198,12 +185,6 @@ class Learner:
     """What else a run depends on: see :class:`agents.training.Training`."""
 
 
-def groups_of(config_class: type) -> dict[str, list[str]]:
-    """Return the flags of a script by the title of their box in ``--help``."""
-    names = {each.name for each in fields(config_class)}
-    return {title: [name for name in group if name in names] for title, group in GROUPS.items()}
-
-
 def train_in_folder(make_learner: Callable[..., Learner], config: Any) -> None:
     """Train, or resume training, in the run folder."""
     run_in_folder(config, f"{config.env_id}_{config.algorithm}", partial(train, make_learner))
@@ -212,12 +193,8 @@ def train_in_folder(make_learner: Callable[..., Learner], config: Any) -> None:
 def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: Stop) -> None:
     """Train, validate on the way, and evaluate the best model once on the final split.
 
-    Args:
-        make_learner: Makes the algorithm, given ``config``, its lanes, a device and a seed.
-        config: A :class:`SharedConfig` with ``algorithm``, ``num_envs``,
-            ``update_episodes`` and ``sees_history``.
-        log: The run's folder.
-        stop: Tells when the run has to end.
+    ``make_learner`` makes the algorithm, given ``config``, lanes, a device and a seed. ``config``
+    is a :class:`TrainingConfig` with an algorithm, lanes and what :func:`to_sb3` needs.
     """
     # Setup
     torch.set_num_threads(config.threads)
@@ -229,7 +206,7 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
     env = CurriculumEnv(make_stage, config.stages, lambda stage: seeds(stage=stage)[0])
     validation_env = make(500, split="validation", order="sequential")
     config.open_final_split()
-    check_validation_images(config.validation_images, num_images := validation_env.num_images)
+    check_validation_images(config.validation_images, validation_env.num_images)
     update_steps = config.update_episodes * env.task.num_glimpses
 
     # Algorithm
@@ -241,19 +218,14 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
     model.set_logger(RunLogger(log))
     lanes.seed(lane_seeds)  # in place of the algorithm's
     training = Training(weights, learner.optimizer, env, learner.stored)
-    num_validated, sampled = config.validation_images or num_images, config.validate_sampled
-
-    def judge(updates_done: int) -> tuple[Score, dict[str, float]]:
-        how = {"sampled": sampled, "on_batch": stop.check}
-        return validate(player, validation_lanes, num_validated, **how)
-
+    how = {"sampled": config.validate_sampled, "on_batch": stop.check}
+    judge = partial(validate, player, validation_lanes, config.validation_images, **how)
     num_updates = math.ceil(config.total_steps / update_steps)
     said = update_steps, "env steps"
     session = Session(config, log, stop, training, judge, num_updates, update_steps, said)
     packages = {name: version(name) for name in ("stable-baselines3", "sb3-contrib")}
     describe(config, log, env, device, weights, **packages)
-    size = f"{count_parameters(weights)} parameters, {update_steps} steps an update"
-    log.say(f"{config.algorithm}: {size}")
+    log.say(f"{config.algorithm}: {update_steps} steps an update")
     resumed_env.restored = session.resume()
     model.num_timesteps = getattr(log.checkpoint, "step", 0) * update_steps
 
@@ -275,30 +247,34 @@ def train(make_learner: Callable[..., Learner], config: Any, log: RunLog, stop: 
     # Result
     weights.load_state_dict(training.best)
     save_sb3(model, log.folder / "best.zip")
-
-    def evaluate(env: GlimpseVectorEnv) -> tuple[Score, dict[str, float]]:
-        lanes = to_sb3(config, env)
-        return evaluate_sb3(player, lanes, env.num_images, on_batch=stop.check), {}
-
-    session.finish(make, evaluate)
+    session.finish(make, partial(evaluate, config, player, stop))
 
 
 def validate(
     model: PolicyPredictor,
     lanes: GlimpseVecEnv,
-    num_images: int,
+    num_images: int | None,
+    updates_done: int,
     *,
     sampled: bool,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[Score, dict[str, float]]:
-    """Return the score on the first images, and the metrics to log."""
-    play = partial(play_split_sb3, model, lanes, num_images, on_batch=on_batch)
+    """Return the score on the first images, or on all, and the metrics to log."""
+    counted: int = num_images or lanes.get_attr("num_images")[0]
+    play = partial(play_split_sb3, model, lanes, counted, on_batch=on_batch)
     beliefs, task = play(), lanes.get_attr("task")[0]
     score = score_by_glimpse(beliefs)[-1]
     metrics = {"eval/error": score.error, **behaviour(beliefs, task)}
     if sampled:
         metrics["eval/error_sampled"] = score_by_glimpse(play(deterministic=False))[-1].error
     return score, metrics
+
+
+def evaluate(
+    config: Any, player: PolicyPredictor, stop: Stop, env: GlimpseVectorEnv
+) -> tuple[Score, dict[str, float]]:
+    """Return the score on a whole split, and no further numbers."""
+    return evaluate_sb3(player, to_sb3(config, env), env.num_images, on_batch=stop.check), {}
 
 
 def check_env(env_id: str, **keywords: Any) -> None:
@@ -369,7 +345,7 @@ def make_learner(config: Config, lanes: GlimpseVecEnv, device: torch.device, see
 
 
 main = partial(train_in_folder, make_learner)
-parse = partial(parse_flags, Config, groups=GROUPS)
+parse = partial(parse_flags, Config)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,8 @@ from agents.controls import CONTROLS
 from agents.distributed import num_ranks
 from agents.estimators import ESTIMATORS, Estimator, Weights
 from agents.ram import CORES, RAMConfig
-from agents.runs.commands import expert, parse_flags
+from agents.runs.commands import expert, given_flags, parse_flags
+from agents.runs.initial import initial_flags
 from agents.stopping import STOP_HIDDEN, learn_to_stop
 from agents.training import check_settings, check_used
 from train.keywords import AgentConfig
@@ -28,7 +29,8 @@ class StartConfig(AgentConfig):
     preset: str | None = None
     """Settings in place of the defaults, which other flags override: a TOML file or a name."""
     initial: str | None = None
-    """Weights to start from: the name of a published agent, such as cluttered, or a run folder."""
+    """Weights to start from: the name of a published agent, such as cluttered, or a run folder. Its
+    model's kind and sizes are then the defaults."""
 
 
 @dataclass(frozen=True)
@@ -306,10 +308,13 @@ class Config(LearningConfig):
         )
 
 
-parse = partial(
-    parse_flags,
-    Config,
-    presets=PRESETS,
-    description="Train the recurrent attention model with REINFORCE.",
-)
-"""Returns the settings of a command line: a run's, or a preset's and then the other flags."""
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line: a run's, or a preset's and then the other flags.
+
+    With ``--initial``, flags of that agent's kind and sizes come before the given ones.
+    """
+    given = given_flags(arguments)
+    if (initial := given.get("--initial", "None")) != "None" and "--resume" not in given:
+        arguments = [*initial_flags(initial), *arguments]
+    what = "Train the recurrent attention model with REINFORCE."
+    return parse_flags(Config, arguments, presets=PRESETS, description=what)

@@ -36,7 +36,8 @@ def _report_missing(
 
 sys.excepthook = _report_missing
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:  # in no other program
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until `run` takes over
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in `cmd &`
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until `run` takes over
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

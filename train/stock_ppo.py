@@ -8,14 +8,13 @@ join that comparison.
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import csv
 import json
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,12 @@ from typing import Any, Literal
 
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.baselines import count_parameters
 from agents.runs.commands import parse_flags, run
 from agents.runs.machine import commit, describe_machine
 from agents.sb3 import GlimpseVecEnv, evaluate_sb3
-from agents.sb3.training import raising_divergence
+from agents.sb3.training import train_once
 from agents.training import check_finite, check_settings, spread_seed, validation_updates
 from train.keywords import make_vector_env
 from train.sb3 import check_env, validate
@@ -63,33 +61,6 @@ class Config:
         check_settings(self, {"at least 1": counts, "at least 0": ("seed",)})
         if self.run_dir.exists():
             raise ValueError(f"{self.run_dir} exists already: choose another with --run-dir")
-
-
-class Marks(BaseCallback):
-    """Validates once a mark's env steps are trained on, and records the CPU time of training."""
-
-    def __init__(self, folder: Path, marks: Iterable[int], lanes: GlimpseVecEnv):
-        super().__init__()
-        self._folder, self._lanes = folder, lanes
-        self._ahead = sorted(marks)
-        self._start, self._validation_time = time.process_time(), 0.0
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        steps, start = self.num_timesteps, time.process_time()
-        ahead = [mark for mark in self._ahead if mark > steps]
-        if len(ahead) < len(self._ahead):
-            self._ahead, trained = ahead, start - self._start - self._validation_time
-            num_images = min(2000, self._lanes.get_attr("num_images")[0])
-            _, metrics = validate(self.model, self._lanes, num_images, sampled=True)
-            append_rows(self._folder / "metrics.csv", [[steps, *row] for row in metrics.items()])
-            append_rows(self._folder / "timing.csv", [[steps, trained]])
-            self._validation_time += time.process_time() - start
-
-    def _on_training_end(self) -> None:
-        self._on_rollout_start()
 
 
 def main(config: Config) -> None:
@@ -126,10 +97,17 @@ def main(config: Config) -> None:
     append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
     print(f"{env_steps} env steps, in whole rollouts of {rollout}", flush=True)
     lanes = make_lanes(split="validation", order="sequential")
-    marks = Marks(config.run_dir, validation_updates(env_steps, config.marks), lanes)
-    with raising_divergence():
-        model.learn(env_steps, marks)
-    check_finite(env_steps // rollout, dict(model.policy.named_parameters()))
+    num_images = min(2000, lanes.get_attr("num_images")[0])
+    marks, cpu_seconds = validation_updates(env_steps, config.marks), 0.0
+    for update in range(1, env_steps // rollout + 1):
+        start = time.process_time()
+        steps = update * train_once(model, rollout)
+        cpu_seconds += time.process_time() - start
+        check_finite(update, dict(model.policy.named_parameters()))
+        if any(steps - rollout < mark <= steps for mark in marks):
+            _, metrics = validate(model, lanes, num_images, update, sampled=True)
+            append_rows(config.run_dir / "metrics.csv", [[steps, *row] for row in metrics.items()])
+            append_rows(config.run_dir / "timing.csv", [[steps, cpu_seconds]])
     score = evaluate_sb3(model, final_lanes, final_env.num_images)
     result = {"split": config.final_split, **asdict(score)}
     (config.run_dir / "result.json").write_text(json.dumps(result))

@@ -25,7 +25,7 @@ The report is a CSV of all trials. To draw a study, pass
 
 from __future__ import annotations
 
-import train.startup  # noqa: F401 - what must come before slow imports
+from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import re

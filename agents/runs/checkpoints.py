@@ -134,6 +134,10 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
         if not known or (tensor.ndim and tensor.shape != params[int(number)].shape):
             got = f"{key!r} with shape {tuple(tensor.shape)}"
             raise CheckpointError(f"optimizer.safetensors belongs to another model: it has {got}")
+        if name == "step" and not (tensor >= 0).all():  # Adam would divide by 0
+            raise CheckpointError(
+                f"optimizer.safetensors: {key} must be at least 0, got {tensor.min():g}"
+            )
         state.setdefault(int(number), {})[name] = tensor.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 

@@ -74,11 +74,6 @@ class RunConfig:
         check_settings(self, ranges)  # torch crashes where the system allows fewer threads
 
 
-RUN_FLAGS = ("run_dir", "resume", "seed", "device", "threads")
-LOGGING_FLAGS = ("num_validations", "final_split", "log_every", "checkpoint_every")
-"""The fields of :class:`RunConfig` but ``env_id``, for the groups of :func:`parse_flags`."""
-
-
 def parse_flags(
     config_class: type[ConfigT],
     arguments: Sequence[str],
@@ -86,13 +81,12 @@ def parse_flags(
     description: str | None = None,
     default: ConfigT | None = None,
     presets: Path | None = None,
-    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> ConfigT:
     """Return the settings that a command line asks for.
 
-    A class of several bases has a box of flags per class in ``--help``, base first, called as
-    the class is without a last word Config or Settings. A class with a field ``resume`` can
-    ``--resume``.
+    ``--help`` has a box of flags per class in the hierarchy, base first, called as the class is
+    without a last word Config or Settings ("script" if nothing is left). A class with a field
+    ``resume`` can ``--resume``.
 
     Args:
         config_class: Dataclass of settings. A field is a flag; the string below it, its help.
@@ -101,7 +95,6 @@ def parse_flags(
             module.
         default: Values of the flags that are not given.
         presets: Folder of TOML files that ``--preset`` takes by name: see :func:`read_preset`.
-        groups: Fields by title of their box, in place of the classes.
     """
     names = [each.name for each in fields(config_class)]  # pyright: ignore[reportArgumentType]
     if "resume" in names and (resumed := read_resumed(config_class, arguments)) is not None:
@@ -109,20 +102,17 @@ def parse_flags(
     helps = _read_helps(config_class)
     if presets is not None:
         helps = {**helps, "preset": f"{helps['preset']} {_list_presets(presets)}"}
-        given = {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
+        given = given_flags(arguments)
         if (name := given.get("--preset", "None")) != "None":
             default = read_preset(config_class, name, presets, allowed=given.get("--env-id"))
     if description is None:
         description = (sys.modules[config_class.__module__].__doc__ or "").partition("\n")[0]
-    groups = groups or _group_by_class(config_class)
-    assert sorted(names) == sorted(chain(*groups.values()))
-    return config_class(**_read_flags(config_class, arguments, groups, helps, default, description))
+    return config_class(**_read_flags(config_class, arguments, helps, default, description))
 
 
 def _read_flags(
     config_class: type,
     arguments: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
     helps: Mapping[str, str],
     default: Any,
     description: str,
@@ -145,7 +135,8 @@ def _read_flags(
         return name, kind, field(default=value)
 
     # tyro draws one box per nested dataclass
-    boxes = {k: make_dataclass(k, map(flag, names), frozen=True) for k, names in groups.items()}
+    groups = _group_by_class(config_class).items()
+    boxes = {title: make_dataclass(title, map(flag, names), frozen=True) for title, names in groups}
     silent = tyro.conf.arg(help="")  # else tyro parses the source of the boxes' module for a help
     nested = [
         (title, Annotated[box, silent], field(default=box()) if whole else field())
@@ -177,7 +168,9 @@ def _read_helps(config_class: type) -> dict[str, str]:
 def _group_by_class(config_class: type) -> dict[str, list[str]]:
     """Return the fields by the class that brings them, in the order of the bases."""
     classes = [each for each in reversed(config_class.__mro__) if is_dataclass(each)]
-    titles = [re.sub("(Config|Settings)$", "", each.__name__).lower() or "more" for each in classes]
+    titles = [
+        re.sub("(Config|Settings)$", "", each.__name__).lower() or "script" for each in classes
+    ]
     owners = {
         name: title
         for each, title in zip(classes, titles, strict=True)
@@ -192,6 +185,11 @@ def _split(arguments: Sequence[str]) -> list[str]:
     """Return the words of a command line, those such as ``--seed=4`` in two."""
     parts = (word.split("=", 1) if word.startswith("--") else [word] for word in arguments)
     return [*chain(*parts)]
+
+
+def given_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the word after each word of a command line, such as a value by its ``--flag-name``."""
+    return {k.replace("_", "-"): v for k, v in pairwise(_split(arguments))}
 
 
 def _list_presets(folder: Path) -> str:
@@ -321,8 +319,10 @@ def run(
     ``several`` says whether the script may be one of the processes that torchrun starts.
     """
     threading.excepthook = _report_thread
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     status: Any = 0
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):  # what is ignored, as in a shell's `cmd &`, stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with torchrun.joined(allowed=several):
             _check_checkout(Path(sys.argv[0]).resolve())
@@ -341,6 +341,9 @@ def run(
         status = error.code
     except KeyboardInterrupt:  # before or after what :class:`Stop` guards
         status = 128 + signal.SIGINT
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGINT, handler)
     if status:
         sys.exit(status)
 

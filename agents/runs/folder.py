@@ -97,8 +97,8 @@ class RunLog:
             self._stopwatch = Stopwatch(*last[1:3] if last else ())
             self.judging = self._stopwatch.paused
             _cut_csv(metrics, "env_steps,tag,value", tuple[int, str, float], steps)
-            self._timing = opened.enter_context(timing.open("a"))
-            self._metrics = opened.enter_context(metrics.open("a"))
+            self._timing = opened.enter_context(timing.open("a", encoding="utf-8"))
+            self._metrics = opened.enter_context(metrics.open("a", encoding="utf-8"))
             self._events = _open_events(folder, steps if resume else None)
             opened.callback(self._events.close)
             if self.checkpoint is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,6 @@ from agents.runs.records import RunRecord, read_settings
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the published runs, each in a folder with ``manifest.json``."""
-
-_FREE = {"identity_core", "location_reaches_core", "state_cap"}
-"""Fields of a model's configuration that may change when a run starts from its weights."""
-_PRESENT = {"num_glimpses": "see_time", "initial_std": "learned_std", "stop_hidden": "stop network"}
-"""Fields of which only presence must be the same, and what is then there."""
 
 
 def published_names() -> list[str]:
@@ -68,35 +63,6 @@ def check_data(name: str, run_dir: Path, *, data: str, is_sample: bool) -> None:
             f"{name} was trained on {kinds[run.sample]}, but the data found here are "
             f"{kinds[is_sample]}, which shares images with it: the error would be too low{advice}"
         )
-
-
-def start_from(model: RecurrentAttentionModel, name: str, *, data: str, is_sample: bool) -> None:
-    """Give a model the weights of a published agent or of a run folder, its learned std included.
-
-    A stop network that the other lacks keeps its own.
-
-    Args:
-        model: Takes the weights.
-        name: The published agent or the run folder.
-        data: What the model will be trained on: see :func:`check_data`.
-        is_sample: Whether that is the fallback sample of digits.
-
-    Raises:
-        ValueError: If there is neither, it has other networks or sizes than the model, or it was
-            trained on other data, whose images overlap.
-    """
-    folder = find_run(name)
-    other, _ = load_run(folder, env_id="")
-    check_data(name, folder, data=data, is_sample=is_sample)
-    theirs, mine = (asdict(each.config) for each in (other, model))
-    if other.stop_network is None:
-        theirs["stop_hidden"] = mine["stop_hidden"]
-    for settings in (theirs, mine):
-        settings |= {there: settings.pop(field) > 0 for field, there in _PRESENT.items()}
-    if differing := sorted(key for key in mine.keys() - _FREE if mine[key] != theirs[key]):
-        pairs = ", ".join(f"{key} {theirs[key]} and not {mine[key]}" for key in differing)
-        raise ValueError(f"{name} can't be the start of this run: it has {pairs}")
-    model.load_state_dict({**model.state_dict(), **other.state_dict()})
 
 
 def find_run(name: str) -> Path:

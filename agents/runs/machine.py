@@ -33,7 +33,7 @@ def describe_machine(commit: str | None) -> dict[str, Any]:
 def machine() -> str:
     """Return the processor, its vector instructions, the number of its cores and the system."""
     cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else []
     processor = next((line.split(": ")[1] for line in lines if "model name" in line), processor)
     vectors = torch.backends.cpu.get_cpu_capability()
     return f"{processor} ({vectors}), {os.cpu_count()} cores, {platform.system()}"

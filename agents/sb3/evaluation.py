@@ -51,13 +51,12 @@ def play_split_sb3(
         env: :class:`agents.sb3.GlimpseVecEnv` with ``order="sequential"``, without
             ``allow_stop``, and with lanes in step.
         num_images: n, images in the split; later visits are not counted.
-        deterministic: Take the policy's mode. False samples, with the same noise at every call,
-            and leaves the global generators as they were.
+        deterministic: Take the policy's mode. False samples, always with the same noise, and
+            leaves the global generators as they were.
         on_batch: Called after every batch of episodes; may raise to stop early.
 
     Returns:
-        One pass. An action is a label, without probabilities: ``log_p`` is 0 at that label and
-        -inf elsewhere.
+        One pass, whose ``log_p`` is 0 at the label of the action and -inf elsewhere.
 
     Raises:
         ValueError: If n is less than 1, the env does not show image v mod n at visit v, or an
@@ -82,16 +81,15 @@ def play_split_sb3(
         for visit in range(0, num_images, env.num_envs):  # of lane 0; lane i makes visit + i
             predicted, locations, obs, infos = _play_episodes(model, env, obs, deterministic)
             counted = infos[: num_images - visit]
-            shown = [info["index"] for info in counted]
-            if shown != list(range(visit, visit + len(counted))):
+            index, label, *box = (
+                torch.as_tensor(np.array([info[name] for info in counted]), dtype=torch.int64)
+                for name in ("index", "label", "position", "object_size")
+            )
+            if (shown := index.tolist()) != [*range(visit, visit + len(counted))]:
                 raise ValueError(
                     f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
                     f"num_images the split's), got {shown[:5]}... at visit {visit}"
                 )
-            label, *box = (
-                torch.as_tensor(np.array([info[name] for info in counted]), dtype=torch.int64)
-                for name in ("label", "position", "object_size")
-            )
             played = predicted[: len(counted)], label, locations[: len(counted)]
             batches.append((*played, torch.cat(box, 1)))
             on_batch()

@@ -26,7 +26,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agents.sb3.policies import glimpse_network, require_keys
+from agents.ram import GlimpseNetwork, RAMConfig
+from agents.sb3.policies import require_keys
 
 Obs = dict[str, np.ndarray]
 
@@ -142,11 +143,11 @@ class HistoryFeatures(BaseFeaturesExtractor):
         **sizes: Sizes of the glimpse network: see :class:`agents.sb3.GlimpseFeatures`.
     """
 
-    def __init__(self, observation_space: spaces.Dict, *, num_features: int = 256, **sizes: int):
+    def __init__(self, observation_space: spaces.Dict, *, num_features: int = 256, **sizes: Any):
         require_keys(observation_space, ("glimpses", "locations", "mask", "time"))
         super().__init__(observation_space, num_features)
         shape: Any = observation_space["glimpses"].shape  # (T, P, G, G)
-        self.glimpse_network = glimpse_network(shape[1:], **sizes)
+        self.glimpse_network = GlimpseNetwork(RAMConfig(shape[1:], 1, **sizes))
         self.hidden = nn.Linear(2 * self.glimpse_network.join_what.out_features + 1, num_features)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:

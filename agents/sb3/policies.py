@@ -38,15 +38,16 @@ class GlimpseFeatures(BaseFeaturesExtractor):
     Args:
         observation_space: The environment's, with ``glimpse``, ``location`` and ``time``.
         **sizes: ``what_size``, ``where_size``, ``hidden_size`` and ``conv_features`` of
-            :class:`agents.ram.RAMConfig`; a TypeError if there are others.
+            :class:`agents.ram.RAMConfig`; its other settings have no effect.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, section 4 "Glimpse network".
     """
 
-    def __init__(self, observation_space: spaces.Dict, **sizes: int):
+    def __init__(self, observation_space: spaces.Dict, **sizes: Any):
         require_keys(observation_space, ("glimpse", "location", "time"))
-        network = glimpse_network(observation_space["glimpse"].shape, **sizes)
+        shape: Any = observation_space["glimpse"].shape  # (P, G, G)
+        network = GlimpseNetwork(RAMConfig(shape, 1, **sizes))
         super().__init__(observation_space, network.join_what.out_features + 1)
         self.glimpse_network = network
 
@@ -54,26 +55,6 @@ class GlimpseFeatures(BaseFeaturesExtractor):
         """Map ``glimpse`` (N, P, G, G), ``location`` (N, 2) and ``time`` (N, 1) to (N, F)."""
         g = self.glimpse_network(observations["glimpse"], observations["location"])  # (N, D)
         return torch.cat((g, observations["time"]), 1)
-
-
-def glimpse_network(
-    shape: Any,
-    *,
-    what_size: int = 128,
-    where_size: int = 128,
-    hidden_size: int = 256,
-    conv_features: int = 0,
-) -> GlimpseNetwork:
-    """Return the glimpse network of glimpses (P, G, G): see :class:`agents.ram.RAMConfig`."""
-    config = RAMConfig(
-        shape,
-        num_classes=1,  # it predicts none
-        what_size=what_size,
-        where_size=where_size,
-        hidden_size=hidden_size,
-        conv_features=conv_features,
-    )
-    return GlimpseNetwork(config)
 
 
 class HybridHead(nn.Module):
@@ -286,27 +267,20 @@ def unpack_action(action: Tensor) -> tuple[Tensor, Tensor]:
 
 def require_keys(space: spaces.Space, names: tuple[str, ...]) -> None:
     """Raise a ValueError unless the observation space is a Dict with these entries."""
-    known = space.spaces if isinstance(space, spaces.Dict) else {}
-    if not set(names) <= set(known):
-        hint = ""
-        if "glimpse" in known and "glimpses" in names:
-            hint = ": wrap the environment in VectorGlimpseHistory"
-        elif "glimpses" in known and "glimpse" in names:
-            hint = ": pass features_extractor_class=HistoryFeatures"
+    if not isinstance(space, spaces.Dict) or not set(names) <= set(space.spaces):
         raise ValueError(
-            f"observation_space must be a Dict with {', '.join(names)}, got {space}{hint}"
+            f"observation_space must be a Dict with {', '.join(names)}, got {space}: use "
+            "HistoryFeatures where VectorGlimpseHistory wraps the environment, and only there"
         )
 
 
 def _check_actions(space: spaces.Space, num_classes: int) -> None:
     """Raise a ValueError unless actions have 2 + K numbers and clipping keeps packed labels."""
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape[0] < 3:
-        raise ValueError(f"action_space must be a Box (action_format='box') of 2 + K, got {space}")
-    if (space.low > -1).any() or (space.high < 1).any():
-        raise ValueError(f"action_space must contain -1 and 1, got {space}")
-    width = space.shape[0]
-    if width != 2 + num_classes:
+    is_box = isinstance(space, spaces.Box) and space.shape == (2 + num_classes,)
+    box: Any = space  # if it is one
+    if not is_box or (box.low > -1).any() or (box.high < 1).any():
         raise ValueError(
-            f"action_space must be a Box of 2 + num_classes = {2 + num_classes} numbers, got "
-            f"{width}: pass the environment's num_classes, and make it without allow_stop"
+            "action_space must contain -1 and 1 and be a Box of 2 + num_classes = "
+            f"{2 + num_classes} numbers, got {space}: pass the environment's num_classes, and make "
+            "it with action_format='box' and without allow_stop"
         )

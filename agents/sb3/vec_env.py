@@ -46,6 +46,7 @@ class GlimpseVecEnv(VecEnv):
         self._base = env.unwrapped
         self._no_lane = np.zeros(env.num_envs, bool)
         self._actions: Any = None
+        self._next_seed: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
 
@@ -62,8 +63,10 @@ class GlimpseVecEnv(VecEnv):
             what = f"None or an int >= 0, or a list of {self.num_envs} of these"
             raise ValueError(f"seed must be {what}, got {seed!r}")
         if not several:
-            return super().seed(seed if seed is None else int(seed))
-        self._seeds = [each if each is None else int(each) for each in seeds]
+            super().seed(seed if seed is None else int(seed))
+            self._next_seed = self._seeds[0]  # lane i has seed + i; any vector env takes one int
+        else:
+            self._next_seed = self._seeds = [each if each is None else int(each) for each in seeds]
         return self._seeds
 
     def reset(self) -> Any:
@@ -75,12 +78,13 @@ class GlimpseVecEnv(VecEnv):
         options = self._options[0]
         if not all(other is options or _equal(options, other) for other in self._options[1:]):
             raise ValueError("options must be the same for all lanes, got different ones")
-        obs, infos = self.env.reset(seed=self._next_seed(), options=options or None)
+        obs, infos = self.env.reset(seed=self._next_seed, options=options or None)
         parts = obs.values() if isinstance(obs, dict) else [obs]
         if not all(isinstance(part, np.ndarray) for part in parts):
             kinds = sorted({type(part).__name__ for part in parts})
             raise ValueError(f"env must return NumPy arrays, got {kinds}: make it without device")
         self.reset_infos = split_infos(infos, self.num_envs)
+        self._next_seed = None
         self._reset_seeds()
         self._reset_options()
         return obs
@@ -177,15 +181,6 @@ class GlimpseVecEnv(VecEnv):
                 {k: part[lane] for k, part in obs.items()} if isinstance(obs, dict) else obs[lane]
             )
             rows[lane], self.reset_infos[lane] = final, begun
-
-    def _next_seed(self) -> Any:
-        """Return None, one int if lane i has seed + i (which any vector env takes), or the list."""
-        seeds, first = self._seeds, self._seeds[0]
-        if all(seed is None for seed in seeds):
-            return None
-        if first is not None and seeds == list(range(first, first + self.num_envs)):
-            return first
-        return seeds
 
 
 def _equal(some: dict[str, Any], others: dict[str, Any]) -> bool:

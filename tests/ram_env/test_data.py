@@ -139,6 +139,7 @@ def test_without_mnist_the_sample_is_used_to_the_end_and_said(tiny, cache, tmp_p
         assert open_split("MNIST", "train", folder).images is splits["train"].images
 
 
+@pytest.mark.slow
 def test_the_sample_lies_among_the_first_training_digits(full_mnist, request):
     everything, labels = load_digits("MNIST", "train+validation", full_mnist)
     places = {image.tobytes(): i for i, image in enumerate(everything[:5_848])}

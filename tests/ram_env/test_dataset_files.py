@@ -4,13 +4,11 @@ import http.server
 import multiprocessing
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from ram_env import data, dataset_files
 from ram_env.data import DatasetError, load_digits, open_split
@@ -204,6 +202,7 @@ def open_in_another_process(tables: tuple[Any, ...], barrier: Any, sender: Any) 
     sender.send_bytes(load_digits("MNIST", "train")[0].tobytes())
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_one_download(tiny, cache, serve):
     mirror, context = serve(packed(tiny)), multiprocessing.get_context("spawn")
     tables = COUNTS, NUM_VALIDATION, dataset_files._SHA256
@@ -216,26 +215,6 @@ def test_two_processes_at_once_share_one_download(tiny, cache, serve):
     other.join()
     assert len(mirror.requested) == 4
     assert file_names(cache) == {"MNIST", "raw", *(f"{name}.gz" for name in tiny)}
-
-
-def test_a_process_that_waited_for_a_failed_download_fails_at_once(tiny, cache, serve, monkeypatch):
-    mirror, waiting, acquire = serve(packed(tiny)), threading.Event(), FileLock.acquire
-
-    def note_waiting(self: FileLock, timeout: float | None = None) -> Any:
-        if timeout is None:
-            waiting.set()
-        return acquire(self, timeout)
-
-    cache.mkdir(parents=True)
-    with ThreadPoolExecutor(1) as pool, FileLock(cache / "FashionMNIST.lock"):
-        monkeypatch.setattr(FileLock, "acquire", note_waiting)
-        waiter = pool.submit(load_digits, "FashionMNIST", "train")
-        assert waiting.wait(600)
-        (cache / "FashionMNIST.failed").write_text("no route to host")
-    with pytest.raises(FileNotFoundError, match="no route to host"):
-        waiter.result()
-    assert not mirror.requested
-    assert len(load_digits("FashionMNIST", "train")[0]) == 50  # the next one tries again
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(cache):

@@ -176,20 +176,6 @@ def test_a_state_holds_the_path_of_its_own_episode_alone():
     assert (used._episodes.path[0, :3] == -1).all()
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
-def test_a_pickle_carries_the_name_of_the_dataset_and_a_copy_shares_its_bytes(device):
-    images = np.random.default_rng(0).integers(0, 256, (2000, 28, 28), np.uint8)
-    ram_env.register_dataset("large", lambda: {"train": (images, np.arange(2000) % 3)})
-    for make, where in ((make_single, {}), (make_vector, {"device": device})):
-        env = make("whole", dataset="large", **where)
-        env.reset(seed=0)
-        pickled = pickle.dumps(env)
-        assert len(pickled) < images.nbytes / 10
-        for twin in (pickle.loads(pickled), copy.deepcopy(env)):
-            split, own = twin._episodes.scenes._split, env._episodes.scenes._split
-            assert np.shares_memory(split.images, own.images)
-
-
 # Seeds from outside
 
 

@@ -84,17 +84,3 @@ def test_locations_are_symmetric_inside_the_image_and_exact():
     assert (uniform_locations(~words) == -locations).all()
     multiples = locations.astype(np.float64) * 2**23
     assert (multiples % 2 == 1).all()  # exact: no rounding on the way to float32
-
-
-@pytest.mark.parametrize(
-    "shift", [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ids=["seed", "episode", "word"]
-)
-def test_neighbours_share_nothing(shift):
-    keys = np.array([lane_key(seed) for seed in range(101)], np.uint64)
-    words = draw_words(np.repeat(keys, 101), np.tile(np.arange(101), 101), 3)
-    cube = uniform_locations(words).reshape(101, 101, 3)  # (seed, episode, word)
-    left = cube[tuple(slice(None, -1) if s else slice(None) for s in shift)].ravel()
-    right = cube[tuple(slice(1, None) if s else slice(None) for s in shift)].ravel()
-    correlation = np.corrcoef(left, right)[0, 1]
-    assert abs(correlation) < 4.5 / np.sqrt(len(left))
-    assert (left != right).mean() > 0.999

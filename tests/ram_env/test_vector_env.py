@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -337,7 +336,9 @@ def test_options_of_a_masked_reset_are_those_of_its_lanes():
     env.reset(seed=0)
     options = {"reset_mask": np.array([False, True, True])}
     options |= {"index": [-5, 6, 7], "location": [(np.nan, 9), (0, 0.5), (-0.5, 0)]}
+    given = copy.deepcopy(options)
     obs, infos = env.reset(options=options)
+    assert_same(options, given)  # read, never changed
     assert infos["index"].tolist() == [0, 6, 7]
     assert obs["location"][1:].tolist() == [[0, 0.5], [-0.5, 0]]
 
@@ -393,7 +394,7 @@ def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
 def test_a_device_env_reuses_nothing_that_it_returned():
     for mode in MODES:
         keywords = {"autoreset_mode": mode, "allow_stop": True, "device": "cpu"}
-        checks(15, 0).reuse(make_vector(**keywords), partial(make_vector, **keywords))
+        checks(15, 0).reuse(make_vector(**keywords), make_vector(**keywords))
 
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)

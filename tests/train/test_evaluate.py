@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from ram_env import GlimpseVectorEnv, frozen_canvases
 from tests.dataset_makers import write
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import LAST_LINE, edit_json, note_calls, register_variant, write_run
-from train.evaluate import Config, animate, main
+from train.evaluate import Config, main, parse
 
 
 @pytest.fixture
@@ -56,7 +54,9 @@ def make_split(split: str) -> gymnasium.vector.VectorEnv:
 
 
 def test_the_test_split_is_evaluated_whole_when_asked_for(run_dir, capsys):
-    last = report(run_dir, capsys, split="test", num_passes=1)[-1]
+    words = ["--split=test", "--num-passes=1", "--no-hindsight", "--threads=1", "--device=cpu"]
+    main(parse([str(run_dir), *words]))
+    last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"test {evaluate(load_run(run_dir)[0], make_split('test'), 10_000)}"
 
 
@@ -144,11 +144,16 @@ def test_numbers_are_also_written_and_hindsight_is_held_against_a_wrong_label(
     assert sum("ocations chosen for" in line for line in lines) == 2
 
 
-def test_a_run_with_a_control_is_evaluated_with_it(run_dir, capsys, tmp_path):
+def test_a_run_with_a_control_is_evaluated_and_shown_with_it(
+    run_dir, capsys, tmp_path, monkeypatch
+):
     edit_json(run_dir / "config.json", config={"locations": "centre"})
-    report(run_dir, capsys, json=tmp_path / "numbers.json")
-    spread = json.loads((tmp_path / "numbers.json").read_text())["location_spread"]
-    assert spread[1:] == [[0, 0]] * 3
+    steps, path = note_calls(monkeypatch, GlimpseVectorEnv, "step"), tmp_path / "numbers.json"
+    report(run_dir, capsys, json=path, gif=tmp_path / "a.gif", gif_episodes=3)
+    assert json.loads(path.read_text())["location_spread"][1:] == [[0, 0]] * 3
+    shown = [call.args[1][:, :2] for call in steps if call.args[0].num_envs == 3]
+    assert len(shown) == 4
+    assert not np.concatenate(shown).any()
 
 
 def test_the_animation_has_a_frame_per_glimpse_and_ends_with_the_verdict_on_its_own_episode(
@@ -177,14 +182,6 @@ def test_numbers_outlive_an_animation_that_cannot_be_written(
     with pytest.raises(OSError, match=r"a\.gif\.new"):
         report(Path(), capsys, json=tmp_path / "numbers.json", gif=tmp_path / "a.gif")
     assert json.loads((tmp_path / "numbers.json").read_text())["run"] == run_dir.name
-
-
-def test_the_animation_of_a_control_looks_where_the_control_does(run_dir, tmp_path, monkeypatch):
-    model, _ = load_run(run_dir)
-    steps = note_calls(monkeypatch, GlimpseVectorEnv, "step")
-    animate(model, "SignpostGlimpse-v0", tmp_path / "a.gif", 3, "centre")
-    assert len(steps) == 4
-    assert not np.concatenate([call.args[1][:, :2] for call in steps]).any()
 
 
 @pytest.mark.parametrize("config", [RAMConfig((1, 4, 4), 4), RAMConfig((3, 4, 4), 5)])
@@ -219,13 +216,9 @@ def test_a_setting_that_the_run_lacks_must_be_given(run_dir, capsys, setting, gi
     edit_json(run_dir / "config.json", config={setting: None, "std": None})
     with pytest.raises(ValueError, match=f"config.json has no {setting}: give one with --"):
         report(run_dir, capsys)
-    assert report(run_dir, capsys, **given)
-
-
-def test_a_run_whose_std_does_not_fall_is_played_with_it(run_dir, capsys):
-    falling = report(run_dir, capsys)
-    edit_json(run_dir / "config.json", config={"final_std": None, "std": 0.25})
-    assert report(run_dir, capsys) == falling
+    lines = report(run_dir, capsys, **given)
+    edit_json(run_dir / "config.json", config={setting: given.get(setting), "std": 0.1})
+    assert report(run_dir, capsys) == lines  # a std that doesn't fall
 
 
 @pytest.mark.usefixtures("tiny")
@@ -256,10 +249,3 @@ def test_no_env_id_is_not_the_one_that_a_folder_names(run_dir, capsys):
 def test_a_bad_setting_fails_at_once(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(Path("run"), **changes)
-
-
-def test_it_runs_as_a_command(run_dir):
-    words = [sys.executable, train.evaluate.__file__, run_dir, "--num-passes=1", "--no-hindsight"]
-    run = subprocess.run(words, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert LAST_LINE.fullmatch(run.stdout.splitlines()[-1])

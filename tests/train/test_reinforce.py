@@ -516,8 +516,9 @@ def test_a_bad_setting_fails_at_once(changes, named):
         Config(**changes)
 
 
-def test_a_setting_that_has_no_effect_refuses_nothing():
+def test_a_setting_without_effect_refuses_nothing_and_a_seed_may_be_huge():
     Config(learned_std=True, std=0.02)  # below final_std
+    assert Config(seed=2**127).seed == 2**127
     Config(estimator="reward_only", env_kwargs="num_glimpses = 1")  # without a choice of locations
     Config(estimator="reward_only", env_kwargs="glimpse_cost = 0.1")
     Config(env_kwargs="reward = 'dense'")

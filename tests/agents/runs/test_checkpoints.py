@@ -159,9 +159,10 @@ def test_an_optimiser_continues_as_if_nothing_had_happened(name):
         ("².step", torch.zeros(()), "another model: it has '².step'"),
         ("step", torch.zeros(()), "another model: it has 'step'"),
         ("0.exp_avg", torch.zeros(3, 2), r"it has '0.exp_avg' with shape \(3, 2\)"),
+        ("1.step", torch.tensor(-1.0), r"optimizer.safetensors: 1.step must be at least 0, got -1"),
     ],
 )
-def test_an_optimiser_refuses_the_tensors_of_another_model(key, tensor, message):
+def test_an_optimiser_refuses_tensors_of_another_model_and_negative_steps(key, tensor, message):
     model = make_model()
     optimizer = torch.optim.Adam(model.parameters())
     with pytest.raises(CheckpointError, match=message):

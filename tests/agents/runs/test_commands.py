@@ -24,8 +24,6 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class Config:
     env_id: str = "SignpostGlimpse-v0"
     seed: int = 3
-    """Random seed, in
-    every respect."""
     rate: float = 0.5
     core: Literal["rnn", "lstm"] = "rnn"
     bf16: bool = False
@@ -47,12 +45,6 @@ def write_config(folder: Path, **changes: Any) -> str:
 
 # Flags
 
-GROUPS = {
-    "run": ("seed", "run_dir", "resume"),
-    "task": ("env_id",),
-    "learning": ("rate", "core", "bf16", "preset"),
-}
-
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
@@ -62,37 +54,29 @@ GROUPS = {
         ("--run-dir a/b --rate 1", Config(rate=1, run_dir=Path("a/b"))),
     ],
 )
-def test_flags_override_the_defaults_grouped_or_not(arguments, expected):
-    given, default = arguments.split(), Config(rate=0.25)
-    assert parse_flags(Config, given, default=default, groups=GROUPS) == expected
+def test_flags_override_the_defaults(arguments, expected):
+    given = arguments.split()
+    assert parse_flags(Config, given, default=Config(rate=0.25)) == expected
     assert parse_flags(Config, ["--rate", "0.25", *given]) == expected
 
 
 def test_resume_and_bad_flags_are_handled_before_the_run(tmp_path):
-    config = parse_flags(Config, ["--resume", write_config(tmp_path)], groups=GROUPS)
+    config = parse_flags(Config, ["--resume", write_config(tmp_path)])
     assert config.resume == tmp_path
     with pytest.raises(ValueError, match="seed must be at least 0"):
-        parse_flags(Config, ["--seed", "-1"], groups=GROUPS)
+        parse_flags(Config, ["--seed", "-1"])
     with pytest.raises(ValueError, match="seed must be at least 0"):
         parse_flags(Config, ["--rate", "1", "--seed", "-1"])
     with pytest.raises(SystemExit):
-        parse_flags(Config, ["--colour", "red"], groups=GROUPS)
-
-
-def test_help_has_a_box_per_group_and_the_docstrings(capsys):
-    with pytest.raises(SystemExit):
-        parse_flags(Config, ["--help"], description="Train an agent.", groups=GROUPS)
-    shown = capsys.readouterr().out
-    places = [shown.index(words) for words in ("Train an agent.", *(f"{k} opt" for k in GROUPS))]
-    assert places == sorted(places)
-    assert "Random seed, in every respect." in shown
+        parse_flags(Config, ["--colour", "red"])
 
 
 @dataclass(frozen=True)
 class Task:
     env_id: str = "SignpostGlimpse-v0"
     price: float = expert(0.5)
-    """What a glimpse costs."""
+    """What a glimpse
+    costs."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +96,11 @@ def test_a_class_of_several_bases_has_a_box_per_class_and_hides_flags_of_experts
     shown = {}
     for flag in ("--help", "--help-all"):
         with pytest.raises(SystemExit) as ended:
-            parse_flags(Composed, [flag, "--price", "2"], presets=tmp_path)
+            parse_flags(Composed, [flag, "--price", "2"], presets=tmp_path, description="Train.")
         assert ended.value.code == 0
         shown[flag] = capsys.readouterr().out
-        places = [shown[flag].index(f"{k} options") for k in ("learning", "task", "composed")]
+        boxes = (f"{k} options" for k in ("learning", "task", "composed"))
+        places = [shown[flag].index(words) for words in ("Train.", *boxes)]
         assert places == sorted(places)
         assert "Settings to take. quick: Takes seconds." in shown[flag]
     assert "What a glimpse costs." in shown["--help-all"]
@@ -257,6 +242,7 @@ def _own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
             "error: out of memory, so make something smaller: DefaultCPUAllocator: can't allocate "
             "memory",
         ),
+        (KeyboardInterrupt(), 128 + signal.SIGINT),
         (KeyError("a bug"), KeyError),
     ],
 )
@@ -269,6 +255,16 @@ def test_a_users_mistake_ends_in_one_line_and_a_bug_in_a_traceback(error, status
     assert getattr(ended.value, "code", KeyError) == status
     diverged = "error: update 3: loss not finite\n"
     assert capsys.readouterr().err == (diverged if status == DIVERGED == 3 else "")
+
+
+@pytest.mark.usefixtures("_own_excepthook")
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
+def test_a_ctrl_c_is_an_interrupt_unless_it_is_ignored_and_its_handler_comes_back(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    inside = []
+    run(lambda config: inside.append(signal.getsignal(signal.SIGINT)), list)
+    assert signal.signal(signal.SIGINT, before) == handler
+    assert inside == [handler if handler == signal.SIG_IGN else signal.default_int_handler]
 
 
 @pytest.mark.usefixtures("_own_excepthook")

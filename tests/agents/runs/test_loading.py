@@ -1,15 +1,13 @@
 """Reading a run back: the same model, and an error that names the file that is at fault."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.runs.loading import PRETRAINED, find_run, load_run, start_from
+from agents.runs.loading import PRETRAINED, find_run, load_run
 from tests.script_helpers import edit_json, write_run
 
 CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidden=5)
@@ -19,34 +17,6 @@ CONFIG = RAMConfig((1, 4, 4), 3, hidden_size=8, location="offset", location_hidd
 def run_dir(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     return write_run(tmp_path, RecurrentAttentionModel(CONFIG), env_id="Some-v0")
-
-
-def test_a_run_starts_from_anothers_weights_with_a_stop_network_of_its_own(run_dir):
-    model = RecurrentAttentionModel(replace(CONFIG, stop_hidden=3, identity_core=True))
-    before = {name: part.clone() for name, part in model.state_dict().items()}
-    start_from(model, str(run_dir), data="MNIST", is_sample=False)
-    stored = load_file(run_dir / "best.safetensors")
-    for name, part in model.state_dict().items():
-        assert torch.equal(part, (before | stored)[name]), name
-    other = RecurrentAttentionModel(replace(CONFIG, location="absolute", hidden_size=9))
-    differs = "it has hidden_size 8 and not 9, location offset and not absolute"
-    with pytest.raises(ValueError, match=f"{run_dir} can't be the start of this run: {differs}"):
-        start_from(other, str(run_dir), data="MNIST", is_sample=False)
-    edit_json(run_dir / "config.json", config={"env_id": "of_another:Shapes-v0"})
-    start_from(model, str(run_dir), data="MNIST", is_sample=False)  # which imports nothing
-    learned = RecurrentAttentionModel(replace(CONFIG, num_glimpses=7, initial_std=0.2))
-    with pytest.raises(ValueError, match="learned_std False and not True, see_time False and not"):
-        start_from(learned, str(run_dir), data="MNIST", is_sample=False)
-    with pytest.raises(ValueError, match="'nowhere' must be a run folder or one of cluttered"):
-        start_from(model, "nowhere", data="MNIST", is_sample=False)
-    edit_json(run_dir / "config.json", sample=False)
-    with pytest.raises(ValueError, match=r"trained on the full data.*shares images.*RAM_ENV_DATA"):
-        start_from(model, str(run_dir), data="MNIST", is_sample=True)
-    edit_json(run_dir / "config.json", data="shapes train: 200 images from its registered loader")
-    start_from(model, str(run_dir), data="MNIST", is_sample=True)  # other images
-    edit_json(run_dir / "config.json", config={"initial": "cluttered"})  # which saw MNIST
-    with pytest.raises(ValueError, match="shares images"):
-        start_from(model, str(run_dir), data="MNIST", is_sample=True)
 
 
 def test_a_run_folder_is_not_taken_for_the_published_agent_of_its_name(tmp_path, monkeypatch):

@@ -67,6 +67,7 @@ from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
 from ram_env import find_task
 from train.comparison.report import to_csv
+from train.comparison.tables import table
 from train.keywords import make_vector_env
 
 FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
@@ -295,13 +296,9 @@ def measure(stored: Stored, config: Config) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [list(rows[0]), ["---:"] * len(rows[0])]
-    for row in rows:
-        numbers = (value if isinstance(value, str) else f"{value:.3g}" for value in row.values())
-        lines.append([number.replace("nan", "n/a") for number in numbers])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def show(value: str | float) -> str:
+    """Return a cell of the table."""
+    return value if isinstance(value, str) else f"{value:.3g}".replace("nan", "n/a")
 
 
 def load(run_dir: Path) -> Stored:
@@ -327,7 +324,9 @@ def main(config: Config) -> None:
     found: list[Row] = []
     for run_dir, stored in zip(config.run_dirs, runs, strict=True):
         rows = measure(stored, config)
-        print(f"\n## {run_dir}, {stored[1]['env_id']}\n\n{table(rows)}", flush=True)
+        print(f"\n## {run_dir}, {stored[1]['env_id']}\n")
+        lines = table([*rows[0]], [list(map(show, row.values())) for row in rows])
+        print("\n".join(lines), flush=True)
         found += [{"run": str(run_dir), **row} for row in rows]
         if config.csv is not None:
             config.csv.write_bytes(to_csv([found[0].keys(), *(row.values() for row in found)]))

@@ -114,20 +114,22 @@ def _keywords(env_id: str) -> Iterator[str]:
     if not given:
         yield from ("The id registers no keywords: all have the defaults below.", "")
         return
-    yield from (".. list-table:: Keywords that this id registers", "    :header-rows: 1", "")
-    yield from ("    * - keyword", "      - value")
-    for name, value in given.items():
-        yield from (f"    * - ``{name}``", f"      - ``{value!r}``")
-    yield ""
+    rows = [(f"``{name}``", f"``{value!r}``") for name, value in given.items()]
+    yield from _table("Keywords that this id registers", ("keyword", "value"), *rows)
 
 
 def _describe_spaces(env: gymnasium.Env[Any, Any]) -> Iterator[str]:
     spaces: Any = env.observation_space
-    yield from (".. list-table:: Spaces", "    :header-rows: 1", "")
-    yield from ("    * - space", "      - as Gymnasium prints it")
-    yield from ("    * - action", f"      - ``{env.action_space}``")
-    for name, space in spaces.items():
-        yield from (f"    * - observation ``{name}``", f"      - ``{space}``")
+    rows = [("action", env.action_space)]
+    rows += [(f"observation ``{name}``", space) for name, space in spaces.items()]
+    quoted = [(name, f"``{space}``") for name, space in rows]
+    yield from _table("Spaces", ("space", "as Gymnasium prints it"), *quoted)
+
+
+def _table(title: str, *rows: tuple[str, str]) -> Iterator[str]:
+    yield from (f".. list-table:: {title}", "    :header-rows: 1", "")
+    for name, value in rows:
+        yield from (f"    * - {name}", f"      - {value}")
     yield ""
 
 

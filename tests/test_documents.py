@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import ram_env
 from agents.estimators import ESTIMATORS
@@ -20,6 +21,7 @@ from agents.evaluation import Score
 from agents.ram import CORES
 from agents.runs.loading import PRETRAINED
 from docs.docstrings import to_rst
+from docs.figures import FIGURES
 from ram_env.frozen import FROZEN_SHA256
 from train.comparison.protocol import read_protocol
 from train.comparison.report import write_reports
@@ -106,6 +108,15 @@ def test_the_site_typesets_every_equation_of_the_estimators():
     ]
     assert sum(line == ".. math::" for line in lines) > 5
     assert not any("log pi(" in line for line in lines)  # the docstrings' own notation
+
+
+def test_the_documents_name_figures_that_the_script_draws():
+    texts = map(read, [*DOCUMENTS, *PAGES])
+    named = {name for text in texts for name in re.findall(r"docs/figures\.py ([a-z_]+)", text)}
+    assert {"estimators", "stopping"} < named <= {*FIGURES}
+    for name in ("estimators", "stopping"):
+        assert FIGURES[name]().axes[0].lines
+    pyplot.close("all")
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -10,6 +10,7 @@ import sys
 import gymnasium as gym
 import torch
 from gymnasium.wrappers import FlattenObservation
+from three_choices import ThreeChoices, make_layers
 from tianshou.algorithm import PPO
 from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory
@@ -17,8 +18,6 @@ from tianshou.data import Collector, CollectStats, VectorReplayBuffer
 from tianshou.env import DummyVectorEnv
 from tianshou.trainer import OnPolicyTrainerParams
 from tianshou.utils.net.common import ActionReprNet
-from torch import nn
-from torch.distributions import Categorical, Distribution
 
 import ram_env  # noqa: F401 - registers the ids
 
@@ -35,10 +34,7 @@ class Net(ActionReprNet):
 
     def __init__(self, num_inputs: int, num_outputs: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Linear(num_inputs, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()),
-            nn.Linear(128, num_outputs),
-        )
+        self.layers = make_layers(num_inputs, num_outputs)
 
     def forward(self, obs, state=None, info=None):
         """Map observations (N, inputs) to outputs (N, outputs), and pass on the state."""
@@ -53,48 +49,13 @@ class Critic(Net):
         return super().forward(obs)[0]
 
 
-class ThreeChoices(Distribution):
-    """Independent choices of a column, a row and a class."""
-
-    def __init__(self, logits):
-        self.parts = [Categorical(logits=part) for part in logits.split(sizes, -1)]
-        super().__init__(logits.shape[:-1], (len(sizes),), validate_args=False)
-
-    def sample(self, sample_shape=()):
-        """Draw one action."""
-        return torch.stack([part.sample(sample_shape) for part in self.parts], -1)
-
-    def log_prob(self, value):
-        """Return the log-probability of an action."""
-        choices = zip(self.parts, value.unbind(-1), strict=True)
-        return sum(part.log_prob(choice) for part, choice in choices)
-
-    def entropy(self):
-        """Return the entropy [nat]."""
-        return sum(part.entropy() for part in self.parts)
-
-    @property
-    def variance(self):
-        """The variance of each chosen number; Tianshou logs its root."""
-        numbers = [torch.arange(size, dtype=torch.float32) for size in sizes]
-        pairs = [(part.probs, n) for part, n in zip(self.parts, numbers, strict=True)]
-        variances = [(p * n**2).sum(-1) - (p * n).sum(-1) ** 2 for p, n in pairs]
-        return torch.stack(variances, -1).clamp(min=0)
-
-    @property
-    def mode(self):
-        """The likeliest action."""
-        return torch.stack([part.probs.argmax(-1) for part in self.parts], -1)
-
-
 env_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
 torch.manual_seed(0)
 example = make_env()
-sizes = example.action_space.nvec.tolist()  # columns, rows, classes
 num_inputs = example.observation_space.shape[0]
 num_glimpses = example.unwrapped.task.num_glimpses
 policy = ProbabilisticActorPolicy(
-    actor=Net(num_inputs, sum(sizes)),
+    actor=Net(num_inputs, int(example.action_space.nvec.sum())),
     dist_fn=ThreeChoices,
     action_space=example.action_space,
     action_scaling=False,

@@ -9,8 +9,8 @@ import sys
 import gymnasium as gym
 import torch
 from tensordict.nn import TensorDictModule
+from three_choices import ThreeChoices, make_layers
 from torch import nn
-from torch.distributions import Categorical, Distribution
 from torchrl.collectors import Collector
 from torchrl.envs import GymWrapper
 from torchrl.modules import ProbabilisticActor, ValueOperator
@@ -20,7 +20,6 @@ from torchrl.objectives.value import GAE
 import ram_env  # noqa: F401 - registers the ids
 
 ENV_ID, NUM_ENVS, EPOCHS, MINIBATCH = "MNISTGlimpse-v0", 64, 4, 224
-GRID = (9, 9)  # columns and rows
 KEYS = ["glimpse", "location", "time"]
 
 
@@ -29,41 +28,11 @@ class Features(nn.Module):
 
     def __init__(self, num_inputs: int, num_outputs: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Linear(num_inputs, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()),
-            nn.Linear(128, num_outputs),
-        )
+        self.layers = make_layers(num_inputs, num_outputs)
 
     def forward(self, glimpse, location, time):
         """Map observations of any batch shape to outputs."""
         return self.layers(torch.cat([glimpse.flatten(-3), location, time], -1))
-
-
-class ThreeChoices(Distribution):
-    """Independent choices of a column, a row and a class."""
-
-    def __init__(self, logits):
-        sizes = (*GRID, logits.shape[-1] - sum(GRID))
-        self.parts = [Categorical(logits=part) for part in logits.split(sizes, -1)]
-        super().__init__(logits.shape[:-1], (3,), validate_args=False)
-
-    def sample(self, sample_shape=()):
-        """Draw one action."""
-        return torch.stack([part.sample(sample_shape) for part in self.parts], -1)
-
-    def log_prob(self, value):
-        """Return the log-probability of an action."""
-        choices = zip(self.parts, value.unbind(-1), strict=True)
-        return sum(part.log_prob(choice) for part, choice in choices)
-
-    def entropy(self):
-        """Return the entropy [nat]."""
-        return sum(part.entropy() for part in self.parts)
-
-    @property
-    def deterministic_sample(self):
-        """The likeliest action."""
-        return torch.stack([part.probs.argmax(-1) for part in self.parts], -1)
 
 
 env_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 500_000

@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -30,6 +29,7 @@ from agents.evaluation import evaluate
 from agents.ram import RecurrentAttentionModel
 from agents.runs.loading import load_pretrained
 from docs.demo import build
+from train.keywords import make_vector_env
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "docs" / "demo"
@@ -74,6 +74,11 @@ def run_node(tmp_path):
     return run
 
 
+def make_validation_env(env_id: str, lanes: int) -> ram_env.GlimpseVectorEnv:
+    keywords = {"split": "validation", "order": "sequential", "action_format": "dict"}
+    return make_vector_env(env_id, lanes, **keywords)
+
+
 def load_rounded(name: str) -> RecurrentAttentionModel:
     model, _ = load_pretrained(name)
     rounded = {
@@ -89,9 +94,7 @@ def load_rounded(name: str) -> RecurrentAttentionModel:
 @pytest.mark.parametrize(("env_id", "name"), SHOWN)
 def test_retina_and_network_are_those_of_python(env_id, name, html, run_node):
     model = load_rounded(name).double()  # float32's rounding is 7e-5 where logits reach 45
-    keywords: dict[str, Any] = {"split": "validation", "order": "sequential"}
-    env = gymnasium.make_vec(env_id, NUM_EPISODES, **keywords, action_format="dict")
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    env = make_validation_env(env_id, NUM_EPISODES)
     obs, _ = env.reset(seed=0)
     state, steps = model.initial_state(NUM_EPISODES), []
     for _ in range(env.task.num_glimpses):
@@ -122,9 +125,7 @@ def test_retina_and_network_are_those_of_python(env_id, name, html, run_node):
 @pytest.mark.parametrize("name", [name for _, name in SHOWN])
 def test_rounding_the_weights_costs_at_most_a_tenth_of_a_point(name):
     model, settings = load_pretrained(name)
-    keywords: dict[str, Any] = {"split": "validation", "order": "sequential"}
-    env = gymnasium.make_vec(settings["env_id"], 500, **keywords, action_format="dict")
-    assert isinstance(env, ram_env.GlimpseVectorEnv)
+    env = make_validation_env(settings["env_id"], 500)
     exact, rounded = (
         evaluate(each, env, env.num_images).error for each in (model, load_rounded(name))
     )

@@ -16,7 +16,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from agents.estimators import ESTIMATORS
-from train.comparison.results import Curve, read_seeds
+from train.comparison.results import Curve, Seed, read_lines
 
 FIGURE = Path(__file__).with_suffix(".png")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "comparison"
@@ -30,7 +30,7 @@ def main(output: Path = FIGURE) -> None:
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), dpi=130, layout="constrained")
     for axes, task in zip(panels, TASKS, strict=True):
         curves = defaultdict[str, list[Curve]](list)
-        for seed in read_seeds(RESULTS, task):
+        for seed in read_lines(Seed, RESULTS, task):
             if seed.algorithm in ESTIMATORS:
                 curves[seed.algorithm].append(seed.curve)
         for name in sorted(curves, key=list(ESTIMATORS).index):

@@ -122,14 +122,9 @@ class Config(JobConfig):
                 raise ValueError(f"flags must not hold {flag}: the sweep itself sets {what}")
 
     @property
-    def env_name(self) -> str:
-        """The environment's id without the module that registers it."""
-        return self.env_id.rpartition(":")[2]
-
-    @property
     def name(self) -> str:
-        """The study's name."""
-        return self.env_name if self.study is None else self.study
+        """The study's name, by default the environment's without the module that registers it."""
+        return self.env_id.rpartition(":")[2] if self.study is None else self.study
 
     @property
     def folder(self) -> Path:

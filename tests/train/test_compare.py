@@ -313,6 +313,7 @@ def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
     assert best_trials([wild, late]) == [late, wild]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path):
     slow = '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n'
     place = Place(tmp_path, f'[algorithms.fast]\nprogram = "ours"\n{slow}')
@@ -448,7 +449,7 @@ algorithms = { tuned = 3 }
 """
 
 
-@pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.parametrize("retried", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_trials_that_all_fail_are_run_again_and_the_best_compete_at_the_whole_budget(
     tmp_path, retried
 ):

@@ -199,6 +199,7 @@ def test_a_run_that_is_lost_does_not_count_and_its_trial_is_tried_again(place, c
     assert sorted(place.calls()) == ["0/1000", "0/1000", "1/1000"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
     place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
@@ -350,6 +351,7 @@ def test_every_value_of_the_space_is_one_that_trainings_take(end):
     assert config.final_std == 0.03
 
 
+@pytest.mark.slow
 def test_it_searches_over_real_trainings(place):
     place.run(trials=1, program=None, total_episodes=1000, num_validations=2)
     for row in place.rows():

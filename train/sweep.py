@@ -100,15 +100,13 @@ class Config(JobConfig):
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
     """Program to train with instead of train/reinforce.py; it must take the same flags."""
-    poll_seconds: float = 1.0
-    """Time between two looks at the running trials [s]."""
     flags: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Further flags of every training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("trials", "total_episodes", "seeds", "num_validations")
-        counts = ("startup_trials", "warmup_marks", "sampler_seed", "poll_seconds")
+        counts = ("startup_trials", "warmup_marks", "sampler_seed")
         check_settings(self, {"at least 1": positive, "at least 0": counts})
         if self.results is not None and self.results.suffix != ".csv":
             raise ValueError(f"results must end in .csv, got {self.results}")
@@ -236,8 +234,7 @@ def search_settings(config: Config, path: Path) -> int:
             raise ValueError(f"{config.folder} holds trials of another study: move it away")
         held.study.sessions.append({**describe_machine(commit()), "optuna": version("optuna")})
         sweep = Sweep(config, held)
-        looks = {"give_up": sweep.falls_behind, "poll_seconds": config.poll_seconds}
-        with closing(run_jobs(sweep.next_job, config, **looks)) as jobs:
+        with closing(run_jobs(sweep.next_job, config, sweep.falls_behind)) as jobs:
             for line in filter(None, map(sweep.end, jobs)):
                 ended = sum(trial.ended != "" for trial in held.study.trials)
                 print(f"{ended} of {config.trials}: {line}", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import signal
 import subprocess
@@ -87,7 +86,6 @@ class Place:
             "work_dir": self.folder / "work",
             "results": self.folder / "results" / "out.csv",
             "program": shlex.join([sys.executable, "-S", str(self.folder / "program.py")]),
-            "poll_seconds": 0.02,
             **changes,
         }
 
@@ -285,7 +283,6 @@ def test_the_report_is_made_from_the_study_alone(place, capsys):
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
-        ({"poll_seconds": math.nan}, "poll_seconds must be at least 0, got nan"),
         ({"results": Path("all.json")}, "results must end in .csv, got all.json"),
         ({"env_id": "Nothing-v0"}, "Nothing"),
         ({"env_id": "CartPole-v1"}, "env_id must name a glimpse environment"),

@@ -243,27 +243,14 @@ def search_settings(config: Config, path: Path) -> int:
 
 
 def choose_settings(config: Config) -> dict[str, Any]:
-    """Return what must be the same for all trials of a study, ready for JSON."""
-    base = reinforce.parse([*config.flags, "--env-id", config.env_id])
-    if base.price is not None:
-        raise ValueError("flags must leave out allow_stop and glimpse_cost: trials rank by error")
-    num_classes = make_vector_env(config.env_id, 1, split="validation", **base.keywords).num_classes
-    names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
-    return {
-        **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
-        "seeds": [FIRST_SEED + k for k in range(config.seeds)],
-        "flags": list(config.flags),
-        "defaults": choose_defaults(config),
-        "chance_error": 100 * (1 - 1 / num_classes),  # a run that diverged counts as this [%]
-    }
+    """Return what must be the same for all trials of a study, ready for JSON.
 
-
-def choose_defaults(config: Config) -> dict[str, Any]:
-    """Return the defaults of what is searched: what a training with the sweep's flags uses.
-
+    Among it are the defaults of what is searched: what a training with the sweep's flags uses.
     A default outside the space is a ValueError.
     """
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
+    if base.price is not None:
+        raise ValueError("flags must leave out allow_stop and glimpse_cost: trials rank by error")
     used = [name for name in SPACE if base.users.get(name, (True,))[0]]
     defaults = {name: getattr(base, name) for name in used}
     try:
@@ -271,7 +258,15 @@ def choose_defaults(config: Config) -> dict[str, Any]:
         optuna.trial.create_trial(params=defaults, distributions=space, value=0.0)
     except ValueError as error:
         raise ValueError(f"the defaults must lie in the space that is searched: {error}") from error
-    return defaults
+    num_classes = make_vector_env(config.env_id, 1, split="validation", **base.keywords).num_classes
+    names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
+    return {
+        **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
+        "seeds": [FIRST_SEED + k for k in range(config.seeds)],
+        "flags": list(config.flags),
+        "defaults": defaults,
+        "chance_error": 100 * (1 - 1 / num_classes),  # a run that diverged counts as this [%]
+    }
 
 
 def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:

@@ -248,8 +248,8 @@ def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_
 
 def test_what_the_estimator_does_not_use_is_not_searched():
     flags = ("--estimator", "paper")
-    used = sweep.choose_defaults(Config(env_id=ENV_ID, flags=flags))
-    assert used.keys() == SPACE.keys() - {"discount"}
+    settings = sweep.choose_settings(Config(env_id=ENV_ID, flags=flags))
+    assert settings["defaults"].keys() == SPACE.keys() - {"discount"}
 
 
 def test_the_report_is_made_from_the_study_alone(place, capsys):

@@ -56,25 +56,16 @@ def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
     result = parse(files["result.json"], folder / "result.json", _Result)
     settings = convert(record.config, _Settings)
     data, n = record.data.partition(" ")[0], result.glimpses
-    hub = HUB_DATASETS.get(data)
-    sees_label = ESTIMATORS[settings.estimator].sees_label
+    hub, sees_label = HUB_DATASETS.get(data), ESTIMATORS[settings.estimator].sees_label
     card = CARD.read_text().format(
         name=name,
-        env_id=settings.env_id,
+        record=record,
+        settings=settings,
+        result=result,
         datasets=f"datasets:\n- {hub}\n" if hub else "",
         dataset=hub or settings.env_id,
-        error=result.error,
-        low=result.interval[0],
-        high=result.interval[1],
-        total=result.total,
         how="mean location" if n is None else f"own stop, {n:.2f} glimpses on average",
-        estimator=settings.estimator,
         learns=f"the loss {'sees the true label' if sees_label else 'sees the reward, no label'}",
-        data=record.data,
-        precision=record.dtype,
-        command=record.command,
-        commit=record.commit,
-        seed=settings.seed,
     )
     return card.encode()
 

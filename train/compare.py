@@ -92,23 +92,19 @@ class Config(JobConfig):
             raise ValueError(f"stages must be some of {', '.join(STAGES)}, got none")
 
 
+Settings = dict[str, Any]
+"""Tuned settings by flag."""
+
+
 class Planned(NamedTuple):
     """A run of an algorithm: a seed, or a trial in a phase of its tuning."""
 
     job: Job
     algorithm: Algorithm
     number: int
-    settings: dict[str, Any]
+    settings: Settings
     split: str
     phase: str = ""
-
-
-class Tuning(NamedTuple):
-    """Where a tuning is: its last phase, what ended there, best first, and what is missing."""
-
-    phase: str
-    best: list[Trial]
-    missing: list[Planned]
 
 
 def main(config: Config) -> None:
@@ -161,11 +157,10 @@ class Comparison:
         names, tried = {each.name for each in self.algorithms}, set[Job]()
         stored = read_lines(Trial, self.results, self.task.name)
         stored = [each for each in stored if each.algorithm in names]
-        statuses = [exit_status(trial.status) for trial in stored]
+        statuses = [DIVERGED * (trial.status == "diverged") for trial in stored]
         for _ in PHASES:
-            tunings = [self.read_tuning(self.task, each) for each in self.algorithms]
-            planned = [each for tuning in tunings for each in tuning.missing]
-            planned = [each for each in planned if each.job not in tried]  # else it failed
+            missing = (self.read_tuning(self.task, each)[2] for each in self.algorithms)
+            planned = [each for runs in missing for each in runs if each.job not in tried]
             tried |= {each.job for each in planned}
             statuses += self.run(planned)
         if stored and not tried:
@@ -174,7 +169,7 @@ class Comparison:
 
     def run_seeds(self) -> list[int]:
         """Run the missing seeds, the first of all algorithms first; return all exit statuses."""
-        ready: list[tuple[Algorithm, dict[str, Any]]] = []
+        ready: list[tuple[Algorithm, Settings]] = []
         for algorithm in self.algorithms:
             try:
                 ready.append((algorithm, self.tuned_settings(algorithm)))
@@ -193,7 +188,7 @@ class Comparison:
                 if (seed := stored.get((algorithm.name, number))) is not None:
                     path = path_of(Seed, self.results, self.task.name)
                     refuse_another(path, each.job, seed.config.get("called_as"))
-                    statuses.append(exit_status(seed.result.status))
+                    statuses.append(DIVERGED * (seed.result.status == "diverged"))
                 else:
                     planned.append(each)
         if len(ready) == len(self.algorithms) and not planned:
@@ -228,22 +223,19 @@ class Comparison:
         except ValueError as error:
             print(f"error: {job.name}: {error}", file=sys.stderr)
             return 1
-        error, status = seed.result.error, seed.result.status
-        if planned.phase:
-            name, phase, settings = algorithm.name, planned.phase, planned.settings
-            trial = Trial(name, phase, number, settings, error, status, job.called_as)
-            add_line(trial, self.results, self.task.name)
-        else:
-            add_line(seed, self.results, self.task.name)
-        return exit_status(status)
+        line, error, status = seed, seed.result.error, seed.result.status
+        if phase := planned.phase:
+            tried = (number, planned.settings)
+            line = Trial(algorithm.name, phase, *tried, error, status, job.called_as)
+        add_line(line, self.results, self.task.name)
+        return ended.status or 0
 
     def plan(
         self,
         task: ComparedTask,
         algorithm: Algorithm,
         number: int,
-        settings: dict[str, Any],
-        *,
+        settings: Settings,
         phase: str = "",
     ) -> Planned:
         """Return the run of a seed, or of a trial in a phase of :data:`PHASES`."""
@@ -270,24 +262,27 @@ class Comparison:
         job = Job(title, tuple(words), folder, tuple(fill(program.resume, **values)))
         return Planned(job, algorithm, number, settings, split, phase)
 
-    def read_tuning(self, task: ComparedTask, algorithm: Algorithm) -> Tuning:
-        """Return how far an algorithm's tuning on a task is, and the trials to run next."""
-        tuning, settings = Tuning("", [], []), draw_trials(algorithm, task.trials)
+    def read_tuning(
+        self, task: ComparedTask, algorithm: Algorithm
+    ) -> tuple[str, list[Trial], list[Planned]]:
+        """Return a tuning's last phase, its trials, best first, and those to run next."""
+        settings, phase = draw_trials(algorithm, task.trials), ""
+        best, missing = list[Trial](), list[Planned]()
         stored = read_lines(Trial, self.results, task.name)
         stored = [each for each in stored if each.algorithm == algorithm.name]
         for phase, numbers, best in tuning_phases(task, stored) if settings else ():
             ended = {trial.number: trial for trial in best}
-            tuning = Tuning(phase, best, [])
+            missing = []
             for number in numbers:
-                planned = self.plan(task, algorithm, number, settings[number], phase=phase)
+                planned = self.plan(task, algorithm, number, settings[number], phase)
                 if number not in ended:
-                    tuning.missing.append(planned)
+                    missing.append(planned)
                 else:
                     path = path_of(Trial, self.results, task.name)
                     refuse_another(path, planned.job, ended[number].called_as)
-        return tuning
+        return phase, best, missing
 
-    def tuned_settings(self, algorithm: Algorithm) -> dict[str, Any]:
+    def tuned_settings(self, algorithm: Algorithm) -> Settings:
         """Return the settings of the best trial; an incomplete tuning is a ValueError."""
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
@@ -300,11 +295,6 @@ class Comparison:
                 f"Resume its tuning with: {command_line()} {flags}"
             )
         return best[0].settings if best else {}
-
-
-def exit_status(status: str) -> int:
-    """Return the exit status for what a run left."""
-    return DIVERGED if status == "diverged" else 0
 
 
 def refuse_another(path: Path, job: Job, called_as: Any) -> None:

@@ -54,28 +54,26 @@ def main(config: Config) -> None:
     """Check the run and publish it; a crash leaves the old published run or the new one."""
     run_dir = config.run_dir
     record = read_json(run_dir / "config.json", RunRecord)
-    env_id = str(record.config.get("env_id"))
-    if env_id.removeprefix("ram_env:") not in TASKS:
-        raise ValueError(f"{run_dir} was trained on {env_id}, which others lack: not published")
+    settings, commit = record.config, record.commit or ""
+    env_id, rule = str(settings.get("env_id")), settings.get("locations", "learned")
+    initial, curriculum = (settings.get(name) or "" for name in ("initial", "curriculum"))
+    env_kwargs, known = settings.get("env_kwargs"), ("", *loading.published_names())
+    reasons = {
+        f"was trained on {env_id}, which others lack": env_id.removeprefix("ram_env:") in TASKS,
+        "was not trained on the full data": record.sample is False,
+        f"is of commit {commit} (+: changed files): publish a run of a commit that others can "
+        "check out": re.fullmatch("[0-9a-f]{40}", commit),
+        f"was trained with {env_kwargs}, which is no id's task": not env_kwargs,
+        f"looked where the rule {rule!r} says: publish a learned policy": rule == "learned",
+        f"began with {initial}, which others lack: publish that first": initial in known,
+        f"used {curriculum}: add it to train/curricula": not curriculum.endswith(".toml"),
+        "has no result.json: publish a finished run": (run_dir / "result.json").exists(),
+    }
+    if unfit := [reason for reason, fits in reasons.items() if not fits]:
+        raise ValueError(f"{run_dir} {unfit[0]}")
     loading.load_run(run_dir)  # refuses whatever it could not read back
-    if record.sample is not False:
-        raise ValueError(f"{run_dir} was not trained on the full data: not published")
-    if not re.fullmatch("[0-9a-f]{40}", record.commit or ""):
-        advice = "publish a run of a commit that others can check out"
-        raise ValueError(f"{run_dir} is of commit {record.commit} (+: changed files): {advice}")
-    if env_kwargs := record.config.get("env_kwargs"):
-        raise ValueError(f"{run_dir} was trained with {env_kwargs}, which is no id's task")
-    if (rule := record.config.get("locations", "learned")) != "learned":
-        raise ValueError(f"{run_dir} looked where the rule {rule!r} says: publish a learned policy")
-    initial, curriculum = (record.config.get(name) or "" for name in ("initial", "curriculum"))
-    if initial and initial not in loading.published_names():
-        raise ValueError(f"{run_dir} began with {initial}, which others lack: publish that first")
-    if curriculum.endswith(".toml"):
-        raise ValueError(f"{run_dir} used {curriculum}: add it to train/curricula, and name it")
-    if not (run_dir / "result.json").exists():
-        raise ValueError(f"{run_dir} has no result.json: publish a finished run")
     if read_json(run_dir / "result.json", ResultRecord).split != "test":
-        raise ValueError(f"{run_dir} was not evaluated on the test split: not published")
+        raise ValueError(f"{run_dir} was not evaluated on the test split")
     rows = read_csv(run_dir / "metrics.csv", _Metric)
     errors = [f"{row.env_steps},{row.tag},{row.value}" for row in rows if row.tag == "eval/error"]
     files = {

@@ -100,15 +100,13 @@ class Config(JobConfig):
     """Write the report of the study as it is, and run nothing."""
     program: str | None = None
     """Program to train with instead of train/reinforce.py; it must take the same flags."""
-    poll_seconds: float = 1.0
-    """Time between two looks at the running trials [s]."""
     flags: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Further flags of every training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("trials", "total_episodes", "seeds", "num_validations")
-        counts = ("startup_trials", "warmup_marks", "sampler_seed", "poll_seconds")
+        counts = ("startup_trials", "warmup_marks", "sampler_seed")
         check_settings(self, {"at least 1": positive, "at least 0": counts})
         if self.results is not None and self.results.suffix != ".csv":
             raise ValueError(f"results must end in .csv, got {self.results}")
@@ -122,14 +120,9 @@ class Config(JobConfig):
                 raise ValueError(f"flags must not hold {flag}: the sweep itself sets {what}")
 
     @property
-    def env_name(self) -> str:
-        """The environment's id without the module that registers it."""
-        return self.env_id.rpartition(":")[2]
-
-    @property
     def name(self) -> str:
-        """The study's name."""
-        return self.env_name if self.study is None else self.study
+        """The study's name, by default the environment's without the module that registers it."""
+        return self.env_id.rpartition(":")[2] if self.study is None else self.study
 
     @property
     def folder(self) -> Path:
@@ -241,8 +234,7 @@ def search_settings(config: Config, path: Path) -> int:
             raise ValueError(f"{config.folder} holds trials of another study: move it away")
         held.study.sessions.append({**describe_machine(commit()), "optuna": version("optuna")})
         sweep = Sweep(config, held)
-        looks = {"give_up": sweep.falls_behind, "poll_seconds": config.poll_seconds}
-        with closing(run_jobs(sweep.next_job, config, **looks)) as jobs:
+        with closing(run_jobs(sweep.next_job, config, sweep.falls_behind)) as jobs:
             for line in filter(None, map(sweep.end, jobs)):
                 ended = sum(trial.ended != "" for trial in held.study.trials)
                 print(f"{ended} of {config.trials}: {line}", flush=True)
@@ -251,27 +243,14 @@ def search_settings(config: Config, path: Path) -> int:
 
 
 def choose_settings(config: Config) -> dict[str, Any]:
-    """Return what must be the same for all trials of a study, ready for JSON."""
-    base = reinforce.parse([*config.flags, "--env-id", config.env_id])
-    if base.price is not None:
-        raise ValueError("flags must leave out allow_stop and glimpse_cost: trials rank by error")
-    num_classes = make_vector_env(config.env_id, 1, split="validation", **base.keywords).num_classes
-    names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
-    return {
-        **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
-        "seeds": [FIRST_SEED + k for k in range(config.seeds)],
-        "flags": list(config.flags),
-        "defaults": choose_defaults(config),
-        "chance_error": 100 * (1 - 1 / num_classes),  # a run that diverged counts as this [%]
-    }
+    """Return what must be the same for all trials of a study, ready for JSON.
 
-
-def choose_defaults(config: Config) -> dict[str, Any]:
-    """Return the defaults of what is searched: what a training with the sweep's flags uses.
-
+    Among it are the defaults of what is searched: what a training with the sweep's flags uses.
     A default outside the space is a ValueError.
     """
     base = reinforce.parse([*config.flags, "--env-id", config.env_id])
+    if base.price is not None:
+        raise ValueError("flags must leave out allow_stop and glimpse_cost: trials rank by error")
     used = [name for name in SPACE if base.users.get(name, (True,))[0]]
     defaults = {name: getattr(base, name) for name in used}
     try:
@@ -279,7 +258,15 @@ def choose_defaults(config: Config) -> dict[str, Any]:
         optuna.trial.create_trial(params=defaults, distributions=space, value=0.0)
     except ValueError as error:
         raise ValueError(f"the defaults must lie in the space that is searched: {error}") from error
-    return defaults
+    num_classes = make_vector_env(config.env_id, 1, split="validation", **base.keywords).num_classes
+    names = ("env_id", "total_episodes", "num_validations", "startup_trials", "warmup_marks")
+    return {
+        **{name: getattr(config, name) for name in (*names, "sampler_seed", "program")},
+        "seeds": [FIRST_SEED + k for k in range(config.seeds)],
+        "flags": list(config.flags),
+        "defaults": defaults,
+        "chance_error": 100 * (1 - 1 / num_classes),  # a run that diverged counts as this [%]
+    }
 
 
 def make_flags(settings: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:

@@ -313,6 +313,7 @@ def test_a_trial_that_diverged_is_not_chosen_where_another_is_there():
     assert best_trials([wild, late]) == [late, wild]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_path):
     slow = '[algorithms.slow]\nprogram = "ours"\nflags = "--does sleeps"\n'
     place = Place(tmp_path, f'[algorithms.fast]\nprogram = "ours"\n{slow}')
@@ -448,7 +449,7 @@ algorithms = { tuned = 3 }
 """
 
 
-@pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.parametrize("retried", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_trials_that_all_fail_are_run_again_and_the_best_compete_at_the_whole_budget(
     tmp_path, retried
 ):
@@ -495,19 +496,25 @@ def test_the_help_warns_of_programs_and_describes_what_they_must_leave(capsys):
 PROTOCOLS = {path.stem: read_protocol(path) for path in sorted(PROTOCOL.parent.glob("*.toml"))}
 PUBLISHED, REWARD_ALONE = PROTOCOLS["comparison"], PROTOCOLS["reward_alone"]
 TASKS = [(protocol, name) for protocol in PROTOCOLS.values() for name in protocol.tasks]
+SCRIPTS = (reinforce, sb3, stock_ppo, off_policy, baselines)
+PARSERS = {f"{each.__name__.replace('.', '/')}.py": each.parse for each in SCRIPTS}
+
+
+@cache
+def parsed(words: tuple[str, ...]) -> Any:
+    """Return the settings that a command of one of our scripts has."""
+    return PARSERS[words[1]](words[2:])
 
 
 @pytest.mark.parametrize(("protocol", "name"), TASKS, ids=[name for _, name in TASKS])
 def test_the_published_protocols_call_our_scripts_with_flags_that_they_have(protocol, name):
     task = protocol.tasks[name]
-    scripts = (reinforce, sb3, stock_ppo, off_policy, baselines)
-    parse = {f"{each.__name__.replace('.', '/')}.py": each.parse for each in scripts}
     configs, stock, comparison = [], [], Comparison(Config(task=name), protocol)
     for algorithm in protocol.on(task):
         for settings in draw_trials(algorithm, 2) or [{}]:
             job = comparison.plan(task, algorithm, 3, settings).job
             words, same = job.command, ("--resume", str(job.folder), "--env-id", task.env_id)
-            config = parse[words[1]](words[2:])
+            config = parsed(words)
             is_stock = isinstance(config, stock_ppo.Config)
             assert job.resume == (() if is_stock else (*words[:2], *same))
             (stock if is_stock else configs).append(config)
@@ -549,7 +556,7 @@ def settings_of(name: str) -> dict[str, tuple[ComparedTask, dict[str, Any]]]:
     found: dict[str, tuple[ComparedTask, dict[str, Any]]] = {}
     for task, algorithm, job in jobs_of(name):
         if job.command[1] == "train/reinforce.py" and algorithm.name not in found:
-            settings = asdict(reinforce.parse(job.command[2:]))
+            settings = asdict(parsed(job.command))
             found[algorithm.name] = task, {k: settings[k] for k in settings if k not in own}
     return found
 
@@ -626,13 +633,13 @@ def test_the_published_rows_are_the_presets_at_their_own_budgets():
 def test_the_papers_tables_train_the_presets_with_the_tasks_number_of_glimpses():
     for task, algorithm, job in jobs_of("paper_tables"):
         if job.command[1] == "train/reinforce.py":
-            config = reinforce.parse(job.command[2:])
-            preset = reinforce.parse(["--preset", str(config.preset)])
+            config = parsed(job.command)
+            preset = parsed(("python", "train/reinforce.py", "--preset", str(config.preset)))
             assert config.total_episodes == preset.total_episodes
             assert (config.env_id, config.num_envs) == (preset.env_id, preset.num_envs)
             assert config.task.num_glimpses == task.num_glimpses
         else:
-            assert baselines.parse(job.command[2:]).model == algorithm.name
+            assert parsed(job.command).model == algorithm.name
             assert task.num_glimpses == 1  # an env step is a canvas
 
 

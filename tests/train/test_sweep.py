@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import signal
 import subprocess
@@ -87,7 +86,6 @@ class Place:
             "work_dir": self.folder / "work",
             "results": self.folder / "results" / "out.csv",
             "program": shlex.join([sys.executable, "-S", str(self.folder / "program.py")]),
-            "poll_seconds": 0.02,
             **changes,
         }
 
@@ -199,6 +197,7 @@ def test_a_run_that_is_lost_does_not_count_and_its_trial_is_tried_again(place, c
     assert sorted(place.calls()) == ["0/1000", "0/1000", "1/1000"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_trials_of_a_sweep_that_a_signal_ends_are_tried_again(place, how):
     place.plan({"0": {"sleeps": True}, "1": {"sleeps": True}})
@@ -249,8 +248,8 @@ def test_what_is_tried_depends_on_the_sampler_seed_and_not_on_interruptions(tmp_
 
 def test_what_the_estimator_does_not_use_is_not_searched():
     flags = ("--estimator", "paper")
-    used = sweep.choose_defaults(Config(env_id=ENV_ID, flags=flags))
-    assert used.keys() == SPACE.keys() - {"discount"}
+    settings = sweep.choose_settings(Config(env_id=ENV_ID, flags=flags))
+    assert settings["defaults"].keys() == SPACE.keys() - {"discount"}
 
 
 def test_the_report_is_made_from_the_study_alone(place, capsys):
@@ -284,7 +283,6 @@ def test_the_report_is_made_from_the_study_alone(place, capsys):
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"warmup_marks": -1}, "warmup_marks must be at least 0"),
-        ({"poll_seconds": math.nan}, "poll_seconds must be at least 0, got nan"),
         ({"results": Path("all.json")}, "results must end in .csv, got all.json"),
         ({"env_id": "Nothing-v0"}, "Nothing"),
         ({"env_id": "CartPole-v1"}, "env_id must name a glimpse environment"),
@@ -350,6 +348,7 @@ def test_every_value_of_the_space_is_one_that_trainings_take(end):
     assert config.final_std == 0.03
 
 
+@pytest.mark.slow
 def test_it_searches_over_real_trainings(place):
     place.run(trials=1, program=None, total_episodes=1000, num_validations=2)
     for row in place.rows():

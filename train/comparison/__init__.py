@@ -7,7 +7,6 @@ jobs.py       run the jobs side by side, here or on Slurm, each a process that w
 harvest.py    read what a program left in its run folder
    |
 results.py    keep it: a line of JSON per seed and per trial, two files per task
-   |          (convert.py reads the folders of before December 2026)
 summary.py    read them again: a row per algorithm, its statistics.py
    |
 report.py     report.md and table.csv, of the sections in tables.py, and the PNGs of figures.py

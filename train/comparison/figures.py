@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib import ticker
@@ -50,30 +50,23 @@ _PANEL = {"dpi": 100, "layout": "constrained"}
 _DOTTED: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 2))}
 
 
-class Style(NamedTuple):
-    """An algorithm's colour, marker and Matplotlib line style in every figure."""
-
-    colour: str
-    marker: str
-    line: LineStyleType = "-"
-
-
-def styles(protocol: Protocol) -> dict[str, Style]:
-    """Return each algorithm's style; within a class, and among its controls, all differ.
+def styles(protocol: Protocol) -> dict[str, dict[str, Any]]:
+    """Return how means are drawn, by algorithm; within a class, and its controls, all differ.
 
     Colours repeat after ten algorithms of a class, with other markers.
     """
-    found: dict[str, Style] = {}
+    found: dict[str, dict[str, Any]] = {}
     counts: Counter[tuple[str, bool]] = Counter()
     for each in protocol.algorithms.values():
-        group = (each.feedback, each.role == "control")
-        index, counts[group] = counts[group], counts[group] + 1
+        control = each.role == "control"
+        index = counts[each.feedback, control]
+        counts[each.feedback, control] += 1
         turn, colour = divmod(index, len(COLOURS))
-        style = Style(COLOURS[colour], MARKERS[(index + turn) % len(MARKERS)])
-        if each.role == "control":
+        style = {"color": COLOURS[colour], "marker": MARKERS[(index + turn) % len(MARKERS)]}
+        found[each.name] = {**style, "linestyle": "-", "linewidth": 2}
+        if control:
             line = CONTROL_STYLES[index % len(CONTROL_STYLES)]
-            style = style._replace(colour=GREY, line=line)
-        found[each.name] = style
+            found[each.name] = {"color": GREY, "marker": "", "linestyle": line, "linewidth": 1.3}
     return found
 
 
@@ -126,7 +119,7 @@ def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
     panels = figure.subplots(len(groups), 1, squeeze=False, **options)[:, 0]
     for (letter, rows), axes in zip(groups.items(), panels, strict=True):
         for place, row in enumerate(rows):
-            _draw_strip(axes, row, place, look[row.algorithm.name])
+            _draw_strip(axes, row, place, look[row.algorithm.name]["color"])
         axes.set_yticks(range(len(rows)), [_label(row).replace(", ", "\n") for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
@@ -185,7 +178,7 @@ def _by_class(results: TaskResults) -> dict[str, list[Row]]:
     return {letter: members for letter, members in groups.items() if members}
 
 
-def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, Style]) -> None:
+def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, Any]) -> None:
     """Draw the algorithms of a class: seeds thin, means thick; controls have only a mean."""
     for row in rows:
         style, control = look[row.algorithm.name], row.algorithm.role == "control"
@@ -195,29 +188,18 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, S
 
         for seed in () if control else row.seeds:
             x, error = cost(seed.curve), seed.curve.error
-            axes.plot(x, error, color=style.colour, linewidth=0.6, alpha=0.35)
+            axes.plot(x, error, color=style["color"], linewidth=0.6, alpha=0.35)
             if seed.result.status == "diverged" and len(x):
-                axes.plot(x[-1], error[-1], "x", color=style.colour, markersize=7, zorder=4)
-        mean, line = mean_curve(row), _mean_line(row, style)
-        axes.plot(cost(mean), mean.error, **line, markersize=4, markevery=0.15, zorder=3 - control)
+                axes.plot(x[-1], error[-1], "x", color=style["color"], markersize=7, zorder=4)
+        mean = mean_curve(row)
+        axes.plot(cost(mean), mean.error, **style, markersize=4, markevery=0.15, zorder=3 - control)
 
 
-def _mean_line(row: Row, style: Style) -> dict[str, Any]:
-    """Return how an algorithm's mean is drawn."""
-    control = row.algorithm.role == "control"
-    return {
-        "color": style.colour,
-        "linestyle": style.line,
-        "linewidth": 1.3 if control else 2,
-        "marker": "" if control else style.marker,
-    }
-
-
-def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Style]) -> None:
+def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Any]) -> None:
     """Name the lines next to a row of panels, the highest first unless seeds are few or missing."""
     ranked, task = all(row.complete and row.task.seeds > FEW for row in rows), rows[0].task
     handles = [
-        Line2D([], [], markersize=5, label=_label(row), **_mean_line(row, look[row.algorithm.name]))
+        Line2D([], [], markersize=5, label=_label(row), **look[row.algorithm.name])
         for row in (in_order(rows)[::-1] if ranked else rows)
     ]
     handles.append(Line2D([], [], label=f"threshold, {task.threshold:g} %", **_DOTTED))
@@ -233,14 +215,14 @@ def _label(row: Row) -> str:
     return row.algorithm.name + roles.get(row.algorithm.role, "") + missing
 
 
-def _draw_strip(axes: Axes, row: Row, place: int, style: Style) -> None:
+def _draw_strip(axes: Axes, row: Row, place: int, colour: str) -> None:
     """Draw an algorithm's seeds as points, and the mean with its interval above them."""
     offsets = np.linspace(-0.06, 0.3, row.task.seeds) if row.task.seeds > 1 else [0]
     finished: Any = {"marker": "o", "markersize": 4.5, "markeredgewidth": 0, "alpha": 0.65}
     diverged: Any = {"marker": "x", "markersize": 7, "markeredgewidth": 2}
     for seed, error in zip(row.seeds, row.errors, strict=True):
         look = finished if seed.result.status == "finished" else diverged
-        axes.plot(error, place + offsets[seed.number], color=style.colour, **look)
+        axes.plot(error, place + offsets[seed.number], color=colour, **look)
     value, low, high = row.mean
     if math.isfinite(low):
         axes.plot(value, place - 0.25, "|", color="black", markersize=9, markeredgewidth=2)

@@ -98,7 +98,7 @@ class _Submitted:
 class _Local:
     """This machine: a process of its own starts each program and waits for it."""
 
-    poll_seconds = 0.0
+    poll_seconds = 0.1
 
     def __init__(self, config: JobConfig):
         if sys.platform == "win32":
@@ -191,9 +191,7 @@ class _Slurm:
 def run_jobs(
     next_job: Callable[[], Job | None],
     config: JobConfig,
-    *,
     give_up: Callable[[Job], bool] = lambda job: False,
-    poll_seconds: float = 0.1,
 ) -> Generator[Ended]:
     """Run jobs side by side and report each as it ends.
 
@@ -206,7 +204,6 @@ def run_jobs(
             less than ``config.parallel`` are under way.
         config: Where they run.
         give_up: Called at each poll for each job under way; True stops it.
-        poll_seconds: Time between two polls [s].
     """
     make_folder(config.work_dir)
     cluster = _Slurm(config) if config.cluster == "slurm" else _Local(config)
@@ -230,7 +227,7 @@ def run_jobs(
                     cluster.stop([each])
                 under_way.remove(each)
                 yield _report(each)
-            time.sleep(max(poll_seconds, cluster.poll_seconds))
+            time.sleep(cluster.poll_seconds)
     finally:
         cluster.close(under_way)
 

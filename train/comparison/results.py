@@ -178,7 +178,7 @@ def read_lines(kind: type[Line], results: Path, task: str) -> list[Line]:
     path = path_of(kind, results, task)
     if not path.exists():
         if any(path.parent.glob("*/seed_*/result.json")):  # as until December 2026
-            advice = f"convert them with: python -m train.comparison.convert {results}"
+            advice = "convert it with train/comparison/convert.py of commit 299a7dd0"
             raise ValueError(f"{path.parent} holds a folder per seed: {advice}")
         return []
 

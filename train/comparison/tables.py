@@ -182,7 +182,14 @@ def comparisons(protocol: Protocol, results: TaskResults) -> list[list[str]]:
     ]
     header = ("expected better", "than", "difference of means [points]")
     header += ("P(lower error)", "p", "p after Holm")
-    text = _how_tested([row.task.seeds for row in results.rows], len(pairs))
+    seeds, count = [row.task.seeds for row in results.rows], len(pairs)
+    least = statistics.least_p(max(seeds))
+    text = TEXTS["tested"].format(
+        seeds=f"{'at most ' * (min(seeds) < max(seeds))}{max(seeds)}",
+        least=_p_text(least),
+        comparisons=f"{count} named comparison{'s' * (count > 1)}",
+        least_adjusted=_p_text(min(1, count * least)),
+    )
     return [["## Named comparisons", "", text], *by_class(header, lines)]
 
 
@@ -196,16 +203,6 @@ def _comparison_cells(pair: Sequence[Row], p: float, adjusted: float) -> list[st
     better = statistics.probability_of_improvement(-first.errors, -second.errors)
     difference = f"{first.mean.value - second.mean.value:+.2f}"
     return [difference, estimate(better), _p_text(p), _p_text(adjusted)]
-
-
-def _how_tested(seeds: Sequence[int], count: int) -> str:
-    least = statistics.least_p(max(seeds))
-    return TEXTS["tested"].format(
-        seeds=f"{'at most ' * (min(seeds) < max(seeds))}{max(seeds)}",
-        least=_p_text(least),
-        comparisons=f"{count} named comparison{'s' * (count > 1)}",
-        least_adjusted=_p_text(min(1, count * least)),
-    )
 
 
 def behaviour(results: TaskResults) -> list[list[str]]:

@@ -123,6 +123,7 @@ def kill_a_driver(place: Place) -> None:
     driver.join()
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_driver_that_was_killed_are_found_and_not_run_twice(place):
     kill_a_driver(place)
     jobs = [place.job(name, "waits") for name in "ab"]

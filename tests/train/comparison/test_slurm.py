@@ -21,6 +21,8 @@ from train import compare
 from train.comparison.job import Job
 from train.comparison.jobs import Ended, JobConfig, run_jobs
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import importlib, os, signal, sys
 from agents.runs.commands import run

@@ -41,11 +41,12 @@ View = dict[Any, Any]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _without_tensorboard_and_git() -> Iterator[None]:
-    """Leave out what takes time and isn't tested here."""
+def _without_tensorboard_git_and_fsync() -> Iterator[None]:
+    """Leave out what takes time and isn't tested here; a handler still sees each fsync."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.runs.folder.SummaryWriter", Mock())
         patch.setattr(subprocess, "run", Mock(side_effect=FileNotFoundError))
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

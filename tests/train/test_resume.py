@@ -5,6 +5,7 @@ import re
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,12 @@ from train.reinforce import Config, main, parse
 pytestmark = pytest.mark.usefixtures("one_commit")
 UPDATES = 8
 SHORT = {**SMALL_RUN, "num_envs": 4, "total_episodes": 4 * UPDATES, "checkpoint_every": 2}
+
+
+@pytest.fixture(autouse=True)
+def _no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out TensorBoard, for whose next file a resumed run waits up to a second."""
+    monkeypatch.setattr("agents.runs.folder.SummaryWriter", Mock())
 
 
 def train(folder: Path, **changes: Any) -> None:

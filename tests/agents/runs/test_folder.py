@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -176,7 +177,8 @@ def test_a_resumed_run_has_every_metric_once_and_warns_of_other_versions(
 
 
 def move(monkeypatch, place: str) -> None:
-    """Let this process name another machine, commit and torch."""
+    """Let this process name another machine, commit and torch, and wait for no file of events."""
+    monkeypatch.setattr(run_log, "SummaryWriter", Mock())
     monkeypatch.setattr(machine, "machine", lambda: place)
     monkeypatch.setattr(machine, "versions", lambda: {"torch": place})
     monkeypatch.setattr(run_log, "commit", lambda: place)

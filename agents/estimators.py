@@ -271,7 +271,7 @@ class Estimator:
         about: What it is, with equation and source.
         returns: What each location is paid with, (T - 1, N): row t pays l_t, which chooses glimpse
             t + 1. Detached in the loss.
-        baseline: What is subtracted from the returns; :func:`learned_baseline` is trained.
+        baseline: What is subtracted from the returns; ``learned_baseline`` is trained.
         classifier: Name of the rollout's log-probabilities that the classifier ascends.
         glimpses: Which glimpses teach the classifier: every one alike, or the last.
         normalises: Whether advantages are normalised, which takes two of them or more.

@@ -81,10 +81,13 @@ class Learner(Training[RecurrentAttentionModel]):
         check_finite(update, dict(self.model.named_parameters()), self._watch)
         self.move_mean(decay)
 
-    def note(self, update: int | Tensor, fine: Tensor) -> None:
-        """Remember the update if a flag on the device is not set and the host doesn't wait."""
+    def note(self, update: int | Tensor, allowed: Tensor) -> None:
+        """Remember an update whose actions were not ``allowed``, for :meth:`check`.
+
+        ``allowed`` has shape (), bool. Without a graph the environment itself refuses them.
+        """
         if self._watch is not None:
-            self._watch.note(update, fine)
+            self._watch.note(update, allowed)
 
     def check(self) -> None:
         """Raise FloatingPointError if a number was not finite in an update so far."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Session:
         judge: Returns the validation score and the metrics to log, given the updates done.
         num_updates: Updates of the whole run.
         update_steps: Env steps of an update.
-        said: What an update has much of, for people: a number and its unit.
+        said: Progress per update in what the run prints, such as ``(512, "episodes")``.
         price: Price of a glimpse in rewards, if ``judge`` returns ``eval/glimpses``.
     """
 
@@ -67,7 +67,7 @@ class Session:
     said: tuple[int, str]
     price: float = 0.0
 
-    @property
+    @cached_property
     def validations(self) -> set[int]:
         """Numbers of the updates, counted from 1, that a validation follows."""
         return validation_updates(self.num_updates, self.config.num_validations)

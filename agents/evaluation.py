@@ -137,13 +137,8 @@ def play_split(
     for visit in range(0, num_visits, env.num_envs):  # of sub-env 0; sub-env i makes visit + i
         infos = carry[1]
         label, box = torch.as_tensor(infos["label"]), to_boxes(infos, device)
-        visits = torch.arange(visit, min(visit + env.num_envs, num_visits))
-        index = torch.as_tensor(infos["index"]).tolist()
-        if index[: len(visits)] != (visits % num_images).tolist():
-            raise ValueError(
-                f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
-                f"num_images the split's), got {index[:5]}... at visit {visit}"
-            )
+        counted = min(env.num_envs, num_visits - visit)
+        check_in_turn(torch.as_tensor(infos["index"])[:counted], visit, num_images)
 
         def act(step: int, output: Output, box: Tensor = box) -> tuple[Tensor, Tensor, Tensor]:
             location = output.location_mean
@@ -163,7 +158,7 @@ def play_split(
         parts = [log_p, locations, *([torch.stack(stops, 1)] if stops else [])]
         if not all(part.isfinite().all() for part in parts):
             raise FloatingPointError(NOT_FINITE)
-        batches.append([part[: len(visits)].cpu() for part in (label, box, *parts)])
+        batches.append([part[:counted].cpu() for part in (label, box, *parts)])
         if on_batch is not None:
             on_batch()
     labels, boxes, log_p, locations, *stop_logits = (
@@ -189,6 +184,16 @@ def _check_playable(env: VectorEnv, num_images: int, num_passes: int, std: float
         raise ValueError(f"env must have action_format='dict', got {env.single_action_space}")
     if "stop" in env.single_action_space.spaces:
         raise ValueError("env must have allow_stop=False: stops are scored afterwards")
+
+
+def check_in_turn(index: Tensor, visit: int, num_images: int) -> None:
+    """Raise ValueError unless ``index``, (n,), are the images of ``visit`` and those after it."""
+    expected = [v % num_images for v in range(visit, visit + len(index))]
+    if (shown := index.tolist()) != expected:
+        raise ValueError(
+            f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
+            f"num_images the split's), got {shown[:5]}... at visit {visit}"
+        )
 
 
 def score_by_glimpse(beliefs: Beliefs) -> list[Score]:

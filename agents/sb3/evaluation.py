@@ -1,7 +1,4 @@
-"""Evaluation of Stable-Baselines3's agents under the project's own protocol.
-
-As :func:`agents.evaluation.evaluate` does, it shows every image of a split once and takes the mean
-location and the likeliest label.
+"""Evaluation of Stable-Baselines3's agents under the protocol of :mod:`agents.evaluation`.
 
 Dimension key:
     N: lanes of the environment
@@ -23,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from agents.evaluation import Beliefs, Score, score_by_glimpse
+from agents.evaluation import Beliefs, Score, check_in_turn, score_by_glimpse
 from agents.sb3.training import raising_divergence
 
 
@@ -48,8 +45,8 @@ def play_split_sb3(
 
     Args:
         model: An algorithm or a policy, recurrent or not.
-        env: :class:`agents.sb3.GlimpseVecEnv` with ``order="sequential"``, without
-            ``allow_stop``, and with lanes in step.
+        env: :class:`agents.sb3.GlimpseVecEnv` over an environment of ``ram_env`` with
+            ``order="sequential"``, without ``allow_stop``.
         num_images: n, images in the split; later visits are not counted.
         deterministic: Take the policy's mode. False samples, always with the same noise, and
             leaves the global generators as they were.
@@ -59,23 +56,17 @@ def play_split_sb3(
         One pass, whose ``log_p`` is 0 at the label of the action and -inf elsewhere.
 
     Raises:
-        ValueError: If n is less than 1, the env does not show image v mod n at visit v, or an
-            action has a stop.
+        ValueError: If n is less than 1, the env does not show the split in turn, or an action has
+            a stop.
         FloatingPointError: If the policy's outputs are not finite.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
-    if not isinstance(env, VecEnv):
-        raise ValueError(f"env must be a GlimpseVecEnv, got {env!r}")
-    if env.has_attr("task") and env.get_attr("task")[0].allow_stop:
+    if env.get_attr("task")[0].allow_stop:
         raise ValueError("env must have allow_stop=False: episodes must end together")
-    device = torch.device(getattr(model, "device", "cpu"))
     batches: list[tuple[Tensor, ...]] = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would reach every GPU
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(0)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(0)
         env.seed(0)
         obs: Any = env.reset()
         for visit in range(0, num_images, env.num_envs):  # of lane 0; lane i makes visit + i
@@ -85,11 +76,7 @@ def play_split_sb3(
                 torch.as_tensor(np.array([info[name] for info in counted]), dtype=torch.int64)
                 for name in ("index", "label", "position", "object_size")
             )
-            if (shown := index.tolist()) != [*range(visit, visit + len(counted))]:
-                raise ValueError(
-                    f"env must show images 0 to {num_images - 1} in turn (order='sequential', and "
-                    f"num_images the split's), got {shown[:5]}... at visit {visit}"
-                )
+            check_in_turn(index, visit, num_images)
             played = predicted[: len(counted)], label, locations[: len(counted)]
             batches.append((*played, torch.cat(box, 1)))
             on_batch()

@@ -1,9 +1,8 @@
 """Histories as flat vectors: for algorithms of Stable-Baselines3 that take no dict observations.
 
 CrossQ joins batches of observations, and a replay buffer of vectors can store each observation
-once. :class:`FlatVecEnv` flattens the dict observations of training lanes,
-:class:`FlatHistoryFeatures` splits them again, and :class:`FlatPlayer` lets the trained model play
-in an environment that wasn't flattened, such as those of the evaluation.
+once. :class:`FlatVecEnv` flattens the observations of training lanes, :class:`FlatHistoryFeatures`
+splits them again, and :class:`FlatPlayer` lets the trained model play in lanes that aren't flat.
 
 Dimension key:
     N: lanes, or samples
@@ -30,38 +29,33 @@ def flatten(obs: Obs, space: spaces.Dict) -> np.ndarray:
 
 
 class FlatVecEnv(VecEnvWrapper):
-    """Lanes whose dict observations are joined to vectors (N, D), final ones too.
-
-    Args:
-        venv: Lanes with a dict of boxes as observation; any other raises a ValueError.
-    """
+    """Lanes whose observations, dicts of boxes, are joined to vectors (N, D), final ones too."""
 
     def __init__(self, venv: VecEnv):
         self._space: Any = venv.observation_space
-        parts = self._space.values() if isinstance(self._space, spaces.Dict) else [None]
-        if not all(isinstance(part, spaces.Box) for part in parts):
-            raise ValueError(f"observation_space must be a Dict of Boxes, got {self._space}")
         super().__init__(venv, spaces.flatten_space(self._space))
 
     def reset(self) -> Any:
         """Begin new episodes."""
-        return flatten(self.venv.reset(), self._space)  # pyright: ignore[reportArgumentType]
+        obs: Any = self.venv.reset()
+        return flatten(obs, self._space)
 
     def step_wait(self) -> Any:
         """Finish a step."""
-        obs, reward, ended, infos = self.venv.step_wait()
+        step: Any = self.venv.step_wait()
+        obs, reward, ended, infos = step
         for info in infos:
             if "terminal_observation" in info:
                 final = {name: part[None] for name, part in info["terminal_observation"].items()}
                 info["terminal_observation"] = flatten(final, self._space)[0]
-        return flatten(obs, self._space), reward, ended, infos  # pyright: ignore[reportArgumentType]
+        return flatten(obs, self._space), reward, ended, infos
 
 
 class FlatHistoryFeatures(HistoryFeatures):
     """:class:`agents.sb3.HistoryFeatures` of flat observations (N, D).
 
     Args:
-        observation_space: That of :class:`FlatVecEnv`; a ValueError if ``history`` isn't as long.
+        observation_space: That of :class:`FlatVecEnv`.
         history: The space that was flattened, of :class:`agents.sb3.VectorGlimpseHistory`.
         **keywords: Those of :class:`agents.sb3.HistoryFeatures`.
     """
@@ -69,24 +63,16 @@ class FlatHistoryFeatures(HistoryFeatures):
     def __init__(self, observation_space: spaces.Box, *, history: spaces.Dict, **keywords: Any):
         super().__init__(history, **keywords)
         self._shapes: dict[str, Any] = {name: part.shape for name, part in history.items()}
-        self._sizes = [math.prod(shape) for shape in self._shapes.values()]
-        if observation_space.shape != (sum(self._sizes),):
-            expected = f"the history's {sum(self._sizes)} numbers"
-            raise ValueError(f"observations must be {expected}, got {observation_space.shape}")
 
     def forward(self, observations: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map flat histories (N, D) to features (N, F)."""
-        parts = zip(self._shapes.items(), observations.split(self._sizes, 1), strict=True)
-        return super().forward({name: part.unflatten(1, shape) for (name, shape), part in parts})
+        parts = observations.split([*map(math.prod, self._shapes.values())], 1)
+        named = zip(self._shapes.items(), parts, strict=True)
+        return super().forward({name: part.unflatten(1, shape) for (name, shape), part in named})
 
 
 class FlatPlayer:
-    """A model of flat observations as one that takes the dict.
-
-    Args:
-        model: Trained on :class:`FlatVecEnv`.
-        space: The observation space that was flattened.
-    """
+    """A ``model`` that was trained on :class:`FlatVecEnv` and takes dicts of ``space``."""
 
     def __init__(self, model: Any, space: spaces.Dict):
         self._model, self._space, self.device = model, space, model.device

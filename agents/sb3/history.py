@@ -30,6 +30,7 @@ from agents.ram import GlimpseNetwork, RAMConfig
 from agents.sb3.policies import require_keys
 
 Obs = dict[str, np.ndarray]
+_SERIES = ("glimpse", "location")
 
 
 class VectorGlimpseHistory(VectorWrapper):
@@ -48,41 +49,32 @@ class VectorGlimpseHistory(VectorWrapper):
     | ``time`` | (1,) | share of the episode's glimpses seen, unchanged |
 
     Args:
-        env: Environment with the NumPy observations ``glimpse``, ``location`` and ``time``.
-        num_glimpses: T. By default ``env.unwrapped.task.num_glimpses``, as ``ram_env`` has it.
+        env: Environment with the observations ``glimpse``, ``location`` and ``time`` and, as
+            ``ram_env`` has it, T in ``env.unwrapped.task.num_glimpses``.
 
     Raises:
-        ValueError: If the observations are others or, later, if they aren't NumPy arrays or T
-            isn't the environment's.
+        ValueError: If the observations are others, or later, if an episode doesn't begin at its
+            first glimpse.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], num_glimpses: int | None = None):
+    def __init__(self, env: VectorEnv[Any, Any, Any]):
         super().__init__(env)
         require_keys(env.single_observation_space, ("glimpse", "location", "time"))
-        if num_glimpses is None:
-            num_glimpses = getattr(getattr(env.unwrapped, "task", None), "num_glimpses", None)
-        if num_glimpses is None or num_glimpses < 1:
-            raise ValueError(f"num_glimpses must be at least 1, got {num_glimpses}")
-        self._num_glimpses = num_glimpses
+        self._num_glimpses: int = env.unwrapped.task.num_glimpses  # pyright: ignore[reportAttributeAccessIssue]
         single: Any = env.single_observation_space
+        parts = {f"{name}s": batch_space(single[name], self._num_glimpses) for name in _SERIES}
+        mask = spaces.Box(0, 1, (self._num_glimpses,), np.float32)
         self.single_observation_space = space = spaces.Dict(
-            {
-                "glimpses": batch_space(single["glimpse"], num_glimpses),
-                "locations": batch_space(single["location"], num_glimpses),
-                "mask": spaces.Box(0, 1, (num_glimpses,), np.float32),
-                "time": single["time"],
-            }
+            {**parts, "mask": mask, "time": single["time"]}
         )
         self.observation_space = batch_space(space, env.num_envs)
-        parts = ("glimpses", "locations", "mask")  # zeros, (N, T, ...)
-        self._seen: Any = {part: create_empty_array(space[part], env.num_envs) for part in parts}
+        self._seen: Any = {  # zeros, (N, T, ...)
+            part: create_empty_array(space[part], env.num_envs) for part in (*parts, "mask")
+        }
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Begin new episodes; lanes that a ``reset_mask`` leaves out keep theirs."""
         obs, infos = self.env.reset(seed=seed, options=options)
-        if not isinstance(glimpse := obs["glimpse"], np.ndarray):
-            kind = type(glimpse).__name__
-            raise ValueError(f"env must return NumPy arrays, got {kind}: make it without device")
         return self._observe(obs), infos
 
     def step(self, actions: Any) -> Any:
@@ -113,29 +105,23 @@ class VectorGlimpseHistory(VectorWrapper):
         The time of a first glimpse begins a new episode. One that an episode's end repeats fills
         its own slot again.
         """
-        seen = obs["time"][:, 0] * self._num_glimpses
-        slots, lanes = np.rint(seen).astype(int) - 1, np.arange(len(seen))
-        whole = (np.abs(slots + 1 - seen) < 1e-3).all() and (slots >= 0).all()
-        if not whole or not ((slots == 0) | (episodes["mask"][lanes, slots - 1] > 0)).all():
-            raise ValueError(
-                f"num_glimpses must be the environment's, got {self._num_glimpses}, but the times "
-                f"{np.unique(seen / self._num_glimpses).tolist()} (glimpses seen / num_glimpses) "
-                "don't advance by one (as after set_state in mid-episode)"
-            )
+        slots = np.rint(obs["time"][:, 0] * self._num_glimpses).astype(int) - 1  # (N,)
+        lanes = np.arange(len(slots))
+        if not ((slots == 0) | (episodes["mask"][lanes, slots - 1] > 0)).all():
+            raise ValueError("an episode must be seen from its first glimpse on")
         for part in episodes.values():
             part[slots == 0] = 0
-        episodes["glimpses"][lanes, slots] = obs["glimpse"]
-        episodes["locations"][lanes, slots] = obs["location"]
+        for name in _SERIES:
+            episodes[f"{name}s"][lanes, slots] = obs[name]
         episodes["mask"][lanes, slots] = 1
 
 
 class HistoryFeatures(BaseFeaturesExtractor):
     """Features of an episode so far: ReLU(W [sum_t g_t, g_now, time]).
 
-    Each glimpse passes through the paper's glimpse network. The sum has one size whatever T is, and
-    is what a rectifier core that starts as the identity computes at first. A sum loses the order,
-    and the best next location may depend on what is seen now, so the current glimpse stands next
-    to it. With the paper's sizes the layer has exactly as many weights as the paper's core.
+    Each glimpse passes through the paper's glimpse network. The sum has one size whatever T is. It
+    loses the order, and the best next location may depend on what is seen now, so the current
+    glimpse stands next to it. With the paper's sizes the layer is as large as the paper's core.
 
     Args:
         observation_space: That of :class:`VectorGlimpseHistory`.

@@ -1,9 +1,8 @@
 """The glimpse agent for Stable-Baselines3: the paper's glimpse network and a hybrid action.
 
 An action of the ``Box`` format is a location (x, y) and a score per class; the first highest score
-is the label. Stable-Baselines3 would model it as one Gaussian over 2 + K numbers. Here the location
-is Gaussian and the label categorical. A sampled label c is packed as +1 at c and -1 elsewhere: that
-survives the clipping to [-1, 1] and is read back by argmax.
+is the label. Stable-Baselines3 would model it as one Gaussian over 2 + K numbers. Here a label c is
+sampled and packed as +1 at c and -1 elsewhere, which survives the clipping to [-1, 1].
 
 Dimension key:
     N: samples (lanes, or steps of a minibatch)
@@ -32,8 +31,7 @@ from agents.ram import GlimpseNetwork, RAMConfig
 class GlimpseFeatures(BaseFeaturesExtractor):
     """Features of the current step: the paper's glimpse vector g_t, and the time.
 
-    Appending the time is our choice; the paper's networks don't see it. The value depends on the
-    number of glimpses left, which an agent without memory cannot know otherwise.
+    The time is ours: the value depends on the number of glimpses left.
 
     Args:
         observation_space: The environment's, with ``glimpse``, ``location`` and ``time``.
@@ -74,21 +72,14 @@ class HybridDistribution(DiagGaussianDistribution):
     """A Gaussian location and a categorical label, each counted only where it has an effect.
 
     An episode scores its last label and never uses its last location. So where the time is 1, the
-    log-probability and the entropy are the label's; earlier they are the location's. The other
-    part would only add noise to the policy gradient and to PPO's ratios.
-
-    The log-probability is that of the location as sampled; clipping it to the image is part of the
-    environment's dynamics.
+    log-probability and the entropy are the label's; earlier they are the location's, as sampled:
+    clipping it to the image is part of the environment's dynamics.
 
     Args:
         num_classes: K.
         label_counts: ``"last"`` as above; ``"every"`` also counts the labels before the last, for
             rewards that score each of them (``reward="dense"``).
         location_weight: Factor on the location's log-probability, and so on its policy gradient.
-
-    Attributes:
-        location, label: The two distributions, of batch shapes (N, 2) and (N,).
-        is_last: Whether a sample is the last of its episode. Shape (N,), bool.
     """
 
     def __init__(
@@ -98,8 +89,6 @@ class HybridDistribution(DiagGaussianDistribution):
         label_counts: Literal["last", "every"] = "last",
         location_weight: float = 1.0,
     ):
-        if not 0 <= location_weight < math.inf:
-            raise ValueError(f"location_weight must be at least 0, got {location_weight}")
         if label_counts not in ("last", "every"):
             raise ValueError(f"label_counts must be 'last' or 'every', got {label_counts!r}")
         super().__init__(2 + num_classes)
@@ -113,14 +102,6 @@ class HybridDistribution(DiagGaussianDistribution):
         head = HybridHead(latent_dim, self._num_classes)
         return head, nn.Parameter(torch.full((2,), log_std_init))
 
-    @property
-    def distribution(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Refuse to be taken for one of torch's distributions, as TRPO does."""
-        raise TypeError(
-            "HybridPolicy doesn't support TRPO, which needs a single torch distribution, while "
-            "HybridPolicy has two: use PPO or A2C, or TRPO with another policy"
-        )
-
     def set_time(self, time: Tensor) -> None:
         """Set the time (N, 1) of the samples, in [0, 1], for the next ``proba_distribution``."""
         if ((time < 0) | (time > 1)).any():
@@ -132,12 +113,11 @@ class HybridDistribution(DiagGaussianDistribution):
 
     def proba_distribution(self, mean_actions: Tensor, log_std: Tensor) -> HybridDistribution:
         """Set the parameters: mean and logits (N, 2 + K), and the log std (2,)."""
-        if self._time is None:
-            raise RuntimeError("call set_time() before each proba_distribution()")
+        assert self._time is not None, "call set_time before each proba_distribution"
         mean, logits = mean_actions[:, :2], mean_actions[:, 2:]
         self.location = Normal(mean, log_std.exp().expand_as(mean))
         self.label = Categorical(logits=logits)
-        self.is_last = self._time[:, 0] >= 1  # (N,)
+        self.is_last = self._time[:, 0] >= 1  # (N,), of its episode
         self._time = None
         return self
 
@@ -167,10 +147,9 @@ class HybridDistribution(DiagGaussianDistribution):
 class HybridPolicy(ActorCriticPolicy):
     """Actor and critic of the glimpse agent for Stable-Baselines3's PPO and A2C.
 
-    Use it in place of ``"MultiInputPolicy"``, which models the label as Gaussian noise around K
-    scores and stays near guessing. By default the heads lie directly on :class:`GlimpseFeatures`
-    (``net_arch=[]``, as in the paper), which sees only the current glimpse. For an agent that
-    remembers, use :class:`agents.sb3.HistoryFeatures` as features extractor, or RecurrentPPO with
+    By default the heads lie directly on :class:`GlimpseFeatures` (``net_arch=[]``, as in the
+    paper), which sees only the current glimpse. For an agent that remembers, use
+    :class:`agents.sb3.HistoryFeatures` as features extractor, or RecurrentPPO with
     :class:`agents.sb3.recurrent.RecurrentHybridPolicy`::
 
         env = gymnasium.make_vec("MNISTGlimpse-v0", num_envs=64)
@@ -192,10 +171,6 @@ class HybridPolicy(ActorCriticPolicy):
         location_weight: See :class:`HybridDistribution`.
         **kwargs: Arguments of ``ActorCriticPolicy`` except ``log_std_init`` and ``use_sde``.
 
-    Attributes:
-        action_net: The :class:`HybridHead`.
-        log_std: Logarithm of the location's std. Shape (2,).
-
     Raises:
         ValueError: If a space or a value is not allowed.
     """
@@ -215,21 +190,19 @@ class HybridPolicy(ActorCriticPolicy):
         require_keys(observation_space, ("time",))
         if not 0 < initial_std < math.inf:
             raise ValueError(f"initial_std must be positive, got {initial_std}")
-        if kwargs.get("use_sde"):
-            raise ValueError("use_sde must be False: the location's noise is Gaussian here")
-        if "log_std_init" in kwargs:
-            raise ValueError("log_std_init must be left out: give its exponential as initial_std")
-        _check_actions(action_space, num_classes)
+        box: Any = action_space
+        is_box = isinstance(box, spaces.Box) and box.shape == (2 + num_classes,)
+        if not is_box or (box.low > -1).any() or (box.high < 1).any():
+            raise ValueError(
+                f"action_space must be a Box of 2 + num_classes = {2 + num_classes} numbers that "
+                f"contains -1 and 1, got {action_space}: pass the environment's num_classes, and "
+                "make it with action_format='box' and without allow_stop"
+            )
         self._hybrid: Any = {"num_classes": num_classes, "label_counts": label_counts}
         self._hybrid["location_weight"] = location_weight
         kwargs = {"features_extractor_class": GlimpseFeatures, "net_arch": [], **kwargs}
-        kwargs["log_std_init"] = math.log(initial_std)
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    @property
-    def actor(self) -> Any:
-        """Refuse to be taken for the policy of an off-policy algorithm, such as SAC."""
-        raise TypeError("HybridPolicy is for PPO and A2C; other algorithms need other policies")
+        spaces_and_rate = observation_space, action_space, lr_schedule
+        super().__init__(*spaces_and_rate, log_std_init=math.log(initial_std), **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
         self.action_dist = HybridDistribution(**self._hybrid)
@@ -271,16 +244,4 @@ def require_keys(space: spaces.Space, names: tuple[str, ...]) -> None:
         raise ValueError(
             f"observation_space must be a Dict with {', '.join(names)}, got {space}: use "
             "HistoryFeatures where VectorGlimpseHistory wraps the environment, and only there"
-        )
-
-
-def _check_actions(space: spaces.Space, num_classes: int) -> None:
-    """Raise a ValueError unless actions have 2 + K numbers and clipping keeps packed labels."""
-    is_box = isinstance(space, spaces.Box) and space.shape == (2 + num_classes,)
-    box: Any = space  # if it is one
-    if not is_box or (box.low > -1).any() or (box.high < 1).any():
-        raise ValueError(
-            "action_space must contain -1 and 1 and be a Box of 2 + num_classes = "
-            f"{2 + num_classes} numbers, got {space}: pass the environment's num_classes, and make "
-            "it with action_format='box' and without allow_stop"
         )

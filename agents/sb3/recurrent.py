@@ -1,9 +1,8 @@
 """RecurrentPPO on minibatches of whole episodes, which is faster where all have the same length.
 
-sb3-contrib's buffer takes episodes of any length. It cuts the rollout at a random place, pads each
-sequence, and runs the LSTM step by step, since an episode may begin in mid-sequence. Episodes of T
-steps in lanes that are in step need none of that: each sequence is one episode, begins with a state
-of zeros, and passes through the LSTM in one call.
+sb3-contrib's buffer takes episodes of any length: it pads sequences and runs the LSTM step by step.
+Where all episodes have T steps, each sequence is one episode, begins with a state of zeros, and
+passes through the LSTM in one call.
 
 Dimension key:
     R: steps of a rollout
@@ -44,10 +43,9 @@ class RecurrentHybridPolicy(HybridPolicy, RecurrentActorCriticPolicy):
 class EpisodeBuffer(RecurrentDictRolloutBuffer):
     """A rollout buffer for ``RecurrentPPO`` whose minibatches are whole episodes, shuffled.
 
-    They hold what the stock buffer's would for the same episodes, without padding. The LSTM's
-    states aren't stored, because each episode begins with zeros. The arguments are the stock
-    buffer's; ``model.rollout_buffer = EpisodeBuffer.of(model)`` puts one into a new model. Lanes
-    must be in step, and ``batch_size`` a multiple of the episodes' length.
+    They hold what the stock buffer's would for the same episodes, without padding.
+    ``model.rollout_buffer = EpisodeBuffer.of(model)`` puts one into a new model. Lanes must be in
+    step, and ``batch_size`` a multiple of the episodes' length.
     """
 
     @classmethod

@@ -1,10 +1,7 @@
 """Training with Stable-Baselines3 as a resumable run: single updates, logs and checkpoints.
 
 An update plays whole episodes, so none is in progress at its end. The rest of the run then depends
-only on the networks, their optimisers, the environment, the random number generators and, for SAC
-and CrossQ, what :class:`OffPolicyState` holds. :class:`agents.training.Training` packs all this
-into a checkpoint, without pickles. A run resumed from one ends as if it had never stopped, which
-Stable-Baselines3's own zips (:mod:`agents.sb3.checkpoints`) cannot offer.
+on what :class:`agents.training.Training` packs and, for SAC and CrossQ, :class:`OffPolicyState`.
 """
 
 from __future__ import annotations
@@ -34,11 +31,10 @@ class ResumedVectorEnv(VectorWrapper):
     """A vector environment whose next reset can return a restored state.
 
     Stable-Baselines3 resets its environment when training begins, which would end the episodes of
-    the checkpoint.
+    the checkpoint. ``restored`` are observations and infos from ``env.set_state``, or None.
     """
 
     restored: Any = None
-    """Observations and infos from ``env.set_state`` for the next reset, or None."""
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """Return the restored observations and infos once, or begin new episodes."""
@@ -67,18 +63,11 @@ class _Joined(torch.optim.Adam):
 
 
 class OffPolicyState:
-    """What SAC or CrossQ has besides actor and critic: replay, target, entropy coefficient.
+    """What SAC or CrossQ has besides actor and critic, for :class:`agents.training.Training`.
 
-    It is one of the parts that :class:`agents.training.Training` stores.
-
-    Attributes:
-        optimizer: All optimisers of the algorithm as one, which stores their state and never steps.
-
-    Args:
-        model: The algorithm, with ``optimize_memory_usage`` and a learned entropy coefficient.
-
-    Raises:
-        ValueError: If a checkpoint could not hold the replay.
+    It holds replay, target network and entropy coefficient; ``optimizer`` is all optimisers of the
+    algorithm as one. The ``model`` has ``optimize_memory_usage`` and a learned entropy
+    coefficient. A replay that no checkpoint could hold raises a ValueError.
     """
 
     def __init__(self, model: SAC | CrossQ):
@@ -164,8 +153,8 @@ def raising_divergence() -> Iterator[None]:
 def weights_of(policy: nn.Module) -> nn.Module:
     """Return a module with each part of the policy once, under its first name.
 
-    A features extractor that actor and critic share has three names in a policy, which safetensors
-    refuses. The parts are the policy's own, so loading into the module loads into the policy.
+    Safetensors refuses the three names of an extractor that actor and critic share. The parts are
+    the policy's own, so loading into the module loads into the policy.
     """
     once = nn.Module()
     for name, part in policy.named_children():

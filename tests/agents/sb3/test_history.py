@@ -11,8 +11,6 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import ram_env  # noqa: F401
-from agents.baselines import count_parameters
-from agents.ram import RAMConfig, RectifierCore
 from agents.sb3 import GlimpseFeatures, HistoryFeatures, VectorGlimpseHistory
 
 N, T = 5, 4
@@ -90,7 +88,7 @@ def test_it_equals_lists_kept_by_hand_through_many_episodes(mode):
 
 
 def test_returned_arrays_are_never_used_again():
-    env, other = (VectorGlimpseHistory(make_vector(), T) for _ in range(2))
+    env, other = (VectorGlimpseHistory(make_vector()) for _ in range(2))
     shown, _ = env.reset(seed=0)
     expected, _ = other.reset(seed=0)
     for action in actions_for(12):
@@ -104,25 +102,21 @@ def test_returned_arrays_are_never_used_again():
                 final["glimpses"][...] = 7
 
 
-@pytest.mark.parametrize("wrong", [1, 2, 3, 5, 8, 12])
-def test_another_number_of_glimpses_is_refused(wrong):
-    env = VectorGlimpseHistory(make_vector(), wrong)
-    with pytest.raises(ValueError, match=f"must be the environment's, got {wrong}"):
-        env.reset(seed=0)
-
-
-def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="num_glimpses must be at least 1, got 0"):
-        VectorGlimpseHistory(make_vector(), 0)
-    with pytest.raises(ValueError, match="must return NumPy arrays, got Tensor: make it without"):
-        VectorGlimpseHistory(make_vector(device="cpu"), 3).reset()
+def test_an_episode_that_is_not_seen_from_the_start_and_other_observations_are_refused():
+    env = VectorGlimpseHistory(make_vector())
     with pytest.raises(ValueError, match="observation_space must be a Dict with glimpse"):
-        VectorGlimpseHistory(gym.make_vec("CartPole-v1", 2), 3)
+        VectorGlimpseHistory(gym.make_vec("CartPole-v1", 2))
     with pytest.raises(ValueError, match=r"a Dict with glimpses.*where VectorGlimpseHistory wraps"):
         HistoryFeatures(make_vector().single_observation_space)
-    history: Any = VectorGlimpseHistory(make_vector(), 3).single_observation_space
+    history: Any = env.single_observation_space
     with pytest.raises(ValueError, match=r"a Dict with glimpse, .*: use HistoryFeatures"):
         GlimpseFeatures(history)
+    env.reset(seed=0)
+    actions = np.zeros((N, 7), np.float32)
+    actions[:, -1] = -1  # go on
+    env.env.step(actions)
+    with pytest.raises(ValueError, match="seen from its first glimpse on"):
+        env.step(actions)
 
 
 # Features
@@ -130,7 +124,7 @@ def test_nonsense_is_refused():
 
 def histories() -> tuple[dict[str, torch.Tensor], Any]:
     """Histories of 1 to T glimpses, and their space."""
-    env = VectorGlimpseHistory(make_vector(), T)
+    env = VectorGlimpseHistory(make_vector())
     shown = [env.reset(seed=0)[0]] + [env.step(action)[0] for action in actions_for(6)]
     obs = {name: torch.as_tensor(np.concatenate([s[name] for s in shown])) for name in shown[0]}
     return obs, env.single_observation_space
@@ -161,9 +155,3 @@ def test_values_in_masked_slots_have_no_effect():
     assert torch.equal(features(obs), features(garbled))
     nothing = {name: torch.zeros_like(part) for name, part in obs.items()}
     assert features(nothing).isfinite().all()
-
-
-def test_the_sums_layer_is_as_large_as_the_papers_core():
-    _, space = histories()
-    core = RectifierCore(RAMConfig((6, 4, 4), 4))
-    assert count_parameters(HistoryFeatures(space).hidden) == count_parameters(core)

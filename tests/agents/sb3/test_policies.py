@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import TRPO, RecurrentPPO
-from stable_baselines3 import A2C, PPO, SAC
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
@@ -43,7 +43,7 @@ ALGORITHMS = {
 def make_env(num_envs: int = 6, *, history: bool = False, **keywords: Any) -> VecMonitor:
     env: Any = gym.make_vec("SignpostGlimpse-v0", num_envs=num_envs, **keywords)
     if history:
-        env = VectorGlimpseHistory(env, 4)
+        env = VectorGlimpseHistory(env)
     return VecMonitor(GlimpseVecEnv(env))
 
 
@@ -109,8 +109,6 @@ def test_a_weight_scales_the_locations_log_probability_alone():
         distribution(*given, location_weight=weight).log_prob(action) for weight in (1.0, 0.1)
     )
     assert weighted.tolist() == pytest.approx([0.1 * float(plain[0]), float(plain[1])])
-    with pytest.raises(ValueError, match="location_weight must be at least 0, got -1"):
-        HybridDistribution(3, location_weight=-1)
 
 
 def test_with_every_label_counted_both_count_before_the_last():
@@ -141,12 +139,6 @@ def test_samples_follow_the_distribution_and_carry_no_gradient():
     torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
     assert unpack_action(dist.mode())[0][0].tolist() == pytest.approx([0.1, -0.4])
     assert (unpack_action(dist.mode())[1] == 0).all()
-
-
-def test_a_forgotten_time_raises_and_is_not_the_previous_one():
-    dist = distribution([[0.0, 0.0]], [[0.0, 0.0]], 0.5, [1.0])
-    with pytest.raises(RuntimeError, match="set_time"):
-        dist.proba_distribution(torch.zeros(1, 4), torch.zeros(2))
 
 
 # The policies
@@ -269,14 +261,12 @@ NOT_BOXES = (spaces.Discrete(4), spaces.MultiDiscrete([3, 3, 4]), spaces.Box(-1,
         ({"observation_space": BOX}, "must be a Dict with time"),
         (
             {"action_space": spaces.Box(-1, 1, (7,))},  # with a stop score
-            r"num_classes = 6 numbers, got .*7.* without allow_stop",
+            r"num_classes = 6 numbers .* got .*7.* without allow_stop",
         ),
         *(({"action_space": space}, "action_format='box'") for space in NOT_BOXES),
-        ({"action_space": spaces.Box(0, 1, (6,))}, "must contain -1 and 1"),
+        ({"action_space": spaces.Box(0, 1, (6,))}, "contains -1 and 1"),
         *(({"initial_std": std}, "initial_std must be positive") for std in (0, math.nan)),
         ({"label_counts": "first"}, "label_counts must be 'last' or"),
-        ({"use_sde": True}, "use_sde"),
-        ({"log_std_init": -3.0}, r"log_std_init must be left out: .* initial_std"),
     ],
     ids=str,
 )
@@ -297,15 +287,6 @@ def test_normalised_observations_are_refused_since_the_time_says_what_counts():
     PPO(HybridPolicy, plain, **settings).learn(32)
     with pytest.raises(ValueError, match=r"time must be in \[0, 1\].*norm_obs=False"):
         PPO(HybridPolicy, normalised, **settings).learn(32)
-
-
-def test_trpo_and_sac_are_refused_with_a_reason():
-    with pytest.raises(TypeError, match="HybridPolicy is for PPO and A2C"):
-        SAC(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4})  # pyright: ignore[reportArgumentType]
-    settings: Any = {"n_steps": 8, "batch_size": 32, "device": "cpu"}
-    model = TRPO(HybridPolicy, make_env(4), policy_kwargs={"num_classes": 4}, **settings)
-    with pytest.raises(TypeError, match=r"doesn't support TRPO, .* use PPO or A2C, or"):
-        model.learn(32)
 
 
 def test_only_agents_sb3_needs_stable_baselines():

@@ -22,10 +22,9 @@ class Control:
     """Chooses the location of each next glimpse.
 
     Args:
-        name: ``"learned"``: the policy's location, unchanged. ``"random"``: uniform in [-1, 1].
-            ``"centre"``: the middle of the image. ``"raster"``: location t of
-            :func:`raster_locations`, the same walk in every episode. ``"oracle"``: the centre of
-            the object.
+        name: ``"learned"``: the policy's location. ``"random"``: uniform in [-1, 1]. ``"centre"``:
+            the middle of the image. ``"raster"``: location t of :func:`raster_locations`.
+            ``"oracle"``: the centre of the object.
         env: A ``ram_env.GlimpseVectorEnv``, for its T and, at each call, its canvas's side.
 
     Raises:
@@ -53,11 +52,7 @@ class Control:
             box: The objects' boxes, from :func:`to_boxes`, for the oracle. Shape (N, 4).
             uniform: Noise, uniform in [-1, 1], for random locations. Shape (N, 2).
 
-        Raises:
-            ValueError: If the step is out of range or the box's shape is wrong.
         """
-        if not 0 <= step < len(self._raster):
-            raise ValueError(f"step must be in 0..{len(self._raster) - 1}, got {step}")
         if self._name == "random":
             return uniform
         if self._name == "centre":
@@ -74,15 +69,9 @@ def raster_locations(num_locations: int) -> Tensor:
     """Divide the image into equal rows of nearly equal cells, and walk over their centres.
 
     The walk goes down row by row, alternately to the right and to the left. There are about as
-    many rows as cells per row; where the cells don't divide evenly, the middle rows have one more.
-    Seven locations (T = 8) are rows of 2, 3 and 2; on 60 px their cells are 30x20 and 20x20, and
-    the coarsest of the task's patches, 48 px, covers its whole cell.
-
-    Returns:
-        (x, y) in [-1, 1], in the order of the walk. Shape (num_locations, 2), float32.
+    many rows as cells per row; where the cells don't divide evenly, the middle rows have one more:
+    seven locations are rows of 2, 3 and 2. Returns (x, y) in [-1, 1], (num_locations, 2), float32.
     """
-    if num_locations < 1:
-        raise ValueError(f"num_locations must be at least 1, got {num_locations}")
     rows = round(num_locations**0.5)
     cells_per_row, longer_rows = divmod(num_locations, rows)
     first_longer = (rows - longer_rows) // 2
@@ -104,22 +93,9 @@ def to_boxes(infos: dict[str, Any], device: torch.device) -> Tensor:
 
 
 def oracle_location(box: Tensor, canvas_side: int) -> Tensor:
-    """Return the centres of objects as locations (x, y), (N, 2); their pixels are exact.
+    """Return the centres of boxes from :func:`to_boxes` as locations (x, y), (N, 2).
 
-    Args:
-        box: From :func:`to_boxes`. Shape (N, 4).
-        canvas_side: Side of the canvas [px].
-
-    Raises:
-        ValueError: If the shape is wrong or, on the CPU, an object reaches beyond the canvas.
+    ``canvas_side`` is in pixels. The retina maps a centre to exactly its pixel.
     """
-    if box.shape != (len(box), 4):
-        raise ValueError(f"box must have shape (N, 4), got {tuple(box.shape)}")
-    corner, size = box[:, :2], box[:, 2:]  # (N, 2)
-    on_host = box.device.type == "cpu"  # where the check waits for no GPU
-    if on_host and (outside := ((corner < 0) | (corner + size > canvas_side)).any(1)).any():
-        raise ValueError(
-            f"an object lies outside the canvas of {canvas_side} px: x, y, width and height are "
-            f"{box[outside][0].tolist()}"
-        )
+    corner, size = box.split(2, 1)  # (N, 2)
     return (2 * corner + size).to(torch.float32) / canvas_side - 1

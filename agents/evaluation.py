@@ -21,10 +21,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from agents.actions import sample_label, sample_location
 from agents.controls import Control, to_boxes
 from agents.episodes import NOT_FINITE, play_episode
-from agents.labels import sample_label
-from agents.locations import sample_location
 from agents.ram import Output, RecurrentAttentionModel
 
 

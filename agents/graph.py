@@ -6,10 +6,8 @@ the kernels of one call, and launches all of them at once.
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -26,14 +24,13 @@ class Graph:
     """Calls ``function(carry, **inputs) -> (carry, outputs)``, on a GPU as one CUDA graph.
 
     A replay repeats kernels and runs no line of Python. So the function must consist of operations
-    on tensors whose shapes never change, use none of torch's random numbers, copy nothing from the
-    host, never wait for the GPU, and change tensors only in place. The inputs are numbers, which it
-    gets as scalars on the device, float64 or int64. The outputs carry no gradient; the next call
-    may overwrite them.
+    on tensors whose shapes never change, use none of torch's random numbers, never wait for the GPU
+    (no ``.item()``, no mask as an index, no copy from the host), and change tensors only in place.
+    The inputs are numbers, which it gets as scalars on the device, float64 or int64. The outputs
+    carry no gradient; the next call may overwrite them.
 
-    The calls before the capture do what every call does, so a warm-up leaves nothing to undo. A
-    carry other than the one returned last starts a new warm-up: each stage of a curriculum has its
-    own graph. On the CPU there are no graphs, and the function is called.
+    A carry other than the one returned last starts a new warm-up: each stage of a curriculum has
+    its own graph. On the CPU the function is just called.
 
     Args:
         function: What to call.
@@ -55,7 +52,7 @@ class Graph:
 
         Raises:
             TypeError: If an input was an int and is a float now.
-            ValueError: If a line of the function makes the host wait for the GPU.
+            RuntimeError: From the line of the function that makes the host wait for the GPU.
         """
         for name, value in inputs.items():
             if name not in self._inputs:
@@ -82,8 +79,7 @@ class Graph:
     def _warm_up(self, carry: Carry) -> tuple[Carry, dict[str, Tensor]]:
         """Call the function on a stream of its own, as torch asks for before a capture.
 
-        The last call finds out whether a line waits for the GPU; in a capture the error would not
-        say which.
+        The last call raises at a line that waits for the GPU, which a capture would not name.
         """
         before, current = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream(self._device)
         self._stream = self._stream or torch.cuda.Stream(self._device)
@@ -95,14 +91,6 @@ class Graph:
                 if self._calls == WARM_UP:
                     torch.cuda.set_sync_debug_mode("error")
                 result = self._function(carry, **self._inputs)
-        except RuntimeError as error:
-            if "synchronizing CUDA operation" not in str(error):
-                raise
-            raise ValueError(
-                f"a CUDA graph can't hold this update: {_line_of(error)} makes the "
-                "host wait for the GPU. Write that line without .item(), masks as an index or "
-                "copies from the host, or leave out --graph"
-            ) from error
         finally:
             torch.cuda.set_sync_debug_mode(before)
         current.wait_stream(self._stream)
@@ -118,11 +106,3 @@ class Graph:
                 for name, part in kept.items():
                     part.copy_(new[name])
         return self._graph
-
-
-def _line_of(error: BaseException) -> str:
-    """Return the innermost line, as ``file:number``, that isn't torch's own or of a torch mode."""
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = takewhile(lambda frame: frame.name != "__torch_dispatch__", frames)
-    own = [frame for frame in outside if not frame.filename.startswith(torch.__path__[0])]
-    return f"{own[-1].filename}:{own[-1].lineno}"

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of x, x^3 and x^5. Five rounds map singular values in [0.002, 1] to [0.68, 1.21]."""
-NUM_ROUNDS = 5
-THINNEST = 16
-"""Muon moves matrices with more rows and columns; outputs and coordinates have fewer."""
+_MOMENTUM = 0.95
+_NUM_ROUNDS = 5  # map singular values in [0.002, 1] to [0.68, 1.21]
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x^3 and x^5
+_THINNEST = 16  # outputs and coordinates have no more rows or columns
 
 
 class Muon(torch.optim.AdamW):
@@ -24,9 +22,6 @@ class Muon(torch.optim.AdamW):
     the default. One learning rate suits both, since Muon's steps are about as long as Adam's. This
     one computes in float32; torch's uses bfloat16, which is slow on most CPUs.
 
-    Raises:
-        ValueError: If a parameter of a group isn't as many matrices as the group says.
-
     Source:
         Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks",
         kellerjordan.github.io/posts/muon; the scale is that of Liu et al. (2025),
@@ -36,12 +31,6 @@ class Muon(torch.optim.AdamW):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters."""
         super().add_param_group({"blocks": 0, **param_group})
-        group = self.param_groups[-1]
-        for shape in (tuple(p.shape) for p in group["params"] if group["blocks"]):
-            if len(shape) not in (2, 4) or shape[0] % group["blocks"]:
-                raise ValueError(
-                    f"blocks={group['blocks']} must divide a matrix's rows, got {shape}"
-                )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -59,8 +48,8 @@ class Muon(torch.optim.AdamW):
         if not state:
             state["exp_avg"] = torch.zeros_like(matrix)
             state["step"] = torch.zeros(())  # AdamW asks every state that it loads for one
-        momentum = state["exp_avg"].lerp_(grad, 1 - MOMENTUM)
-        ahead = grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
+        momentum = state["exp_avg"].lerp_(grad, 1 - _MOMENTUM)
+        ahead = grad.lerp(momentum, _MOMENTUM).flatten(1)  # Nesterov's
         blocks = ahead.unflatten(0, (group["blocks"], -1))
         scale = 0.2 * max(blocks.shape[1:]) ** 0.5
         rate = group["lr"]
@@ -76,9 +65,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT
-    a, b, c = COEFFICIENTS
+    a, b, c = _COEFFICIENTS
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(NUM_ROUNDS):
+    for _ in range(_NUM_ROUNDS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x
@@ -86,4 +75,4 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 def is_matrix(parameter: Tensor) -> bool:
     """Return whether Muon should move a parameter: a convolution's kernels or a thick matrix."""
-    return parameter.ndim == 4 or (parameter.ndim == 2 and min(parameter.shape) > THINNEST)
+    return parameter.ndim == 4 or (parameter.ndim == 2 and min(parameter.shape) > _THINNEST)

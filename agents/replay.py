@@ -8,6 +8,7 @@ Dimension key:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,19 +40,15 @@ class Replay:
 
     def __init__(self, num_rollouts: int, shape: tuple[int, ...], device: torch.device):
         r, (steps, episodes) = num_rollouts, shape[:2]
-        planned = {  # without memory yet
-            "glimpses": torch.empty(r, *shape, dtype=torch.uint8, device="meta"),
-            "locations": torch.empty(r, steps, episodes, 2, device="meta"),
-            "answers": torch.empty(r, episodes, dtype=torch.int64, device="meta"),
-            "rewards": torch.empty(r, episodes, device="meta"),
-            "added": torch.empty((), dtype=torch.int64, device="meta"),
-        }
-        size = num_ranks() * sum(part.nbytes for part in planned.values())
+        size = num_ranks() * r * (math.prod(shape) + episodes * (8 * steps + 12))
         what = f"a replay of {num_rollouts} rollouts of {num_ranks() * episodes} episodes"
         check_replay_size(what, size, "lower replay_size or num_envs")
         self.tensors = {
-            name: torch.zeros(part.shape, dtype=part.dtype, device=device)
-            for name, part in planned.items()
+            "glimpses": torch.zeros(r, *shape, dtype=torch.uint8, device=device),
+            "locations": torch.zeros(r, steps, episodes, 2, device=device),
+            "answers": torch.zeros(r, episodes, dtype=torch.int64, device=device),
+            "rewards": torch.zeros(r, episodes, device=device),
+            "added": torch.zeros((), dtype=torch.int64, device=device),
         }
 
     def __len__(self) -> int:
@@ -100,8 +97,7 @@ class Replay:
         """
         stored = self.tensors["added"].clamp(max=len(self))
         row = (uniform.double() * stored).long()[None]  # in float32 it could round up to 1
-        names = ("glimpses", "locations", "answers", "rewards")
-        drawn = (self.tensors[name].index_select(0, row)[0] for name in names)  # waits for no GPU
+        drawn = (self.tensors[name].index_select(0, row)[0] for name in _AXES)  # waits for no GPU
         glimpses, locations, answers, rewards = drawn
         state, steps = model.initial_state(len(answers)), []
         for glimpse, location in zip(glimpses, locations, strict=True):

@@ -30,22 +30,13 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 _ADVICE = "the learning rate may be too high"
 _NEVER = 2**62  # larger than any update's number
 _CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-_CUDA_WHEEL = (
-    "Install the wheel that has it, on Linux PyPI's: pip install --force-reinstall torch "
-    "torchvision --index-url https://pypi.org/simple; elsewhere see https://pytorch.org/get-started"
-)
 
 
 class Training(Generic[ModelT]):
     """Everything that the rest of a run depends on, except the number of updates done.
 
     ``env`` has ``get_state`` and ``set_state``; ``stored`` holds parts by name, which have ``pack``
-    and ``unpack``.
-
-    Attributes:
-        mean_model: The running mean of the model's weights, which is evaluated and published.
-        best: The running mean that :meth:`is_best` kept last; the first one before that.
-        best_error: What :meth:`is_best` got for ``best``, or infinity.
+    and ``unpack``. ``mean_model``, the running mean of the weights, is evaluated and published.
     """
 
     def __init__(
@@ -80,9 +71,9 @@ class Training(Generic[ModelT]):
                 mean.copy_(weights[name])
 
     def is_best(self, error: float, *, always: bool = False) -> bool:
-        """Keep the running mean and return True if its error [%] is the lowest so far, or always.
+        """Keep the running mean as ``best`` if its error [%] is no higher than the best, or always.
 
-        The error may include a price of glimpses. A tie keeps the newer mean.
+        The error may include a price of glimpses. Returns whether it was kept.
         """
         better = always or error <= self.best_error
         if better:
@@ -213,23 +204,16 @@ def check_validation_images(wanted: int | None, num_images: int) -> None:
 def choose_device(name: str) -> torch.device:
     """Return the device that ``--device`` names, a GPU with its number; "auto" prefers a GPU.
 
-    Under torchrun, "cuda" is this rank's GPU.
-
-    Raises ValueError if there is no such device here.
+    Under torchrun, "cuda" is this rank's GPU. Raises ValueError if torch finds no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name.startswith("cuda") and not torch.cuda.is_available():
-        reason = "torch sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
-        if torch.version.cuda is None:
-            reason = f"torch {torch.__version__} is built without CUDA. {_CUDA_WHEEL}"
-        raise ValueError(f"device must be cpu or auto here, got {name}: {reason}")
     name = own_gpu(name)
     try:
         probe = torch.zeros(1, device=name)
         probe.item()  # which the device "meta" can't do
     except (RuntimeError, AssertionError) as error:
-        allowed = "auto, cpu, cuda or, with the number of a GPU that is here, such as cuda:1"
+        allowed = "auto, cpu, or the cuda or cuda:N of a GPU that torch finds"
         raise ValueError(f"device must be {allowed}, got {name}: {first_line(error)}") from error
     return probe.device
 
@@ -237,8 +221,7 @@ def choose_device(name: str) -> torch.device:
 def choose_bf16(wanted: bool, device: torch.device, log: Any) -> bool:
     """Return whether to compute in bfloat16: if it is wanted and the hardware has it.
 
-    Emulated, it takes longer than float32. A resumed run keeps its choice, ``dtype`` in its log's
-    ``config.json``.
+    A resumed run keeps its choice, ``dtype`` in its log's ``config.json``.
     """
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -293,8 +276,7 @@ def clip_gradients(
     """Scale the gradient down to ``max_norm`` if it is longer; return its norm before.
 
     Raises FloatingPointError if it, or one of the ``values`` that it came from, is not finite, or
-    tells ``watch``, as :func:`check_finite` does. All are checked at once, since the host waits
-    for a GPU's answer.
+    tells ``watch``, as :func:`check_finite` does.
     """
     values = values or {}
     parameters = model.named_parameters()

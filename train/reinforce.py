@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.actions import choose_label, sample_location
 from agents.controls import Control, to_boxes
 from agents.distributed import mean_over_ranks, own_lanes
 from agents.episodes import Carry, play_episode
 from agents.estimators import Rollout
 from agents.graph import Graph
-from agents.labels import choose_label
 from agents.learner import Learner
-from agents.locations import sample_location
 from agents.noise import Noise
 from agents.ram import Output, RecurrentAttentionModel
 from agents.replay import Replay

@@ -68,18 +68,6 @@ def test_the_oracle_looks_at_the_pixel_in_the_objects_middle_wherever_it_stands(
     assert torch.equal(pixel, position + object_side // 2)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: make_control("best"), f"one of {', '.join(CONTROLS)}, got 'best'"),
-        (lambda: raster_locations(0), "num_locations"),
-        (lambda: make_control("learned")(-1, LEARNED, BOX, UNIFORM), r"step must be in 0\.\.7"),
-        (lambda: make_control("learned")(8, LEARNED, BOX, UNIFORM), r"step must be in 0\.\.7"),
-        (lambda: oracle_location(torch.zeros(4), 60), "box must have shape"),
-        (lambda: oracle_location(BOX - 1, 60), "outside the canvas of 60"),
-        (lambda: oracle_location(BOX + 1, 60), "outside the canvas of 60"),
-    ],
-)
-def test_bad_arguments_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_an_unknown_control_is_refused():
+    with pytest.raises(ValueError, match=f"one of {', '.join(CONTROLS)}, got 'best'"):
+        make_control("best")

@@ -80,12 +80,6 @@ def test_adamw_moves_the_groups_without_blocks():
     assert not matrix.any()  # it had no gradient
 
 
-@pytest.mark.parametrize("shape", [(4,), (5, 20), (4, 4, 4), (5, 4, 3, 3)])
-def test_parameters_that_are_not_so_many_matrices_are_refused(shape):
-    with pytest.raises(ValueError, match=r"blocks=2 must divide a matrix's rows, got \("):
-        Muon([{"params": [nn.Parameter(torch.zeros(shape))], "blocks": 2}])
-
-
 @pytest.mark.parametrize("core", CORES)
 def test_the_trainer_gives_it_all_thick_matrices_but_the_outputs_and_the_cores_gates_apart(core):
     flags: Any = {"env_id": "SignpostGlimpse-v0", "optimizer": "muon", "learned_std": True}

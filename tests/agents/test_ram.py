@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.locations import sample_location
+from agents.actions import sample_location
 from agents.ram import RAMConfig, RectifierCore, RecurrentAttentionModel
 
 
@@ -84,6 +84,8 @@ def test_a_gated_core_is_torchs_and_what_the_model_says_comes_from_its_h(core, w
 @pytest.mark.parametrize("location_hidden", [0, 6])
 def test_a_location_is_a_tanh_or_an_offset_of_what_the_state_says(location_hidden):
     h, here = torch.randn(3, 16), torch.rand(3, 2) * 2 - 1
+    assert make_model(location_hidden=location_hidden).location_std is None
+    torch.testing.assert_close(make_model(initial_std=0.5).location_std, torch.tensor([0.5, 0.5]))
     for location in ("absolute", "offset"):
         net = make_model(location=location, location_hidden=location_hidden).location_network
         f = net.mean(h if net.hidden is None else net.hidden(h).clamp(min=0))
@@ -131,28 +133,6 @@ def test_a_gradient_reaches_only_the_networks_it_should(output, changes, reached
     assert reached_by(output, **changes) == reached
 
 
-@pytest.mark.parametrize("learned", [False, True])
-def test_a_sampled_location_is_a_constant_that_teaches_by_its_log_prob_alone(learned):
-    model = make_model(initial_std=0.5)
-    std, log_std = model.location_std, model.location_network.log_std
-    assert std is not None
-    assert log_std is not None
-    torch.testing.assert_close(std, torch.tensor([0.5, 0.5]))
-    mean = torch.zeros(100, 2, requires_grad=True)
-    noise = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
-    location, log_prob = sample_location(mean, std if learned else 0.5, noise)
-    torch.testing.assert_close(location, noise / 2)
-    assert not location.requires_grad
-    expected = torch.distributions.Normal(mean, 0.5).log_prob(location).sum(1)
-    torch.testing.assert_close(log_prob, expected)
-    log_prob.sum().backward()
-    # d log N / d mean = (l - mean) / s^2, d log N / d log s = (l - mean)^2 / s^2 - 1
-    torch.testing.assert_close(mean.grad, location / 0.25)
-    expected = (location.square() / 0.25 - 1).sum(0) if learned else None
-    torch.testing.assert_close(log_std.grad, expected)
-    assert make_model().location_std is None
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -170,7 +150,7 @@ def test_a_bad_setting_is_refused(changes, named):
         make_model(**changes)
 
 
-def test_a_wrong_shape_or_std_is_refused():
+def test_a_wrong_shape_is_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"glimpse must have shape \(2, 3, 4, 4\)"):
         model(torch.rand(2, 4, 4, 3), torch.zeros(2, 2), model.initial_state(2))
@@ -178,10 +158,6 @@ def test_a_wrong_shape_or_std_is_refused():
         model(torch.rand(2, 3, 4, 4), torch.zeros(2, 3), model.initial_state(2))
     with pytest.raises(ValueError, match="state"):
         model(torch.rand(2, 3, 4, 4), torch.zeros(2, 2), model.initial_state(1))
-    with pytest.raises(ValueError, match="std must be positive"):
-        sample_location(torch.zeros(1, 2), 0.0, torch.zeros(1, 2))
-    with pytest.raises(ValueError, match=r"noise must have mean's shape, \(3, 2\), got \(3,\)"):
-        sample_location(torch.zeros(3, 2), 0.1, torch.zeros(3))
 
 
 def test_a_capped_state_goes_no_further_and_learns_nothing_there():

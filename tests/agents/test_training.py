@@ -163,15 +163,10 @@ def test_a_state_that_makes_no_sense_is_refused(entry, value, said):
         training.unpack(Checkpoint(0, tensors, {**state, entry: value}))
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    for built, advice in ((None, "pip install"), ("13.0", "nvidia-smi")):
-        monkeypatch.setattr(torch.version, "cuda", built)
-        for name in ("cuda", "cuda:1"):
-            with pytest.raises(ValueError, match=f"got {name}: .*{advice}"):
-                choose_device(name)
-    for name in ("gpu", "meta", "cuda1"):
+    for name in ("cuda:99", "gpu", "meta", "cuda1"):
         with pytest.raises(ValueError, match=f"device must be .*, got {name}"):
             choose_device(name)
 

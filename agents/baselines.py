@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 _KERNEL, _STRIDE, _FILTERS = 10, 5, 8  # of the paper's convolution
-_LARGE = 56  # side [px] from which ResNet-18 keeps its first two layers
 
 
 class FullImageBaseline(nn.Module):
@@ -31,9 +30,8 @@ class FullImageBaseline(nn.Module):
     def forward(self, canvases: Tensor) -> Tensor:
         """Map canvases in [0, 1], (N, C, H, H), to unnormalised log-probabilities, (N, K)."""
         if canvases.shape[1:] != self.canvas_shape:
-            expected = ", ".join(map(str, self.canvas_shape))
             got = tuple(canvases.shape)
-            raise ValueError(f"canvases must have shape (N, {expected}), got {got}")
+            raise ValueError(f"canvases must have shape (N, *{self.canvas_shape}), got {got}")
         return self.network(canvases)
 
 
@@ -49,10 +47,8 @@ def make_baseline(name: str, channels: int, side: int, num_classes: int) -> Full
         num_classes: K.
 
     Source:
-        Mnih et al. (2014), arXiv:1406.6247, section 4.1, for the first three: at 60x60
-        ``"fc256"`` has 990,218 parameters and ``"conv"`` 251,442, at 28x28 36,402. Unless
-        ``side`` - 10 is a multiple of 5, the convolution leaves out the last rows and columns
-        (3 at 28 px).
+        Mnih et al. (2014), arXiv:1406.6247, section 4.1, for the first three. Unless ``side`` -
+        10 is a multiple of 5, the convolution leaves out the last rows and columns.
         ResNet-18 is He et al. (2016), arXiv:1512.03385.
     """
     if name not in BASELINES:
@@ -109,14 +105,13 @@ def _convolutional(channels: int, side: int, num_classes: int) -> nn.Module:
 def _resnet18(channels: int, side: int, num_classes: int) -> nn.Module:
     """Return torchvision's ResNet-18 on C planes, without pretrained weights.
 
-    It is made for 224 px and shrinks canvases by 32: those of 32 px or less to a single pixel.
-    Below 56 px the first convolution is 3x3 with stride 1 rather than 7x7 with stride 2, and no
-    max-pooling follows it, as is common for CIFAR.
+    It is made for 224 px. Below 56 px the first convolution is 3x3 with stride 1 rather than 7x7
+    with stride 2, and no max-pooling follows it, as is common for CIFAR.
     """
     from torchvision.models import resnet18  # a second to import, which the others don't need
 
     network = resnet18(weights=None, num_classes=num_classes)
-    if side < _LARGE:
+    if side < 56:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     else:

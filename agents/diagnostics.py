@@ -79,8 +79,7 @@ def behaviour(beliefs: Beliefs, task: Any) -> dict[str, float]:
 def bits_gained(beliefs: Beliefs) -> Tensor:
     """Return the bits that glimpses 2..T add, E[log2 p_k - log2 p_(k-1)], (T - 1,).
 
-    p_k is the probability of the true label after k glimpses, which must not be 0: beliefs from
-    :func:`agents.sb3.evaluation.play_split_sb3` have no bits.
+    p_k is the probability of the true label after k glimpses, which must not be 0.
     """
     label = beliefs.labels[None, :, None, None].expand(*beliefs.log_p.shape[:3], 1)
     bits = beliefs.log_p.gather(3, label)[..., 0] / math.log(2)  # (M, n, T)
@@ -100,9 +99,8 @@ def play_in_hindsight(
     """Replay episodes, one pass over n images, with locations that make the label likeliest.
 
     Each next location is the cell centre of a grid that makes the label in ``start`` likeliest
-    after that glimpse. A remaining error points to the classifier, not the policy. A low error
-    proves little: the choice exploits whatever sways this classifier, which wrong labels in
-    ``start`` measure. Nor is it a strict bound: the choice is greedy and the candidates are few.
+    after that glimpse. A low error proves little: the choice exploits whatever sways this
+    classifier, which wrong labels in ``start`` measure.
 
     Args:
         model: In the mode to evaluate it in.
@@ -114,13 +112,11 @@ def play_in_hindsight(
         chunk_size: m, images per batch.
 
     Raises:
-        ValueError: If there are no canvases or more than labels, or a size is below 1.
+        ValueError: If there are no canvases or more than labels.
     """
     n = len(canvases)
     if not 1 <= n <= len(start.labels):
         raise ValueError(f"canvases must be 1 to {len(start.labels)}, as in start, got {n}")
-    if min(grid_size, chunk_size) < 1:
-        raise ValueError(f"grid_size and chunk_size must be positive, got {grid_size, chunk_size}")
     device = canvases.device
     centres = (2 * torch.arange(grid_size, device=device) + 1) / grid_size - 1
     candidates = torch.cartesian_prod(centres, centres)  # (C, 2)

@@ -56,8 +56,8 @@ def play_episode(
 
     Args:
         model: The agent.
-        env: A ``ram_env.GlimpseVectorEnv``, on any device, with ``action_format="dict"``, without
-            ``allow_stop`` and in the autoreset mode ``SAME_STEP``.
+        env: A ``ram_env.GlimpseVectorEnv`` with ``action_format="dict"``, without ``allow_stop``
+            and in the autoreset mode ``SAME_STEP``.
         carry: Observations and infos at the beginning of the episodes.
         act: Chooses, from the number of the step (from 0) and the outputs, the next location,
             shape (N, 2), its log-probability, (N,), and the label, (N,).
@@ -68,8 +68,7 @@ def play_episode(
         The T steps, and the observations and infos of the next episodes.
 
     Raises:
-        FloatingPointError: If the environment refused an action since the model's outputs are not
-            finite.
+        FloatingPointError: If the model's outputs are not finite, so the env refused an action.
     """
     (obs, infos), state = carry, model.initial_state(env.num_envs)
     steps: list[Step] = []

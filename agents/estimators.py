@@ -1,8 +1,7 @@
 """The ways to learn from an episode, side by side: each turns a rollout into loss terms.
 
-An estimator is a row of :data:`ESTIMATORS`: what a location is paid with (its return), the baseline
-that is subtracted, and what the classifier learns from. The script that plays the episodes is the
-same for all.
+An estimator is a row of :data:`ESTIMATORS`: a location's return, the baseline that is subtracted,
+and what the classifier learns from.
 
 Dimension key:
     T: glimpses per episode
@@ -35,7 +34,7 @@ from agents.losses import baseline_loss, reinforce_loss, reward_to_go
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What N episodes recorded. Every tensor has shape (T, N).
+    """What N episodes recorded; every tensor has shape (T, N).
 
     Attributes:
         label_log_prob: log p_t of the true label.
@@ -44,10 +43,9 @@ class Rollout:
         answer_log_prob: log p_t(a).
         other_log_prob: log(1 - p_t(a)), without cancellation where p_t(a) is near 1.
         rest_log_prob: sum_{k != a} q(k) log p_t(k), where q is p_T without a, renormalised.
-        location_log_prob: log pi(l_t | h_t) of the sampled location. The environment does not
-            use the last one.
+        location_log_prob: log pi(l_t | h_t); the environment does not use the last location.
         baseline: b(h_t).
-        reward: r_t, paid by the environment.
+        reward: r_t, from the environment.
         right: Whether the label that the agent gave is the true one, 0 or 1.
         location_entropy: Entropy of pi(. | h_t) [nat].
         label_entropy: Entropy of the class probabilities given h_t [nat].
@@ -126,8 +124,7 @@ class Weights:
         policy_coef: c, weight of the location policy's loss.
         baseline_coef: c_b, weight of the baseline's loss.
         discount: gamma of :func:`~agents.losses.dense_returns`.
-        max_log_odds: o_max, log-odds up to which ``dense_log_odds`` pays for evidence. 9 is
-            p = 0.9999.
+        max_log_odds: o_max, cap on the log-odds in ``dense_log_odds``. 9 is p = 0.9999.
         normalise_by_step: Whether estimators that normalise do so at each step alone.
         num_rollouts: M, rollouts of one image for leave-one-out.
         entropy_coef: c_e, weight of both actions' entropy in the reward_only estimators.
@@ -143,12 +140,9 @@ class Weights:
 
 
 class Terms(NamedTuple):
-    """The loss as weighted terms by name, grouped by the action that they teach.
+    """The loss as weighted terms by name, which are scalars: of the label, the location, and both.
 
-    Attributes:
-        label: Terms that teach the label alone.
-        location: Terms that only a learned choice of locations needs; a control leaves them out.
-        shared: Terms of both actions.
+    A control, which chooses locations in the policy's place, leaves those of the location out.
     """
 
     label: dict[str, Tensor]
@@ -156,23 +150,15 @@ class Terms(NamedTuple):
     shared: dict[str, Tensor]
 
     def by_name(self, *, location: bool = True) -> dict[str, Tensor]:
-        """Return the terms to add up, with or without those of the location.
-
-        Raises:
-            ValueError: If a name occurs twice or a term is not a scalar.
-        """
+        """Return the terms to add up, with or without those of the location."""
         groups = self.label, self.location if location else {}, self.shared
-        terms = [item for group in groups for item in group.items()]
-        names = [name for name, _ in terms]
-        if len({*names}) < len(names):
-            raise ValueError(f"terms must have different names, got {names}")
-        for name, term in terms:
-            if term.ndim:
-                raise ValueError(f"term {name!r} must be a scalar, got shape {(*term.shape,)}")
-        return dict(terms)
+        terms = {name: term for group in groups for name, term in group.items()}
+        if len(terms) < sum(map(len, groups)) or any(term.ndim for term in terms.values()):
+            raise ValueError(f"terms must be scalars with different names, got {groups}")
+        return terms
 
 
-# What a location is paid with: returns of shape (T - 1, N), as the last location shows nothing
+# Returns of locations, (T - 1, N), as the last location shows nothing
 
 
 def terminal_reward(rollout: Rollout, weights: Weights) -> Tensor:
@@ -239,7 +225,8 @@ def hybrid_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Ter
     if estimator.learns_baseline:
         baseline = baseline_loss(rollout.baseline[:-1], returns)
         location["baseline"] = weights.baseline_coef * baseline
-    taught = _even(rollout) if estimator.glimpses == "every" else _last(rollout)
+    last = [0.0] * (len(rollout.reward) - 1) + [1.0]
+    taught = _even(rollout) if estimator.glimpses == "every" else last
     label = losses.cross_entropy(getattr(rollout, estimator.classifier), taught)
     return Terms({"classifier": label}, location, shared={})
 
@@ -269,18 +256,18 @@ class Estimator:
 
     Attributes:
         about: What it is, with equation and source.
-        returns: What each location is paid with, (T - 1, N): row t pays l_t, which chooses glimpse
+        returns: Returns of the locations, (T - 1, N): row t is that of l_t, which chooses glimpse
             t + 1. Detached in the loss.
         baseline: What is subtracted from the returns; ``learned_baseline`` is trained.
         classifier: Name of the rollout's log-probabilities that the classifier ascends.
         glimpses: Which glimpses teach the classifier: every one alike, or the last.
-        normalises: Whether advantages are normalised, which takes two of them or more.
+        normalises: Whether advantages are normalised.
         takes_mean: Whether the policy's loss is a mean over locations instead of their sum.
         weighted: Whether ``policy_coef`` weighs the policy's loss.
         location_reaches_core: Whether the location network's gradient flows into the core.
         samples_label: Whether labels are sampled; otherwise the agent gives the likeliest one.
-        binary_reward: Whether it reads the reward as whether the answer is the label (class R with
-            the structure of the reward). Any policy may then sample the answer.
+        binary_reward: Whether it reads the reward as whether the answer is the label. Any policy
+            may then sample the answer.
         loss: Turns a rollout into loss terms.
     """
 
@@ -323,11 +310,7 @@ class Estimator:
 
     @property
     def objective(self) -> str:
-        """What it ascends or, without the label, approximates.
-
-        ``benchmarks/gradient_quality.py`` defines each. Locations that are paid with log-odds
-        don't ascend the log-likelihood; only the classifier does.
-        """
+        """What it ascends or approximates; ``benchmarks/gradient_quality.py`` defines each."""
         if self.loss is sampled_label_loss:
             return "sampled reward"
         if self.returns is terminal_reward:
@@ -341,7 +324,7 @@ _PAPER = Estimator(
         L = -log p_T - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
 
     The location's gradient stops before the core, as in many implementations. Equation 3 takes
-    the gradient of the whole RNN, with any weight: ``--location-gradient core --policy-coef C``.
+    the gradient of the whole RNN: ``--location-gradient core --policy-coef C``.
 
     Source:
         Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".
@@ -350,7 +333,7 @@ _PAPER = Estimator(
     location_reaches_core=False,
 )
 _DENSE = Estimator(
-    """Pay each location with its gain in log-likelihood, normalised over the batch.
+    """The return of a location is its gain in log-likelihood, normalised over the batch.
 
         L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
 
@@ -358,7 +341,7 @@ _DENSE = Estimator(
     That rescales the step, so this is not the gradient of one objective.
 
     Source:
-        Ours; Ba et al. (2015), arXiv:1412.7755, pay with the last log-likelihood.
+        Ours; in Ba et al. (2015), arXiv:1412.7755, the return is the last log-likelihood.
     """,
     likelihood_gain,
     normalises=True,
@@ -370,7 +353,7 @@ _REWARD_ONLY = Estimator(
         L = -(R_T - b_T) log p(label) - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t)
             - c_e (sum_{t<T} H[pi(. | h_t)] + H[p(. | h_T)]) + c_b mean_t (b_t - R_t)^2
 
-    Without the entropy H the sampled label soon is the same for all images.
+    Without the entropy H, the policy soon collapses to one label.
 
     Source:
         Williams (1992); the entropy is Williams and Peng (1991).
@@ -421,13 +404,12 @@ ESTIMATORS = {
     "dense": _DENSE,
     "dense_log_odds": replace(
         _DENSE,
-        about="""As ``dense``, but pay each location with its gain in the label's log-odds.
+        about="""As ``dense``, but the return is the gain in the label's log-odds.
 
             o_t = log(p_t / (1 - p_t)) / o_max
 
-        o_t, limited to [-1, 1], takes the place of log p_t in g_t. A log-likelihood has nothing
-        left to gain where p_t is near 1, so an agent that is paid with it stops looking for
-        evidence. Log-odds have, up to o_max, ``max_log_odds``.
+        o_t, limited to [-1, 1], takes the place of log p_t in g_t. Where p_t is near 1, a
+        log-likelihood has nothing left to gain; log-odds have, up to o_max, ``max_log_odds``.
 
         Source:
             Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
@@ -441,8 +423,8 @@ ESTIMATORS = {
             L = -sum_k w_k log p_k - sum_{t<T} (g_t - b_t) log pi(l_t | h_t)
                 + c_b mean_{t<T} (b_t - g_t)^2
 
-        g_t is :func:`~agents.losses.exact_dense_returns`, which names the source. ``policy_coef``
-        is ignored: any value but 1 would make the gradient inexact.
+        g_t is :func:`~agents.losses.exact_dense_returns`. ``policy_coef`` is ignored: any value
+        but 1 would make the gradient inexact.
         """,
         exact_gain,
         weighted=False,
@@ -469,8 +451,7 @@ ESTIMATORS = {
         _OUTCOME,
         about="""As ``outcome``, with A_t, which is g_t - b_t normalised over t and n (ours).
 
-        The gains shrink while the agent improves, and with them the location's gradient next to
-        the classifier's. Normalised, it keeps its size.
+        The gains shrink while the agent improves; normalised, the location's gradient doesn't.
         """,
         normalises=True,
     ),
@@ -497,8 +478,3 @@ ESTIMATORS = {
 def _even(rollout: Rollout) -> list[float]:
     """Return the weights 1/T of every glimpse."""
     return [1 / len(rollout.reward)] * len(rollout.reward)
-
-
-def _last(rollout: Rollout) -> list[float]:
-    """Return the weights 0, ..., 0, 1, of the last glimpse alone."""
-    return [0.0] * (len(rollout.reward) - 1) + [1.0]

@@ -103,18 +103,15 @@ def play_split(
 ) -> Beliefs:
     """Show every image of a split ``num_passes`` times and record what the model believes.
 
-    Each pass begins with other first locations, if the env draws them. With ``std`` 0 and no
-    random control the number of sub-environments changes nothing but rounding; the noise of
-    locations depends on it.
+    Each pass begins with other first locations, if the env draws them. Only the noise of sampled
+    and random locations depends on the number of sub-environments.
 
     Args:
         model: In the mode to evaluate it in.
         env: A vector env with ``order="sequential"`` and ``action_format="dict"``, in the
             autoreset mode ``SAME_STEP``, whose episodes all have the same length.
-            Observations may be arrays or tensors.
         num_images: n, images in the split; visits after the last pass are dropped.
-        num_passes: M, passes through the split; above 1 its canvases must be frozen, as those of
-            validation and test are.
+        num_passes: M; above 1 the split's canvases must be frozen, as in validation and test.
         std: Standard deviation of the location policy; 0 executes its mean.
         generator: Source of the noise of locations, on the model's device. None gives every call
             the same noise.
@@ -123,7 +120,7 @@ def play_split(
 
     Raises:
         ValueError: If a number is out of range, the env does not show the split in turn, or its
-            passes show objects at other places, as those of a training split do.
+            passes show objects at other places.
         FloatingPointError: If the model's outputs are not finite.
     """
     _check_playable(env, num_images, num_passes, std)

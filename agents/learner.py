@@ -17,14 +17,9 @@ from agents.training import Training, Watch, check_finite, clip_gradients
 
 
 class Learner(Training[RecurrentAttentionModel]):
-    """Moves a model's weights, and holds all that the rest of a run depends on.
+    """Moves a model's weights; ``config`` are the settings of train/reinforce.py.
 
-    Args:
-        config: Settings of train/reinforce.py.
-        model: The model.
-        env: See :class:`~agents.training.Training`.
-        stored: Further parts of the state by name; empty ones are not stored.
-        bf16: Compute the networks in bfloat16.
+    Empty parts of ``stored`` are left out; ``bf16`` computes the networks in bfloat16.
     """
 
     def __init__(
@@ -62,8 +57,7 @@ class Learner(Training[RecurrentAttentionModel]):
     ) -> Tensor:
         """Move the weights against the gradient of a loss; return its norm before clipping.
 
-        Raises:
-            FloatingPointError: If the gradient or one of the ``values`` is not finite.
+        Raises FloatingPointError if the gradient or one of the ``values`` is not finite.
         """
         self.optimizer.zero_grad()
         loss.backward()
@@ -73,18 +67,14 @@ class Learner(Training[RecurrentAttentionModel]):
         return norm
 
     def finish(self, update: int | Tensor, decay: float | Tensor) -> None:
-        """Check the weights, and move their running mean.
-
-        Raises:
-            FloatingPointError: If a weight is not finite.
-        """
+        """Check that all weights are finite, and move their running mean."""
         check_finite(update, dict(self.model.named_parameters()), self._watch)
         self.move_mean(decay)
 
     def note(self, update: int | Tensor, allowed: Tensor) -> None:
-        """Remember an update whose actions were not ``allowed``, for :meth:`check`.
+        """Remember an update whose actions were not ``allowed``, shape (), bool, for :meth:`check`.
 
-        ``allowed`` has shape (), bool. Without a graph the environment itself refuses them.
+        Without a graph the environment itself refuses them.
         """
         if self._watch is not None:
             self._watch.note(update, allowed)

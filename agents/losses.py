@@ -37,7 +37,7 @@ def reward_to_go(reward: Tensor) -> Tensor:
 def reinforce_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """Return the policy loss -mean_n sum_t A_t log pi(a_t | h_t).
 
-    Its gradient is minus an estimate of the policy gradient, unbiased if A_t is a return minus a
+    Minus its gradient estimates the policy gradient, without bias if A_t is a return minus a
     baseline that was fixed before a_t was drawn.
 
     Args:
@@ -111,18 +111,15 @@ def dense_returns(label_log_prob: Tensor, discount: float) -> Tensor:
 
     Args:
         label_log_prob: log p_t = log p(y | h_t) of the true label. Shape (T, N), T >= 2.
-        discount: gamma, at least 0. 0 credits a location with the next glimpse only, 1 equally
-            with all later ones, and above 1 most with the last.
+        discount: gamma, at least 0. 0 counts the next glimpse only, 1 all later ones alike, and
+            above 1 mostly the last.
 
     Source:
         Ours.
     """
-    check_time_first(label_log_prob=label_log_prob)
-    if len(label_log_prob) < 2:
-        raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
+    log_p = _checked(label_log_prob)
     if not 0 <= discount < math.inf:
         raise ValueError(f"discount must be finite and at least 0, got {discount}")
-    log_p = label_log_prob.detach()
     mean, weight = torch.zeros_like(log_p[0]), 0.0
     means = []
     for later in log_p[1:].flip(0):  # from the last step back
@@ -137,13 +134,9 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Sequence[float]) -> Ten
 
         J_w = E[ sum_k w_k log p_k ],    g_t = sum_{k>t} w_k (log p_k - log p_t)
 
-    With A_t = g_t - b(h_t) for t < T,
-
-        grad J_w = E[ sum_k w_k grad log p_k  +  sum_{t<T} A_t grad log pi(l_t | h_t) ],
-
-    which is the negative gradient of ``cross_entropy(label_log_prob, weights) +
-    reinforce_loss(log_prob, A)`` if both terms reach core and glimpse network and neither is
-    rescaled. log p_t and b are baselines: both are known before l_t is drawn.
+    With A_t = g_t - b(h_t), grad J_w is the expected negative gradient of
+    ``cross_entropy(label_log_prob, weights) + reinforce_loss(log_prob, A)`` if both terms reach
+    core and glimpse network and neither is rescaled.
 
     Args:
         label_log_prob: log p_t of the true label. Shape (T, N).
@@ -152,11 +145,8 @@ def exact_dense_returns(label_log_prob: Tensor, weights: Sequence[float]) -> Ten
     Source:
         Ba et al. (2015), arXiv:1412.7755, equation 9, for w = (0, ..., 0, 1).
     """
-    check_time_first(label_log_prob=label_log_prob)
-    if len(label_log_prob) < 2:
-        raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
-    _check_weights(weights, len(label_log_prob))
-    log_p = label_log_prob.detach()
+    log_p = _checked(label_log_prob)
+    _check_weights(weights, len(log_p))
     later, weight, gains = torch.zeros_like(log_p[0]), 0.0, []  # sums over k > t
     for w, now in zip(reversed(weights), log_p.flip(0), strict=True):  # from the last step back
         gains.append(later - weight * now)
@@ -171,8 +161,7 @@ def normalise(advantage: Tensor, *, by_step: bool = False) -> Tensor:
 
     Args:
         advantage: A_t. Shape (T, N).
-        by_step: Take mean and std at each step alone. Steps whose advantages are small then count
-            as much as others.
+        by_step: Take mean and std at each step alone.
 
     Raises:
         ValueError: If there is only one advantage to take them over, which has no std.
@@ -207,10 +196,15 @@ def check_time_first(**tensors: Tensor) -> None:
         raise ValueError(f"expected one shape (T, N), got {shapes}")
 
 
+def _checked(label_log_prob: Tensor) -> Tensor:
+    """Return log-probabilities without gradient; ValueError unless they are (T >= 2, N)."""
+    check_time_first(label_log_prob=label_log_prob)
+    if len(label_log_prob) < 2:
+        raise ValueError(f"label_log_prob must be (T >= 2, N), got {tuple(label_log_prob.shape)}")
+    return label_log_prob.detach()
+
+
 def _check_weights(weights: Sequence[float], num_steps: int) -> None:
     """Raise ValueError unless there are T weights that sum to 1."""
     if len(weights) != num_steps or not abs(sum(weights) - 1) <= 1e-5:
-        raise ValueError(
-            f"weights must be {num_steps} numbers that sum to 1, got {len(weights)} with sum "
-            f"{sum(weights)}"
-        )
+        raise ValueError(f"weights must be {num_steps} numbers that sum to 1, got {weights}")

@@ -1,7 +1,7 @@
 """The noise of training: every number is a pure function of (seed, lane, episode, place).
 
-What a lane draws then can't depend on the other lanes, on how lanes are split among processes, or
-on what was drawn before, and a checkpoint needs no generator.
+So it depends neither on other lanes or processes nor on earlier draws, and a checkpoint needs no
+generator.
 
 Dimension key:
     N: lanes (parallel episodes)

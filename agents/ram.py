@@ -31,8 +31,8 @@ class RAMConfig:
         where_size: Features of its location.
         hidden_size: D, units of the core.
         core: A name in :data:`agents.ram.CORES`, such as ``"rnn"``, the paper's rectifier.
-        identity_core: Initialise the recurrent weights as the identity (Le et al. 2015), so that
-            at first a rectifier core's state is a sum over glimpses. Ours.
+        identity_core: Initialise a rectifier core's recurrent weights as the identity (Le et al.
+            2015), so that at first its state is a sum over glimpses. Ours.
         state_cap: Upper bound on a rectifier core's units (Hannun et al. 2014); 0 disables it.
         location: ``"absolute"`` (the paper) or ``"offset"`` from the present location.
         location_hidden: Units of a hidden layer in the location network. 0 leaves it out.
@@ -40,12 +40,11 @@ class RAMConfig:
             network (the exact policy gradient) or stops before them, as in many implementations.
         conv_features: Channels of a 3x3 convolution over the glimpse; a second has twice as many,
             and a maximum over 2x2 pixels follows each. 0 leaves them out (the paper).
-        num_glimpses: T if the core also sees the time, the share of glimpses so far; else 0 (the
-            paper).
-        initial_std: Initial value of a learned std of the next location, one each for x and y. 0
-            leaves the std to the trainer (the paper).
-        stop_hidden: Units of a hidden layer in the stop network, which decides when to end the
-            episode. 0: there is none, and every episode has all its glimpses.
+        num_glimpses: T if the core also sees the share of glimpses so far; else 0 (the paper).
+        initial_std: Initial value of a learned std of the next location's x and y. 0 leaves the
+            std to the trainer (the paper).
+        stop_hidden: Units of a hidden layer in the stop network. 0: there is none, and every
+            episode has all its glimpses.
     """
 
     glimpse_shape: tuple[int, int, int]
@@ -71,15 +70,13 @@ class RAMConfig:
             raise ValueError(f"core must be one of {(*CORES,)}, got {self.core!r}: {advice}")
         if self.location not in ("absolute", "offset"):
             raise ValueError(f"location must be 'absolute' or 'offset', got {self.location!r}")
-        least = dict.fromkeys(("num_classes", "what_size", "where_size", "hidden_size"), 1)
-        at_least_0 = ("location_hidden", "conv_features", "initial_std", "state_cap", "stop_hidden")
-        least |= dict.fromkeys((*at_least_0, "num_glimpses"), 0)
-        for name, bound in least.items():
-            if not bound <= getattr(self, name) <= 1e30:
-                got = getattr(self, name)
-                raise ValueError(f"{name} must be at least {bound} and at most 1e30, got {got}")
-        square = len(self.glimpse_shape) == 3 and self.glimpse_shape[1] == self.glimpse_shape[2]
-        if not square or min(self.glimpse_shape) < 1:
+        sizes = {"num_classes", "what_size", "where_size", "hidden_size"}
+        for name, value in vars(self).items():
+            least = 1 if name in sizes else 0
+            if isinstance(value, (int, float)) and not least <= value < math.inf:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        _, height, width = self.glimpse_shape
+        if height != width or min(self.glimpse_shape) < 1:
             raise ValueError(f"glimpse_shape must be (P, G, G), got {self.glimpse_shape}")
 
 
@@ -103,9 +100,8 @@ class GlimpseNetwork(nn.Module):
     """Combines what is seen and where: g_t = ReLU(W_3 ReLU(W_1 rho) + W_4 ReLU(W_2 l)).
 
     Source:
-        Mnih et al. (2014), f_g(x_t, l_{t-1}; theta_g), section 4 "Glimpse network": 128, 128
-        and 256 units, and a sum of two linear maps before the last rectifier. The convolutions
-        are ours.
+        Mnih et al. (2014), f_g(x_t, l_{t-1}; theta_g), section 4 "Glimpse network". The
+        convolutions are ours.
     """
 
     def __init__(self, config: RAMConfig):
@@ -180,7 +176,7 @@ class LSTMCore(nn.Module):
 CORES: dict[str, Any] = {"rnn": RectifierCore, "lstm": LSTMCore, "gru": GRUCore}
 """Cores by name, made of a :class:`RAMConfig`. A core maps g_t (N, D) and its last state to the
 next, (N, ``num_states`` D); the first D columns are h_t. Each of its weights is ``gates`` matrices,
-one below the other: Muon moves each on its own."""
+one below the other, which Muon moves apart."""
 
 
 class LocationNetwork(nn.Module):
@@ -218,8 +214,8 @@ class RecurrentAttentionModel(nn.Module):
     glimpse network as a constant.
 
     Source:
-        Mnih et al. (2014), "Recurrent models of visual attention", arXiv:1406.6247. The paper
-        suggests a decision to stop; the network for it is ours.
+        Mnih et al. (2014), arXiv:1406.6247. The paper suggests a decision to stop; the network
+        for it is ours.
     """
 
     def __init__(self, config: RAMConfig):

@@ -74,13 +74,9 @@ def lost_connection(error: BaseException) -> bool:
 
 
 def _check_same_flags() -> None:
-    flags = gathered(sys.argv[1:])
-    for number, each in enumerate(flags):
-        if each != flags[0]:
-            raise ValueError(
-                f"all processes of a run must have the same flags: rank 0 has {flags[0]}, "
-                f"rank {number} has {each}"
-            )
+    first, *others = gathered(sys.argv[1:])
+    if any(flags != first for flags in others):
+        raise ValueError(f"all processes of a run must have the same flags, got {[first, *others]}")
 
 
 def own_gpu(name: str) -> str:

@@ -191,9 +191,9 @@ def test_without_its_location_terms_an_estimator_teaches_no_location(name):
 
 def test_terms_are_scalars_with_names_of_their_own():
     one = torch.zeros(())
-    with pytest.raises(ValueError, match=r"different names, got \['loss', 'loss'\]"):
+    with pytest.raises(ValueError, match="scalars with different names"):
         Terms({"loss": one}, {"loss": one}, {}).by_name()
-    with pytest.raises(ValueError, match=r"'policy' must be a scalar, got shape \(6,\)"):
+    with pytest.raises(ValueError, match="scalars with different names"):
         Terms({"loss": one}, {"policy": torch.zeros(6)}, {}).by_name()
 
 

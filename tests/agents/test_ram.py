@@ -142,7 +142,7 @@ def test_a_gradient_reaches_only_the_networks_it_should(output, changes, reached
         ({"location_hidden": -1}, "location_hidden"),
         ({"num_glimpses": -3}, "num_glimpses"),
         ({"num_classes": 0}, "num_classes"),
-        ({"glimpse_shape": (4, 4)}, "glimpse_shape"),
+        ({"glimpse_shape": (3, 4, 5)}, "glimpse_shape"),
     ],
 )
 def test_a_bad_setting_is_refused(changes, named):

@@ -136,7 +136,7 @@ def test_a_stop_of_torchrun_itself_saves_and_a_single_processs_run_resumes_in_tw
     [
         ("diverged", 3, "update 2: made to fail"),
         ("killed", -9, "rank 0 waited for a process that has ended: torchrun's lines below"),
-        ("flags", 1, r"must have the same flags: rank 0 has \[.*, rank 1 has \[.*'--seed', '1'"),
+        ("flags", 1, r"must have the same flags, got \[\[.*'--seed', '1'"),
         ("plain --core none", 2, None),
     ],
 )

@@ -234,7 +234,11 @@ def hybrid_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Ter
 def sampled_label_loss(estimator: Estimator, rollout: Rollout, weights: Weights) -> Terms:
     """REINFORCE teaches locations and the scored label, which is sampled; both gain entropy.
 
-    The baseline is a shared term, since it serves the label's advantage too.
+        L = -(R_T - b_T) log p(label) - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t)
+            - c_e (sum_{t<T} H[pi(. | h_t)] + H[p(. | h_T)]) + c_b mean_t (b_t - R_t)^2
+
+    Source:
+        Williams (1992); the entropy is Williams and Peng (1991).
     """
     returns = reward_to_go(rollout.reward)  # (T, N)
     advantage, shared = returns, {}
@@ -250,12 +254,11 @@ def sampled_label_loss(estimator: Estimator, rollout: Rollout, weights: Weights)
     return Terms({"label": label, "label_entropy": of_label}, location, shared)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimator:
     """One way to learn.
 
     Attributes:
-        about: What it is, with equation and source.
         returns: Returns of the locations, (T - 1, N): row t is that of l_t, which chooses glimpse
             t + 1. Detached in the loss.
         baseline: What is subtracted from the returns; ``learned_baseline`` is trained.
@@ -271,7 +274,6 @@ class Estimator:
         loss: Turns a rollout into loss terms.
     """
 
-    about: str
     returns: Callable[[Rollout, Weights], Tensor] = terminal_reward
     baseline: Callable[[Rollout, Tensor, Weights], Tensor] = learned_baseline
     classifier: str = "label_log_prob"
@@ -318,64 +320,12 @@ class Estimator:
         return "log-likelihood" + (", last glimpse" if self.glimpses == "last" else "")
 
 
-_PAPER = Estimator(
-    """The hybrid loss of the paper: terminal reward, cross-entropy at the last glimpse.
-
-        L = -log p_T - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t) + c_b mean_{t<T} (b_t - R_t)^2
-
-    The location's gradient stops before the core, as in many implementations. Equation 3 takes
-    the gradient of the whole RNN: ``--location-gradient core --policy-coef C``.
-
-    Source:
-        Mnih et al. (2014), arXiv:1406.6247, equation 3 and "hybrid supervised loss".
-    """,
-    glimpses="last",
-    location_reaches_core=False,
-)
-_DENSE = Estimator(
-    """The return of a location is its gain in log-likelihood, normalised over the batch.
-
-        L = -1/T sum_t log p_t - c mean_{t<T} A_t log pi(l_t | h_t) + c_b mean_{t<T} (b_t - g_t)^2
-
-    g_t is :func:`~agents.losses.dense_returns`, and A_t is g_t - b_t, normalised over t and n.
-    That rescales the step, so this is not the gradient of one objective.
-
-    Source:
-        Ours; in Ba et al. (2015), arXiv:1412.7755, the return is the last log-likelihood.
-    """,
-    likelihood_gain,
-    normalises=True,
-    takes_mean=True,
-)
-_REWARD_ONLY = Estimator(
-    """REINFORCE on the reward alone: locations and the scored label are both sampled actions.
-
-        L = -(R_T - b_T) log p(label) - c sum_{t<T} (R_t - b_t) log pi(l_t | h_t)
-            - c_e (sum_{t<T} H[pi(. | h_t)] + H[p(. | h_T)]) + c_b mean_t (b_t - R_t)^2
-
-    Without the entropy H, the policy soon collapses to one label.
-
-    Source:
-        Williams (1992); the entropy is Williams and Peng (1991).
-    """,
-    samples_label=True,
-    loss=sampled_label_loss,
-)
-_OUTCOME = Estimator(
-    """The likelihood of the outcome, whether the sampled answer a was right, at every glimpse.
-
-        L = -1/T sum_t log P_t - c mean_{t<T} (g_t - b_t) log pi(l_t | h_t)
-            + c_b mean_{t<T} (b_t - g_t)^2,    P_t = p_t(a) if R_T = 1, else 1 - p_t(a)
-
-    g_t is :func:`~agents.losses.dense_returns` of log P_t. In the logits, the gradient of
-    log P_t is (R_T - p_t(a)) / (1 - p_t(a)) times that of log p_t(a): REINFORCE whose baseline
-    is the answer's own probability, rescaled. At the last glimpse the loss is a proper score for
-    any way to sample a from h_T. Before, it isn't: a knows of the label what h_t doesn't.
-
-    Source:
-        Ours. One bit per answer as a likelihood: Hu et al. (2020), "One-bit supervision".
-    """,
-    outcome_gain,
+# Mnih et al. (2014), arXiv:1406.6247: "hybrid supervised loss"
+_PAPER = Estimator(glimpses="last", location_reaches_core=False)
+_DENSE = Estimator(returns=likelihood_gain, normalises=True, takes_mean=True)  # ours
+_REWARD_ONLY = Estimator(samples_label=True, loss=sampled_label_loss)  # Williams (1992)
+_OUTCOME = Estimator(  # ours
+    returns=outcome_gain,
     classifier="outcome_log_prob",
     takes_mean=True,
     samples_label=True,
@@ -384,95 +334,25 @@ _OUTCOME = Estimator(
 
 ESTIMATORS = {
     "paper": _PAPER,
-    "every_glimpse": replace(
-        _PAPER,
-        about="As ``paper`` with -1/T sum_t log p_t: every glimpse teaches the label (ours).",
-        glimpses="every",
-    ),
-    "leave_one_out": Estimator(
-        """Terminal reward compared with other rollouts of the same image; no learned baseline.
-
-            L = -1/T sum_t log p_t - c sum_{t<T} (R_t^i - mean_{j!=i} R_t^j) log pi(l_t^i | h_t^i)
-
-        i is one of the M = ``num_rollouts`` rollouts of an image.
-
-        Source:
-            Mnih and Rezende (2016), arXiv:1602.06725; Kool et al. (2019).
-        """,
-        baseline=other_rollouts,
-    ),
+    "every_glimpse": replace(_PAPER, glimpses="every"),
+    "leave_one_out": Estimator(baseline=other_rollouts),  # Mnih and Rezende (2016)
     "dense": _DENSE,
-    "dense_log_odds": replace(
-        _DENSE,
-        about="""As ``dense``, but the return is the gain in the label's log-odds.
-
-            o_t = log(p_t / (1 - p_t)) / o_max
-
-        o_t, limited to [-1, 1], takes the place of log p_t in g_t. Where p_t is near 1, a
-        log-likelihood has nothing left to gain; log-odds have, up to o_max, ``max_log_odds``.
-
-        Source:
-            Ours. A gain in log-odds is the weight of evidence of Good (1950), "Probability and the
-            weighing of evidence".
-        """,
-        returns=log_odds_gain,
-    ),
-    "dense_exact": Estimator(
-        """The exact policy gradient of the mean log-likelihood J_w, w_k = 1/T.
-
-            L = -sum_k w_k log p_k - sum_{t<T} (g_t - b_t) log pi(l_t | h_t)
-                + c_b mean_{t<T} (b_t - g_t)^2
-
-        g_t is :func:`~agents.losses.exact_dense_returns`. ``policy_coef`` is ignored: any value
-        but 1 would make the gradient inexact.
-        """,
-        exact_gain,
-        weighted=False,
-    ),
+    "dense_log_odds": replace(_DENSE, returns=log_odds_gain),
+    # any policy_coef but 1 would make the gradient inexact
+    "dense_exact": Estimator(returns=exact_gain, weighted=False),
     "reward_only": _REWARD_ONLY,
-    "reward_only_no_baseline": replace(
-        _REWARD_ONLY,
-        about="As ``reward_only`` with b_t = 0 (Williams 1992).",
-        baseline=no_baseline,
-    ),
+    "reward_only_no_baseline": replace(_REWARD_ONLY, baseline=no_baseline),
     "outcome": _OUTCOME,
-    "outcome_completed": replace(
-        _OUTCOME,
-        about="""As ``outcome``, but earlier glimpses teach the classifier what p_T believes.
-
-            L = -1/T (log P_T + sum_{t<T} sum_k q(k) log p_t(k)) + ...
-
-        q is the answer if R_T = 1, else p_T without it, renormalised. Its mean given h_t is the
-        posterior if p_T is calibrated; while it isn't, the agent learns its own mistakes (ours).
-        """,
-        classifier="completed_log_prob",
-    ),
-    "outcome_normalised": replace(
-        _OUTCOME,
-        about="""As ``outcome``, with A_t, which is g_t - b_t normalised over t and n (ours).
-
-        The gains shrink while the agent improves; normalised, the location's gradient doesn't.
-        """,
-        normalises=True,
-    ),
-    # Steps between the paper's rule and ours (ours): each changes one thing
-    "paper_dense_returns": replace(
-        _PAPER,
-        about="As ``paper``, with ``dense``'s returns.",
-        returns=likelihood_gain,
-    ),
-    "paper_normalised": replace(_PAPER, about="As ``paper``, normalised.", normalises=True),
-    "dense_last_glimpse": replace(
-        _DENSE, about="As ``dense``, with cross-entropy at the last glimpse.", glimpses="last"
-    ),
-    "dense_terminal_reward": replace(
-        _DENSE, about="As ``dense``, with R_t in place of g_t.", returns=terminal_reward
-    ),
-    "dense_not_normalised": replace(
-        _DENSE, about="As ``dense``, with A_t = g_t - b_t.", normalises=False
-    ),
+    "outcome_completed": replace(_OUTCOME, classifier="completed_log_prob"),
+    "outcome_normalised": replace(_OUTCOME, normalises=True),
+    # Steps between the paper's rule and ours: each changes one thing
+    "paper_dense_returns": replace(_PAPER, returns=likelihood_gain),
+    "paper_normalised": replace(_PAPER, normalises=True),
+    "dense_last_glimpse": replace(_DENSE, glimpses="last"),
+    "dense_terminal_reward": replace(_DENSE, returns=terminal_reward),
+    "dense_not_normalised": replace(_DENSE, normalises=False),
 }
-"""All estimators by name, the paper's first."""
+"""All estimators by name, the paper's first. ``docs/estimators.md`` has their equations."""
 
 
 def _even(rollout: Rollout) -> list[float]:

@@ -24,7 +24,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import ram_env
-from agents.estimators import ESTIMATORS
 from agents.ram import RAMConfig, RecurrentAttentionModel
 from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
@@ -152,19 +151,16 @@ class ResultsSection(SphinxDirective):
 
 
 class Estimator(SphinxDirective):
-    """What an estimator is and, as a table, its results in comparisons and published agents."""
+    """A table of an estimator's results in comparisons and of published agents."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return both."""
-        name = self.arguments[0]
-        about = to_rst(inspect.cleandoc(ESTIMATORS[name].about).splitlines())
-        text = "\n".join(["```{eval-rst}", *about, "```\n\n"])
-        rows = [*_compared(name), *_published(name)]
+        """Return the table."""
+        rows = [*_compared(self.arguments[0]), *_published(self.arguments[0])]
         if not rows:
-            return self.parse_text_to_nodes(f"{text}*Stored results:* none; not compared yet.")
-        text += "| task | protocol or agent | env steps | test error % | seeds |\n"
+            return self.parse_text_to_nodes("*Stored results:* none; not compared yet.")
+        text = "| task | protocol or agent | env steps | test error % | seeds |\n"
         text += "|---|---|---:|---|---:|\n"
         return self.parse_text_to_nodes(text + "\n".join(f"| {' | '.join(row)} |" for row in rows))
 

@@ -1,7 +1,6 @@
 """Losses by hand, by a slow loop, and against exact gradients by enumeration."""
 
 import itertools
-import math
 from dataclasses import fields
 
 import pytest
@@ -85,41 +84,28 @@ def test_entropies_equal_those_of_the_distributions():
 # The exact gradient of J_w, by enumeration: 2 images, 3 places, 4 glimpses.
 
 NUM_IMAGES, NUM_PLACES, NUM_STEPS = 2, 3, 4
-PATHS = list(itertools.product(range(NUM_PLACES), repeat=NUM_STEPS - 1))
-WEIGHTS = {
-    "even": [0.25] * NUM_STEPS,
-    "last": [0.0, 0.0, 0.0, 1.0],
-    "uneven": [0.1, 0.2, 0.3, 0.4],
-}
+PATHS = torch.tensor(list(itertools.product(range(NUM_PLACES), repeat=NUM_STEPS - 1)))  # (P, T - 1)
+EVEN, UNEVEN = [0.25] * NUM_STEPS, [0.1, 0.2, 0.3, 0.4]
 
 
 class Toy(nn.Module):
-    """A tiny agent: what it sees depends on image and place; its state is a rectifier core."""
+    """A tiny recurrent agent: what it sees depends on image and place."""
 
     def __init__(self):
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
+        torch.manual_seed(0)
+        shapes = (NUM_IMAGES * NUM_PLACES, 5), (5, 5), (5, NUM_PLACES), (5, NUM_IMAGES)
+        parts = (nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes)
+        self.glimpse, self.recurrent, self.policy, self.classifier = parts
 
-        def matrix(rows, columns):
-            values = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-            return nn.Parameter(values)
+    def play(self, *, detach_core: bool = False):
+        """Walk all paths, which begin at place 0, on all images: N = 2 P episodes.
 
-        self.glimpse = matrix(NUM_IMAGES * NUM_PLACES, 5)
-        self.recurrent, self.policy, self.classifier = matrix(5, 5), matrix(5, 3), matrix(5, 2)
-
-    def play(self, paths: Tensor, *, detach_core: bool = False):
-        """Walk all paths on all images.
-
-        Args:
-            paths: Places after the first, which is 0. Shape (P, T - 1).
-            detach_core: Stop the policy's gradient before the core.
-
-        Returns:
-            log p_t (T, N), log pi(l_t) (T - 1, N) and states (T, N, 5), for N = 2 P episodes.
+        Returns log p_t (T, N), log pi(l_t) (T - 1, N) and states (T, N, 5). ``detach_core`` stops
+        the policy's gradient before the core.
         """
-        image = torch.arange(NUM_IMAGES).repeat_interleave(len(paths))  # its label, too
-        places = torch.cat([torch.zeros(len(paths), 1, dtype=torch.long), paths], 1)
-        places = places.repeat(NUM_IMAGES, 1)  # (N, T)
+        image = torch.arange(NUM_IMAGES).repeat_interleave(len(PATHS))  # its label, too
+        places = nn.functional.pad(PATHS, (1, 0)).repeat(NUM_IMAGES, 1)  # (N, T)
         state = torch.zeros(len(image), 5, dtype=torch.float64)
         log_p, log_pi, states = [], [], []
         for t in range(NUM_STEPS):
@@ -127,35 +113,33 @@ class Toy(nn.Module):
             state = torch.tanh(state @ self.recurrent + seen)
             states.append(state)
             log_p.append((state @ self.classifier).log_softmax(1).gather(1, image[:, None])[:, 0])
-            if t < NUM_STEPS - 1:
-                policy = (state.detach() if detach_core else state) @ self.policy
-                log_pi.append(policy.log_softmax(1).gather(1, places[:, t + 1, None])[:, 0])
-        return torch.stack(log_p), torch.stack(log_pi), torch.stack(states)
+            policy = ((state.detach() if detach_core else state) @ self.policy).log_softmax(1)
+            log_pi.append(policy.gather(1, places[:, [(t + 1) % NUM_STEPS]])[:, 0])
+        return torch.stack(log_p), torch.stack(log_pi[:-1]), torch.stack(states)
 
     def gradient(self, loss: Tensor) -> Tensor:
         parts = torch.autograd.grad(loss, list(self.parameters()), materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
 
-def exact_gradient(toy: Toy, weights: list[float]) -> Tensor:
-    """Differentiate J_w = mean over images, sum over paths of pi(path) sum_k w_k log p_k."""
-    log_p, log_pi, _ = toy.play(torch.tensor(PATHS))
-    probability = log_pi.sum(0).exp()  # (N,)
-    weighted = torch.stack([w * row for w, row in zip(weights, log_p, strict=True)]).sum(0)  # (N,)
-    return toy.gradient((probability * weighted).sum() / NUM_IMAGES)
+def error_of(loss, weights: list[float] = EVEN, *, baseline=False, late=False, detach=False):
+    """Return how far a loss's expected gradient is from that of J_w, as a share of the latter.
 
-
-def expected_gradient(toy, loss, *, use_baseline=False, late=False, detach=False):
-    """Return minus the expectation of a loss's gradient over all paths."""
-    log_p, log_pi, states = toy.play(torch.tensor(PATHS), detach_core=detach)
+    J_w is the mean over images and the sum over paths of pi(path) sum_k w_k log p_k.
+    """
+    toy = Toy()
+    log_p, log_pi, _ = toy.play()
+    weighted = (torch.tensor(weights)[:, None] * log_p).sum(0)  # (N,)
+    exact = toy.gradient((log_pi.sum(0).exp() * weighted).sum() / NUM_IMAGES)
+    log_p, log_pi, states = toy.play(detach_core=detach)
     # anything of the state before l_t is drawn; one step late it knows l_t
-    baseline = 3 * states.detach().sum(2).sin() * use_baseline  # (T, N)
-    probability = (log_pi.detach().sum(0)).exp()  # of each path, (N,)
+    known = 3 * states.detach().sum(2).sin() * baseline  # (T, N)
     # the losses are means over episodes: weigh each episode's gradient by its probability
-    scale = probability * len(probability) / NUM_IMAGES
+    scale = log_pi.detach().sum(0).exp() * len(PATHS)
     for log_prob in (log_p, log_pi):
         log_prob.register_hook(lambda gradient: gradient * scale)
-    return -toy.gradient(loss(log_p, log_pi, baseline.roll(-1, 0) if late else baseline))
+    expected = -toy.gradient(loss(log_p, log_pi, known.roll(-1, 0) if late else known))
+    return ((expected - exact).norm() / exact.norm()).item()
 
 
 def dense_loss(weights: list[float], weights_2: list[float] | None = None):
@@ -178,30 +162,20 @@ def trainers_loss(log_p, log_pi, baseline):
     return sum(terms.by_name().values())
 
 
-def error_of(loss, weights: list[float] = WEIGHTS["even"], **settings: bool) -> float:
-    """Return the distance from the exact gradient, as a share of that."""
-    toy = Toy()
-    exact = exact_gradient(toy, weights)
-    return ((expected_gradient(toy, loss, **settings) - exact).norm() / exact.norm()).item()
-
-
-OF_WEIGHTS = [(dense_loss(weights), weights) for weights in WEIGHTS.values()]
-
-
-@pytest.mark.parametrize("use_baseline", [False, True])
-@pytest.mark.parametrize(
-    ("loss", "weights"), [*OF_WEIGHTS, (trainers_loss, WEIGHTS["even"])], ids=[*WEIGHTS, "trainer"]
-)
-def test_the_dense_estimator_is_the_exact_gradient(loss, weights, use_baseline):
+@pytest.mark.parametrize("baseline", [False, True])
+@pytest.mark.parametrize("weights", [EVEN, [0.0, 0, 0, 1], UNEVEN])
+def test_the_dense_estimator_is_the_exact_gradient(weights, baseline):
     assert ESTIMATORS["dense_exact"].location_reaches_core  # as the enumeration's policy does
-    assert error_of(loss, weights, use_baseline=use_baseline) < 1e-6
+    assert error_of(dense_loss(weights), weights, baseline=baseline) < 1e-6
+    if weights == EVEN:
+        assert error_of(trainers_loss, baseline=baseline) < 1e-6
 
 
 @pytest.mark.parametrize(
     ("loss", "mistake"),
     [
-        (trainers_loss, {"use_baseline": True, "late": True}),
-        (dense_loss(WEIGHTS["even"], WEIGHTS["uneven"]), {}),
+        (trainers_loss, {"baseline": True, "late": True}),
+        (dense_loss(EVEN, UNEVEN), {}),
         (trainers_loss, {"detach": True}),
     ],
     ids=["a baseline one step late", "unequal weights in the two terms", "a detached core"],
@@ -214,18 +188,13 @@ def test_the_enumeration_would_notice(loss, mistake):
     ("call", "named"),
     [
         (lambda: dense_returns(torch.zeros(1, 3), 0.5), "T >= 2"),
-        (lambda: dense_returns(torch.zeros(3), 0.5), r"\(T, N\)"),
         (lambda: dense_returns(torch.zeros(3, 3), -0.5), "discount"),
         (lambda: reinforce_loss(torch.zeros(2, 3), torch.zeros(3, 3)), "advantage"),
         (lambda: baseline_loss(torch.zeros(2, 3), torch.zeros(2)), "returns"),
         (lambda: leave_one_out_baseline(torch.zeros(2, 4), 1), "num_rollouts"),
-        (lambda: leave_one_out_baseline(torch.zeros(2, 4), 3), "num_rollouts"),
         (lambda: cross_entropy(torch.zeros(2, 3), [1.0, 1.0]), "sum to 1"),
         (lambda: cross_entropy(torch.zeros(3, 2), [0.5, 0.5]), "3 numbers"),
-        (lambda: exact_dense_returns(torch.zeros(3, 2), [0.5, 0.5]), "3 numbers"),
-        (lambda: cross_entropy(torch.zeros(2, 3), [math.nan, 1.0]), "sum to 1"),
         (lambda: exact_dense_returns(torch.zeros(1, 3), [1.0]), "T >= 2"),
-        (lambda: normalise(torch.zeros(4)), r"\(T, N\)"),
         (lambda: normalise(torch.zeros(1, 1)), "two advantages"),
         (lambda: normalise(torch.zeros(2, 1), by_step=True), "two advantages"),
     ],

@@ -50,7 +50,7 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
             split, or the data was the sample of digits; the message names the folder.
     """
     if ended.status not in (0, DIVERGED):
-        raise ValueError(f"{ended.how}: see {ended.job.output}")
+        raise ValueError(f"{ended.how}: see {ended.job.beside('txt')}")
     folder = ended.job.folder
     read_json(folder / "config.json", Facts)  # checks it, and the next line reads the rest
     config = {**portable(read_json(folder / "config.json"), folder)}

@@ -38,6 +38,7 @@ from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math
+import signal
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -45,13 +46,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from filelock import FileLock
+
 from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
 from agents.training import check_settings
 from train.comparison.harvest import harvest
 from train.comparison.job import Job
-from train.comparison.jobs import Ended, JobConfig, exit_on_signals, hold, run_jobs
+from train.comparison.jobs import Ended, JobConfig, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
 from train.comparison.results import Seed, Trial, add_line, path_of, read_lines
@@ -135,19 +138,17 @@ class Comparison:
             raise ValueError(f"work_dir must be another folder than results, got {config.work_dir}")
 
     def carry_out(self) -> int:
-        """Go through the stages, alone in the folders; return the exit status."""
-        exit_on_signals(self.config.cluster)
+        """Go through the stages, alone on the task in both folders; return the exit status."""
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         statuses: list[int] = []
         with ExitStack() as locks:
             for folder in (self.config.work_dir, self.results):
                 make_folder(folder)
-                lock = folder / f".{self.task.name}.lock"
-                locks.enter_context(hold(lock, f"another comparison uses {folder}"))
+                locks.enter_context(FileLock(folder / f".{self.task.name}.lock", timeout=0))
             for name, stage in (("tune", self.tune), ("run", self.run_seeds)):
                 statuses += stage() if name in self.config.stages else []
             if "report" in self.config.stages:  # one for all tasks
-                lock = self.results / ".report.lock"
-                with hold(lock, f"another report is made in {self.results}", seconds=300):
+                with FileLock(self.results / ".report.lock"):
                     written = write_reports(self.protocol, self.results)
                 print(*written or [f"{self.results} holds no results"], sep="\n")
         return max(statuses, default=0) if set(statuses) <= {0, DIVERGED} else 1
@@ -158,13 +159,14 @@ class Comparison:
         stored = read_lines(Trial, self.results, self.task.name)
         stored = [each for each in stored if each.algorithm in names]
         statuses = [DIVERGED * (trial.status == "diverged") for trial in stored]
-        for _ in PHASES:
-            missing = (self.read_tuning(self.task, each)[1] for each in self.algorithms)
-            planned = [each for runs in missing for each in runs if each.job not in tried]
+        while planned := [
+            planned
+            for algorithm in self.algorithms
+            for planned in self.read_tuning(self.task, algorithm)[1]
+            if planned.job not in tried
+        ]:
             tried |= {each.job for each in planned}
             statuses += self.run(planned)
-        if stored and not tried:
-            self._say_all_stored("trials")
         return statuses
 
     def run_seeds(self) -> list[int]:
@@ -191,12 +193,9 @@ class Comparison:
                     path = path_of(Seed, self.results, self.task.name)
                     refuse_another(path, each.job, seed.config.get("called_as"))
                     statuses.append(DIVERGED * (seed.result.status == "diverged"))
-        if not planned and 1 not in statuses:
-            self._say_all_stored("runs")
+        if stored:
+            print(f"not run again: what is stored in {self.results}; --results FOLDER changes that")
         return statuses + self.run(sorted(planned, key=lambda each: each.number))
-
-    def _say_all_stored(self, what: str) -> None:
-        print(f"all {what} are stored in {self.results}: another --results FOLDER repeats them")
 
     def run(self, planned: list[Planned]) -> list[int]:
         """Run programs and keep what they leave; print a line and return a status for each."""

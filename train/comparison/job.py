@@ -124,7 +124,6 @@ class Job:
         received: list[int] = []
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, lambda number, frame: received.append(number))
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # jobs.py blocks some
         with self.beside("txt").open("ab", 0) as output:
             fcntl.flock(output, fcntl.LOCK_EX)  # passed on to the program
             os.dup2(output.fileno(), 2)  # a failure of this process is seen there

@@ -13,15 +13,13 @@ import subprocess  # noqa: TID251 - job.py, sbatch, squeue
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 import torch
-from filelock import FileLock, Timeout
 
 from agents.runs.commands import DIVERGED
 from agents.runs.files import make_folder
@@ -116,6 +114,8 @@ class _Local:
 
     def close(self, jobs: Sequence[Job]) -> None:
         """Send SIGTERM until all have ended; their own processes kill what takes too long."""
+        if jobs:
+            print("stopping the programs; the same command resumes", file=sys.stderr)
         deadline = time.monotonic() + GRACE + 10
         while jobs and time.monotonic() < deadline:
             for job in jobs:
@@ -168,7 +168,7 @@ class _Slurm:
 
     def close(self, jobs: Sequence[Job]) -> None:
         if ids := " ".join(filter(None, (self._ids.get(job) for job in jobs))):
-            print(f"they are in Slurm's queue; to cancel them: scancel {ids}", file=sys.stderr)
+            print(f"the jobs stay in Slurm's queue; to cancel them: scancel {ids}", file=sys.stderr)
 
     def _queued(self) -> set[str]:
         return set(self._ask("squeue", "--me", "--array", "--noheader", "--format=%i"))
@@ -203,8 +203,7 @@ def run_jobs(jobs: Sequence[Job], config: JobConfig) -> Generator[Ended]:
             new, waiting = waiting[:count], waiting[count:]
             under_way += new
             if missing := [job for job in new if not cluster.finds(job) and _is_to_run(job)]:
-                with _signals_held_back():
-                    cluster.submit(missing)
+                cluster.submit(missing)
             for job in [each for each in under_way if cluster.has_ended(each)]:
                 under_way.remove(job)
                 yield _report(job)
@@ -236,53 +235,6 @@ def _report(job: Job) -> Ended:
     first = errors[-1] if record.status else -1  # a message may have several lines
     last_words = "\n".join(lines[first:]).strip()
     return Ended(job, record.status, record.cpu_seconds, last_words, how)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let no signal end this process before it knows the jobs that it starts.
-
-    Their processes inherit the mask and lift it when they are ready.
-    """
-    held = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextmanager
-def hold(path: Path, used_by: str, seconds: float = 0) -> Iterator[None]:
-    """Hold a lock file, which the system frees when this process ends, however it does.
-
-    Raises:
-        ValueError: If another process holds it for some ``seconds``; ``used_by`` says what for.
-    """
-    try:
-        held = FileLock(path).acquire(timeout=seconds)
-    except Timeout as error:
-        raise ValueError(f"{used_by}: wait until it ends, or name another path") from error
-    with held:
-        yield
-
-
-def exit_on_signals(cluster: str) -> None:
-    """Let SIGINT (Ctrl-C) and SIGTERM end this process in one line, with status 128 + the signal.
-
-    Jobs on this machine stop, those on Slurm go on. A second signal ends this process at once.
-    """
-    what = "leaving the jobs to Slurm" if cluster == "slurm" else "stopping the programs"
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        line = f"{signal.Signals(number).name}: {what}; the same command resumes\n"
-        os.write(2, line.encode())  # print() may not be called from a signal's handler
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
 
 
 def visible_gpus() -> list[str]:

@@ -78,7 +78,7 @@ class Config(JobConfig):
     algorithms: tuple[str, ...] = ()
     """Names of the algorithms to run; by default all that the protocol has for the task."""
     seeds: int | None = None
-    """Number of seeds to run, in the stage "run"; by default all of the protocol."""
+    """Most seeds to run, in the stage "run"; by default all of the protocol."""
     stages: tuple[Literal[STAGES], ...] = STAGES  # pyright: ignore[reportInvalidTypeForm]
     """Stages to go through: tune, run, report."""
     results: Path | None = None
@@ -91,8 +91,6 @@ class Config(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, {"at least 1": ("seeds",)})
-        if not self.stages:
-            raise ValueError(f"stages must be some of {', '.join(STAGES)}, got none")
 
 
 Settings = dict[str, Any]
@@ -131,11 +129,6 @@ class Comparison:
             raise ValueError(f"algorithms must be among {sorted(there)}, got {unknown}")
         names = config.algorithms or there
         self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
-        most = max((self.task.for_algorithm(each).seeds for each in self.algorithms), default=0)
-        if "run" in config.stages and (config.seeds or 0) > most:
-            raise ValueError(f"seeds must be at most the protocol's {most}, got {config.seeds}")
-        if config.work_dir.resolve() == self.results.resolve():
-            raise ValueError(f"work_dir must be another folder than results, got {config.work_dir}")
 
     def carry_out(self) -> int:
         """Go through the stages, alone on the task in both folders; return the exit status."""

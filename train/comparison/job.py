@@ -1,8 +1,8 @@
 """One job: a program that is started or resumed, and a record of how far it came.
 
 This file is also the script that waits next to each program, so it imports nothing slow. Next to
-the run folder ``seed_0`` lie ``seed_0.txt`` with all that the program prints, which is locked while
-it runs, and ``seed_0.json``, the record.
+the run folder ``seed_0`` lie ``seed_0.txt`` with what the program has printed since it was last
+started or resumed, which is locked while it runs, and ``seed_0.json``, the record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Record:
             that were lost with their node.
         status: Exit status, minus the signal's number if it was killed; None before the end.
         stopped: Whether it was last stopped before its end.
-        printed: Bytes that it had printed before it was last started or resumed.
         process: Id of the process that last waited next to it, on its machine.
     """
 
@@ -49,7 +48,6 @@ class Record:
     cpu_seconds: float = 0.0
     status: int | None = None
     stopped: bool = False
-    printed: int = 0
     process: int = 0
 
 
@@ -139,10 +137,9 @@ class Job:
         resumes = self.resume and record.command and checkpoint
         if not resumes:
             shutil.rmtree(self.folder, ignore_errors=True)
-            output.truncate(0)
             record, checkpoint = Record(self.command), ""
-        printed = os.fstat(output.fileno()).st_size
-        record = replace(record, stopped=False, printed=printed, process=os.getpid())
+        output.truncate(0)
+        record = replace(record, stopped=False, process=os.getpid())
         self._write(record)
         before = _children_seconds()
         try:

@@ -12,10 +12,10 @@ import signal
 import subprocess  # noqa: TID251 - job.py, sbatch, squeue
 import sys
 import time
-from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +63,7 @@ class Ended:
         job: The job.
         status: Exit status, minus the signal's number if it was killed; None if it stopped early.
         cpu_seconds: CPU time [s].
-        last_words: Last line that it printed, or its whole error message if it failed.
+        last_words: Last line that it printed.
         how: How it ended, in words.
     """
 
@@ -82,23 +82,19 @@ class _Local:
     def __init__(self, config: JobConfig):
         if sys.platform == "win32":
             raise ValueError("jobs need Linux or macOS, for their signals; on Windows, use WSL")
-        self._gpus, self._gpu_of = visible_gpus(), dict[Job, str]()
+        self._gpus = cycle(visible_gpus() or [""])
         self._processes: dict[Job, subprocess.Popen[bytes]] = {}
 
     def finds(self, job: Job) -> bool:
         return job.is_running()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Start jobs, each on the GPU that the fewest use."""
+        """Start jobs, which take the GPUs in turn."""
         for job in jobs:
-            env = dict(os.environ)
-            if self._gpus:
-                used = Counter(self._gpu_of.values())
-                self._gpu_of[job] = min(self._gpus, key=used.__getitem__)
-                env["CUDA_VISIBLE_DEVICES"] = self._gpu_of[job]
+            gpu = next(self._gpus)
             self._processes[job] = subprocess.Popen(
                 words_of([job], "local"),
-                env=env,
+                env={**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -107,10 +103,7 @@ class _Local:
 
     def has_ended(self, job: Job) -> bool:
         process = self._processes.get(job)
-        if (process and process.poll() is None) or job.is_running():
-            return False
-        self._gpu_of.pop(job, None)
-        return True
+        return (process is None or process.poll() is not None) and not job.is_running()
 
     def close(self, jobs: Sequence[Job]) -> None:
         """Send SIGTERM until all have ended; their own processes kill what takes too long."""
@@ -224,16 +217,13 @@ def _is_to_run(job: Job) -> bool:
 def _report(job: Job) -> Ended:
     """Return how a job that is no longer under way ended."""
     record, output = job.record, job.beside("txt")
-    text = output.read_bytes()[record.printed :] if output.exists() else b""
+    text = output.read_text(errors="replace") if output.exists() else ""
+    words = [line for line in text.splitlines() if any(map(str.isalnum, line))]
     how = f"ended with status {record.status}"
     if record.status is None:
         lost = "was lost" if record.command else "did not start"
         how = "was cancelled" if record.stopped else lost
-    lines = text.decode(errors="replace").splitlines()
-    lines = ["nothing printed", *(line for line in lines if any(map(str.isalnum, line)))]
-    errors = [k for k, line in enumerate(lines) if line.startswith("error: ")] or [-1]
-    first = errors[-1] if record.status else -1  # a message may have several lines
-    last_words = "\n".join(lines[first:]).strip()
+    last_words = ["nothing printed", *words][-1].strip()
     return Ended(job, record.status, record.cpu_seconds, last_words, how)
 
 

@@ -165,9 +165,6 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
             _check_known(f"tasks.{name}.tuned_on", filter(None, [task.tuned_on]), self.tasks)
         for name, task in self.tasks.items():
             tuning = self.tuning_task(task)
-            if task.trials and tuning is not task:
-                advice = f"nothing reads them, since the settings are those of {tuning.name}"
-                raise ValueError(f"tasks.{name}.trials must be 0: {advice}")
             own = [self.algorithms[each.tuned_as or each.name] for each in self.on(task)]
             wanted = [each.name for each in own if each.space and tuning.trials]
             entry = f"tasks.{name}.algorithms that are tuned on {tuning.name}"

@@ -53,7 +53,7 @@ def task_report(protocol: Protocol, results: TaskResults) -> str:
 def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
     """Return the report across tasks, Markdown: a column per task."""
     cells = {
-        (row.algorithm.name, task): tables.short_error(row)
+        (row.algorithm.name, task): tables.estimate(row.mean) + row.missing
         for task, results in by_task.items()
         for row in results.rows
         if row.seeds

@@ -126,12 +126,6 @@ def _parameters(row: Row) -> str:
     return ", ".join(f"{int(n):,}" if n.isdecimal() else n for n in texts) or NONE
 
 
-def short_error(row: Row) -> str:
-    """Return the mean error with its interval, and how many seeds it has if some are missing."""
-    missing = "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
-    return estimate(row.mean) + missing
-
-
 def _seeds(row: Row) -> str:
     diverged = len(row.seeds) - len(row.finished)
     text = f"{len(row.seeds)} of {row.task.seeds} seeds" + ": incomplete" * (not row.complete)

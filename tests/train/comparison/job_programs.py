@@ -27,7 +27,7 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 if "complains" in does and not step:
     (checkpoints / "step_1").touch()
-    sys.exit("error: not this time\\nIt may work later.")
+    sys.exit("error: not this time\\n------")
 for step in range(step, 3):
     if step == 1 and not (here / "lives").exists():
         if "fails" in does:

@@ -38,6 +38,7 @@ Dimension key:
 from __future__ import annotations
 
 import copy
+import csv
 import itertools
 import math
 import statistics
@@ -65,7 +66,6 @@ from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
 from agents.training import check_settings, spread_seed
 from ram_env import find_task
-from train.comparison.report import to_csv
 from train.comparison.tables import table
 from train.keywords import make_vector_env
 
@@ -328,7 +328,9 @@ def main(config: Config) -> None:
         print("\n".join(lines), flush=True)
         found += [{"run": str(run_dir), **row} for row in rows]
         if config.csv is not None:
-            config.csv.write_bytes(to_csv([found[0].keys(), *(row.values() for row in found)]))
+            with config.csv.open("w", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerows([found[0].keys(), *(row.values() for row in found)])
 
 
 if __name__ == "__main__":

@@ -169,19 +169,18 @@ def signpost() -> Figure:
         "chain": ("cells to follow", (1, 2, 3, 4), lambda n: looking_at_random(3, n), at_random),
         "parts": ("marks to remember", (1, 2, 3), following, no_memory),
     }
-    rows = {
-        r["algorithm"]: r for r in read_csv(STORED / "signpost_dials/SignpostGlimpse-v0/table.csv")
-    }
+    protocol = read_protocol(DOCS.with_name("train") / "signpost_dials.toml")
+    results = read_results(protocol, STORED / "signpost_dials")["SignpostGlimpse-v0"]
+    rows = {row.algorithm.name: row for row in results.rows}
     figure, panels = pyplot.subplots(1, 3, sharey=True, figsize=(11, 4.2), **PAGE)
     for axes, (dial, (label, values, known, name)) in zip(panels, dials.items(), strict=True):
         for estimator, colour in (("dense", "C0"), ("outcome", "C3")):
             usual = rows[f"{estimator}_board_3"]  # all dials at their defaults
             settings = [rows.get(f"{estimator}_{dial}_{value}", usual) for value in values]
-            means = [float(row["error_mean"]) for row in settings]
+            means = [row.mean.value for row in settings]
             axes.plot(values, means, color=colour, label=estimator)
             for value, row in zip(values, settings, strict=True):
-                seeds = [float(row[key]) for key in row if "error_seed" in key and row[key]]
-                axes.plot([value] * len(seeds), seeds, ".", color=colour, alpha=0.6)
+                axes.plot([value] * len(row.seeds), row.errors, ".", color=colour, alpha=0.6)
         axes.plot(values, list(map(known, values)), "k--")
         axes.set(xlabel=label, xticks=values, ylim=(-3, 100), title=f"dashed: {name}")
         axes.grid(alpha=0.25)

@@ -8,16 +8,17 @@ Git ignores what it writes.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import gymnasium
-import numpy as np
 import torch
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -25,10 +26,12 @@ from sphinx.util.docutils import SphinxDirective
 
 import ram_env
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.runs.files import read_csv, read_json
+from agents.runs.files import read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
 from docs.docstrings import to_rst
-from train.comparison.statistics import mean_interval
+from train.comparison import tables
+from train.comparison.protocol import read_protocol
+from train.comparison.summary import Row, read_results
 from train.evaluate import animate
 
 ROOT = Path(__file__).parents[1]
@@ -173,18 +176,24 @@ def _for_the_site(text: str) -> str:
     return re.sub(r"(?<!!)\[([^\]]*)\]\((\w+/.*?)\)", r"\1 (`\2`)", text)
 
 
+@cache
+def _stored_rows() -> list[tuple[str, Row]]:
+    """Return the rows of all comparisons, each with the name of its protocol."""
+    paths = sorted((ROOT / "train").glob("*.toml"))
+    stored = {p.stem: read_results(read_protocol(p), ROOT / "benchmarks" / p.stem) for p in paths}
+    by_task = ((name, tasks[task]) for name, tasks in stored.items() for task in sorted(tasks))
+    return [(name, row) for name, results in by_task for row in results.rows]
+
+
 def _compared(name: str) -> Iterator[tuple[str, ...]]:
-    for path in sorted((ROOT / "benchmarks").glob("*/*/table.csv")):
-        for row in read_csv(path):
-            if row["algorithm"] != name or not row["error_mean"]:  # no seed has finished
-                continue
-            trained = row["samples_backward"]  # nothing if all seeds diverged
-            steps = f"{float(trained) / float(row['passes']):,.0f}" if trained else "-"
-            errors = [float(row[key]) for key in row if key.startswith("error_seed_") and row[key]]
-            mean, *interval = mean_interval(np.array(errors))
-            error = _error(mean, *(np.clip(interval, 0, 100) if row["error_low"] else []))
-            protocol = f"`train/{path.parts[-3]}.toml`"
-            yield f"`{row['task']}`", protocol, steps, error, row["seeds_finished"]
+    for protocol, row in _stored_rows():
+        if row.algorithm.name != name or not row.seeds:
+            continue
+        steps = tables.number(row.samples_backward / row.algorithm.passes, 0)
+        mean, *interval = row.mean
+        error = _error(mean, *(interval if math.isfinite(interval[0]) else []))
+        seeds = str(len(row.finished))
+        yield f"`{row.task.name}`", f"`train/{protocol}.toml`", steps, error, seeds
 
 
 def _published(name: str) -> Iterator[tuple[str, ...]]:

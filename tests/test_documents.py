@@ -174,13 +174,12 @@ def test_the_reports_are_those_of_the_results_in_the_repository(tmp_path, monkey
     for figure in ("learning_curves", "final_errors", "write_figure"):
         monkeypatch.setattr(f"train.comparison.figures.{figure}", lambda *of: None)
     stored = ROOT / "benchmarks" / protocol
-    written_anew = shutil.ignore_patterns("report.md", "table.csv")
+    written_anew = shutil.ignore_patterns("report.md")
     results = shutil.copytree(stored, tmp_path / "results", ignore=written_anew)
     written = write_reports(read_protocol(ROOT / "train" / f"{protocol}.toml"), results)
     texts = [path for path in written if path.suffix != ".png"]
     tasks = [*stored.glob("*/seeds.jsonl")]
-    # report and table of each task, and the report across tasks
-    assert len(texts) == 2 * len(tasks) + bool(tasks)
+    assert len(texts) == len(tasks) + bool(tasks)  # and the report across tasks
     for path in texts:
         assert path.read_text() == (stored / path.relative_to(results)).read_text()
 

@@ -38,6 +38,7 @@ from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import math
+import signal
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -45,13 +46,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from filelock import FileLock
+
 from agents.runs.commands import DIVERGED, parse_flags, run
 from agents.runs.files import make_folder
 from agents.runs.machine import command_line
 from agents.training import check_settings
 from train.comparison.harvest import harvest
 from train.comparison.job import Job
-from train.comparison.jobs import Ended, JobConfig, exit_on_signals, hold, run_jobs
+from train.comparison.jobs import Ended, JobConfig, run_jobs
 from train.comparison.protocol import Algorithm, ComparedTask, Protocol, fill, read_protocol
 from train.comparison.report import write_reports
 from train.comparison.results import Seed, Trial, add_line, path_of, read_lines
@@ -75,7 +78,7 @@ class Config(JobConfig):
     algorithms: tuple[str, ...] = ()
     """Names of the algorithms to run; by default all that the protocol has for the task."""
     seeds: int | None = None
-    """Number of seeds to run, in the stage "run"; by default all of the protocol."""
+    """Most seeds to run, in the stage "run"; by default all of the protocol."""
     stages: tuple[Literal[STAGES], ...] = STAGES  # pyright: ignore[reportInvalidTypeForm]
     """Stages to go through: tune, run, report."""
     results: Path | None = None
@@ -88,8 +91,6 @@ class Config(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, {"at least 1": ("seeds",)})
-        if not self.stages:
-            raise ValueError(f"stages must be some of {', '.join(STAGES)}, got none")
 
 
 Settings = dict[str, Any]
@@ -109,28 +110,8 @@ class Planned(NamedTuple):
 
 def main(config: Config) -> None:
     """Tune, run and report what is missing."""
-    exit_on_signals(config.cluster)
-    comparison = Comparison(config, read_protocol(config.protocol))
-    if config.work_dir.resolve() == comparison.results.resolve():
-        raise ValueError(f"work_dir must be another folder than results, got {config.work_dir}")
-    statuses = []
-    make_folder(config.work_dir)
-    make_folder(comparison.results)
-    with ExitStack() as locks:
-        for folder in (config.work_dir, comparison.results):
-            lock = folder / f".{config.task}.lock"
-            locks.enter_context(hold(lock, f"another comparison uses {folder}"))
-        if "tune" in config.stages:
-            statuses += comparison.tune()
-        if "run" in config.stages:
-            statuses += comparison.run_seeds()
-        if "report" in config.stages:  # one for all environments
-            lock = comparison.results / ".report.lock"
-            with hold(lock, f"another report is made in {comparison.results}", seconds=300):
-                written = write_reports(comparison.protocol, comparison.results)
-                print(*written or [f"{comparison.results} holds no results"], sep="\n")
-    if any(statuses):
-        sys.exit(DIVERGED if set(statuses) <= {0, DIVERGED} else 1)
+    if status := Comparison(config, read_protocol(config.protocol)).carry_out():
+        sys.exit(status)
 
 
 class Comparison:
@@ -148,9 +129,22 @@ class Comparison:
             raise ValueError(f"algorithms must be among {sorted(there)}, got {unknown}")
         names = config.algorithms or there
         self.algorithms = [each for each in protocol.on(self.task) if each.name in names]
-        most = max((self.task.for_algorithm(each).seeds for each in self.algorithms), default=0)
-        if "run" in config.stages and (config.seeds or 0) > most:
-            raise ValueError(f"seeds must be at most the protocol's {most}, got {config.seeds}")
+
+    def carry_out(self) -> int:
+        """Go through the stages, alone on the task in both folders; return the exit status."""
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        statuses: list[int] = []
+        with ExitStack() as locks:
+            for folder in (self.config.work_dir, self.results):
+                make_folder(folder)
+                locks.enter_context(FileLock(folder / f".{self.task.name}.lock", timeout=0))
+            for name, stage in (("tune", self.tune), ("run", self.run_seeds)):
+                statuses += stage() if name in self.config.stages else []
+            if "report" in self.config.stages:  # one for all tasks
+                with FileLock(self.results / ".report.lock"):
+                    written = write_reports(self.protocol, self.results)
+                print(*written or [f"{self.results} holds no results"], sep="\n")
+        return max(statuses, default=0) if set(statuses) <= {0, DIVERGED} else 1
 
     def tune(self) -> list[int]:
         """Run the missing trials phase by phase; return an exit status for each trial."""
@@ -158,54 +152,51 @@ class Comparison:
         stored = read_lines(Trial, self.results, self.task.name)
         stored = [each for each in stored if each.algorithm in names]
         statuses = [DIVERGED * (trial.status == "diverged") for trial in stored]
-        for _ in PHASES:
-            missing = (self.read_tuning(self.task, each)[2] for each in self.algorithms)
-            planned = [each for runs in missing for each in runs if each.job not in tried]
+        while planned := [
+            planned
+            for algorithm in self.algorithms
+            for planned in self.read_tuning(self.task, algorithm)[1]
+            if planned.job not in tried
+        ]:
             tried |= {each.job for each in planned}
             statuses += self.run(planned)
-        if stored and not tried:
-            print(f"all trials are stored in {self.results}: another --results FOLDER repeats them")
         return statuses
 
     def run_seeds(self) -> list[int]:
         """Run the missing seeds, the first of all algorithms first; return all exit statuses."""
-        ready: list[tuple[Algorithm, Settings]] = []
+        stored = {
+            (seed.algorithm, seed.number): seed
+            for seed in read_lines(Seed, self.results, self.task.name)
+        }
+        statuses: list[int] = []
+        planned: list[Planned] = []
         for algorithm in self.algorithms:
             try:
-                ready.append((algorithm, self.tuned_settings(algorithm)))
+                settings = self.tuned_settings(algorithm)
             except ValueError as error:  # the others can run
                 print(f"error: {error}", file=sys.stderr)
-        statuses = [1] * (len(self.algorithms) - len(ready))
-        seeds = read_lines(Seed, self.results, self.task.name)
-        stored = {(seed.algorithm, seed.number): seed for seed in seeds}
-        wanted = {each.name: self.task.for_algorithm(each).seeds for each, _ in ready}
-        planned = []
-        for number in range(self.config.seeds or max(wanted.values(), default=0)):
-            for algorithm, settings in ready:
-                if number >= wanted[algorithm.name]:
-                    continue
+                statuses.append(1)
+                continue
+            wanted = self.task.for_algorithm(algorithm).seeds
+            for number in range(min(self.config.seeds or wanted, wanted)):
                 each = self.plan(self.task, algorithm, number, settings)
-                if (seed := stored.get((algorithm.name, number))) is not None:
+                if (seed := stored.get((algorithm.name, number))) is None:
+                    planned.append(each)
+                else:
                     path = path_of(Seed, self.results, self.task.name)
                     refuse_another(path, each.job, seed.config.get("called_as"))
                     statuses.append(DIVERGED * (seed.result.status == "diverged"))
-                else:
-                    planned.append(each)
-        if len(ready) == len(self.algorithms) and not planned:
-            print(f"all runs are stored in {self.results}: another --results FOLDER repeats them")
-        return statuses + self.run(planned)
+        if stored:
+            print(f"not run again: what is stored in {self.results}; --results FOLDER changes that")
+        return statuses + self.run(sorted(planned, key=lambda each: each.number))
 
     def run(self, planned: list[Planned]) -> list[int]:
         """Run programs and keep what they leave; print a line and return a status for each."""
-        by_job, jobs = {each.job: each for each in planned}, (each.job for each in planned)
-        for job in by_job:
-            if job.holds_another():
-                advice = "move it away, or choose another --work-dir"
-                raise ValueError(f"{job.folder} holds a run of another command: {advice}")
+        by_job = {each.job: each for each in planned}
         if planned:
             print(f"runs to do in {self.config.work_dir}: {len(planned)}", flush=True)
-        statuses = []
-        with closing(run_jobs(lambda: next(jobs, None), self.config)) as all_ended:
+        statuses: list[int] = []
+        with closing(run_jobs([*by_job], self.config)) as all_ended:
             for ended in all_ended:
                 line = f"{ended.job.name}, {ended.cpu_seconds:.0f} s: {ended.last_words}"
                 print(f"{len(statuses) + 1} of {len(planned)}: {line}", flush=True)
@@ -216,17 +207,17 @@ class Comparison:
 
     def keep(self, planned: Planned, ended: Ended) -> int:
         """Keep what a run has left, unless it failed; return its exit status."""
-        algorithm, number, job = planned.algorithm, planned.number, planned.job
+        algorithm, number, settings = planned.algorithm, planned.number, planned.settings
         chance_error = self.task.for_algorithm(algorithm).chance_error
         try:
             seed = harvest(ended, algorithm.name, number, planned.split, chance_error)
         except ValueError as error:
-            print(f"error: {job.name}: {error}", file=sys.stderr)
+            print(f"error: {planned.job.name}: {error}", file=sys.stderr)
             return 1
         line, error, status = seed, seed.result.error, seed.result.status
-        if phase := planned.phase:
-            tried = (number, planned.settings)
-            line = Trial(algorithm.name, phase, *tried, error, status, job.called_as)
+        if planned.phase:
+            tried = (planned.phase, number, settings, error, status)
+            line = Trial(algorithm.name, *tried, planned.job.called_as)
         add_line(line, self.results, self.task.name)
         return ended.status or 0
 
@@ -264,31 +255,29 @@ class Comparison:
 
     def read_tuning(
         self, task: ComparedTask, algorithm: Algorithm
-    ) -> tuple[str, list[Trial], list[Planned]]:
-        """Return a tuning's last phase, its trials, best first, and those to run next."""
-        settings, phase = draw_trials(algorithm, task.trials), ""
+    ) -> tuple[list[Trial], list[Planned]]:
+        """Return the trials of a tuning's last phase, best first, and those to run next."""
+        settings = draw_trials(algorithm, task.trials)
         best, missing = list[Trial](), list[Planned]()
+        path = path_of(Trial, self.results, task.name)
         stored = read_lines(Trial, self.results, task.name)
         stored = [each for each in stored if each.algorithm == algorithm.name]
         for phase, numbers, best in tuning_phases(task, stored) if settings else ():
             ended = {trial.number: trial for trial in best}
-            missing = []
-            for number in numbers:
-                planned = self.plan(task, algorithm, number, settings[number], phase)
-                if number not in ended:
-                    missing.append(planned)
-                else:
-                    path = path_of(Trial, self.results, task.name)
-                    refuse_another(path, planned.job, ended[number].called_as)
-        return phase, best, missing
+            planned = [self.plan(task, algorithm, k, settings[k], phase) for k in numbers]
+            missing = [each for each in planned if each.number not in ended]
+            for each in planned:
+                if each.number in ended:
+                    refuse_another(path, each.job, ended[each.number].called_as)
+        return best, missing
 
     def tuned_settings(self, algorithm: Algorithm) -> Settings:
         """Return the settings of the best trial; an incomplete tuning is a ValueError."""
         algorithm = self.protocol.algorithms.get(algorithm.tuned_as, algorithm)
         task = self.protocol.tuning_task(self.task)
-        phase, best, missing = self.read_tuning(task, algorithm)
+        best, missing = self.read_tuning(task, algorithm)
         if missing:
-            count = f"{len(best)} of {len(best) + len(missing)} {phase}"
+            count = f"{len(best)} of {len(best) + len(missing)} {missing[0].phase}"
             flags = f"--task {task.name} --algorithms {algorithm.name} --stages tune"
             raise ValueError(
                 f"{algorithm.name} has {count} on {task.name}. "

@@ -48,7 +48,6 @@ with Path(__file__).with_name("calls.txt").open("a") as calls:
 folder.mkdir()
 facts = {"parameters": 12, "commit": "abc", "command": f"python x {folder} it's"}
 facts["sample"] = does == "samples"
-facts["started"] = "yesterday" if does == "misdates" else "2026-01-31T12:00"
 (folder / "config.json").write_text(json.dumps(facts))
 if does == "dies":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -171,10 +170,7 @@ def test_an_algorithm_is_tuned_first_and_what_is_there_is_not_run_again(tmp_path
     assert all(third in trial.called_as for trial in trials)
     main(place.config())
     assert place.calls() == []
-    stored = f"are stored in {tmp_path / 'results'}: "
-    said = capsys.readouterr().out
-    assert f"all trials {stored}" in said
-    assert f"all runs {stored}" in said
+    assert f"not run again: what is stored in {tmp_path / 'results'}" in capsys.readouterr().out
     write_lines(place.path(Seed), place.stored(Seed)[:1])
     main(place.config())
     assert place.calls() == expected[1:]
@@ -199,7 +195,7 @@ def test_a_seed_keeps_what_the_report_needs_and_no_path_of_the_machine(tmp_path,
     np.testing.assert_array_equal(explained, [math.nan, *range(1, 10)])
     assert place.path(Seed).stat().st_size + place.path(Trial).stat().st_size < 20_000
     written = [folder / "MNISTGlimpse-v0" / name for name in FILES] + [folder / "report.md"]
-    assert capsys.readouterr().out.splitlines()[-5:] == [str(path) for path in written]
+    assert capsys.readouterr().out.splitlines()[-4:] == [str(path) for path in written]
     assert "| tuned |" in written[0].read_text()
 
 
@@ -221,10 +217,9 @@ def test_a_run_that_was_killed_or_that_no_report_can_use_is_reported_and_not_kep
     named = {
         "dies": "ended with status -9",
         "forgets": r"timing\.csv",
-        "overshoots": r"seed_0: errors must be from 0 to 100, got .*101",
-        "samples": r"config\.json.*: the run was trained on the sample",
-        "strays": r"result\.json: split must be test, got 'train'",
-        "misdates": r"config\.json.*: started must be ISO 8601, got 'yesterday'",
+        "overshoots": "seed_0: errors must be from 0 to 100",
+        "samples": "seed_0: the run was trained on the sample",
+        "strays": r"the split of result\.json must be test, got 'train'",
     }
     row = '[algorithms.{0}]\nprogram = "ours"\nflags = "--does {0}"\n'
     place = Place(tmp_path, "".join(map(row.format, [*named, "works"])))
@@ -287,7 +282,7 @@ def test_a_task_and_an_ablation_take_the_settings_that_were_tuned_elsewhere(tmp_
     more += "algorithms = { tuned = 1, changed = 2 }\n"
     place.write(more + 'chance_error = 75.0\nthreshold = 10.0\ntuned_on = "MNISTGlimpse-v0"\n')
     main(place.config(stages=("tune",), algorithms=("changed",)))
-    assert "stored" not in capsys.readouterr().out  # it has no trials of its own
+    assert place.calls() == []  # it has no trials of its own
     main(place.config(stages=("tune",)))
     assert {call.split()[0] for call in place.calls()} == {"works"}
     path, trials = place.path(Trial), place.stored(Trial)
@@ -325,7 +320,7 @@ def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_p
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
-    assert errors == "SIGINT: stopping the programs; the same command resumes\n"
+    assert errors == "stopping the programs; the same command resumes\n"
     assert (tmp_path / "stopped").exists()
     assert [name for name, *_ in place.seeds()] == ["fast"]
     place.calls()
@@ -339,17 +334,14 @@ def test_a_signal_stops_the_programs_in_one_line_and_the_next_call_resumes(tmp_p
         ({"task": "Nothing-v0"}, "task must be among .*MNISTGlimpse-v0.* got 'Nothing-v0'"),
         ({"algorithms": ("nobody",)}, r"algorithms must be among .*tuned.* got \['nobody'\]"),
         ({"seeds": 0}, "seeds must be at least 1"),
-        ({"seeds": 3}, "seeds must be at most the protocol's 2, got 3"),
-        ({"stages": ()}, "stages must be some of tune, run, report, got none"),
-        ({"work_dir": Path("x"), "results": Path("./x")}, "work_dir must be another folder than"),
-        ({}, "another comparison uses .*results"),
+        ({}, r"results/\.MNISTGlimpse-v0\.lock' could not be acquired"),
     ],
 )
 def test_what_is_not_in_the_protocol_and_a_second_comparison_are_refused(tmp_path, changes, named):
     place = Place(tmp_path)
     (tmp_path / "results").mkdir()
     lock = FileLock(tmp_path / "results" / ".MNISTGlimpse-v0.lock")
-    with lock, pytest.raises(ValueError, match=named):
+    with lock, pytest.raises((ValueError, TimeoutError), match=named):
         main(place.config(**changes))
     assert place.calls() == []
 
@@ -358,31 +350,20 @@ def test_what_is_not_in_the_protocol_and_a_second_comparison_are_refused(tmp_pat
     ("old", "new", "named"),
     [
         ("seeds = 2", "seeds = 0", r"tasks\.MNISTGlimpse-v0: Expected `int` >= 1 - at `\$\.seeds`"),
-        ("seeds = 2", "seeds = 5.5", r"tasks\.MNISTGlimpse-v0: Expected `int`, got `float`"),
         ("seeds = 2", 'seeds = 2\ntuned_on = "Nothing-v0"', r"tasks\.MNISTGlimpse-v0\.tuned_on"),
         ("seeds = 2", "seeds = 2\nlanes = 3", "tasks.MNISTGlimpse-v0: .* unknown field `lanes`"),
         ("{seed}", "0", r"programs\.ours must use .*seed"),
-        ("{split}", "{spilt}", r"programs\.ours: braces may only hold a placeholder"),
+        ("{split}", "{spilt}", r"programs\.ours: braces may only hold .*env_id"),
+        ("{split}", "'{split}", r"programs\.ours: .*quotes must be closed"),
         ("ours =", "ours.resume = 'x'\nours.start =", r"programs\.ours\.resume must use {run_dir}"),
-        ("ours =", "ours.rerun = 'x'\nours.start =", r"unknown field `rerun` - at `\$\.programs"),
-        ("{split}", "'{split}", r"programs\.ours: No closing quotation"),
         ("space =", "flags = '--x {}'\nspace =", r"algorithms\.tuned\.flags: braces"),
-        ("space =", "spaces =", r"algorithms\.tuned: .* unknown field `spaces`"),
         ("space =", 'tuned_as = "tuned"\nspace =', "either a space or tuned_as"),
         ('program = "ours"', 'program = "theirs"', r"algorithms\.tuned\.program must be among"),
-        ("[algorithms.tuned]", "[algorithms.'../tuned']", r"\.\./tuned: Expected `str` m"),
         ("[tasks.MNISTGlimpse-v0]", "[tasks.'../MNIST']", r"\.\./MNIST: Expected `str` matching"),
         ("threshold = 10.0\n", ELSEWHERE, r"are tuned on MNISTGlimpse-v0 .*got \['tuned'\]"),
-        (
-            "threshold = 10.0\n",
-            ELSEWHERE.replace("trials = 0", "trials = 2"),
-            r"tasks\.more\.trials must be 0: nothing reads them",
-        ),
         ("[0.1, 0.9]", "[0.9, 0.1]", r"space\.rate must be \[low, high\]"),
         ("[0.1, 0.9]", "{ choices = [] }", r"algorithms\.tuned: .* at `\$\.space\[...\]\.choices"),
-        ("space = { rate = [0.1, 0.9] }", 'tuned_as = "nobody"', r"tuned\.tuned_as must be among"),
         ("space = { rate = [0.1, 0.9] }", 'tuned_as = "tuned"', r"tuned\.tuned_as must be among"),
-        ("[programs]", 'comparisons = [["tuned", "nobody"]]\n[programs]', "comparisons .*nobody"),
         ("[programs]", 'comparisons = [["tuned", "seer"]]\n[programs]', "algorithms of one class"),
         ("[programs]", "programs", "is not valid"),
     ],
@@ -411,33 +392,14 @@ def test_a_result_that_contradicts_itself_is_refused_by_file(tmp_path):
         ("curve", {"behaviour": {"eval/most_liked": [1.0] * 10}}),
         ("curve", {"cpu_seconds": ["x"] * 10}),
         ("curve", {"env_steps": [300.0] * 10}),
-        ("config", {"parameters": "many"}),
-        ("config", {"config": "mine.toml"}),
     ):
         changed = {**first, part: {**first[part], **changes}}
         place.path(Seed).write_text(f"{json.dumps(changed)}\n{json.dumps(second)}\n")
         with pytest.raises(ValueError, match=r"seeds\.jsonl is not valid"):
             place.seeds()
-    place.path(Seed).write_text(whole + json.dumps({**second, "seed": 7}))  # the same command
-    with pytest.raises(ValueError, match=r"seeds\.jsonl: line 3 has the run of line 2: delete one"):
+    place.path(Seed).write_text(whole + json.dumps(second))
+    with pytest.raises(ValueError, match=r"seeds\.jsonl has several lines of .*fixed"):
         place.seeds()
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [('"finished"', '"lost"'), (":20.0", ":-20.0"), ('"trial"', '"number"'), ("0,", "x,")],
-)
-def test_damaged_trials_are_refused_by_file(tmp_path, old, new):
-    path = path_of(Trial, tmp_path, "task")
-    trials = [
-        Trial("x", "trials", 0, {}, 20.0, "finished"),
-        Trial("x", "trials", 1, {"b": 1}, 9.0, "finished"),
-    ]
-    write_lines(path, trials)
-    assert read_lines(Trial, tmp_path, "task") == trials
-    path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match=r"trials\.jsonl"):
-        read_lines(Trial, tmp_path, "task")
 
 
 PHASED = HEAD[HEAD.index("[tasks.") : HEAD.index("[algorithms.")]

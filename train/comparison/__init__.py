@@ -9,7 +9,7 @@ harvest.py    read what a program left in its run folder
 results.py    keep it: a line of JSON per seed and per trial, two files per task
 summary.py    read them again: a row per algorithm, its statistics.py
    |
-report.py     report.md and table.csv, of the sections in tables.py, and the PNGs of figures.py
+report.py     report.md, of the sections in tables.py, and the PNGs of figures.py
 
-sweep.py searches settings with the same jobs, and search.py keeps its study.
+sweep.py is the tuning of one algorithm.
 """

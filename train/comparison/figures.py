@@ -58,15 +58,16 @@ def styles(protocol: Protocol) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     counts: Counter[tuple[str, bool]] = Counter()
     for each in protocol.algorithms.values():
-        control = each.role == "control"
-        index = counts[each.feedback, control]
-        counts[each.feedback, control] += 1
-        turn, colour = divmod(index, len(COLOURS))
-        style = {"color": COLOURS[colour], "marker": MARKERS[(index + turn) % len(MARKERS)]}
-        found[each.name] = {**style, "linestyle": "-", "linewidth": 2}
-        if control:
+        group = each.feedback, each.role == "control"
+        index = counts[group]
+        counts[group] += 1
+        if each.role == "control":
             line = CONTROL_STYLES[index % len(CONTROL_STYLES)]
             found[each.name] = {"color": GREY, "marker": "", "linestyle": line, "linewidth": 1.3}
+        else:
+            turn, colour = divmod(index, len(COLOURS))
+            style = {"color": COLOURS[colour], "marker": MARKERS[(index + turn) % len(MARKERS)]}
+            found[each.name] = {**style, "linestyle": "-", "linewidth": 2}
     return found
 
 
@@ -83,8 +84,8 @@ def learning_curves(protocol: Protocol, results: TaskResults) -> Figure:
     for (letter, rows), panels in zip(groups.items(), grid, strict=True):
         panels[0].set_yscale("symlog", **_SCALE)
         curves = [seed.curve.error for row in rows for seed in row.seeds]
-        limits = _error_limits(np.concatenate([[threshold], *curves]), results.task.chance_error)
-        panels[0].set_ylim(limits)
+        errors = np.concatenate([[threshold], *curves])
+        panels[0].set_ylim(_error_limits(errors, results.task.chance_error))
         for column, axes in enumerate(panels):
             _draw_curves(axes, rows, column, look)
             axes.axhline(threshold, **_DOTTED, zorder=1)
@@ -125,14 +126,14 @@ def final_errors(protocol: Protocol, results: TaskResults) -> Figure:
         axes.set_title(f"Class {letter}: {CLASSES[letter]}", loc="left", fontsize=11)
         axes.axvline(chance_error, color=GREY, linewidth=1, linestyle=":")
         axes.grid(axis="x", which="major", alpha=0.3)
-    errors = np.concatenate([row.errors for rows in groups.values() for row in rows])
+    errors = np.concatenate([row.errors for row in results.rows])
     panels[-1].set_xscale("symlog", **_SCALE)
     panels[-1].set_xlim(_error_limits(errors, chance_error))
     _error_ticks(panels[-1].xaxis)
     text = "final error [%]; cross: diverged, counts as guessing (dotted)"
-    bars = any(math.isfinite(row.mean.low) for row in results.rows)
-    bars = "\nbar: mean over seeds, with 95 % t interval" if bars else ""
-    panels[-1].set_xlabel(text + bars)
+    if any(math.isfinite(row.mean.low) for row in results.rows):
+        text += "\nbar: mean over seeds, with 95 % t interval"
+    panels[-1].set_xlabel(text)
     figure.suptitle(f"{results.task.name}: final error of every seed")
     return figure
 
@@ -197,12 +198,12 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], column: int, look: dict[str, A
 
 def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Any]) -> None:
     """Name the lines next to a row of panels, the highest first unless seeds are few or missing."""
-    ranked, task = all(row.complete and row.task.seeds > FEW for row in rows), rows[0].task
+    ranked = all(row.complete and row.task.seeds > FEW for row in rows)
     handles = [
         Line2D([], [], markersize=5, label=_label(row), **look[row.algorithm.name])
         for row in (in_order(rows)[::-1] if ranked else rows)
     ]
-    handles.append(Line2D([], [], label=f"threshold, {task.threshold:g} %", **_DOTTED))
+    handles.append(Line2D([], [], label=f"threshold, {rows[0].task.threshold:g} %", **_DOTTED))
     place: Any = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "alignment": "left"}
     title = "by final error" if ranked else None
     axes.legend(handles=handles, title=title, frameon=False, fontsize=9, title_fontsize=9, **place)
@@ -210,9 +211,8 @@ def _draw_legend(axes: Axes, rows: Sequence[Row], look: dict[str, Any]) -> None:
 
 def _label(row: Row) -> str:
     """Return an algorithm's name, with its role if it is special and its seeds if some lack."""
-    missing = "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
     roles = {"control": " (control)", "naive": " (naive)"}
-    return row.algorithm.name + roles.get(row.algorithm.role, "") + missing
+    return row.algorithm.name + roles.get(row.algorithm.role, "") + row.missing
 
 
 def _draw_strip(axes: Axes, row: Row, place: int, colour: str) -> None:

@@ -16,7 +16,7 @@ from agents.runs.files import read_csv, read_json
 from agents.runs.records import portable
 from train.comparison.jobs import Ended
 from train.comparison.protocol import Positive
-from train.comparison.results import BEHAVIOUR, Count, Curve, Facts, NotNegative, Result, Seed
+from train.comparison.results import BEHAVIOUR, Count, Curve, NotNegative, Result, Seed
 
 
 class _Time(Struct):
@@ -50,23 +50,24 @@ def harvest(ended: Ended, algorithm: str, number: int, split: str, chance_error:
             split, or the data was the sample of digits; the message names the folder.
     """
     if ended.status not in (0, DIVERGED):
-        raise ValueError(f"{ended.how}: see {ended.job.output}")
+        raise ValueError(f"{ended.how}: see {ended.job.beside('txt')}")
     folder = ended.job.folder
-    read_json(folder / "config.json", Facts)  # checks it, and the next line reads the rest
-    config = {**portable(read_json(folder / "config.json"), folder)}
-    curve, last = _read_run(folder)
-    steps, reason = int(max(curve.env_steps, default=0)), ""
-    if ended.status == DIVERGED:
-        reason = ended.last_words.removeprefix("error: ")
-        outcome = ("diverged", chance_error, None, None)
-    else:
-        end = read_json(folder / "result.json", _End)
-        if end.split != split:
-            raise ValueError(f"{folder / 'result.json'}: split must be {split}, got {end.split!r}")
-        outcome = ("finished", 100 * end.wrong / end.total, end.wrong, end.total)
+    config = read_json(folder / "config.json")
     try:
+        if config.get("sample"):
+            raise ValueError("the run was trained on the sample of digits, so it is not kept")
+        config = {**portable(config, folder), "called_as": ended.job.called_as}
+        curve, last = _read_run(folder)
+        steps, reason = int(max(curve.env_steps, default=0)), ""
+        if ended.status == DIVERGED:
+            reason = ended.last_words.removeprefix("error: ")
+            outcome = ("diverged", chance_error, None, None)
+        else:
+            end = read_json(folder / "result.json", _End)
+            if end.split != split:
+                raise ValueError(f"the split of result.json must be {split}, got {end.split!r}")
+            outcome = ("finished", 100 * end.wrong / end.total, end.wrong, end.total)
         result = Result(*outcome, split, steps, ended.cpu_seconds, reason, last)
-        config["called_as"] = ended.job.called_as
         return Seed(algorithm, number, result, curve, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
@@ -81,7 +82,7 @@ def _read_run(folder: Path) -> tuple[Curve, dict[str, float]]:
     error, sampled = (values.get(f"eval/{name}", {}) for name in ("error", "error_sampled"))
     marks = sorted(error)
     if missing := [mark for mark in marks if mark not in sampled]:
-        raise ValueError(f"{folder / 'metrics.csv'} has no eval/error_sampled at {missing}")
+        raise ValueError(f"metrics.csv has no eval/error_sampled at {missing}")
     timed = [(0.0, 0.0), *map(structs.astuple, read_csv(folder / "timing.csv", _Time))]
     cpu_seconds = np.interp(marks, *np.transpose(timed))  # linear between two lines
     columns = (marks, cpu_seconds, [error[m] for m in marks], [sampled[m] for m in marks])

@@ -1,8 +1,8 @@
 """One job: a program that is started or resumed, and a record of how far it came.
 
 This file is also the script that waits next to each program, so it imports nothing slow. Next to
-the run folder ``seed_0`` lie ``seed_0.txt`` with all that the program prints, which is locked while
-it runs, and ``seed_0.json``, the record.
+the run folder ``seed_0`` lie ``seed_0.txt`` with what the program has printed since it was last
+started or resumed, which is locked while it runs, and ``seed_0.json``, the record.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess  # noqa: TID251 - a protocol's programs; a protocol is code
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,9 +28,7 @@ GRACE = 30
 """Seconds in which a program has to stop, before it is killed."""
 TOO_SLOW = 124
 """Exit status of a job that its time limit ended before it had a new checkpoint."""
-
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses after a signal
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,14 @@ class Record:
         cpu_seconds: CPU time since the program last started from scratch [s], without processes
             that were lost with their node.
         status: Exit status, minus the signal's number if it was killed; None before the end.
-        failed_at: Name of the newest checkpoint when its program last gave up.
-        stopped: Why it was last stopped before its end, ``"cancelled"`` or ``"requeued"``.
-        printed: Bytes that it had printed before it was last started or resumed.
+        stopped: Whether it was last stopped before its end.
         process: Id of the process that last waited next to it, on its machine.
     """
 
     command: tuple[str, ...] = ()
     cpu_seconds: float = 0.0
     status: int | None = None
-    failed_at: str = ""
-    stopped: str = ""
-    printed: int = 0
+    stopped: bool = False
     process: int = 0
 
 
@@ -73,13 +68,8 @@ class Job:
     folder: Path
     resume: tuple[str, ...] = ()
 
-    @property
-    def output(self) -> Path:
-        """The file with all that it prints, next to its folder."""
-        return self.beside("txt")
-
     def beside(self, suffix: str) -> Path:
-        """Return a path next to its folder: ``seed_0.txt`` for ``txt``."""
+        """Return a path next to its folder: ``seed_0.txt``, which has its output, for ``txt``."""
         return self.folder.with_name(f"{self.folder.name}.{suffix}")
 
     @property
@@ -89,29 +79,26 @@ class Job:
 
     @property
     def record(self) -> Record:
-        """How far it came; a new record if none is there, or that of another command."""
-        stored = self._stored()
-        return stored if stored.command == self.command else Record()
-
-    def holds_another(self) -> bool:
-        """Say whether a start would delete a checkpoint of another command in its folder."""
-        another = self._stored().command not in ((), self.command)
-        return another and self._newest_checkpoint() != ""
-
-    def _stored(self) -> Record:
+        """How far it came; ValueError if its folder holds a checkpoint of another command."""
         path = self.beside("json")
         try:
             content = json.loads(path.read_text())
-            return Record(**{**content, "command": tuple(content["command"])})
+            record = Record(**{**content, "command": tuple(content["command"])})
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             advice = f"move it and {self.folder} away"
             raise ValueError(f"{path} is not a job's record: {advice} ({error!r})") from error
+        if record.command == self.command:
+            return record
+        if self._newest_checkpoint():
+            advice = "move it away, or choose another --work-dir"
+            raise ValueError(f"{self.folder} holds a run of another command: {advice}")
+        return Record()
 
     def is_running(self) -> bool:
         """Say whether a process on this machine runs it, whoever started that."""
-        with suppress(FileNotFoundError), self.output.open("rb") as output:
+        with suppress(FileNotFoundError), self.beside("txt").open("rb") as output:
             try:
                 fcntl.flock(output, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -119,57 +106,40 @@ class Job:
         return False
 
     def reopen(self) -> None:
-        """Let a job that failed run again, from its newest checkpoint.
-
-        One whose program gave up twice at the same checkpoint starts over: the checkpoint may be
-        the reason.
-        """
-        record, newest = self.record, self._newest_checkpoint()
-        gave_up = (record.status or 0) > 0 and record.status not in _STOPPED
-        if gave_up and record.failed_at == newest:
-            self.forget()
-        else:
-            failed_at = newest if gave_up else record.failed_at
-            self._write(replace(record, status=None, failed_at=failed_at))
+        """Let a job that failed run again, from its newest checkpoint."""
+        self._write(replace(self.record, status=None))
 
     def forget(self) -> None:
         """Let the job start over if it is run again."""
         self.beside("json").unlink(missing_ok=True)
 
-    def run(self, minutes: int, *, on_slurm: bool) -> None:
-        """Run the program to its end; on SIGTERM or before a time limit, let it save and stop.
+    def run(self, *, on_slurm: bool) -> None:
+        """Run the program to its end, or let it save and stop on a signal.
 
-        The time limit is ``minutes``, if not 0, or announced by Slurm with SIGUSR2. The job then
-        goes on, unless the program can't resume or made no checkpoint: that would never end.
+        SIGTERM stops it. SIGUSR2, by which Slurm announces a time limit, also queues the job again,
+        unless the program can't resume or made no checkpoint: that would never end.
         """
         received: list[int] = []
-        numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
-        for number in numbers:
+        for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, lambda number, frame: received.append(number))
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # jobs.py blocks some
-        with self.output.open("ab", 0) as output:
+        with self.beside("txt").open("ab", 0) as output:
             fcntl.flock(output, fcntl.LOCK_EX)  # passed on to the program
             os.dup2(output.fileno(), 2)  # a failure of this process is seen there
-            while self.record.status is None and not received:  # else submitted twice, or to stop
-                signal.alarm(60 * minutes)
-                self._run_until_stopped(output, received, on_slurm=on_slurm)
-                signal.alarm(0)
-                if self.record.stopped == "requeued":
-                    received.clear()
-                    if on_slurm:
-                        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
-                        return
+            if self.record.status is None and not received:  # else submitted twice, or to stop
+                self._run_program(output, received)
+            late = received[:1] == [signal.SIGUSR2]
+            if on_slurm and self.record.stopped and (late or _has_time_of_grace()):
+                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
-    def _run_until_stopped(self, output: Any, received: list[int], *, on_slurm: bool) -> None:
+    def _run_program(self, output: Any, received: Sequence[int]) -> None:
         """Start or resume the program, wait until it ends, and record how."""
-        record, checkpoint = replace(self.record, stopped=""), self._newest_checkpoint()
+        record, checkpoint = self.record, self._newest_checkpoint()
         resumes = self.resume and record.command and checkpoint
         if not resumes:
             shutil.rmtree(self.folder, ignore_errors=True)
-            output.truncate(0)
             record, checkpoint = Record(self.command), ""
-        printed = os.fstat(output.fileno()).st_size
-        record = replace(record, printed=printed, process=os.getpid())
+        output.truncate(0)
+        record = replace(record, stopped=False, process=os.getpid())
         self._write(record)
         before = _children_seconds()
         try:
@@ -177,18 +147,15 @@ class Job:
         except OSError as error:
             output.write(f"error: {error}\n".encode())
             status = 127
-        stops = bool(received) and status != 0
-        late = stops and received[0] != signal.SIGTERM
-        if late and not (self.resume and self._newest_checkpoint() != checkpoint):
+        stopped = bool(received) and status != 0
+        can_go_on = self.resume and self._newest_checkpoint() != checkpoint
+        if stopped and received[0] == signal.SIGUSR2 and not can_go_on:
             advice = b"or lower --checkpoint-every" if self.resume else b"it can't resume"
             output.write(b"error: no new checkpoint within the time limit: ")
             output.write(b"raise --timeout-min, " + advice + b"\n")
-            stops, status = False, TOO_SLOW
-        again = late and (on_slurm or signal.SIGTERM not in received)
-        requeued = stops and (again or (on_slurm and _has_time_of_grace()))
+            stopped, status = False, TOO_SLOW
         seconds = record.cpu_seconds + _children_seconds() - before
-        stopped = ("requeued" if requeued else "cancelled") if stops else ""
-        status = None if stops else status
+        status = None if stopped else status
         self._write(replace(record, cpu_seconds=seconds, status=status, stopped=stopped))
 
     def _write(self, record: Record) -> None:
@@ -204,20 +171,17 @@ class Job:
         return max((path.name for path in paths), default="")
 
 
-def _wait_for(words: tuple[str, ...], output: Any, received: list[int]) -> int:
+def _wait_for(words: tuple[str, ...], output: Any, received: Sequence[int]) -> int:
     """Run a program, stop it once a signal was received, and return its exit status."""
-
-    def ignore() -> None:  # Slurm sends it to every process
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-
     process = subprocess.Popen(
         [sys.executable if word == "python" else word for word in words],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **_ONE_THREAD},
+        env={**os.environ, **ONE_THREAD},
         start_new_session=True,
-        preexec_fn=ignore,
+        # Slurm sends it to every process
+        preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
     )
     deadline = 0.0
     while process.poll() is None:
@@ -247,19 +211,19 @@ def _has_time_of_grace() -> bool:
     return False
 
 
-def words_of(jobs: list[Job], where: str, minutes: int) -> list[str]:
+def words_of(jobs: Sequence[Job], where: str) -> list[str]:
     """Return the command that runs one of some jobs: the first, or that of Slurm's array task."""
     described = [json.dumps({**asdict(job), "folder": str(job.folder)}) for job in jobs]
-    return [sys.executable, "-IS", __file__, where, str(minutes), *described]
+    return [sys.executable, "-IS", __file__, where, *described]
 
 
-def main(where: str, minutes: str, *described: str) -> None:
+def main(where: str, *described: str) -> None:
     """Run the job that :func:`words_of` was called for."""
     number = int(os.environ["SLURM_ARRAY_TASK_ID"]) if where == "slurm" else 0
     fields = json.loads(described[number])
     words = {name: tuple(fields[name]) for name in ("command", "resume")}
     job = Job(fields["name"], folder=Path(fields["folder"]), **words)
-    job.run(int(minutes), on_slurm=where == "slurm")
+    job.run(on_slurm=where == "slurm")
 
 
 if __name__ == "__main__":

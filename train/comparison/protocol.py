@@ -8,7 +8,6 @@ algorithm gets on it. An algorithm is a program with flags; any program can take
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable
@@ -19,15 +18,12 @@ from msgspec import Meta, Struct, structs
 
 from agents.runs.files import convert, read_toml
 
-PLACEHOLDERS = (
-    *("env_id", "seed", "run_dir", "split"),
-    *("env_steps", "episodes", "num_glimpses", "marks"),
+PLACEHOLDERS = dict.fromkeys(
+    ("env_id", "seed", "run_dir", "split", "env_steps", "episodes", "num_glimpses", "marks"), "x"
 )
-"""What a program's command may hold in braces."""
+"""What a program's command may hold in braces, each with a value to try it with."""
 Positive = Annotated[int, Meta(ge=1)]
 Percent = Annotated[float, Meta(gt=0, lt=100)]
-
-_PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 
 
 class ComparedTask(Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,12 +152,12 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for name, program in self.programs.items():
-            _check_command(f"programs.{name}", program.start, {"env_id", "seed", "run_dir"})
+            _check_command(f"programs.{name}", program.start, "{env_id}", "{seed}", "{run_dir}")
             if program.resume:
-                _check_command(f"programs.{name}.resume", program.resume, {"run_dir"})
+                _check_command(f"programs.{name}.resume", program.resume, "{run_dir}")
         tuned = [name for name, each in self.algorithms.items() if not each.tuned_as]
         for name, each in self.algorithms.items():
-            _check_command(f"algorithms.{name}.flags", each.flags, set())
+            _check_command(f"algorithms.{name}.flags", each.flags)
             _check_known(f"algorithms.{name}.program", [each.program], self.programs)
             _check_known(f"algorithms.{name}.tuned_as", filter(None, [each.tuned_as]), tuned)
         for name, task in self.tasks.items():
@@ -169,9 +165,6 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
             _check_known(f"tasks.{name}.tuned_on", filter(None, [task.tuned_on]), self.tasks)
         for name, task in self.tasks.items():
             tuning = self.tuning_task(task)
-            if task.trials and tuning is not task:
-                advice = f"nothing reads them, since the settings are those of {tuning.name}"
-                raise ValueError(f"tasks.{name}.trials must be 0: {advice}")
             own = [self.algorithms[each.tuned_as or each.name] for each in self.on(task)]
             wanted = [each.name for each in own if each.space and tuning.trials]
             entry = f"tasks.{name}.algorithms that are tuned on {tuning.name}"
@@ -199,44 +192,37 @@ def read_protocol(path: Path) -> Protocol:
             message names the file and the entry.
     """
     tables, entry = read_toml(path), ""
+    schemas = {"programs": Program, "tasks": ComparedTask, "algorithms": Algorithm}
     try:
-        for kind, schema in (("tasks", ComparedTask), ("algorithms", Algorithm)):
+        for kind, schema in schemas.items():
             entry = f"{kind}: "
-            tables[kind] = convert(tables.get(kind), dict[str, dict[str, Any]])
+            tables[kind] = convert(tables.get(kind), dict[str, Any])
             for name, table in tables[kind].items():
                 entry = f"{kind}.{name}: "
+                table = {"start": table} if isinstance(table, str) else table
                 default = {"env_id": name} if kind == "tasks" else {}
-                tables[kind][name] = convert({**default, **table, "name": name}, schema)
-        entry = "programs: "
-        tables["programs"] = {
-            name: {"start": each} if isinstance(each, str) else each
-            for name, each in convert(tables.get("programs"), dict[str, Any]).items()
-        }
+                own = {} if kind == "programs" else {"name": name}
+                tables[kind][name] = convert({**default, **table, **own}, schema)
         entry = ""
         return convert(tables, Protocol)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {entry}{error}") from error
 
 
 def fill(command: str, **values: Any) -> list[str]:
     """Return the words of a program's command, with values in place of the placeholders."""
-    return [
-        _PLACEHOLDER.sub(lambda found: str(values[found[1]]), word) for word in shlex.split(command)
-    ]
+    return [word.format_map(values) for word in shlex.split(command)]
 
 
-def _check_command(entry: str, command: str, required: set[str]) -> None:
+def _check_command(entry: str, command: str, *required: str) -> None:
     """Refuse open quotes, unknown placeholders, and a command that can't tell its runs apart."""
+    if missing := [name for name in required if name not in command]:
+        raise ValueError(f"{entry} must use {', '.join(required)}, lacks {missing}")
     try:
-        shlex.split(command)
-    except ValueError as error:
-        raise ValueError(f"{entry}: {error}") from error
-    if missing := sorted(required - set(_PLACEHOLDER.findall(command))):
-        words = ", ".join(f"{{{name}}}" for name in sorted(required))
-        raise ValueError(f"{entry} must use {words}, lacks {missing}")
-    if set("{}") & set(_PLACEHOLDER.sub("", command)):
-        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise ValueError(f"{entry}: braces may only hold a placeholder ({known}), got {command!r}")
+        fill(command, **PLACEHOLDERS)
+    except (ValueError, LookupError, AttributeError) as error:
+        rule = f"braces may only hold {', '.join(PLACEHOLDERS)}, and quotes must be closed"
+        raise ValueError(f"{entry}: {rule}, got {command!r}") from error
 
 
 def _check_known(entry: str, names: Iterable[str], known: Collection[str]) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from agents.runs.files import write_whole
 from train.comparison import tables
 from train.comparison.protocol import Protocol
-from train.comparison.summary import Row, TaskResults, read_results
+from train.comparison.summary import TaskResults, read_results
 
-FILES = ("report.md", "table.csv", "curves.png", "errors.png")
+FILES = ("report.md", "curves.png", "errors.png")
 """The files of a task's report."""
 
 
@@ -26,15 +21,15 @@ def write_reports(protocol: Protocol, results: Path) -> list[Path]:
     """
     from train.comparison.figures import final_errors, learning_curves, write_figure
 
-    by_task, written = read_results(protocol, results), []
-    for task, task_results in by_task.items():
-        if task_results.seeds:
-            report, csv, curves, errors = (results / task / name for name in FILES)
-            write_whole(report, task_report(protocol, task_results).encode())
-            write_whole(csv, task_table(task_results))
-            write_figure(curves, learning_curves(protocol, task_results))
-            write_figure(errors, final_errors(protocol, task_results))
-            written += [report, csv, curves, errors]
+    by_task = read_results(protocol, results)
+    by_task = {task: found for task, found in by_task.items() if found.seeds}
+    written: list[Path] = []
+    for task, found in by_task.items():
+        report, curves, errors = (results / task / name for name in FILES)
+        write_whole(report, task_report(protocol, found).encode())
+        write_figure(curves, learning_curves(protocol, found))
+        write_figure(errors, final_errors(protocol, found))
+        written += [report, curves, errors]
     if written:
         written.append(results / "report.md")
         write_whole(written[-1], across_report(protocol, by_task).encode())
@@ -55,71 +50,19 @@ def task_report(protocol: Protocol, results: TaskResults) -> str:
     return tables.document(sections)
 
 
-def task_table(results: TaskResults) -> bytes:
-    """Return the table of one task, CSV: a line per algorithm, in the protocol's order.
-
-    ``class`` says which rows may be compared. Unknown numbers are empty; ``steps_to_threshold``
-    is inf where fewer than half of the seeds got there.
-    """
-    most = max(row.task.seeds for row in results.rows)
-    records = [_record(row, most) for row in results.rows]
-    return to_csv([records[0].keys(), *(map(_plain, record.values()) for record in records)])
-
-
 def across_report(protocol: Protocol, by_task: dict[str, TaskResults]) -> str:
-    """Return the report across all tasks that have results, Markdown: a column per task."""
-    found = {task: results for task, results in by_task.items() if results.seeds}
-    rows: dict[str, dict[str, str]] = {name: {} for name in protocol.algorithms}
-    for task, results in found.items():
-        for row in results.rows:
-            if row.seeds:
-                rows[row.algorithm.name][task] = tables.short_error(row)
+    """Return the report across tasks, Markdown: a column per task."""
+    cells = {
+        (row.algorithm.name, task): tables.estimate(row.mean) + row.missing
+        for task, results in by_task.items()
+        for row in results.rows
+        if row.seeds
+    }
     lines = [
-        (protocol.algorithms[name], [name, *(cells.get(task, tables.NONE) for task in found)])
-        for name, cells in rows.items()
-        if cells
+        (algorithm, [name, *(cells.get((name, task), tables.NONE) for task in by_task)])
+        for name, algorithm in protocol.algorithms.items()
+        if any((name, task) in cells for task in by_task)
     ]
-    header = ("algorithm", *(f"`{task}`" for task in found))
+    header = ("algorithm", *(f"`{task}`" for task in by_task))
     head = [["# Comparison across tasks"], [tables.TEXTS["across"]]]
     return tables.document([*head, *tables.by_role(header, lines)])
-
-
-def _record(row: Row, num_seeds: int) -> dict[str, Any]:
-    """Return a line of the CSV table, with a column for each of a number of seeds."""
-    algorithm, ended = row.algorithm, len(row.seeds)
-    errors = dict(zip((seed.number for seed in row.seeds), row.errors.tolist(), strict=True))
-    return {
-        "task": row.task.name,
-        "algorithm": algorithm.name,
-        "class": algorithm.feedback,
-        "role": algorithm.role,
-        "memory": algorithm.memory,
-        "parameters": " ".join(tables.distinct(row.seeds, "parameters")),
-        "seeds_wanted": row.task.seeds,
-        "seeds_finished": len(row.finished),
-        "seeds_diverged": ended - len(row.finished),
-        **dict(zip(("error_mean", "error_low", "error_high"), row.mean, strict=True)),
-        "error_sampled": row.sampled,
-        "threshold": row.task.threshold,
-        "seeds_at_threshold": sum(map(math.isfinite, row.reached)) if ended else math.nan,
-        "steps_to_threshold": row.steps_to_threshold,
-        "passes": algorithm.passes,
-        "samples_backward": row.samples_backward,
-        "cpu_seconds": row.cpu_seconds,
-        "commit": " ".join(tables.distinct(row.seeds, "commit")),
-        **{f"error_seed_{n}": errors.get(n, math.nan) for n in range(num_seeds)},
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return a float without its rounding noise, nothing for NaN."""
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.10g}"
-
-
-def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Return rows as CSV files hold them."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from msgspec import Meta, Struct, json, structs
 
-from agents.runs.files import MAX_TEXT, convert, make_folder, parse, read_file, write_whole
+from agents.runs.files import MAX_TEXT, make_folder, parse, read_file, write_whole
 from train.comparison.protocol import Positive
 
 BEHAVIOUR = {
@@ -80,43 +80,19 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     last: dict[str, float] = {}
 
     def __post_init__(self) -> None:
-        if self.status == "diverged":
-            return
-        if self.wrong is None or self.total is None or self.wrong > self.total:
-            raise ValueError(f"wrong must be a part of total, got {self.wrong} of {self.total}")
-        if not math.isclose(self.error, 100 * self.wrong / self.total, abs_tol=1e-9):
-            raise ValueError(f"error is {self.error} %, but {self.wrong} of {self.total} are wrong")
-
-
-class Facts(Struct):
-    """The part of a run's ``config.json`` that reports use."""
-
-    parameters: Count | None = None
-    commit: str | None = None
-    machine: str | None = None
-    python: str | None = None
-    versions: dict[str, str] | None = None
-    started: str | None = None
-    command: str = ""
-    called_as: str = ""
-    sample: bool = False
-    config: dict[str, Any] = {}
-    data: str = ""
-
-    def __post_init__(self) -> None:
-        if self.sample:
-            raise ValueError("the run was trained on the sample of digits, so it is not kept")
-        try:
-            datetime.fromisoformat(self.started or "2026-01-31")
-        except ValueError as error:
-            raise ValueError(f"started must be ISO 8601, got {self.started!r}") from error
+        if self.status == "finished":
+            counts = f"{self.wrong} of {self.total} images are wrong"
+            if self.wrong is None or self.total is None or self.wrong > self.total:
+                raise ValueError(f"{counts}: wrong must be a part of total")
+            if not math.isclose(self.error, 100 * self.wrong / self.total, abs_tol=1e-9):
+                raise ValueError(f"error is {self.error} %, but {counts}")
 
 
 class Seed(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "seed"}):
     """A seed of an algorithm: what it is, how it ended, how it learned, how it was run.
 
-    ``config`` is the content of the run's ``config.json`` (:class:`Facts` and more), with the
-    command as the protocol writes it under ``called_as``.
+    ``config`` is the content of the run's ``config.json``, with the command as the protocol writes
+    it under ``called_as``.
     """
 
     algorithm: str
@@ -127,22 +103,22 @@ class Seed(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "s
 
     def __post_init__(self) -> None:
         """Refuse what no report can use: a curve that is not that of a whole run, for example."""
-        convert(self.config, Facts)
         *columns, behaviour = structs.astuple(self.curve)
         steps, seconds, *errors = columns
-        if unknown := behaviour.keys() - BEHAVIOUR.keys():
-            raise ValueError(f"behaviour must be of {sorted(BEHAVIOUR)}, got {sorted(unknown)}")
         if {each.shape for each in (*columns, *behaviour.values())} != {(len(steps),)}:
             raise ValueError("the columns of a curve must have a number per mark")
-        if not (np.abs(np.array(errors) - 50) <= 50).all():
-            raise ValueError(f"errors must be from 0 to 100, got {np.array(errors).tolist()}")
-        if not (np.isfinite(seconds) & (seconds >= 0)).all():
-            raise ValueError(f"cpu_seconds must be at least 0, got {seconds.tolist()}")
-        last = self.result.env_steps
-        if not (np.diff(steps, prepend=-1) > 0).all() or last != max(steps, default=0):
-            raise ValueError(f"env_steps must rise to the result's {last}, got {steps.tolist()}")
-        if self.result.status == "finished" and not len(steps):
-            raise ValueError("a run that finished must have a mark with eval/error")
+        rises, last = (np.diff(steps, prepend=-1) > 0).all(), max(steps, default=0)
+        finished = self.result.status == "finished"
+        demands = {
+            f"behaviour must be of {sorted(BEHAVIOUR)}": behaviour.keys() <= BEHAVIOUR.keys(),
+            "errors must be from 0 to 100": (np.abs(np.array(errors) - 50) <= 50).all(),
+            "cpu_seconds must be finite and at least 0": (np.abs(seconds) < math.inf).all()
+            and min(seconds, default=0) >= 0,
+            "env_steps must rise to the result's": rises and last == self.result.env_steps,
+            "a run that finished must have a mark with eval/error": len(steps) or not finished,
+        }
+        if broken := [demand for demand, holds in demands.items() if not holds]:
+            raise ValueError("; ".join(broken))
 
 
 class Trial(Struct, frozen=True, forbid_unknown_fields=True, rename={"number": "trial"}):
@@ -177,9 +153,6 @@ def read_lines(kind: type[Line], results: Path, task: str) -> list[Line]:
     """
     path = path_of(kind, results, task)
     if not path.exists():
-        if any(path.parent.glob("*/seed_*/result.json")):  # as until December 2026
-            advice = "convert it with train/comparison/convert.py of commit 299a7dd0"
-            raise ValueError(f"{path.parent} holds a folder per seed: {advice}")
         return []
 
     def to_array(kind: type, value: Any) -> np.ndarray:
@@ -187,14 +160,9 @@ def read_lines(kind: type[Line], results: Path, task: str) -> list[Line]:
 
     decoder = json.Decoder(kind, dec_hook=to_array)
     lines: list[Line] = parse(read_file(path, MAX_TEXT), path, Any, decoder.decode_lines)
-    known: dict[tuple[Any, ...], int] = {}
-    for number, line in enumerate(lines, 1):
-        keys: list[tuple[Any, ...]] = [_place(line)]
-        if isinstance(line, Seed):  # the settings of two trials may be the same
-            keys += [(line.algorithm, line.config.get("called_as") or number)]
-        for key in keys:
-            if (first := known.setdefault(key, number)) != number:
-                raise ValueError(f"{path}: line {number} has the run of line {first}: delete one")
+    counts = Counter(map(_place, lines))
+    if twice := [place for place, count in counts.items() if count > 1]:
+        raise ValueError(f"{path} has several lines of {twice}: delete all but one of each")
     return lines
 
 

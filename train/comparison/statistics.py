@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import rankdata
 
 LEVEL = 0.95  # of all intervals
 
@@ -76,21 +77,17 @@ def rank_test(first: np.ndarray, second: np.ndarray) -> float:
 
         p = P(|W - E W| >= |w - E w|),  W: rank sum of n of the n + m values drawn at random
 
-    Wilcoxon's rank-sum test (Mann and Whitney's U), with middle ranks for ties; n and m are at
-    least 2. Ranks, because a run that diverged counts as guessing: one of ten moves a mean by 8
-    points and inflates Welch's variance until nothing is significant, but moves one rank. Exact,
-    because five or ten seeds are too few for an approximation, and errors are whole numbers of
-    images, which tie. With n = m = 10 no p is below 1.1e-5, with 5 none is below 0.0079
-    (:func:`least_p`): six comparisons after Holm can just reach 0.048.
-    :func:`probability_of_improvement` is the effect size.
+    Wilcoxon's rank-sum test (Mann and Whitney's U), with middle ranks for ties. Ranks, because a
+    run that diverged counts as guessing: one of ten moves a mean by 8 points and inflates Welch's
+    variance until nothing is significant, but moves one rank. Exact, because five or ten seeds are
+    too few for an approximation, and errors are whole numbers of images, which tie.
 
     Source:
         Wilcoxon (1945), "Individual comparisons by ranking methods"; Mann and Whitney (1947).
     """
-    values = np.concatenate([first, second])
-    _, which, ties = np.unique(values, return_inverse=True, return_counts=True)
-    twice = (2 * ties.cumsum() - ties + 1)[which]  # twice the middle ranks: whole numbers
-    n, total = len(first), twice.sum()
+    n = len(first)
+    twice = (2 * rankdata([*first, *second])).astype(int)  # twice the ranks: whole numbers
+    total = twice.sum()
     ways = np.zeros((n + 1, total + 1))  # to draw k of the ranks so far with a sum
     ways[0, 0] = 1
     for rank in twice:
@@ -105,17 +102,12 @@ def least_p(n: int) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjust p values of several tests, so that 0.05 bounds the chance of any false one.
+    """Adjust p values (c,) of several tests, so that 0.05 bounds the chance of any false one.
 
         adjusted_(i) = max over j <= i of min(1, (c - j + 1) p_(j)),  p_(1) <= p_(2) <= ...
 
-    Args:
-        p_values: One per comparison, in [0, 1]; NaN for one that could not be tested, which
-            counts as if its p were 1, so that no result improves because another is missing.
-            Shape (c,).
-
-    Returns:
-        Adjusted values in the same order, NaN where there was none. Shape (c,), float64.
+    NaN is for a test that could not be made. It counts as if its p were 1, so that no result
+    improves because another is missing, and stays NaN.
 
     Source:
         Holm (1979), "A simple sequentially rejective multiple test procedure".

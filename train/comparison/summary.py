@@ -67,6 +67,11 @@ class Row:
         return len(self.seeds) == self.task.seeds
 
     @property
+    def missing(self) -> str:
+        """How many seeds have ended, to be appended to a text, unless all have."""
+        return "" if self.complete else f", {len(self.seeds)} of {self.task.seeds} seeds"
+
+    @property
     def mean(self) -> Estimate:
         """Mean final error [%]; its interval, cut at 0 and 100, needs at least three seeds."""
         if not self.seeds:
@@ -131,7 +136,15 @@ class TaskResults:
 
 def read_results(protocol: Protocol, results: Path) -> dict[str, TaskResults]:
     """Read all stored results that a protocol asks for, by task."""
-    return {name: _read_task(protocol, task, results) for name, task in protocol.tasks.items()}
+    found: dict[str, TaskResults] = {}
+    for name, task in protocol.tasks.items():
+        stored = read_lines(Seed, results, name)
+        rows = tuple(_row(each, task.for_algorithm(each), stored) for each in protocol.on(task))
+        left_out = len(stored) - sum(len(row.seeds) for row in rows)
+        tuned_on = protocol.tuning_task(task)
+        trials = read_lines(Trial, results, tuned_on.name)
+        found[name] = TaskResults(task, rows, tuned_on, trials, left_out)
+    return found
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
@@ -146,15 +159,6 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
         return row.mean.value if ranked else math.inf
 
     return sorted(rows, key=place)
-
-
-def _read_task(protocol: Protocol, task: ComparedTask, results: Path) -> TaskResults:
-    stored, algorithms = read_lines(Seed, results, task.name), protocol.on(task)
-    rows = tuple(_row(each, task.for_algorithm(each), stored) for each in algorithms)
-    tuned_on = protocol.tuning_task(task)
-    left_out = len(stored) - sum(len(row.seeds) for row in rows)
-    trials = read_lines(Trial, results, tuned_on.name)
-    return TaskResults(task, rows, tuned_on, trials, left_out)
 
 
 def _row(algorithm: Algorithm, task: ComparedTask, stored: list[Seed]) -> Row:

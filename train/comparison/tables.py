@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,28 +40,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def by_class(
-    header: Sequence[str], lines: Iterable[Line], heading: str = "Class {}:"
+    header: Sequence[str], lines: Sequence[Line], heading: str = "Class {}:"
 ) -> list[list[str]]:
     """Return a table per class that has lines; the class and its meaning fill the heading."""
-    cells: dict[str, list[Sequence[str]]] = {letter: [] for letter in CLASSES}
-    for algorithm, line in lines:
-        cells[algorithm.feedback].append(line)
+    rows = {letter: [cells for a, cells in lines if a.feedback == letter] for letter in CLASSES}
     return [
-        [heading.format(letter, CLASSES[letter]), "", *table(header, rows)]
-        for letter, rows in cells.items()
-        if rows
+        [heading.format(letter, CLASSES[letter]), "", *table(header, rows[letter])]
+        for letter in CLASSES
+        if rows[letter]
     ]
 
 
 def by_role(header: Sequence[str], lines: Sequence[Line], prefix: str = "") -> list[list[str]]:
     """Return a table per role and class that has lines."""
-    return [
-        section
-        for role, words in ROLES.items()
-        for section in by_class(
-            header, [each for each in lines if each[0].role == role], f"{prefix}{words} {{}}: {{}}"
-        )
-    ]
+    sections: list[list[str]] = []
+    for role, words in ROLES.items():
+        own = [(algorithm, cells) for algorithm, cells in lines if algorithm.role == role]
+        sections += by_class(header, own, f"{prefix}{words} {{}}: {{}}")
+    return sections
 
 
 def estimate(of: statistics.Estimate) -> str:
@@ -119,10 +114,9 @@ def result_tables(results: TaskResults) -> list[list[str]]:
     """Return a section per role and class, and one on guessing."""
     rows = in_order(results.rows)
     lines = [(row.algorithm, [cell(row) for cell in _COLUMNS.values()]) for row in rows]
-    errors = {row.algorithm.name: row.task.chance_error for row in rows}
-    own = {name: error for name, error in errors.items() if error != results.task.chance_error}
-    parts = [f"{results.task.chance_error:.2f} % of the images"]
-    parts += [f"{error:.2f} % in `{name}`" for name, error in own.items()]
+    usual, parts = results.task.chance_error, [f"{results.task.chance_error:.2f} % of the images"]
+    own = [row for row in rows if row.task.chance_error != usual]
+    parts += [f"{row.task.chance_error:.2f} % in `{row.algorithm.name}`" for row in own]
     text = f"A random label is wrong on {', '.join(parts)}."
     return [*by_role(list(_COLUMNS), lines, "## "), ["## Guessing", "", text]]
 
@@ -130,12 +124,6 @@ def result_tables(results: TaskResults) -> list[list[str]]:
 def _parameters(row: Row) -> str:
     texts = distinct(row.seeds, "parameters")
     return ", ".join(f"{int(n):,}" if n.isdecimal() else n for n in texts) or NONE
-
-
-def short_error(row: Row) -> str:
-    """Return the mean error with its interval, and how many seeds it has if some are missing."""
-    missing = "" if row.complete else f", {len(row.seeds)} of {row.task.seeds} seeds"
-    return estimate(row.mean) + missing
 
 
 def _seeds(row: Row) -> str:
@@ -276,8 +264,7 @@ def provenance(results: TaskResults) -> list[str]:
             for value, names in members.items()
         ]
     lines += [f"- {key}: {'; '.join(distinct(seeds, key))}" for key in ("python", "versions")]
-    starts = [seed.config["started"] for seed in seeds if seed.config.get("started")]
-    days = sorted({str(datetime.fromisoformat(start).date()) for start in starts}) or ["unknown"]
+    days = sorted({str(seed.config.get("started") or "unknown")[:10] for seed in seeds})
     lines += [f"- started: {' to '.join(dict.fromkeys((days[0], days[-1])))}"]
     off = [  # by more than a last update's env steps
         f"{seed.algorithm} seed {seed.number} ({seed.result.env_steps:,})"

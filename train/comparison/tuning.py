@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -20,7 +20,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
-    """Return the settings that a tuning tries, by flag: the defaults, then draws from the space."""
+    """Return the settings that a tuning tries, by flag: the defaults, then draws from the space.
+
+    Numbers from a span have three digits, as a table shows them.
+    """
     if not algorithm.space or not trials:
         return []
     space: dict[str, BaseDistribution] = {
@@ -29,19 +32,16 @@ def draw_trials(algorithm: Algorithm, trials: int) -> list[dict[str, Any]]:
         else FloatDistribution(*span, log=True)
         for flag, span in algorithm.space.items()
     }
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(TRIAL_SEED))
-    return [{}, *(rounded(study.ask(space).params, space) for _ in range(trials))]
 
-
-def rounded(params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Return settings, those from a span with three digits, as a table shows them."""
-
-    def shorten(value: Any, span: BaseDistribution) -> Any:
-        if not isinstance(span, FloatDistribution):
+    def shorten(flag: str, value: Any) -> Any:
+        span = algorithm.space[flag]
+        if isinstance(span, Choices):
             return value
-        return min(max(float(f"{value:.3g}"), span.low), span.high)
+        return min(max(float(f"{value:.3g}"), span[0]), span[1])
 
-    return {name: shorten(params[name], span) for name, span in space.items()}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(TRIAL_SEED))
+    draws = (study.ask(space).params for _ in range(trials))
+    return [{}, *({flag: shorten(flag, params[flag]) for flag in space} for params in draws)]
 
 
 def best_trials(trials: Iterable[Trial]) -> list[Trial]:

@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from train.comparison.harvest import harvest
 from train.comparison.job import Job
@@ -28,11 +27,8 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 if "complains" in does and not step:
     (checkpoints / "step_1").touch()
-    sys.exit("error: not this time\\nIt may work later.")
-if "frames" in does:
-    print("told\\n------")
-    sys.exit(2)
-for step in range(step, 8 if "late" in does else 3):
+    sys.exit("error: not this time\\n------")
+for step in range(step, 3):
     if step == 1 and not (here / "lives").exists():
         if "fails" in does:
             sys.exit(1)
@@ -40,8 +36,7 @@ for step in range(step, 8 if "late" in does else 3):
             os.kill(number, signal.SIGKILL)
     (folder / "waits").touch()
     if "late" in does:
-        limit = signal.SIGALRM if "alarm" in does else signal.SIGUSR2  # as Slurm sends
-        os.kill(os.getppid(), limit)
+        os.kill(os.getppid(), signal.SIGUSR2)  # as Slurm sends
     while "late" in does or ("waits" in does and not (here / "go").exists()):
         time.sleep(0.01)  # briefly: a signal just before a sleep is handled after it
     (checkpoints / f"step_{step + 1}").touch()
@@ -74,11 +69,6 @@ class Place:
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return lines
-
-
-def one_by_one(jobs: list[Job]) -> Any:
-    """Return what gives jobs to ``run_jobs``."""
-    return lambda left=list(jobs): left.pop(0) if left else None
 
 
 def harvest_run(folder: Path) -> Seed:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.script_helpers import wait_for
-from tests.train.comparison.job_programs import Place, one_by_one
+from tests.train.comparison.job_programs import Place
 from tests.train.comparison.slurm import ask, running_slurm
 from train import compare
 from train.comparison.job import Job
@@ -125,7 +125,7 @@ def preempt() -> None:
 
 def run(place: Place, *jobs: Job, partition: str = "low") -> Iterator[Ended]:
     config = JobConfig("slurm", partition, parallel=3, work_dir=place.folder)
-    return run_jobs(one_by_one([*jobs]), config)
+    return run_jobs(jobs, config)
 
 
 def test_a_job_that_slurm_gives_a_time_of_grace_asks_to_be_requeued(tmp_path):
@@ -165,17 +165,10 @@ def test_cancelled_and_lost_jobs_are_named_and_run_again_on_request(tmp_path, mo
     assert sorted(place.calls()) == [f"{name} from step {step}" for name, step in starts]
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"partition": "low,no"}, r"partition must .*\['grace', 'high', 'low'\], got \['no'\]"),
-        ({"timeout_min": 61}, "timeout_min must be at most 60, the partition's limit, got 61"),
-        ({"partition": "high,low", "timeout_min": 61}, "timeout_min must be at most 60, .* got 61"),
-    ],
-)
-def test_what_slurm_would_let_wait_for_ever_is_refused(settings, named):
-    with pytest.raises(ValueError, match=named):
-        JobConfig("slurm", **settings)
+def test_a_partition_that_slurm_does_not_have_is_refused(tmp_path):
+    place = Place(tmp_path)
+    with pytest.raises(ValueError, match=r"sbatch failed: .*invalid partition"):
+        next(run(place, place.job("a"), partition="low,no"))
 
 
 def stored_in(results: Path) -> list[dict[str, Any]]:

@@ -14,11 +14,8 @@ from gymnasium import Env
 from gymnasium.error import ResetNeeded
 
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_seed, read_options
-from ram_env.draws import draw_key, lane_key
+from ram_env.checks import check_seed
 from ram_env.tasks import SignpostTask
-
-_LANE = np.array([0])
 
 
 class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
@@ -79,9 +76,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     A random image of the split on a fresh canvas, and a first location uniform over the
     image. In the splits ``"validation"`` and ``"test"`` image k always has the same canvas
     and first location; with ``order="sequential"`` each pass after the first has first locations
-    of its own. Reset options: ``index`` fixes the image, ``location`` the first location. In the
-    training split neither changes another draw, but clutter is never cut from the image itself:
-    a piece may come from its neighbour instead.
+    of its own. Reset options: ``index`` fixes the image, ``location`` the first location. Neither
+    changes another draw, but no piece of clutter is ever cut from the image itself.
 
     A seed s fixes all later episodes, whatever the actions: the k-th episode since the
     seed depends on s and k alone. With ``order="sequential"`` it depends on k alone.
@@ -102,9 +98,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
       or if it lacks them, the files come from ``$RAM_ENV_DATA``, the user's cache folder or a
       download.
     - ``split`` ("train"): "train", "validation", "test" or "train+validation".
-    - ``order`` ("random"): "random" draws images with replacement; "sequential" shows image
-      v mod n of n at visit v, whatever the seed; the lanes of the native vector environment make
-      visits in turn. A seeded reset restarts at visit 0.
+    - ``order`` ("random"): "random" draws images with replacement; "sequential" goes through the
+      split in order, again and again; the lanes of the native vector environment share one pass.
+      A seeded reset starts from the first image.
     - ``canvas_size`` (28): side of the canvas [px].
     - ``translate`` (False): place the object anywhere wholly inside instead of in the centre.
     - ``object_scale`` (1): size of the object relative to its image's, 0.5 to 1.5, rounded to whole
@@ -159,16 +155,10 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             Observation and info.
 
         Raises:
-            ValueError: If the seed or an option is not allowed; nothing has changed then.
+            ValueError: If the seed or an option is not allowed. The environment is left unchanged.
         """
         check_seed(seed)
-        episodes = self._episodes
-        _, index, location = read_options(options, 1, episodes.scenes.num_scenes, vector=False)
-        super().reset(seed=seed)
-        if seed is not None or not episodes.keyed[0]:
-            key = draw_key(self.np_random) if seed is None else lane_key(seed)
-            episodes.seed(_LANE, np.array([key], np.uint64))
-        episodes.begin(_LANE, index, location)
+        self._begin(seed, [seed], options, vector=False)
         self.closed = False
         return self._observe(), self._describe()
 
@@ -182,15 +172,14 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             Observation, reward, terminated, truncated (always False) and info.
 
         Raises:
-            ValueError: If the action is not allowed; nothing has changed then.
+            ValueError: If the action is not allowed. The environment is left unchanged.
             ResetNeeded: Before the first reset and after the episode's end.
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("step")
         episodes = self._episodes
         if not episodes.running[0]:
-            before = "after the end of an episode" if episodes.seen[0] else "for the first time"
-            raise ResetNeeded(f"call reset() before step() {before}")
+            raise ResetNeeded("call reset() before step(), and after the end of an episode")
         decision = episodes.action_format.parse(action)
         reward, correct, ends = episodes.step(decision)
         info = self._describe()
@@ -216,13 +205,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         return {name: batch[0] for name, batch in self._episodes.observe().items()}
 
     def _describe(self) -> dict[str, Any]:
-        hidden = self._episodes.describe()
-        return {
-            "label": int(hidden["label"][0]),
-            "index": int(hidden["index"][0]),
-            "position": hidden["position"][0],
-            "object_size": hidden["object_size"][0],
-        }
+        hidden = {name: values[0] for name, values in self._episodes.describe().items()}
+        return {**hidden, "label": int(hidden["label"]), "index": int(hidden["index"])}
 
 
 class SignpostEnv(GlimpseEnv):
@@ -242,8 +226,8 @@ class SignpostEnv(GlimpseEnv):
     glimpse on a corner shows four cells, so that on small boards a few of them read the board
     without following the path; ``multidiscrete`` looks at cell centres alone.) Looking at random
     cells with chain 1 and parts 1 reaches q + (1 - q)/K, q = 1 - (1 - 1/m^2)^(T-1). Following the
-    path and naming the last mark alone, which needs no memory, reaches num_marks^-(parts-1). (It
-    isn't the best without memory: where the agent stands can remember a mark.)
+    path and naming the last mark alone, which needs no memory, reaches num_marks^-(parts-1). (A
+    policy without memory can do better, by encoding a mark in its location.)
 
     Action Space:
     That of :class:`GlimpseEnv`, with K = num_marks^parts.
@@ -252,7 +236,7 @@ class SignpostEnv(GlimpseEnv):
     That of :class:`GlimpseEnv`, in colour: glimpses are (3 S, G, G).
 
     Rewards:
-    Those of :class:`GlimpseEnv`.
+    As in :class:`GlimpseEnv`.
 
     Starting State:
     A random board of the split, with the first glimpse on the path's first cell. Board k of

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ram_env import arrays as xp
-from ram_env.actions import FORMATS, Decision
+from ram_env.actions import ActionFormat, Decision
 from ram_env.arrays import Array
 from ram_env.draws import below, draw_words, named_key, to_keys, to_words, uniform_locations
 from ram_env.retina import margin_of, sense
@@ -56,8 +56,9 @@ class Episodes:
     def __init__(self, task: Task, num_lanes: int, device: str | None = None, record: bool = False):
         self.task, self.num_lanes, self.device = task, num_lanes, device
         self.scenes = task.open_scenes(device)
-        make_format = FORMATS[task.action_format]
-        self.action_format = make_format(self.scenes.num_classes, task.allow_stop, task.grid)
+        self.action_format = ActionFormat(
+            task.action_format, self.scenes.num_classes, task.allow_stop, task.grid
+        )
         size, channels = task.glimpse_size, self.scenes.channels
         self.glimpse_shape = (task.num_scales * channels, size, size)
         parts = {"glimpse": (0, self.glimpse_shape), "location": (-1, (2,)), "time": (0, (1,))}

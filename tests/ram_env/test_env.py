@@ -227,7 +227,7 @@ def test_log_score_pays_the_log_probability_of_the_truth(make, scores, log_p, st
         ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
         ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
         ({"glimpse_size": 7}, "glimpse_size must be even, got 7"),
-        ({"glimpse_size": 30}, "glimpse_size must be at most the side of the image, 28 px, got 30"),
+        ({"glimpse_size": 30}, "glimpse_size must be a Python int in 2..28, got 30"),
         ({"glimpse_cost": 10**400}, "glimpse_cost must be a finite float32"),
         ({"glimpse_cost": 1e39}, "glimpse_cost must be a finite float32"),
         ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
@@ -268,17 +268,11 @@ def test_numbers_of_numpy_are_taken_as_pythons():
 
 
 @pytest.mark.parametrize(
-    ("env_id", "name", "hint"),
-    [
-        ("MNISTGlimpse-v0", "num_glimpse", ""),
-        ("SignpostGlimpse-v0", "dataset", ""),
-        ("SignpostGlimpse-v0", "device", "; gymnasium.make_vec.* takes device and .*"),
-        ("SignpostGlimpse-v0", "num_envs", r"; gymnasium.make_vec\(id, num_envs=N\) takes .*"),
-    ],
+    ("env_id", "name"), [("MNISTGlimpse-v0", "num_glimpse"), ("SignpostGlimpse-v0", "device")]
 )
-def test_unknown_keywords_are_refused_and_those_of_many_lanes_with_a_hint(env_id, name, hint):
+def test_unknown_keywords_are_refused(env_id, name):
     keywords: dict[str, Any] = {name: 3}
-    message = rf"^unknown keywords \['{name}'\]; allowed: \[.*'num_glimpses'.*\]{hint}$"
+    message = rf"^unknown keywords \['{name}'\]; allowed: \[.*'num_glimpses'.*\]$"
     with pytest.raises(ValueError, match=message):
         gym.make(env_id, **keywords)
 

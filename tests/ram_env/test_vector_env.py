@@ -108,8 +108,7 @@ def test_a_spec_survives_json_and_makes_an_equal_env():
 BAD_SEEDS: list[Any] = [-1, 1.5, "1", b"123", True, (-1,), np.arange(3)]
 BAD_SEEDS += [[1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
 BAD_OPTIONS: list[tuple[str, Any]] = [
-    ("options must be None or a dict, got 5", 5),
-    (r"unknown reset options \['0', 'indx'\]; allowed: \['index'", {"indx": 1, 0: 1}),
+    *[(r"options must be None or a dict of .*'index'", bad) for bad in (5, {"indx": 1, 0: 1})],
     *[
         (r"options\['index'\] must be an integer in 0..39, ", {"index": index})
         for index in (-1, 40, 1.0, True, "1", [0, 1])

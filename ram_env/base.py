@@ -86,7 +86,7 @@ class EpisodesEnv:
             raise ResetNeeded("reset all lanes before resetting some with options['reset_mask']")
         if isinstance(seed, int):
             super().reset(seed=seed)  # pyright: ignore[reportAttributeAccessIssue]
-        new = [lane for lane in lanes if seeds[lane] is not None or not episodes.keyed[lane]]
+        new = [lane for lane in lanes if seeds[lane] is not None or not episodes.seen[lane]]
         if new:
             given = [seeds[lane] for lane in new]
             keys = [draw_key(self.np_random) if s is None else lane_key(s) for s in given]

@@ -45,8 +45,7 @@ class Episodes:
         glimpse_shape: Shape of a glimpse, (S * C, G, G).
         observation_space: The observation space of one lane.
         scenes: The scenes to show.
-        seen: Glimpses that each lane has seen. Shape (N,), int64.
-        keyed: Lanes that have a key, from a seed or drawn. Shape (N,), bool.
+        seen: Glimpses that each lane has seen, 0 before the first reset. Shape (N,), int64.
         running: Lanes whose episode has begun and not ended. Shape (N,), bool.
         path: Locations so far, where recorded. Shape (N, T, 2), float32, on the host.
         prediction: The episodes' last predictions, -1 before the first, where recorded. Shape (N,).
@@ -65,7 +64,6 @@ class Episodes:
         self.observation_space = spaces.Dict(
             {name: spaces.Box(low, 1, shape, np.float32) for name, (low, shape) in parts.items()}
         )
-        self.keyed = np.zeros(num_lanes, bool)
         self.seen = np.zeros(num_lanes, np.int64)
         self.running = np.zeros(num_lanes, bool)
         self._times = (np.arange(task.num_glimpses + 1) / task.num_glimpses).astype(np.float32)
@@ -91,7 +89,6 @@ class Episodes:
         here = self.on_device(lanes)
         self._keys[here] = to_words(keys, self.device)
         self._episodes[here] = -1
-        self.keyed[lanes] = True
 
     def begin(
         self, lanes: np.ndarray, index: np.ndarray | None = None, location: np.ndarray | None = None
@@ -166,7 +163,7 @@ class Episodes:
         """Return everything that the lanes' future depends on, ready for JSON."""
         state = {
             **describe_origin(self.task, self.scenes),
-            "keyed": self.keyed.tolist(),
+            "keyed": (self.seen > 0).tolist(),
             "key": to_keys(self._keys).tolist(),
             "episode": xp.to_host(self._episodes).tolist(),
             "index": xp.to_host(self._hidden["index"]).tolist(),
@@ -179,7 +176,7 @@ class Episodes:
     def set_state(self, state: Any) -> None:
         """Continue where :meth:`get_state` was called; see :func:`ram_env.states.read_state`."""
         read = read_state(state, self.task, self.scenes, self.num_lanes)
-        self.keyed, self.seen, self.running = read["keyed"], read["seen"], read["running"]
+        self.seen, self.running = read["seen"], read["running"]
         self._keys[:] = to_words(read["key"], self.device)
         self._episodes[:] = xp.to_device(read["episode"], self.device)
         self._hidden["index"][:] = xp.to_device(read["index"], self.device)

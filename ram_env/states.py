@@ -42,7 +42,11 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
     got = type(state).__name__
     expect(isinstance(state, dict), f"state must be a dict from get_state(), got {got}")
     for name, expected in describe_origin(task, scenes).items():
-        _check_same(f"state[{name!r}]", state.get(name), expected)
+        got = state.get(name)
+        if isinstance(got, dict) and isinstance(expected, dict):  # name what differs
+            keys = [key for key in {**expected, **got} if got.get(key) != expected.get(key)]
+            got, expected = ({key: entries.get(key) for key in keys} for entries in (got, expected))
+        expect(got == expected, f"state[{name!r}] must be {expected}, got {reprlib.repr(got)}")
     entries = {  # JSON type, shape behind N, dtype, lowest and highest value
         "keyed": (list[bool], (), np.bool_, 0, 1),
         "key": (list[int], (), np.uint64, 0, 2**64 - 1),
@@ -80,11 +84,10 @@ def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     free = len(states) == 1 or states[0]["task"]["order"] == "random"
     expect(free, "states must be of order='random' to be joined, got 'sequential'")
-
-    def lanes(name: str) -> list[Any]:
-        return [lane for state in states for lane in state[name]]
-
-    return {k: lanes(k) if k in _PER_LANE else value for k, value in states[0].items()}
+    lanes = {
+        k: [lane for state in states for lane in state[k]] for k in states[0] if k in _PER_LANE
+    }
+    return {**states[0], **lanes}
 
 
 def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, Any]:
@@ -102,12 +105,3 @@ def _as_json(part: Any) -> Any:
     if isinstance(part, dict):
         return {name: _as_json(value) for name, value in part.items()}
     return [*map(_as_json, part)] if isinstance(part, list | tuple) else part
-
-
-def _check_same(name: str, got: Any, expected: Any) -> None:
-    """Raise ValueError at the first entry in which two descriptions differ."""
-    if isinstance(got, dict) and isinstance(expected, dict):
-        for key in {**expected, **got}:
-            _check_same(f"{name}[{key!r}]", got.get(key), expected.get(key))
-    else:
-        expect(got == expected, f"{name} must be {expected!r}, got {reprlib.repr(got)}")

@@ -114,8 +114,8 @@ def test_of_many_classes_the_ten_likeliest_are_shown_in_order():
     frame = draw(scores=np.log(np.arange(1.0, 13)))
     edge = is_color(frame[BARS_TOP:], TRACK)[:, BARS_RIGHT - 1]
     assert (np.diff(edge.astype(int)) == 1).sum() == 10
-    # (48 + 400 - 32 - 238) // 10 = 17 px a bar
-    rows = [is_color(frame[BARS_TOP + 17 * k + 8, BARS_LEFT:], PATH).any() for k in range(10)]
+    # (48 + 420 - 32 - 238) // 10 = 19 px a bar
+    rows = [is_color(frame[BARS_TOP + 19 * k + 9, BARS_LEFT:], PATH).any() for k in range(10)]
     assert rows == [False] * 9 + [True]
 
 

@@ -6,7 +6,6 @@ Dimension key:
     T: glimpses per episode
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,9 +84,6 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     Episode End:
     The episode terminates after T actions, or when the agent stops. The horizon is part of the
     task: ``truncated`` is never True. The last observation repeats the last glimpse.
-    ``env.spec.max_episode_steps`` is T + 1, which no episode reaches, for wrappers that ask for a
-    limit: ``gymnasium.wrappers.TimeAwareObservation(env, dict_time_key="steps")``. To change
-    ``num_glimpses``, make the environment from its id, not from such a spec, which keeps its limit.
 
     Arguments:
     Every number is a keyword, as in ``gym.make("MNISTGlimpse-v0", num_glimpses=6)``.
@@ -129,18 +125,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
 
     def __init__(self, *, render_mode: str | None = None, **keywords: Any):
         self._make(keywords, 1, None, render_mode)
-        self._spec, self.closed = None, False
+        self.closed = False
         self.observation_space = self._episodes.observation_space  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = self._episodes.action_format.space
-
-    @property
-    def spec(self) -> Any:
-        """Gymnasium's spec of this environment, with a limit of steps that no episode reaches."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._spec = spec and replace(spec, max_episode_steps=self.task.num_glimpses + 1)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

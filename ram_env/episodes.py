@@ -161,7 +161,7 @@ class Episodes:
 
     def get_state(self) -> dict[str, Any]:
         """Return everything that the lanes' future depends on, ready for JSON."""
-        state = {
+        return {
             **describe_origin(self.task, self.scenes),
             "keyed": (self.seen > 0).tolist(),
             "key": to_keys(self._keys).tolist(),
@@ -171,7 +171,6 @@ class Episodes:
             "running": self.running.tolist(),
             "location": xp.to_host(self._location).tolist(),
         }
-        return state if self.path is None else {**state, "path": self.path.tolist()}
 
     def set_state(self, state: Any) -> None:
         """Continue where :meth:`get_state` was called; see :func:`ram_env.states.read_state`."""
@@ -186,8 +185,6 @@ class Episodes:
             self._show(begun, read["index"][begun])
         locations = xp.to_device(read["location"], self.device)
         self._set_locations(np.arange(self.num_lanes), locations)
-        if self.path is not None and "path" in read:  # else all glimpses are shown where it is now
-            self.path[:] = read["path"]
 
     def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> Array:
         """Show the present episode of some lanes; return their first locations, (n, 2)."""

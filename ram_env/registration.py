@@ -9,14 +9,11 @@ from gymnasium.envs.registration import load_env_creator  # noqa: TID251 - regis
 from ram_env.tasks import TASKS, ImageTask, Task
 from ram_env.vector_env import GlimpseVectorEnv
 
-_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode", "max_episode_steps")
+_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode")
 
 
 def register_envs() -> None:
-    """Register every id of :data:`ram_env.tasks.TASKS` with Gymnasium.
-
-    The environment adds ``max_episode_steps``, which depends on ``num_glimpses``.
-    """
+    """Register every id of :data:`ram_env.tasks.TASKS` with Gymnasium."""
     for env_id, (task_class, keywords) in TASKS.items():
         family = "Glimpse" if task_class is ImageTask else "Signpost"
         gymnasium.register(

@@ -18,7 +18,7 @@ from ram_env.scenes import Scenes
 from ram_env.tasks import Task
 
 _VERSION = 2
-_PER_LANE = ("keyed", "key", "episode", "index", "seen", "running", "location", "path")
+_PER_LANE = ("keyed", "key", "episode", "index", "seen", "running", "location")
 
 
 def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
@@ -55,12 +55,9 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
         "seen": (list[int], (), np.int64, 0, task.num_glimpses),
         "running": (list[bool], (), np.bool_, 0, 1),
         "location": (list[list[float]], (2,), np.float32, -1, 1),
-        "path": (list[list[list[float]]], (task.num_glimpses, 2), np.float32, -1, 1),
     }
     read = {}
     for name, (json_type, shape, dtype, low, high) in entries.items():
-        if name == "path" and name not in state:
-            continue
         try:
             array = np.array(msgspec.convert(state.get(name), json_type), dtype)
         except (msgspec.ValidationError, ValueError, OverflowError) as error:

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from ram_env import arrays as xp
 from ram_env.arrays import Array
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_int, expect, seeds_of_lanes, to_python
+from ram_env.checks import check_int, seeds_of_lanes, to_python
 from ram_env.tasks import SignpostTask
 
 
@@ -89,7 +89,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         device: str | None = None,
         render_mode: str | None = None,
-        max_episode_steps: int | None = None,
         **keywords: Any,
     ):
         self.num_envs = num_envs = to_python(num_envs)
@@ -97,9 +96,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._make(keywords, num_envs, _read_device(device), render_mode)
-        unreached = max_episode_steps is None or max_episode_steps > self.task.num_glimpses
-        wanted = f"leave out max_episode_steps={max_episode_steps}: num_glimpses ends an episode"
-        expect(unreached, wanted)
         self.single_observation_space = self._episodes.observation_space
         self.single_action_space = self._episodes.action_format.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)

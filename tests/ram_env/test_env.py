@@ -16,7 +16,6 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import TimeAwareObservation
 
 import ram_env
 from ram_env import TASKS, GlimpseEnv, extract_glimpses, load_digits
@@ -290,24 +289,6 @@ def test_every_id_is_registered_by_entry_points_that_are_strings_and_without_a_t
         assert isinstance(spec.vector_entry_point, str)
         assert spec.max_episode_steps is None
         assert EnvSpec.from_json(spec.to_json()) == spec
-
-
-@pytest.mark.parametrize("num_glimpses", [4, 18])
-def test_a_spec_has_a_limit_of_steps_for_wrappers_that_no_episode_reaches(num_glimpses):
-    env = gym.make("SignpostGlimpse-v0", num_glimpses=num_glimpses)
-    assert env.spec is not None
-    timed = TimeAwareObservation(env, flatten=False, dict_time_key="steps")
-    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
-    for each in (timed, again):
-        each.reset(seed=0)
-        ends = [each.step(each.action_space.sample())[2:4] for _ in range(num_glimpses)]
-        assert ends == [(False, False)] * (num_glimpses - 1) + [(True, False)]
-    assert timed.observation_space["steps"].high == num_glimpses + 1  # pyright: ignore
-    for mode in ("vector_entry_point", "sync"):
-        envs = gym.make_vec(env.spec, 2, mode)
-        envs.reset(seed=0)
-        ends = [envs.step(envs.action_space.sample())[3].any() for _ in range(num_glimpses)]
-        assert not any(ends)
 
 
 def test_ids_work_without_the_import_and_need_no_heavy_library():

@@ -1,8 +1,6 @@
 """The three action formats: their spaces, and how an action is checked and read.
 
-Dimension key:
-    N: lanes (sub-environments)
-    K: classes
+Dimension key: N lanes (sub-environments), K classes.
 """
 
 import reprlib

@@ -1,8 +1,6 @@
 """What the single and the vector environment share: their task, their state and their display.
 
-Dimension key:
-    N: lanes (sub-environments), 1 in the single environment
-    S, C, G: scales, colour planes, glimpse side [px]
+Dimension key: N lanes (sub-environments), 1 in the single environment.
 """
 
 from abc import abstractmethod

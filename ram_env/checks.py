@@ -1,8 +1,6 @@
 """Checks of arguments that several modules share, and of what a reset is given.
 
-Dimension key:
-    N: lanes (sub-environments)
-    n: lanes to reset
+Dimension key: N lanes (sub-environments), n lanes to reset.
 """
 
 from collections.abc import Mapping, Sequence

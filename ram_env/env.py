@@ -1,9 +1,7 @@
 """The task as a Gymnasium environment: :mod:`ram_env.episodes`, with its rules, for one lane.
 
-Dimension key:
-    S, C, G: scales, colour planes (1 grey, 3 colour), glimpse side [px]
-    K: classes
-    T: glimpses per episode
+Dimension key: S scales, C colour planes (1 grey, 3 colour), glimpse side G [px], K classes,
+T glimpses per episode.
 """
 
 from typing import Any

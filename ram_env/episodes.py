@@ -1,11 +1,7 @@
 """The rules of the task, for N lanes at once; the environments are thin shells around them.
 
-Dimension key:
-    N: lanes (sub-environments)
-    n: lanes that a call is about
-    S, C, G: scales, colour planes, glimpse side [px]
-    K: classes
-    T: glimpses per episode
+Dimension key: N lanes (sub-environments), n lanes that a call is about, S scales, C colour planes,
+glimpse side G [px], K classes, T glimpses per episode.
 """
 
 from typing import Any

@@ -1,7 +1,6 @@
 """Lanes in step on a device, for which the host never waits: what one CUDA graph can hold.
 
-Dimension key:
-    N: lanes (sub-environments)
+Dimension key: N lanes (sub-environments).
 """
 
 from typing import Any

@@ -1,13 +1,7 @@
 """Frames that show an episode to people, drawn with Pillow.
 
-Dimension key:
-    h, w: canvas height and width [px]
-    t: glimpses so far
-    S: scales, finest first
-    C: colours, 1 (grey) or 3
-    G: glimpse side [px]
-    K: classes
-    H, W: frame height and width [px]
+Dimension key: canvas of h x w px, t glimpses so far, S scales, finest first, C colours, 1 (grey) or
+3, glimpse side G [px], K classes, frame of H x W px.
 """
 
 from typing import Any

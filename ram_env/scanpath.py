@@ -1,8 +1,6 @@
 """Scanpaths: where somebody looked on a frozen canvas, as JSON, replayed in the environment.
 
-Dimension key:
-    T: glimpses per episode
-    K: classes
+Dimension key: T glimpses per episode, K classes.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Saved states: what the future of N lanes depends on, as JSON, and how it is checked.
 
-Dimension key:
-    N: lanes (sub-environments)
-    T: glimpses per episode
+Dimension key: N lanes (sub-environments), T glimpses per episode.
 """
 
 import reprlib

@@ -1,7 +1,6 @@
 """A checker for vector environments: Gymnasium has one for single environments only.
 
-Dimension key:
-    N: lanes (sub-environments)
+Dimension key: N lanes (sub-environments).
 """
 
 import copy

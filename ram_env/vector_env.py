@@ -1,8 +1,6 @@
 """Many lanes of one task in one environment: Gymnasium's vector API over the rules.
 
-Dimension key:
-    N: lanes (sub-environments)
-    S, C, G: scales, colour planes, glimpse side [px]
+Dimension key: N lanes (sub-environments).
 """
 
 from collections.abc import Sequence
@@ -250,7 +248,5 @@ def _read_device(device: Any) -> str | None:
         probe = torch.zeros((), device=torch.device(device))
         probe.item()  # which "meta" refuses
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be None or a torch device that works here, got {device!r}: {error}"
-        ) from error
+        raise ValueError(f"device {device!r} does not work here: {error}") from error
     return str(probe.device)  # "cuda" with its number

@@ -215,39 +215,33 @@ def test_log_score_pays_the_log_probability_of_the_truth(make, scores, log_p, st
 # Bad arguments
 
 
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"split": "dev"}, "split must be one of 'train', 'validation',.* got 'dev'"),
-        ({"order": "shuffled"}, "order must be one of 'random', 'sequential', got 'shuffled'"),
-        ({"reward": "sparse"}, "reward must be one of 'final', 'dense', 'log_score'"),
-        ({"action_format": "tuple"}, "action_format must be one of 'box', 'dict', 'multi.*'tuple'"),
-        ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
-        ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
-        ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
-        ({"glimpse_size": 7}, "glimpse_size must be even, got 7"),
-        ({"glimpse_size": 30}, "glimpse_size must be a Python int in 2..28, got 30"),
-        ({"glimpse_cost": 10**400}, "glimpse_cost must be a finite float32"),
-        ({"glimpse_cost": 1e39}, "glimpse_cost must be a finite float32"),
-        ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
-        ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
-        ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
-        ({"canvas_size": 41, "object_scale": (0.5, 1.5)}, "at object_scale=1.5, 42 px, got 41"),
-        *(
-            ({"object_scale": bad}, r"object_scale must be a number in 0.5..1.5, or \(lowest, hig")
-            for bad in (0, -1, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1))
-        ),
-        ({**STYLE, "clutter_size": 29}, "clutter_size must be in 1..28, .* got 29"),
-        ({"allow_stop": "yes"}, "allow_stop must be True or False, got 'yes'"),
-        ({"glimpse_cost": -0.1}, "glimpse_cost must be a finite float32 >= 0, got -0.1"),
-        ({"glimpse_cost": math.nan}, "glimpse_cost"),
-        ({"glimpse_cost": "0"}, "glimpse_cost"),
-        ({"grid_size": (9, 9)}, "grid_size needs action_format='multidiscrete'"),
-        ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
-        ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
-    ],
-    ids=str,
-)
+BAD_KEYWORDS: list[tuple[dict[str, Any], str]] = [
+    ({"split": "dev"}, "split must be one of 'train', 'validation',.* got 'dev'"),
+    ({"order": "shuffled"}, "order must be one of 'random', 'sequential', got 'shuffled'"),
+    ({"reward": "sparse"}, "reward must be one of 'final', 'dense', 'log_score'"),
+    ({"action_format": "tuple"}, "action_format must be one of 'box', 'dict', 'multi.*'tuple'"),
+    ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
+    ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
+    ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
+    ({"glimpse_size": 7}, "glimpse_size must be even, got 7"),
+    ({"glimpse_size": 30}, "glimpse_size must be a Python int in 2..28, got 30"),
+    ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
+    ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
+    ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
+    ({"canvas_size": 41, "object_scale": (0.5, 1.5)}, "at object_scale=1.5, 42 px, got 41"),
+    ({**STYLE, "clutter_size": 29}, "clutter_size must be in 1..28, .* got 29"),
+    ({"allow_stop": "yes"}, "allow_stop must be True or False, got 'yes'"),
+    ({"grid_size": (9, 9)}, "grid_size needs action_format='multidiscrete'"),
+    ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
+    ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
+]
+for cost in (-0.1, math.nan, 10**400, 1e39, "0", True):
+    BAD_KEYWORDS.append(({"glimpse_cost": cost}, "glimpse_cost must be a finite float32 >= 0"))
+for scale in (0, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1)):
+    BAD_KEYWORDS.append(({"object_scale": scale}, "object_scale must be a number in 0.5..1.5, or"))
+
+
+@pytest.mark.parametrize(("keywords", "message"), BAD_KEYWORDS, ids=str)
 def test_bad_keywords_are_refused_by_name_value_and_what_is_allowed(make, keywords, message):
     with pytest.raises(ValueError, match=message):
         make(**keywords)

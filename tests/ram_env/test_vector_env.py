@@ -104,46 +104,37 @@ def test_a_spec_survives_json_and_makes_an_equal_env():
 # What is refused, and that it changes nothing
 
 
-BAD_SEEDS: list[Any] = [-1, 1.5, "1", b"123", True, (-1,), np.arange(3)]
-BAD_SEEDS += [[1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
-BAD_OPTIONS: list[tuple[str, Any]] = [
-    *[(r"options must be None or a dict of .*'index'", bad) for bad in (5, {"indx": 1, 0: 1})],
-    *[
-        (r"options\['index'\] must be an integer in 0..39, ", {"index": index})
-        for index in (-1, 40, 1.0, True, "1", [0, 1])
+BAD_SEEDS = [-1, 1.5, "1", b"123", True, (-1,), np.arange(3), [1, 2], [0, 1, -2], [0, 1, 2.5]]
+BAD_OPTIONS: dict[str, list[Any]] = {
+    r"options must be None or a dict of .*'index'": [5, {"indx": 1, 0: 1}],
+    r"options\['index'\] must be an integer in 0..39, ": [
+        {"index": index} for index in (-1, 40, 1.0, True, "1", [0, 1])
     ],
-    *[
-        (r"options\['location'\] .* in \[-1, 1\], one or one per lane", {"location": location})
-        for location in ((0, 1.01), (0, np.nan), (1e300, 0), "middle", 0, ("0", "0"), (0j, 0j))
+    r"options\['location'\] .* in \[-1, 1\], one or one per lane": [
+        {"location": location}
+        for location in ((0, 1.01), (0, np.nan), (1e300, 0), 0, ("0", "0"), (0j, 0j), (0, 0, 0))
     ],
-    ("index", {"index": [[0], [1, 2]]}),
-    *[("location", {"location": places}) for places in ((0, 0, 0), [(0, 0), (0, 0)])],
-    ("location", {"location": object()}),
-    ("reset_mask", {"reset_mask": np.ones(3, int)}),
-    ("reset_mask", {"reset_mask": np.ones(2, bool)}),
-    ("reset_mask", {"reset_mask": np.zeros(3, bool)}),
-    ("reset_mask", {"reset_mask": [[True], [True, False]]}),
-]
+    "reset_mask": [
+        {"reset_mask": mask} for mask in (np.ones(3, int), np.ones(2, bool), np.zeros(3, bool))
+    ],
+    "can't be read as an array": [
+        *({name: [[True], [True, False]]} for name in ("index", "location", "reset_mask"))
+    ],
+}
+BAD_RESETS = [("seed must", {"seed": seed}) for seed in BAD_SEEDS]
+BAD_RESETS += [(m, {"seed": 5, "options": bad}) for m in BAD_OPTIONS for bad in BAD_OPTIONS[m]]
 
 
-BAD_RESETS = [
-    *[("seed", {"seed": seed}) for seed in BAD_SEEDS],
-    *[(argument, {"seed": 5, "options": options}) for argument, options in BAD_OPTIONS],
-]
-
-
-@pytest.mark.parametrize(
-    ("argument", "keywords"), BAD_RESETS, ids=lambda value: re.sub(r" at 0x\w+", "", str(value))
-)
+@pytest.mark.parametrize(("message", "keywords"), BAD_RESETS, ids=str)
 @pytest.mark.parametrize("make", [make_single, make_vector])
-def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(
-    make, argument, keywords
-):
+def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(make, message, keywords):
+    if make is make_single and "reset_mask" in str(keywords):
+        message = "options must be"
     env, twin = (make("toy") for _ in range(2))
     for each in (env, twin):
         each.reset(seed=1)
     before, generator = env.get_state(), env.np_random.bit_generator.state
-    with pytest.raises(ValueError, match=argument):
+    with pytest.raises(ValueError, match=message):
         env.reset(**keywords)
     assert env.get_state() == before
     assert env.np_random.bit_generator.state == generator
@@ -151,10 +142,6 @@ def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(
     action = env.action_space.sample()
     assert_same(env.step(action), twin.step(action))
     assert_same(env.reset(), twin.reset())
-
-
-def test_seeds_may_be_any_sequence():
-    assert_same(make_vector().reset(seed=range(4, 7)), make_vector().reset(seed=4))
 
 
 @pytest.mark.parametrize(
@@ -268,10 +255,10 @@ def test_render_returns_one_frame_per_lane(device):
     assert isinstance(frames, tuple)
     assert [(frame.shape[2], frame.dtype) for frame in frames] == [(3, np.uint8)] * 3
     assert (alone.render() == frames[1]).all()
-    env = make_vector()
-    env.reset(seed=0)
+    silent = make_vector()
+    silent.reset(seed=0)
     with pytest.warns(UserWarning, match="render_mode"):
-        assert env.render() is None
+        assert silent.render() is None
 
 
 def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
@@ -309,18 +296,14 @@ def test_reset_options_may_be_tensors_of_the_device(device, dtype):
 
 
 def test_an_env_that_stepped_in_inference_mode_goes_on_outside():
-    envs = [make_vector(device="cpu") for _ in range(2)]
-    actions = torch.zeros(3, envs[0].single_action_space.shape[0])
-    for env, mode in zip(envs, (True, False), strict=True):
-        env.reset(seed=0)
-        with torch.inference_mode(mode):
-            env.step(actions)
-        env.set_state(env.get_state())
-        env.reset()
-        with torch.inference_mode(mode):
-            env.set_state(env.get_state())
+    env = make_vector(device="cpu")
+    actions = torch.zeros(3, env.single_action_space.shape[0])
+    env.reset(seed=0)
+    with torch.inference_mode():
         env.step(actions)
-    assert envs[0].get_state() == envs[1].get_state()
+        env.set_state(env.get_state())
+    env.step(actions)
+    env.reset()
 
 
 def test_options_of_a_masked_reset_are_those_of_its_lanes():

@@ -107,15 +107,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     - ``reward`` ("final"), ``allow_stop`` (False), ``glimpse_cost`` (0.0): see above.
     - ``render_mode`` (None): "rgb_array". ``gymnasium.make`` also takes "human", a window.
 
-    | id | canvas | object | clutter | G | S | T |
-    |---|---|---|---|---|---|---|
-    | ``MNISTGlimpse-v0`` | 28 | centred | 0 | 8 | 1 | 7 |
-    | ``TranslatedMNISTGlimpse-v0`` | 60 | anywhere | 0 | 12 | 3 | 8 |
-    | ``ClutteredMNISTGlimpse-v0`` | 60 | anywhere | 4 | 12 | 3 | 8 |
-    | ``LargeClutteredMNISTGlimpse-v0`` | 100 | anywhere | 8 | 12 | 4 | 8 |
-    | ``SearchMNISTGlimpse-v0`` | 60 | anywhere | 4 | 4 | 1 | 18 |
-    | ``FashionMNISTGlimpse-v0``, ``KMNISTGlimpse-v0`` | 28 | centred | 0 | 8 | 1 | 7 |
-    | ``CIFAR10Glimpse-v0`` | 32 (colour) | centred | 0 | 8 | 2 | 7 |
+    :data:`ram_env.tasks.TASKS` lists the keywords of each id.
 
     Version History:
     v0: first release.

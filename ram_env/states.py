@@ -3,6 +3,7 @@
 Dimension key: N lanes (sub-environments), T glimpses per episode.
 """
 
+import json
 import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,12 +24,12 @@ def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
     """Return the entries of a state that say which version, task and data it belongs to."""
     keywords = asdict(task)
     keywords.pop("data_dir", None)
-    keywords["grid_size"] = list(task.grid)
+    keywords["grid_size"] = task.grid
     scales = np.broadcast_to(keywords.pop("object_scale", 1), 2).tolist()
     if scales != [1, 1]:  # states from before this keyword stay as they are
         keywords["object_scale"] = scales
     data = {"num_scenes": scenes.num_scenes, "is_sample": scenes.is_sample}
-    return {"version": _VERSION, "task": _as_json(keywords), "data": data}
+    return {"version": _VERSION, "task": json.loads(json.dumps(keywords)), "data": data}
 
 
 def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[str, np.ndarray]:
@@ -93,10 +94,3 @@ def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, A
         return values if rest else values[part * size : (part + 1) * size]
 
     return {k: lanes(value) if k in _PER_LANE else value for k, value in state.items()}
-
-
-def _as_json(part: Any) -> Any:
-    """Return keywords with lists for tuples, as JSON gives them back."""
-    if isinstance(part, dict):
-        return {name: _as_json(value) for name, value in part.items()}
-    return [*map(_as_json, part)] if isinstance(part, list | tuple) else part

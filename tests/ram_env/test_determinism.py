@@ -12,7 +12,7 @@ import json
 import math
 import pickle
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -24,7 +24,7 @@ import ram_env
 from ram_env import tasks
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.signpost import SignpostScenes
-from ram_env.states import describe_origin, join_states, split_state
+from ram_env.states import join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import assert_same
 from tests.script_helpers import note_calls, register_variant
@@ -123,15 +123,6 @@ def test_a_saved_env_continues_exactly(task, way, kind, steps):
         assert_same(shown, (obs, described))
     assert again.get_state() == env.get_state()
     assert_same(future(again, actions[steps:]), future(env, actions[steps:]))
-
-
-def test_a_state_with_a_tuple_of_a_users_task_is_the_one_that_json_gives_back():
-    @dataclass(frozen=True)
-    class Coloured(SignpostTask):
-        hues: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
-
-    origin = describe_origin(Coloured(), SignpostScenes("test"))
-    assert json.loads(json.dumps(origin)) == origin
 
 
 def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():

@@ -235,10 +235,14 @@ BAD_KEYWORDS: list[tuple[dict[str, Any], str]] = [
     ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
     ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
 ]
-for cost in (-0.1, math.nan, 10**400, 1e39, "0", True):
-    BAD_KEYWORDS.append(({"glimpse_cost": cost}, "glimpse_cost must be a finite float32 >= 0"))
-for scale in (0, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1)):
-    BAD_KEYWORDS.append(({"object_scale": scale}, "object_scale must be a number in 0.5..1.5, or"))
+BAD_KEYWORDS += [
+    ({"glimpse_cost": cost}, "glimpse_cost must be a finite float32 >= 0")
+    for cost in (-0.1, math.nan, 10**400, 1e39, "0", True)
+]
+BAD_KEYWORDS += [
+    ({"object_scale": scale}, "object_scale must be a number in 0.5..1.5, or")
+    for scale in (0, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1))
+]
 
 
 @pytest.mark.parametrize(("keywords", "message"), BAD_KEYWORDS, ids=str)

@@ -219,18 +219,18 @@ def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path,
         frozen_canvases("SignpostGlimpse-v0", "test")
 
 
-NESTED = [json.loads("[" * depth + "]" * depth) for depth in (40, 900)]
+NESTED = json.loads("[" * 900 + "]" * 900)
 BAD_ENTRIES: dict[str, list[Any]] = {
-    "version": [1, *NESTED],
-    "data": [{"num_scenes": 5, "is_sample": False}, *NESTED],
-    "task": [{**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}, [], *NESTED],
+    "version": [1, NESTED],
+    "data": [{"num_scenes": 5, "is_sample": False}, NESTED],
+    "task": [{**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}, [], NESTED],
     "keyed": [[], [False, True, True]],
-    "key": [[1], [-1, 0, 0], ["a", "b", "c"], *NESTED],  # the first of another number of lanes
+    "key": [[1], [-1, 0, 0], ["a", "b", "c"], NESTED],  # the first of another number of lanes
     "episode": [[0.5, None, 1], [True, 0, 0], [-1, 0, 0]],
-    "index": [[-5, 0, 0], [2**40, 0, 0], [2**31, 0, 0], *NESTED],  # 2**31 is one past the last
+    "index": [[-5, 0, 0], [2**40, 0, 0], [2**31, 0, 0], NESTED],  # 2**31 is one past the last
     "seen": [[99, 1, 1], [1.7, 1, 1], [0, 1, 1]],
-    "running": [None, "x", [1, 1, 1], *NESTED],
-    "location": [3, *([place, [0, 0], [0, 0]] for place in ([5, 5], [math.nan, 0])), *NESTED],
+    "running": [None, "x", [1, 1, 1], NESTED],
+    "location": [3, *([place, [0, 0], [0, 0]] for place in ([5, 5], [math.nan, 0])), NESTED],
 }
 
 

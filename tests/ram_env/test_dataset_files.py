@@ -1,11 +1,8 @@
 """Tests of ram_env.dataset_files through ram_env.data, on made-up datasets of a few images."""
 
-import http.server
 import multiprocessing
 import re
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +13,6 @@ from tests.dataset_makers import (
     NUM_VALIDATION,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    compress,
     file_names,
     write,
 )
@@ -58,102 +54,74 @@ def test_damaged_batches_of_cifar_are_named(tiny_cifar, cache):
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    """Start a local mirror of files, the one to use from now on.
-
-    It has folders like those of a data folder, unless it is ``flat``.
-    """
-    servers = []
-
-    def start(files: dict[str, bytes], flat: bool = False) -> SimpleNamespace:
-        requested: list[str] = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                requested.append(path := self.path.lstrip("/"))
-                name = Path(path).name
-                present = name in files and not (flat and "/" in path)
-                self.send_response(200 if present else 404)
-                self.end_headers()
-                self.wfile.write(files[name] if present else b"")
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                pass
-
-        servers.append(server := http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setenv("RAM_ENV_MIRROR", url)
-        return SimpleNamespace(url=url, requested=requested)
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def mirror(tmp_path, monkeypatch) -> Path:
+    """A folder to download from."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    monkeypatch.setenv("RAM_ENV_MIRROR", folder.as_uri())
+    return folder
 
 
-def packed(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"{name}.gz": compress(content) for name, content in files.items()}
+def packed(files: dict[str, bytes]) -> list[str]:
+    return [f"{name}.gz" for name in files]
 
 
 @pytest.mark.parametrize(("dataset", "flat"), [("MNIST", False), ("FashionMNIST", True)])
-def test_a_download_leaves_one_valid_copy(dataset, flat, tiny, cache, serve):
-    mirror = serve(packed(tiny), flat)
+def test_a_download_leaves_one_valid_copy(dataset, flat, tiny, cache, mirror, monkeypatch):
+    write(mirror, tiny, dataset, gz=True)
+    if flat:
+        monkeypatch.setenv("RAM_ENV_MIRROR", (mirror / dataset / "raw").as_uri() + "/")
+    fetched = note_calls(monkeypatch, dataset_files, "_fetch")
     images, _ = load_digits(dataset, "test")
     assert images.tobytes() == tiny["t10k-images-idx3-ubyte"][16:]
     assert file_names(cache) == {dataset, "raw", *packed(tiny)}
     load_digits(dataset, "train")
-    paths = [*packed(tiny)] * flat + [f"{dataset}/raw/{name}" for name in packed(tiny)]
-    assert sorted(mirror.requested) == sorted(paths)
+    assert len(fetched) == 4
 
 
-def test_cifar_is_downloaded(tiny_cifar, cache, serve):
-    archive = "cifar-10-python.tar.gz"
-    mirror = serve({archive: (tiny_cifar / archive).read_bytes()})
+def test_cifar_is_downloaded(tiny_cifar, cache, monkeypatch):
+    monkeypatch.setenv("RAM_ENV_MIRROR", tiny_cifar.as_uri())
     assert load_digits("CIFAR10", "test")[0].shape == (12, 32, 32, 3)
-    assert mirror.requested == [archive]
-    assert archive not in file_names(cache)
+    assert "cifar-10-python.tar.gz" not in file_names(cache)
 
 
-def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(tiny, cache, serve):
-    mirror = serve({f"{TRAIN_IMAGES}.gz": compress(tiny[TRAIN_IMAGES])[:-9]})
-    with pytest.raises(DatasetError, match=f"{mirror.url}/{TRAIN_IMAGES}.gz is damaged"):
+def test_a_damaged_download_is_an_error_that_leaves_nothing_behind(tiny, cache, mirror):
+    damaged = write(mirror, tiny, gz=True) / "MNIST" / "raw" / f"{TRAIN_IMAGES}.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match=f"{damaged} is damaged"):
         load_digits("MNIST", "train")
     assert file_names(cache) == set()
 
 
-@pytest.mark.parametrize("address", ["", "/data/mirror", "example.com/mnist", "http://[bad/x"])
-def test_an_address_without_the_files_is_named_with_the_other_ways(
-    address, cache, serve, monkeypatch
-):
-    mirror = serve({}).url
-    if address:
-        monkeypatch.setenv("RAM_ENV_MIRROR", mirror := address)
+@pytest.mark.parametrize("address", ["file:///nowhere", "/data/mirror", "a.com/x", "http://[bad/x"])
+def test_an_address_without_the_files_is_named_with_the_other_ways(address, cache, monkeypatch):
+    monkeypatch.setenv("RAM_ENV_MIRROR", address)
     with pytest.raises(FileNotFoundError, match=f"not found in {cache}") as caught:
         load_digits("KMNIST", "train")
-    for part in (f"  {mirror}/{TRAIN_IMAGES}.gz: ", "RAM_ENV_DATA", "data_dir"):
+    for part in (f"  {address}/{TRAIN_IMAGES}.gz: ", "RAM_ENV_DATA", "data_dir"):
         assert part in str(caught.value)
 
 
-def test_a_second_mirror_makes_up_for_the_first(tiny, serve, monkeypatch):
+def test_a_second_mirror_makes_up_for_the_first(tiny, mirror, monkeypatch):
     from torchvision.datasets import MNIST
 
-    lying, good = serve(dict.fromkeys(packed(tiny), b"<html>")), serve(packed(tiny))
+    good = write(mirror / "good", tiny, gz=True)
+    lying = write(mirror / "lying", dict.fromkeys(tiny, b"<html>"), gz=True)
+    mirrors = [f"{folder.as_uri()}/MNIST/raw/" for folder in (lying, good)]
     monkeypatch.delenv("RAM_ENV_MIRROR")
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/", lying.url, good.url])
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/", *mirrors])
     assert len(load_digits("MNIST", "train")[0]) == 50
 
 
-def test_an_interrupted_download_is_completed(tiny, cache, serve):
+def test_an_interrupted_download_is_completed(tiny, cache, mirror, monkeypatch):
     write(cache, {TRAIN_IMAGES: tiny[TRAIN_IMAGES]})
     (cache / "MNIST.part").mkdir()
     (cache / "MNIST.part" / "half").touch()
-    mirror = serve(packed(tiny))
+    write(mirror, tiny, gz=True)
+    fetched = note_calls(monkeypatch, dataset_files, "_fetch")
     assert len(load_digits("MNIST", "train")[0]) == 50
-    assert len(mirror.requested) == 3
-    assert file_names(cache) == {"MNIST", "raw", TRAIN_IMAGES, *packed(tiny)} - {
-        f"{TRAIN_IMAGES}.gz"
-    }
+    assert [Path(call.args[1]).name for call in fetched] == packed(tiny)[1:]
+    assert file_names(cache) == {"MNIST", "raw", TRAIN_IMAGES, *packed(tiny)[1:]}
 
 
 def open_in_another_process(tables: tuple[Any, ...], barrier: Any, sender: Any) -> None:
@@ -165,10 +133,11 @@ def open_in_another_process(tables: tuple[Any, ...], barrier: Any, sender: Any) 
     sender.send_bytes(load_digits("MNIST", "train")[0].tobytes())
 
 
-def test_two_processes_at_once_share_one_download(tiny, cache, serve):
+def test_two_processes_may_download_at_once(tiny, cache, mirror):
     from torchvision.datasets import MNIST
 
-    mirror, context = serve(packed(tiny)), multiprocessing.get_context("spawn")
+    write(mirror, tiny, gz=True)
+    context = multiprocessing.get_context("spawn")
     tables = NUM_VALIDATION, dataset_files._SHA256, MNIST.resources
     barrier, (receiver, sender) = context.Barrier(2), context.Pipe(duplex=False)
     other = context.Process(target=open_in_another_process, args=(tables, barrier, sender))
@@ -177,7 +146,6 @@ def test_two_processes_at_once_share_one_download(tiny, cache, serve):
     images = load_digits("MNIST", "train")[0].tobytes()
     assert images == receiver.recv_bytes() == tiny[TRAIN_IMAGES][16 : 16 + 50 * 784]
     other.join()
-    assert len(mirror.requested) == 4
     assert file_names(cache) == {"MNIST", "raw", *packed(tiny)}
 
 

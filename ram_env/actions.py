@@ -124,8 +124,8 @@ class ActionFormat:
             raise ValueError(f"action must be a dict of {names}, got {reprlib.repr(action)}")
         kinds = {"location": ((2,), "float32"), **dict.fromkeys(self._limits, ((), "int64"))}
         return {
-            name: _read(f"action[{name!r}]", action[name], batch, *kind, device)
-            for name, kind in kinds.items()
+            name: _read(f"action[{name!r}]", action[name], batch, shape, dtype, device)
+            for name, (shape, dtype) in kinds.items()
         }
 
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:

@@ -32,7 +32,6 @@ class EpisodesEnv:
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
     task_class: ClassVar[type[Task]] = ImageTask
     closed: bool
-    np_random: np.random.Generator
 
     def _make(
         self, keywords: dict[str, Any], num_lanes: int, device: str | None, render_mode: str | None
@@ -87,7 +86,8 @@ class EpisodesEnv:
         new = [lane for lane in lanes if seeds[lane] is not None or not episodes.seen[lane]]
         if new:
             given = [seeds[lane] for lane in new]
-            keys = [draw_key(self.np_random) if s is None else lane_key(s) for s in given]
+            generator = self.np_random  # pyright: ignore[reportAttributeAccessIssue]
+            keys = [draw_key(generator) if s is None else lane_key(s) for s in given]
             episodes.seed(np.array(new), np.array(keys, np.uint64))
         episodes.begin(lanes, index, location)
         return lanes

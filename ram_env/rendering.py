@@ -174,7 +174,7 @@ class _Picture:
         """Draw the ten likeliest classes' bars, the prediction bright, the label marked."""
         title = f"class probabilities after glimpse {answered}"
         self.write((self.left, self.below), title, 15, MUTED)
-        classes = sorted(np.argsort(-chances, kind="stable")[:10].tolist())
+        classes: list[int] = sorted(np.argsort(-chances, kind="stable")[:10].tolist())
         top = self.below + _TITLE
         row = min(24, (self.bottom - _FOOTER - top) // len(classes))
         bright = chances.argmax() if prediction is None else prediction

@@ -134,7 +134,7 @@ class _Checks:
             assert_same(out, expected, where)
 
     def spaces(self, env: Any, twin: Any, num_envs: int, mode: AutoresetMode) -> None:
-        facts = {"num_envs": (env.num_envs, num_envs)}
+        facts: dict[str, Any] = {"num_envs": (env.num_envs, num_envs)}
         facts["metadata['autoreset_mode']"] = env.metadata.get("autoreset_mode"), mode
         for kind in ("observation_space", "action_space"):
             one = getattr(env, f"single_{kind}")

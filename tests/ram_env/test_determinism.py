@@ -21,13 +21,12 @@ import numpy as np
 import pytest
 
 import ram_env
-from ram_env import tasks
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.signpost import SignpostScenes
 from ram_env.states import join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import assert_same
-from tests.script_helpers import note_calls, register_variant
+from tests.script_helpers import register_variant
 from tests.vector_envs import make_single, make_vector, sampler
 
 NUM_TOY = 40  # images in each of its splits
@@ -152,17 +151,6 @@ def test_the_lanes_states_can_be_split_and_joined():
         parts[0].set_state(split_state(whole.get_state(), 0, 3))  # 4 lanes in 3 parts
 
 
-def test_a_state_knows_no_path_and_later_frames_show_the_glimpses_where_it_is_now():
-    env, plain = make_single("signpost", render_mode="rgb_array"), make_single("signpost")
-    for each in (env, plain):
-        each.reset(seed=0)
-        for place in (0, -1):
-            each.step(np.full(6, place, np.float32))
-    assert env.get_state() == plain.get_state()
-    env.set_state(plain.get_state())
-    assert (env._episodes.path[0, :3] == -1).all()
-
-
 # Seeds from outside
 
 
@@ -202,14 +190,10 @@ def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(env_id
     assert len(canvases) == len(labels) == env.num_images == num_images
 
 
-def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path, monkeypatch):
-    opened = note_calls(monkeypatch, tasks, "open_split")
-    keywords: dict[str, Any] = {"dataset": "toy", "data_dir": str(tmp_path), "canvas_size": 40}
-    register_variant(monkeypatch, "Own-v0", "MNISTGlimpse-v0", **keywords)
-    canvases, _ = frozen_canvases("Own-v0", "test")
-    assert canvases.shape == (NUM_TOY, 40, 40)
-    frozen_canvases("Own-v0", "test", data_dir="elsewhere")
-    assert [call.args[2] for call in opened] == [str(tmp_path), "elsewhere"]
+def test_frozen_canvases_use_the_keywords_that_the_id_is_registered_with(monkeypatch):
+    register_variant(monkeypatch, "Own-v0", "MNISTGlimpse-v0", dataset="toy", canvas_size=40)
+    assert frozen_canvases("Own-v0", "test")[0].shape == (NUM_TOY, 40, 40)
+    assert frozen_canvases("Own-v0", "test", canvas_size=30)[0].shape == (NUM_TOY, 30, 30)
     with pytest.raises(ValueError, match="env_id"):
         frozen_canvases("CartPole-v1", "test")
     with pytest.raises(ValueError, match="split"):

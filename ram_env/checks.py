@@ -84,28 +84,28 @@ def read_options(
     known = options is None or (isinstance(options, Mapping) and {*options} <= {*allowed})
     expect(known, f"options must be None or a dict of some of {allowed}, got {options!r}")
     read = {k: to_array(f"options[{k!r}]", v) for k, v in (options or {}).items() if v is not None}
-    lanes, index, location = np.arange(num_lanes), None, None
+    lanes, chosen = np.arange(num_lanes), {}
     if "reset_mask" in read:
         mask, _ = read["reset_mask"]
         fits = mask.dtype == np.bool_ and mask.shape == (num_lanes,) and mask.any()
         wanted = f"bool of shape ({num_lanes},) with at least one True"
         expect(fits, f"options['reset_mask'] must be {wanted}, got {mask}")
         lanes = np.flatnonzero(mask)
-    per_lane = f"one or one per lane ({num_lanes})"
-    if "index" in read:
-        given, kind = read["index"]
-        if kind in "iu" and given.shape in ((), (num_lanes,)):
-            index = np.broadcast_to(given, (num_lanes,))[lanes].astype(np.int64)
-        inside = index is not None and ((index >= 0) & (index < num_scenes)).all()
-        wanted = f"an integer in 0..{num_scenes - 1}, {per_lane}"
-        expect(inside, f"options['index'] must be {wanted}, got {given}")
-    if "location" in read:
-        given, kind = read["location"]
-        if kind in "fiu" and given.shape in ((2,), (num_lanes, 2)):
-            location = cast(np.broadcast_to(given, (num_lanes, 2))[lanes], "float32")
-        inside = location is not None and (np.abs(location) <= 1).all()
-        expect(inside, f"options['location'] must be (x, y) in [-1, 1], {per_lane}, got {given}")
-    return lanes, index, location
+    table = {  # dtype kinds, dtype, shape, lowest and highest value
+        "index": ("iu", "int64", (), 0, num_scenes - 1),
+        "location": ("fiu", "float32", (2,), -1, 1),
+    }
+    for name in table.keys() & read.keys():
+        kinds, dtype, shape, low, high = table[name]
+        given, kind = read[name]
+        inside = kind in kinds and given.shape in (shape, (num_lanes, *shape))
+        if inside:
+            rows = np.broadcast_to(given, (num_lanes, *shape))[lanes]
+            chosen[name] = cast(rows, dtype)
+            inside = ((chosen[name] >= low) & (chosen[name] <= high)).all()
+        wanted = f"in {low}..{high}, of shape {shape} or, per lane, {(num_lanes, *shape)}"
+        expect(inside, f"options[{name!r}] must be {wanted}; got {given}, {given.dtype}")
+    return lanes, chosen.get("index"), chosen.get("location")
 
 
 def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:

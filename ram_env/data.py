@@ -204,14 +204,13 @@ def _check_pair(where: str, pair: Any) -> Pair:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}must be (images, labels), two arrays: {error}") from error
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    wanted = "images must be non-empty uint8, 0 to 255, of shape (n, H, W), (n, H, W, 1) or "
-    wanted += f"(n, H, W, 3), got {images.dtype} {images.shape}"
-    expect(images.dtype == np.uint8 and shaped and images.size, where + wanted)
-    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    inside = whole and labels.min() >= 0 and labels.max() < _MAX_CLASSES
-    wanted = f"labels must be integers in 0..{_MAX_CLASSES - 1}, one per image, of shape "
-    got = f"{labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
-    expect(inside, f"{where}{wanted}({len(images)},), got {got}")
+    fits = images.dtype == np.uint8 and shaped and images.size
+    fits = fits and labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    inside = fits and labels.min() >= 0 and labels.max() < _MAX_CLASSES
+    wanted = "uint8 images, 0 to 255, of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), n > 0, and "
+    wanted += f"n integer labels in 0..{_MAX_CLASSES - 1}"
+    got = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}: "
+    expect(inside, f"{where}must be {wanted}; got {got}{reprlib.repr(labels.tolist())}")
     images = images[..., 0] if images.shape[3:] == (1,) else images
     return read_only(np.array(images, order="C")), read_only(labels.astype(np.int64))
 

@@ -1,11 +1,9 @@
 """The three action formats: their spaces, and how an action is checked and read.
 
-Dimension key:
-    N: lanes (sub-environments)
-    K: classes
+Dimension key: N lanes (sub-environments), K classes.
 """
 
-from abc import ABC, abstractmethod
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -17,6 +15,8 @@ from gymnasium import spaces
 
 from ram_env import arrays as xp
 from ram_env.arrays import Array
+
+FORMATS = ("box", "dict", "multidiscrete")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,31 @@ class Decision:
     stop: np.ndarray | None = None
 
 
-class ActionFormat(ABC):
-    """One way to encode a decision, in the action space of a single environment."""
+class ActionFormat:
+    """One way to encode a decision, in the action space of a single environment.
 
-    def __init__(self, space: spaces.Space, limits: dict[str, int]):
-        """Take how many values each integer part has; all other parts are finite numbers."""
-        self.space, self._limits = space, limits
+    Args:
+        name: One of :data:`FORMATS`; the environments' page describes them.
+        num_classes: K.
+        allow_stop: Whether an action has a part that stops.
+        grid: Columns and rows of "multidiscrete".
+    """
+
+    def __init__(self, name: str, num_classes: int, allow_stop: bool, grid: tuple[int, int]):
+        self._name, self._num_classes = name, num_classes
+        # How many values each integer part has; all other parts are finite numbers
+        self._limits = {"label": num_classes, **({"stop": 2} if allow_stop else {})}
+        if name == "box":
+            self.space = spaces.Box(-1, 1, (2 + num_classes + allow_stop,), np.float32)
+            del self._limits["label"]
+        elif name == "dict":
+            integers = {part: spaces.Discrete(limit) for part, limit in self._limits.items()}
+            location = spaces.Box(-1, 1, (2,), np.float32)
+            self.space = spaces.Dict({"location": location, **integers})
+        else:
+            self._limits = {"column": grid[0], "row": grid[1], **self._limits}
+            self.space = spaces.MultiDiscrete([*self._limits.values()])
+        self._centres = [((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in grid]
 
     def parse(
         self,
@@ -91,13 +110,37 @@ class ActionFormat(ABC):
             raise ValueError(f"action: {name} must be {allowed}, got {got}{where}")
         return Decision(*self._decide(parts), stop)
 
-    @abstractmethod
     def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
         """Check shapes and dtype kinds; return the parts with a leading N."""
+        if self._name == "box":
+            numbers = _read("action", action, batch, self.space.shape, "float32", device)
+            stop = {"stop": numbers[:, -1] > 0} if self._limits else {}
+            return {"all numbers": numbers, **stop}
+        if self._name == "multidiscrete":
+            array = _read("action", action, batch, self.space.shape, "int64", device)
+            return {name: array[:, column] for column, name in enumerate(self._limits)}
+        names = sorted(["location", *self._limits])
+        if not isinstance(action, Mapping) or {*action} != {*names}:
+            raise ValueError(f"action must be a dict of {names}, got {reprlib.repr(action)}")
+        kinds = {"location": ((2,), "float32"), **dict.fromkeys(self._limits, ((), "int64"))}
+        return {
+            name: _read(f"action[{name!r}]", action[name], batch, shape, dtype, device)
+            for name, (shape, dtype) in kinds.items()
+        }
 
-    @abstractmethod
     def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
         """Return location, label and scores."""
+        if self._name == "box":
+            entries = parts["all numbers"]
+            scores = entries[:, 2 : 2 + self._num_classes]
+            return entries[:, :2].clip(-1, 1), scores.argmax(1), scores
+        if self._name == "dict":
+            return parts["location"].clip(-1, 1), parts["label"], None
+        cells = parts["column"], parts["row"]
+        location = xp.new_empty(cells[0], (len(cells[0]), 2), "float32")
+        for axis, centres in enumerate(self._centres):
+            location[:, axis] = xp.to_device(centres, xp.device_of(location))[cells[axis]]
+        return location, xp.copy(parts["label"]), None
 
     def _is_valid(self, name: str, part: Array) -> Array:
         """Return which lanes hold allowed values, (N,), bool."""
@@ -106,89 +149,11 @@ class ActionFormat(ABC):
         return xp.library(part).isfinite(part).all(1)
 
 
-class BoxFormat(ActionFormat):
-    """x, y, then K class scores (the first highest wins).
-
-    With ``allow_stop``, a last number: above 0 stops.
-    """
-
-    def __init__(self, num_classes: int, allow_stop: bool, grid: Any = None):
-        self._width, self._scores = 2 + num_classes + allow_stop, slice(2, 2 + num_classes)
-        limits = {"stop": 2} if allow_stop else {}
-        super().__init__(spaces.Box(-1, 1, (self._width,), np.float32), limits)
-
-    def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
-        if isinstance(action, Mapping):
-            raise ValueError("action must be an array, got a dict: it needs action_format='dict'")
-        array = _read("action", action, (*batch, self._width), "float32", device)
-        parts = {"all numbers": array.reshape(-1, self._width)}
-        return parts | ({"stop": parts["all numbers"][:, -1] > 0} if self._limits else {})
-
-    def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
-        entries = parts["all numbers"]
-        scores = entries[:, self._scores]
-        return entries[:, :2].clip(-1, 1), scores.argmax(1), scores
-
-
-class DictFormat(ActionFormat):
-    """``{"location": (x, y), "label": class}``, and ``"stop"``: 0 or 1 where offered."""
-
-    def __init__(self, num_classes: int, allow_stop: bool, grid: Any = None):
-        limits = {"label": num_classes, **({"stop": 2} if allow_stop else {})}
-        location = {"location": spaces.Box(-1, 1, (2,), np.float32)}
-        integers = {name: spaces.Discrete(limit) for name, limit in limits.items()}
-        super().__init__(spaces.Dict({**location, **integers}), limits)
-
-    def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
-        names = sorted(["location", *self._limits])
-        if not isinstance(action, Mapping) or {*action} != {*names}:
-            got = sorted(map(str, action)) if isinstance(action, Mapping) else type(action).__name__
-            raise ValueError(f"action must be a dict of {names}, got {got}")
-        parts = {"location": ((*batch, 2), "float32", (-1, 2))}
-        parts |= dict.fromkeys(self._limits, (batch, "int64", (-1,)))
-        return {
-            name: _read(f"action[{name!r}]", action[name], shape, dtype, device).reshape(flat)
-            for name, (shape, dtype, flat) in parts.items()
-        }
-
-    def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
-        return parts["location"].clip(-1, 1), parts["label"], None
-
-
-class MultiDiscreteFormat(ActionFormat):
-    """Column, row, class, and stop where offered; the location is the grid cell's centre."""
-
-    def __init__(self, num_classes: int, allow_stop: bool, grid: tuple[int, int]):
-        limits = {"column": grid[0], "row": grid[1], "label": num_classes}
-        limits |= {"stop": 2} if allow_stop else {}
-        super().__init__(spaces.MultiDiscrete([*limits.values()]), limits)
-        self._centres = [
-            ((2 * np.arange(cells) + 1) / cells - 1).astype(np.float32) for cells in grid
-        ]
-
-    def _read(self, action: Any, batch: tuple[int, ...], device: str | None) -> dict[str, Array]:
-        width = len(self._limits)
-        array = _read("action", action, (*batch, width), "int64", device).reshape(-1, width)
-        return {name: array[:, column] for column, name in enumerate(self._limits)}
-
-    def _decide(self, parts: dict[str, Array]) -> tuple[Array, Array, Array | None]:
-        cells = parts["column"], parts["row"]
-        location = xp.new_empty(cells[0], (len(cells[0]), 2), "float32")
-        for axis, centres in enumerate(self._centres):
-            location[:, axis] = xp.to_device(centres, xp.device_of(location))[cells[axis]]
-        return location, xp.copy(parts["label"]), None
-
-
-FORMATS = {"box": BoxFormat, "dict": DictFormat, "multidiscrete": MultiDiscreteFormat}
-"""The format with each name; called with K, whether to offer a stop, and (columns, rows)."""
-
-
-def _read(name: str, value: Any, shape: tuple[int, ...], dtype: str, device: str | None) -> Array:
-    """Read real numbers ("float32") or integers ("int64") of this shape."""
+def _read(name: str, value: Any, batch: Any, shape: Any, dtype: str, device: str | None) -> Array:
+    """Read real numbers ("float32") or integers ("int64") of this shape, with a leading N."""
     array, kind = xp.to_array(name, value, device)
     kinds, wanted = ("iub", "integers") if dtype == "int64" else ("fiu", "real numbers")
-    if kind not in kinds:
-        raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
-    if tuple(array.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}")
-    return xp.cast(array, dtype)
+    if kind not in kinds or tuple(array.shape) != (*batch, *shape):
+        got = f"{array.dtype} of shape {tuple(array.shape)}"
+        raise ValueError(f"{name} must hold {wanted}, of shape {(*batch, *shape)}, got {got}")
+    return xp.cast(array, dtype).reshape(-1, *shape)

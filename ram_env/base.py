@@ -1,8 +1,6 @@
 """What the single and the vector environment share: their task, their state and their display.
 
-Dimension key:
-    N: lanes (sub-environments), 1 in the single environment
-    S, C, G: scales, colour planes, glimpse side [px]
+Dimension key: N lanes (sub-environments), 1 in the single environment.
 """
 
 from abc import abstractmethod
@@ -13,6 +11,8 @@ from gymnasium import logger
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from ram_env.arrays import to_host
+from ram_env.checks import read_options
+from ram_env.draws import draw_key, lane_key
 from ram_env.episodes import Episodes
 from ram_env.tasks import ImageTask, Task
 
@@ -66,7 +66,7 @@ class EpisodesEnv:
 
         Raises:
             ValueError: If the state is malformed, or belongs to another version, task or number of
-                lanes, or a dataset of another name or size; nothing has changed then.
+                lanes, or a dataset of another name or size. The environment is left unchanged.
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("set_state")
@@ -74,6 +74,23 @@ class EpisodesEnv:
         if not self._episodes.seen.all():
             return None
         return self._observe(), self._describe()
+
+    def _begin(self, seed: Any, seeds: list[int | None], options: Any, *, vector: bool) -> Any:
+        """Begin episodes in the lanes that the options name; return these lanes, (n,)."""
+        episodes = self._episodes
+        lanes, index, location = read_options(options, len(seeds), self.num_images, vector=vector)
+        if np.delete(episodes.seen, lanes).min(initial=1) == 0:
+            raise ResetNeeded("reset all lanes before resetting some with options['reset_mask']")
+        if isinstance(seed, int):
+            super().reset(seed=seed)  # pyright: ignore[reportAttributeAccessIssue]
+        new = [lane for lane in lanes if seeds[lane] is not None or not episodes.seen[lane]]
+        if new:
+            given = [seeds[lane] for lane in new]
+            generator = self.np_random  # pyright: ignore[reportAttributeAccessIssue]
+            keys = [draw_key(generator) if s is None else lane_key(s) for s in given]
+            episodes.seed(np.array(new), np.array(keys, np.uint64))
+        episodes.begin(lanes, index, location)
+        return lanes
 
     def _observe(self) -> dict[str, Any]:
         return self._episodes.observe()

@@ -1,8 +1,6 @@
 """Checks of arguments that several modules share, and of what a reset is given.
 
-Dimension key:
-    N: lanes (sub-environments)
-    n: lanes to reset
+Dimension key: N lanes (sub-environments), n lanes to reset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,16 +52,13 @@ def check_seed(seed: object) -> None:
 
 def check_glimpse(name: str, size: Any, num_scales: Any, side: int) -> None:
     """Raise ValueError unless glimpses of these sizes make sense on an image of ``side`` px."""
-    large = isinstance(size, int) and size > side
-    expect(not large, f"{name} must be at most the side of the image, {side} px, got {size}")
     check_int(name, size, 2, side)
     check_int("num_scales", num_scales, 1, 8)
     expect(size % 2 == 0, f"{name} must be even, got {size}")
     coarsest = size * 2 ** (num_scales - 1)
     wide = f"num_scales={num_scales} makes the coarsest patch {coarsest} px wide, more than twice"
-    expect(
-        coarsest <= 2 * side, f"{wide} the image ({side} px): use fewer scales or a larger image"
-    )
+    advice = "use fewer scales or a larger image"
+    expect(coarsest <= 2 * side, f"{wide} the image ({side} px): {advice}")
 
 
 def to_python(value: Any) -> Any:
@@ -85,44 +80,36 @@ def read_options(
     Raises:
         ValueError: If an option is unknown or its value not allowed.
     """
-    options = {} if options is None else options
-    wanted = isinstance(options, Mapping)
-    expect(wanted, f"options must be None or a dict, got {options!r}")
     allowed = ["index", "location"] + ["reset_mask"] * vector
-    unknown = sorted(map(str, {*options} - {*allowed}))
-    expect(not unknown, f"unknown reset options {unknown}; allowed: {allowed}")
-    read = {k: to_array(f"options[{k!r}]", v) for k, v in options.items() if v is not None}
-    lanes, index, location = np.arange(num_lanes), None, None
-    per_lane = f"one or one per lane ({num_lanes})"
+    known = options is None or (isinstance(options, Mapping) and {*options} <= {*allowed})
+    expect(known, f"options must be None or a dict of some of {allowed}, got {options!r}")
+    read = {k: to_array(f"options[{k!r}]", v) for k, v in (options or {}).items() if v is not None}
+    lanes, chosen = np.arange(num_lanes), {}
     if "reset_mask" in read:
         mask, _ = read["reset_mask"]
         fits = mask.dtype == np.bool_ and mask.shape == (num_lanes,) and mask.any()
         wanted = f"bool of shape ({num_lanes},) with at least one True"
-        got = f"{mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set"
-        expect(fits, f"options['reset_mask'] must be {wanted}, got {got}")
+        expect(fits, f"options['reset_mask'] must be {wanted}, got {mask}")
         lanes = np.flatnonzero(mask)
-    if "index" in read:
-        given, kind = read["index"]
-        if kind in "iu" and given.shape in ((), (num_lanes,)):
-            index = np.broadcast_to(given, (num_lanes,))[lanes].astype(np.int64)
-        inside = index is not None and ((index >= 0) & (index < num_scenes)).all()
-        wanted = f"an integer in 0..{num_scenes - 1}, {per_lane}"
-        expect(inside, f"options['index'] must be {wanted}, got {given}")
-    if "location" in read:
-        given, kind = read["location"]
-        if kind in "fiu" and given.shape in ((2,), (num_lanes, 2)):
-            location = cast(np.broadcast_to(given, (num_lanes, 2))[lanes], "float32")
-        inside = location is not None and (np.abs(location) <= 1).all()
-        expect(inside, f"options['location'] must be (x, y) in [-1, 1], {per_lane}, got {given}")
-    return lanes, index, location
+    table = {  # dtype kinds, dtype, shape, lowest and highest value
+        "index": ("iu", "int64", (), 0, num_scenes - 1),
+        "location": ("fiu", "float32", (2,), -1, 1),
+    }
+    for name in table.keys() & read.keys():
+        kinds, dtype, shape, low, high = table[name]
+        given, kind = read[name]
+        inside = kind in kinds and given.shape in (shape, (num_lanes, *shape))
+        if inside:
+            rows = np.broadcast_to(given, (num_lanes, *shape))[lanes]
+            chosen[name] = cast(rows, dtype)
+            inside = ((chosen[name] >= low) & (chosen[name] <= high)).all()
+        wanted = f"in {low}..{high}, of shape {shape} or, per lane, {(num_lanes, *shape)}"
+        expect(inside, f"options[{name!r}] must be {wanted}; got {given}, {given.dtype}")
+    return lanes, chosen.get("index"), chosen.get("location")
 
 
 def seeds_of_lanes(seed: int | Sequence[int | None] | None, num_lanes: int) -> list[int | None]:
-    """Return one seed per lane: s, s + 1, ... for an int, None for lanes that stay unseeded.
-
-    Raises:
-        ValueError: If the seed is neither None, an int >= 0 nor a list of N of these.
-    """
+    """Return one seed per lane: s, s + 1, ... for an int, None for lanes that stay unseeded."""
     if not isinstance(seed, Sequence):
         check_seed(seed)
         return [None if seed is None else seed + lane for lane in range(num_lanes)]

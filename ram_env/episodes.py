@@ -1,11 +1,7 @@
 """The rules of the task, for N lanes at once; the environments are thin shells around them.
 
-Dimension key:
-    N: lanes (sub-environments)
-    n: lanes that a call is about
-    S, C, G: scales, colour planes, glimpse side [px]
-    K: classes
-    T: glimpses per episode
+Dimension key: N lanes (sub-environments), n lanes that a call is about, S scales, C colour planes,
+glimpse side G [px], K classes, T glimpses per episode.
 """
 
 from typing import Any
@@ -14,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ram_env import arrays as xp
-from ram_env.actions import FORMATS, Decision
+from ram_env.actions import ActionFormat, Decision
 from ram_env.arrays import Array
 from ram_env.draws import below, draw_words, named_key, to_keys, to_words, uniform_locations
 from ram_env.retina import margin_of, sense
@@ -45,8 +41,7 @@ class Episodes:
         glimpse_shape: Shape of a glimpse, (S * C, G, G).
         observation_space: The observation space of one lane.
         scenes: The scenes to show.
-        seen: Glimpses that each lane has seen. Shape (N,), int64.
-        keyed: Lanes that have a key, from a seed or drawn. Shape (N,), bool.
+        seen: Glimpses that each lane has seen, 0 before the first reset. Shape (N,), int64.
         running: Lanes whose episode has begun and not ended. Shape (N,), bool.
         path: Locations so far, where recorded. Shape (N, T, 2), float32, on the host.
         prediction: The episodes' last predictions, -1 before the first, where recorded. Shape (N,).
@@ -56,15 +51,15 @@ class Episodes:
     def __init__(self, task: Task, num_lanes: int, device: str | None = None, record: bool = False):
         self.task, self.num_lanes, self.device = task, num_lanes, device
         self.scenes = task.open_scenes(device)
-        make_format = FORMATS[task.action_format]
-        self.action_format = make_format(self.scenes.num_classes, task.allow_stop, task.grid)
+        self.action_format = ActionFormat(
+            task.action_format, self.scenes.num_classes, task.allow_stop, task.grid
+        )
         size, channels = task.glimpse_size, self.scenes.channels
         self.glimpse_shape = (task.num_scales * channels, size, size)
         parts = {"glimpse": (0, self.glimpse_shape), "location": (-1, (2,)), "time": (0, (1,))}
         self.observation_space = spaces.Dict(
             {name: spaces.Box(low, 1, shape, np.float32) for name, (low, shape) in parts.items()}
         )
-        self.keyed = np.zeros(num_lanes, bool)
         self.seen = np.zeros(num_lanes, np.int64)
         self.running = np.zeros(num_lanes, bool)
         self._times = (np.arange(task.num_glimpses + 1) / task.num_glimpses).astype(np.float32)
@@ -90,7 +85,6 @@ class Episodes:
         here = self.on_device(lanes)
         self._keys[here] = to_words(keys, self.device)
         self._episodes[here] = -1
-        self.keyed[lanes] = True
 
     def begin(
         self, lanes: np.ndarray, index: np.ndarray | None = None, location: np.ndarray | None = None
@@ -163,9 +157,9 @@ class Episodes:
 
     def get_state(self) -> dict[str, Any]:
         """Return everything that the lanes' future depends on, ready for JSON."""
-        state = {
+        return {
             **describe_origin(self.task, self.scenes),
-            "keyed": self.keyed.tolist(),
+            "keyed": (self.seen > 0).tolist(),
             "key": to_keys(self._keys).tolist(),
             "episode": xp.to_host(self._episodes).tolist(),
             "index": xp.to_host(self._hidden["index"]).tolist(),
@@ -173,12 +167,11 @@ class Episodes:
             "running": self.running.tolist(),
             "location": xp.to_host(self._location).tolist(),
         }
-        return state if self.path is None else {**state, "path": self.path.tolist()}
 
     def set_state(self, state: Any) -> None:
         """Continue where :meth:`get_state` was called; see :func:`ram_env.states.read_state`."""
         read = read_state(state, self.task, self.scenes, self.num_lanes)
-        self.keyed, self.seen, self.running = read["keyed"], read["seen"], read["running"]
+        self.seen, self.running = read["seen"], read["running"]
         self._keys[:] = to_words(read["key"], self.device)
         self._episodes[:] = xp.to_device(read["episode"], self.device)
         self._hidden["index"][:] = xp.to_device(read["index"], self.device)
@@ -188,8 +181,6 @@ class Episodes:
             self._show(begun, read["index"][begun])
         locations = xp.to_device(read["location"], self.device)
         self._set_locations(np.arange(self.num_lanes), locations)
-        if self.path is not None and "path" in read:  # else all glimpses are shown where it is now
-            self.path[:] = read["path"]
 
     def _show(self, lanes: np.ndarray, index: np.ndarray | None) -> Array:
         """Show the present episode of some lanes; return their first locations, (n, 2)."""

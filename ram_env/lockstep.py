@@ -1,7 +1,6 @@
 """Lanes in step on a device, for which the host never waits: what one CUDA graph can hold.
 
-Dimension key:
-    N: lanes (sub-environments)
+Dimension key: N lanes (sub-environments).
 """
 
 from typing import Any
@@ -23,8 +22,8 @@ class LockstepEnv(VectorWrapper):
     For a trainer that checks its actions itself. Observations, rewards and states are those of the
     environment, to the bit, but
 
-    - an action that is not allowed is not refused: it counts as zeros, which are class 0 and the
-      middle of the image (of a grid, the first cell), and clears ``valid``;
+    - an action that is not allowed counts as zeros, which are class 0 and the middle of the image
+      (of a grid, the first cell), and clears ``valid``;
     - ``terminated`` and ``truncated`` are NumPy arrays, which the host knows without asking;
     - infos hold ``label``, ``index``, ``position`` and ``object_size`` alone, of the episode that
       is shown.
@@ -41,15 +40,14 @@ class LockstepEnv(VectorWrapper):
     """
 
     def __init__(self, env: GlimpseVectorEnv):
-        _check_own("env must be a", env, GlimpseVectorEnv, SignpostVectorEnv)
-        _check_own("env's scenes must be", env._episodes.scenes, ImageScenes, SignpostScenes)
+        known = GlimpseVectorEnv, SignpostVectorEnv
+        own = type(env) in known and type(env._episodes.scenes) in (ImageScenes, SignpostScenes)
+        expect(own, f"env and its scenes must be of ram_env's own classes, not subclasses: {env}")
+        fits = env.autoreset_mode is AutoresetMode.SAME_STEP and not env.task.allow_stop
+        wanted = "lanes in step need a device, autoreset_mode='SameStep' and allow_stop=False"
+        expect(env.device and fits, wanted)
         super().__init__(env)
         self._episodes = env._episodes
-        fits = env.device is not None and env.autoreset_mode is AutoresetMode.SAME_STEP
-        got = f"device={env.device!r} and autoreset_mode={env.autoreset_mode.value!r}"
-        expect(fits, f"lanes in step need a device and autoreset_mode='SameStep', got {got}")
-        apart = "lanes in step must have allow_stop=False, or they would end apart"
-        expect(not env.task.allow_stop, apart)
         self._check_in_step()
         import torch
 
@@ -86,22 +84,11 @@ class LockstepEnv(VectorWrapper):
     def set_state(self, state: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Continue where ``get_state`` was called; see the environment's ``set_state``."""
         env: Any = self.env
-        before, shown = env.get_state(), env.set_state(state)
-        try:
-            self._check_in_step()
-        except ValueError:
-            env.set_state(before)
-            raise
+        shown = env.set_state(state)
+        self._check_in_step()
         return None if shown is None else (self._episodes.observe(), self._episodes.describe())
 
     def _check_in_step(self) -> None:
         got = self._episodes.seen.tolist()
         wanted = "lanes in step must have seen as many glimpses as each other"
         expect(len({*got}) == 1, f"{wanted}, got {got}")
-
-
-def _check_own(what: str, part: Any, *known: type) -> None:
-    """Raise ValueError unless ``part`` is of a known class itself."""
-    names = " or ".join(each.__name__ for each in known)
-    why = "a CUDA graph does not replay a subclass's Python"
-    expect(type(part) in known, f"{what} {names} itself: {why}; got {type(part).__name__}")

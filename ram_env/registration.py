@@ -9,14 +9,11 @@ from gymnasium.envs.registration import load_env_creator  # noqa: TID251 - regis
 from ram_env.tasks import TASKS, ImageTask, Task
 from ram_env.vector_env import GlimpseVectorEnv
 
-_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode", "max_episode_steps")
+_OTHER_KEYWORDS = ("render_mode", "device", "autoreset_mode")
 
 
 def register_envs() -> None:
-    """Register every id of :data:`ram_env.tasks.TASKS` with Gymnasium.
-
-    The environment adds ``max_episode_steps``, which depends on ``num_glimpses``.
-    """
+    """Register every id of :data:`ram_env.tasks.TASKS` with Gymnasium."""
     for env_id, (task_class, keywords) in TASKS.items():
         family = "Glimpse" if task_class is ImageTask else "Signpost"
         gymnasium.register(
@@ -44,22 +41,13 @@ def find_task(env_id: str, **keywords: Any) -> Task:
             importlib.import_module(module)  # noqa: TID251 - named by the caller, as in gym.make
         except (ImportError, ValueError, TypeError) as error:  # no name, or a relative one
             raise ValueError(f"env_id {env_id!r}: cannot import {module!r}: {error}") from error
-    try:
-        spec = gymnasium.spec(name)
-    except (gymnasium.error.VersionNotFound, gymnasium.error.DeprecatedEnv):
-        raise
-    except gymnasium.error.Error:  # it names the most similar of all libraries' ids, or none
-        advice = f"known: {', '.join(TASKS)}; or name the module that registers it: module:{name}"
-        raise gymnasium.error.NameNotFound(f"{name!r} is not registered; {advice}") from None
-    maker = spec.vector_entry_point
+    maker = gymnasium.spec(name).vector_entry_point
     if isinstance(maker, str):
-        try:
-            maker = load_env_creator(maker)
-        except ImportError as error:  # another library's environment
-            raise ValueError(f"env_id {env_id!r}: cannot import {maker!r}: {error}") from error
+        maker = load_env_creator(maker)
     if not isinstance(maker, type) or not issubclass(maker, GlimpseVectorEnv):
         example = "a glimpse environment such as ClutteredMNISTGlimpse-v0"
         hint = "; register it with vector_entry_point, too" if maker is None else ""
         raise ValueError(f"env_id must name {example}, got {env_id!r}{hint}")
-    registered = {name: spec.kwargs[name] for name in {*spec.kwargs} - {*_OTHER_KEYWORDS}}
+    kwargs = gymnasium.spec(name).kwargs
+    registered = {key: kwargs[key] for key in {*kwargs} - {*_OTHER_KEYWORDS}}
     return maker.task_class.from_keywords(**{**registered, **keywords})

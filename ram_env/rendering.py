@@ -1,13 +1,7 @@
 """Frames that show an episode to people, drawn with Pillow.
 
-Dimension key:
-    h, w: canvas height and width [px]
-    t: glimpses so far
-    S: scales, finest first
-    C: colours, 1 (grey) or 3
-    G: glimpse side [px]
-    K: classes
-    H, W: frame height and width [px]
+Dimension key: canvas of h x w px, t glimpses so far, S scales, finest first, C colours, 1 (grey) or
+3, glimpse side G [px], K classes, frame of H x W px.
 """
 
 from typing import Any
@@ -56,8 +50,8 @@ def draw_frame(
         path: Locations so far, the current one last, in [-1, 1]. Shape (t, 2), t >= 1.
         glimpse: What the agent sees now, in [0, 1], finest scale first. Shape (S * C, G, G).
         num_glimpses: T, the most glimpses that an episode has.
-        scores: Class scores of the last action; bars show their softmax, of more than 16 only the
-            ten largest. Before the end it was chosen one glimpse earlier, as the frame says. (K,).
+        scores: Class scores of the last action; bars show their softmax. Before the end it was
+            chosen one glimpse earlier, as the frame says. Shape (K,).
         prediction: The predicted class; the first argmax where only scores are given.
         label: The true class, where it may be shown.
         correct: Whether the scored prediction was correct; None before the end.
@@ -82,11 +76,19 @@ def draw_frame(
     picture.path(centres)
     picture.retina(tiles)
     if scores is None:
-        picture.answer(prediction)
+        picture.write((picture.left, picture.below), "prediction", 15, MUTED)
+        what = ("none yet", 18, MUTED) if prediction is None else (str(prediction), 64, TEXT)
+        picture.write((picture.left, picture.below + _TITLE), *what)
     else:
         answered = len(path) - (correct is None)  # glimpses seen before the last action
         picture.scores(np.exp(log_softmax(scores[None])[0]), prediction, label, answered)
-    picture.verdict(label, correct)
+    middle = picture.bottom - 8
+    if label is not None:
+        picture.mark(middle)
+        picture.write((picture.left + 16, middle), f"label {label}", 18, TEXT, "lm")
+    if correct is not None:
+        verdict = ("correct", 18, RIGHT) if correct else ("wrong", 18, WRONG)
+        picture.write((picture.right, middle), *verdict, "rm")
     return np.array(picture.image)
 
 
@@ -166,21 +168,13 @@ class _Picture:
             self.write((left + side // 2, top + side + 8), f"{2**scale}x", 13, MUTED, "mt")
             left += side + _GAP
 
-    def answer(self, prediction: int | None) -> None:
-        """Write the prediction where the agent gives no scores."""
-        self.write((self.left, self.below), "prediction", 15, MUTED)
-        what = ("none yet", 18, MUTED) if prediction is None else (str(prediction), 64, TEXT)
-        self.write((self.left, self.below + _TITLE), *what)
-
     def scores(
         self, chances: NDArray[Any], prediction: int | None, label: int | None, answered: int
     ) -> None:
-        """Draw the classes' probabilities as bars, the prediction bright, the label marked."""
-        classes, title = list(range(len(chances))), "class probabilities"
-        if len(chances) > 16:
-            classes = np.argsort(-chances, kind="stable")[:10].tolist()
-            title = f"top 10 of {len(chances)} classes"
-        self.write((self.left, self.below), f"{title} after glimpse {answered}", 15, MUTED)
+        """Draw the ten likeliest classes' bars, the prediction bright, the label marked."""
+        title = f"class probabilities after glimpse {answered}"
+        self.write((self.left, self.below), title, 15, MUTED)
+        classes: list[int] = sorted(np.argsort(-chances, kind="stable")[:10].tolist())
         top = self.below + _TITLE
         row = min(24, (self.bottom - _FOOTER - top) // len(classes))
         bright = chances.argmax() if prediction is None else prediction
@@ -196,16 +190,6 @@ class _Picture:
             if k == label:
                 self.mark(middle)
             top += row
-
-    def verdict(self, label: int | None, correct: bool | None) -> None:
-        """Write the label and, at the end, whether the prediction was correct."""
-        middle = self.bottom - 8
-        if label is not None:
-            self.mark(middle)
-            self.write((self.left + 16, middle), f"label {label}", 18, TEXT, "lm")
-        if correct is not None:
-            text, color = ("correct", RIGHT) if correct else ("wrong", WRONG)
-            self.write((self.right, middle), text, 18, color, "rm")
 
 
 def _shade(scale: int) -> Color:

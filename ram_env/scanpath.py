@@ -1,8 +1,6 @@
 """Scanpaths: where somebody looked on a frozen canvas, as JSON, replayed in the environment.
 
-Dimension key:
-    T: glimpses per episode
-    K: classes
+Dimension key: T glimpses per episode, K classes.
 """
 
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from ram_env.checks import expect
 from ram_env.registration import find_task
 
 _Coordinate = Annotated[float, msgspec.Meta(ge=-1, le=1)]
-_DATA = ("the full dataset", "the sample of 5,000 digits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 def episode_from_json(text: str | bytes) -> Scanpath:
     """Read a scanpath, replay it in its environment and check the rewards that it claims.
 
-    The page of ``docs/demo`` saves such files. One is a JSON object with exactly these fields:
+    ``docs/demo`` saves such files. Each is a JSON object with exactly these fields:
 
     | field | value |
     |---|---|
@@ -92,20 +89,16 @@ def episode_from_json(text: str | bytes) -> Scanpath:
         num_glimpses = find_task(file.env_id).num_glimpses
     except Error as error:
         raise ValueError(f"env_id {file.env_id!r} is not registered: {error}") from error
-    for name in ("locations", "labels", "rewards"):
-        wanted, got = f"one entry per glimpse of {file.env_id}", len(getattr(file, name))
-        expect(got == num_glimpses, f"{name} must have {wanted}, {num_glimpses}, got {got}")
+    counts = [len(part) for part in (file.locations, file.labels, file.rewards)]
+    wanted = f"locations, labels and rewards must have {num_glimpses} entries, one per glimpse"
+    expect(counts == [num_glimpses] * 3, f"{wanted} of {file.env_id}, got {counts}")
+    expect(file.labels[-1] is not None, "the last of labels must be a class, got null")
     keywords: dict[str, Any] = {"split": file.split, "action_format": "dict", "grid_size": None}
     keywords |= {"reward": "final", "allow_stop": False}
     env: Any = gymnasium.make(file.env_id, **keywords).unwrapped
-    there, here = (_DATA[is_sample] for is_sample in (file.data_is_sample, env.data_is_sample))
-    drawn = f"the scanpath's canvas is drawn from {there}, this environment's from {here}"
-    expect(there == here, f"{drawn}: replay it with the same data (see RAM_ENV_DATA)")
-    allowed = f"0..{env.num_images - 1}, the images of {file.split}"
-    expect(file.index < env.num_images, f"index must be in {allowed}, got {file.index}")
-    answered = {*file.labels} <= {*range(env.num_classes), None} and file.labels[-1] is not None
-    allowed = f"0..{env.num_classes - 1}, or null before the last"
-    expect(answered, f"labels must be in {allowed}, got {file.labels}")
+    drawn = f"data_is_sample must be {env.data_is_sample}, as here, got {file.data_is_sample}"
+    same = env.data_is_sample == file.data_is_sample
+    expect(same, f"{drawn}: replay it with the same data (see RAM_ENV_DATA)")
     locations = np.array(file.locations, np.float32)  # (T, 2)
     env.reset(options={"index": file.index, "location": locations[0]})
     steps = zip([*locations[1:], locations[-1]], file.labels, strict=True)

@@ -1,10 +1,7 @@
 """The signpost board: a task whose bounds are known exactly, with a dial for each difficulty.
 
-Dimension key:
-    n: boards drawn
-    m: cells per side
-    L: cells on the path, chain + 1
-    P: cells with a mark
+Dimension key: n boards drawn, m cells per side, L cells on the path, chain + 1, P cells with a
+mark.
 """
 
 from ram_env import arrays as xp

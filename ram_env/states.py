@@ -1,10 +1,9 @@
 """Saved states: what the future of N lanes depends on, as JSON, and how it is checked.
 
-Dimension key:
-    N: lanes (sub-environments)
-    T: glimpses per episode
+Dimension key: N lanes (sub-environments), T glimpses per episode.
 """
 
+import json
 import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,19 +17,19 @@ from ram_env.scenes import Scenes
 from ram_env.tasks import Task
 
 _VERSION = 2
-_PER_LANE = ("keyed", "key", "episode", "index", "seen", "running", "location", "path")
+_PER_LANE = ("keyed", "key", "episode", "index", "seen", "running", "location")
 
 
 def describe_origin(task: Task, scenes: Scenes) -> dict[str, Any]:
     """Return the entries of a state that say which version, task and data it belongs to."""
     keywords = asdict(task)
     keywords.pop("data_dir", None)
-    keywords["grid_size"] = list(task.grid)
+    keywords["grid_size"] = task.grid
     scales = np.broadcast_to(keywords.pop("object_scale", 1), 2).tolist()
     if scales != [1, 1]:  # states from before this keyword stay as they are
         keywords["object_scale"] = scales
     data = {"num_scenes": scenes.num_scenes, "is_sample": scenes.is_sample}
-    return {"version": _VERSION, "task": _as_json(keywords), "data": data}
+    return {"version": _VERSION, "task": json.loads(json.dumps(keywords)), "data": data}
 
 
 def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[str, np.ndarray]:
@@ -42,7 +41,11 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
     got = type(state).__name__
     expect(isinstance(state, dict), f"state must be a dict from get_state(), got {got}")
     for name, expected in describe_origin(task, scenes).items():
-        _check_same(f"state[{name!r}]", state.get(name), expected)
+        got = state.get(name)
+        if isinstance(got, dict) and isinstance(expected, dict):  # name what differs
+            keys = [key for key in {**expected, **got} if got.get(key) != expected.get(key)]
+            got, expected = ({key: entries.get(key) for key in keys} for entries in (got, expected))
+        expect(got == expected, f"state[{name!r}] must be {expected}, got {reprlib.repr(got)}")
     entries = {  # JSON type, shape behind N, dtype, lowest and highest value
         "keyed": (list[bool], (), np.bool_, 0, 1),
         "key": (list[int], (), np.uint64, 0, 2**64 - 1),
@@ -51,12 +54,9 @@ def read_state(state: Any, task: Task, scenes: Scenes, num_lanes: int) -> dict[s
         "seen": (list[int], (), np.int64, 0, task.num_glimpses),
         "running": (list[bool], (), np.bool_, 0, 1),
         "location": (list[list[float]], (2,), np.float32, -1, 1),
-        "path": (list[list[list[float]]], (task.num_glimpses, 2), np.float32, -1, 1),
     }
     read = {}
     for name, (json_type, shape, dtype, low, high) in entries.items():
-        if name == "path" and name not in state:
-            continue
         try:
             array = np.array(msgspec.convert(state.get(name), json_type), dtype)
         except (msgspec.ValidationError, ValueError, OverflowError) as error:
@@ -80,11 +80,10 @@ def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     free = len(states) == 1 or states[0]["task"]["order"] == "random"
     expect(free, "states must be of order='random' to be joined, got 'sequential'")
-
-    def lanes(name: str) -> list[Any]:
-        return [lane for state in states for lane in state[name]]
-
-    return {k: lanes(k) if k in _PER_LANE else value for k, value in states[0].items()}
+    lanes = {
+        k: [lane for state in states for lane in state[k]] for k in states[0] if k in _PER_LANE
+    }
+    return {**states[0], **lanes}
 
 
 def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, Any]:
@@ -95,19 +94,3 @@ def split_state(state: dict[str, Any], part: int, num_parts: int) -> dict[str, A
         return values if rest else values[part * size : (part + 1) * size]
 
     return {k: lanes(value) if k in _PER_LANE else value for k, value in state.items()}
-
-
-def _as_json(part: Any) -> Any:
-    """Return keywords with lists for tuples, as JSON gives them back."""
-    if isinstance(part, dict):
-        return {name: _as_json(value) for name, value in part.items()}
-    return [*map(_as_json, part)] if isinstance(part, list | tuple) else part
-
-
-def _check_same(name: str, got: Any, expected: Any) -> None:
-    """Raise ValueError at the first entry in which two descriptions differ."""
-    if isinstance(got, dict) and isinstance(expected, dict):
-        for key in {**expected, **got}:
-            _check_same(f"{name}[{key!r}]", got.get(key), expected.get(key))
-    else:
-        expect(got == expected, f"{name} must be {expected!r}, got {reprlib.repr(got)}")

@@ -17,7 +17,7 @@ from ram_env.signpost import CELL, SignpostScenes
 _CHOICES = {
     "split": SPLITS,
     "order": ("random", "sequential"),
-    "action_format": tuple(FORMATS),
+    "action_format": FORMATS,
     "reward": ("final", "dense", "log_score"),
 }
 
@@ -45,11 +45,8 @@ class Task(ABC):
     def from_keywords(cls, **keywords: Any) -> Self:
         """Return the task; numbers and arrays may be NumPy's. ValueError if one is not allowed."""
         known = {field.name for field in fields(cls)}
-        unknown, hint = sorted(keywords.keys() - known), ""
-        if {"num_envs", "device", "autoreset_mode"}.intersection(unknown):
-            hint = "; gymnasium.make_vec(id, num_envs=N) takes device and autoreset_mode, the "
-            hint += "latter in vector_kwargs if vectorization_mode is 'sync' or 'async'"
-        expect(not unknown, f"unknown keywords {unknown}; allowed: {sorted(known)}{hint}")
+        unknown = sorted(keywords.keys() - known)
+        expect(not unknown, f"unknown keywords {unknown}; allowed: {sorted(known)}")
         for name, value in keywords.items():
             value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
             several = isinstance(value, (tuple, list))

@@ -1,8 +1,6 @@
 """Many lanes of one task in one environment: Gymnasium's vector API over the rules.
 
-Dimension key:
-    N: lanes (sub-environments)
-    S, C, G: scales, colour planes, glimpse side [px]
+Dimension key: N lanes (sub-environments).
 """
 
 from collections.abc import Sequence
@@ -16,8 +14,7 @@ from gymnasium.vector.utils import batch_space
 from ram_env import arrays as xp
 from ram_env.arrays import Array
 from ram_env.base import EpisodesEnv
-from ram_env.checks import check_int, expect, read_options, seeds_of_lanes, to_python
-from ram_env.draws import draw_key, lane_key
+from ram_env.checks import check_int, seeds_of_lanes, to_python
 from ram_env.tasks import SignpostTask
 
 
@@ -38,10 +35,10 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
     The single env's dict with a leading N. Every call returns fresh arrays.
 
     Rewards:
-    Those of the single env. Shape (N,), float64, or float32 on a device.
+    As in the single env. Shape (N,), float64, or float32 on a device.
 
     Starting State:
-    That of the single env. ``reset`` takes a seed s (lane i gets s + i), a list of N seeds, or
+    As in the single env. ``reset`` takes a seed s (lane i gets s + i), a list of N seeds, or
     None (every lane continues with its next episode). Lanes with equal seeds play the same
     canvases and first locations: M equal seeds are M rollouts of one image. The options
     ``index`` and ``location`` hold one value, or one per lane. The option ``reset_mask``, (N,),
@@ -90,7 +87,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         device: str | None = None,
         render_mode: str | None = None,
-        max_episode_steps: int | None = None,
         **keywords: Any,
     ):
         self.num_envs = num_envs = to_python(num_envs)
@@ -98,9 +94,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
         self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self._make(keywords, num_envs, _read_device(device), render_mode)
-        unreached = max_episode_steps is None or max_episode_steps > self.task.num_glimpses
-        wanted = f"leave out max_episode_steps={max_episode_steps}: num_glimpses ends an episode"
-        expect(unreached, wanted)
         self.single_observation_space = self._episodes.observation_space
         self.single_action_space = self._episodes.action_format.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -122,20 +115,12 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             Observations of all lanes and infos of the lanes that were reset.
 
         Raises:
-            ValueError: If the seed or an option is not allowed; nothing has changed then.
+            ValueError: If the seed or an option is not allowed. The environment is left unchanged.
             ResetNeeded: If ``reset_mask`` leaves out a lane that was never reset.
             ClosedEnvironmentError: After ``close``.
         """
         self._check_open("reset")
-        seeds, num_scenes = seeds_of_lanes(seed, self.num_envs), self.num_images
-        episodes = self._episodes
-        lanes, index, location = read_options(options, self.num_envs, num_scenes, vector=True)
-        if np.delete(episodes.seen, lanes).min(initial=1) == 0:
-            raise ResetNeeded("reset all lanes before resetting some with options['reset_mask']")
-        if isinstance(seed, int):
-            super().reset(seed=seed)
-        self._seed(lanes, [seeds[lane] for lane in lanes])
-        episodes.begin(lanes, index, location)
+        lanes = self._begin(seed, seeds_of_lanes(seed, self.num_envs), options, vector=True)
         return self._observe(), self._describe(lanes)
 
     def step(self, actions: Any) -> tuple[dict[str, Array], Array, Array, Array, dict[str, Any]]:
@@ -148,7 +133,7 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             Observations, rewards (N,), terminated (N,), truncated (N,), always False, and infos.
 
         Raises:
-            ValueError: If an action is not allowed; nothing has changed then.
+            ValueError: If an action is not allowed. The environment is left unchanged.
             ResetNeeded: Before the first reset, or in ``DISABLED`` mode after a lane's end.
             ClosedEnvironmentError: After ``close``.
         """
@@ -180,13 +165,6 @@ class GlimpseVectorEnv(EpisodesEnv, VectorEnv[dict[str, Array], Any, Array]):
             over = f"episodes of lanes {np.flatnonzero(~episodes.running).tolist()} have ended"
             raise ResetNeeded(f"{over}: call reset(options={{'reset_mask': ...}})")
         return episodes.running.copy()
-
-    def _seed(self, lanes: np.ndarray, seeds: list[int | None]) -> None:
-        """Give seeded lanes their keys, and keys from np_random to lanes that have none."""
-        keyed = self._episodes.keyed[lanes]
-        new = [i for i, seed in enumerate(seeds) if seed is not None or not keyed[i]]
-        keys = [draw_key(self.np_random) if (s := seeds[i]) is None else lane_key(s) for i in new]
-        self._episodes.seed(lanes[new], np.array(keys, np.uint64))
 
     def _begin_ended(self, ended: np.ndarray, correct: Array, prediction: Array) -> dict[str, Any]:
         """Begin the next episode of ended lanes; return SAME_STEP's infos about the old one."""
@@ -258,8 +236,7 @@ def _read_mode(mode: AutoresetMode | str) -> AutoresetMode:
     for known in AutoresetMode:
         if mode in (known, known.value, known.name):
             return known
-    allowed = [known.value for known in AutoresetMode]
-    raise ValueError(f"autoreset_mode must be an AutoresetMode or one of {allowed}, got {mode!r}")
+    raise ValueError(f"autoreset_mode must be one of {[*AutoresetMode]}, got {mode!r}")
 
 
 def _read_device(device: Any) -> str | None:
@@ -271,7 +248,5 @@ def _read_device(device: Any) -> str | None:
         probe = torch.zeros((), device=torch.device(device))
         probe.item()  # which "meta" refuses
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be None or a torch device that works here, got {device!r}: {error}"
-        ) from error
+        raise ValueError(f"device {device!r} does not work here: {error}") from error
     return str(probe.device)  # "cuda" with its number

@@ -127,7 +127,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RAM_ENV_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(data, "_sample", {})
     monkeypatch.setattr(data, "_opened", {})
     return tmp_path / "cache" / "ram_env"
 
@@ -141,10 +140,10 @@ def tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     files = idx_files({part: rng.bytes(n * 784) for part, n in COUNTS.items()})
     md5s = [(f"{k}.gz", hashlib.md5(compress(v)).hexdigest()) for k, v in files.items()]
     sha256s = {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}
-    monkeypatch.setattr(dataset_files, "_NUM_IMAGES", COUNTS)
     monkeypatch.setattr(data, "_NUM_VALIDATION", NUM_VALIDATION)
     monkeypatch.setattr(dataset_files, "_SHA256", {"MNIST": sha256s, "FashionMNIST": sha256s})
-    monkeypatch.setattr(datasets.KMNIST, "resources", md5s)
+    for name in ("MNIST", "FashionMNIST", "KMNIST"):
+        monkeypatch.setattr(getattr(datasets, name), "resources", md5s)
     return files
 
 

@@ -8,6 +8,7 @@ COUNTS = {"train": 60, "t10k": 20}
 NUM_VALIDATION = 10
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+IDX_FILES = TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS
 
 
 def compress(content: bytes) -> bytes:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import train.evaluate
-from ram_env import data
 from ram_env.data import DatasetError, load_digits
-from tests.dataset_makers import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS, compress, write
+from tests.dataset_makers import IDX_FILES, TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS, compress, write
 from tests.faults.conftest import Command
 from tests.faults.damage import CHANGED, MISPLACED, Damage, rewrite
 
@@ -59,11 +58,11 @@ DAMAGES: dict[str, Damage] = {
     "the labels": swap_with(TRAIN_LABELS),
     "the test's images": swap_with(TEST_IMAGES),
 }
-HASH, WHOLE = "(SHA-256|MD5): got .* expected", "it must hold 47056 bytes that begin with 00000803"
+HASH = "(SHA-256|MD5): got .* expected"
 REASONS = {  # of those that are always noticed in the same way
-    "a page": f"looks like an HTML page|{HASH}",
-    "a bomb": f"{WHOLE}|{HASH}",
-    "not packed as named": f"Not a gzipped file|{WHOLE}|{HASH}",
+    "a page": f"Not a gzipped file|{HASH}",
+    "a bomb": HASH,
+    "not packed as named": f"Not a gzipped file|{HASH}",
     "another image": HASH,
 }
 CASES = [(place, what) for place in ("MNIST idx", "MNIST gz", "KMNIST gz") for what in DAMAGES]
@@ -98,13 +97,12 @@ def test_a_damaged_file_is_refused_by_name(
     if what in REASONS:
         message = f"{re.escape(str(path))} is damaged: .*({REASONS[what]}).*replace it with a valid"
         assert re.search(message, str(caught.value))
-    assert not data._sample
     assert peak < 2**26
 
 
 def test_a_script_reports_a_damaged_file_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ):
-    files: dict[str, bytes] = dict.fromkeys((TRAIN_IMAGES, TRAIN_LABELS), b"no IDX file")
+    files: dict[str, bytes] = dict.fromkeys(IDX_FILES, b"no IDX file")
     monkeypatch.setenv("RAM_ENV_DATA", str(write(tmp_path, files, "MNIST", gz=False)))
     assert f"{TRAIN_IMAGES} is damaged" in command(train.evaluate, "--pretrained", "mnist")

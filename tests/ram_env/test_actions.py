@@ -14,12 +14,11 @@ K = 4  # classes
 
 
 def make(name: str, allow_stop: bool = False) -> ActionFormat:
-    return FORMATS[name](K, allow_stop, (3, 2))
+    return ActionFormat(name, K, allow_stop, (3, 2))
 
 
 def assert_decides(decision: Decision, location: Any, label: Any, stop: Any = None) -> None:
-    assert decision.location.dtype == np.float32
-    assert decision.label.dtype == np.int64
+    assert (decision.location.dtype, decision.label.dtype) == (np.float32, np.int64)
     np.testing.assert_array_equal(decision.location, np.float32(location).reshape(-1, 2))
     np.testing.assert_array_equal(decision.label, np.reshape(label, -1))
     np.testing.assert_array_equal(decision.stop, None if stop is None else np.reshape(stop, -1))
@@ -45,12 +44,9 @@ BOX = np.array([0.5, -0.25, 0, 3, 1, 2], np.float32)
     "action",
     [
         BOX.tolist(),
-        (*BOX.tolist(),),
         *(BOX.astype(kind) for kind in ("f2", "f8", ">f4", "g")),
-        np.repeat(BOX, 2)[::2],
         BOX[::-1].copy()[::-1],
-        *(torch.from_numpy(BOX), torch.tensor(BOX, requires_grad=True)),
-        torch.tensor(BOX, dtype=torch.bfloat16),
+        *(torch.tensor(BOX, requires_grad=True), torch.tensor(BOX, dtype=torch.bfloat16)),
         [np.float32(0.5), torch.tensor(-0.25), 0, np.int8(3), 1, 2],
     ],
     ids=lambda action: f"{type(action).__name__} {getattr(action, 'dtype', '')}",
@@ -64,16 +60,12 @@ def test_box_accepts_array_likes(action, device):
     assert decision.scores.tolist() == [[0, 3, 1, 2]]
 
 
-@pytest.mark.parametrize("label", [2, np.int64(2), np.uint8(2), np.array(2), torch.tensor(2)])
+@pytest.mark.parametrize("label", [2, np.uint8(2), np.array(2), torch.tensor(2)])
 def test_dict_and_multidiscrete_accept_array_likes(label):
-    for location in ((0.5, 1), [0.5, 1.0], np.array([0.5, 1]), torch.tensor([0.5, 1])):
-        decision = make("dict").parse({"label": label, "location": location})
-        assert_decides(decision, (0.5, 1), 2)
-        assert decision.scores is None
-    for action in ([2, 0, label], (2, 0, label), np.array([2, 0, int(label)], np.uint8)):
-        decision = make("multidiscrete").parse(action)
-        assert_decides(decision, (2 / 3, -0.5), 2)
-        assert decision.scores is None
+    for location in ((0.5, 1), np.array([0.5, 1]), torch.tensor([0.5, 1])):
+        assert_decides(make("dict").parse({"label": label, "location": location}), (0.5, 1), 2)
+    for action in ([2, 0, label], np.array([2, 0, int(label)], np.uint8)):
+        assert_decides(make("multidiscrete").parse(action), (2 / 3, -0.5), 2)
 
 
 def test_centres_of_grid_cells_by_hand():
@@ -96,10 +88,9 @@ def test_the_first_of_equal_scores_wins(scores, label):
 
 @pytest.mark.parametrize("beyond", [1.0001, 2, 1e30])
 def test_locations_are_clipped_but_scores_are_not(beyond):
-    scores = [beyond, 0, -beyond, 0]
-    decision: Any = make("box").parse([beyond, -beyond, *scores])
+    decision: Any = make("box").parse([beyond, -beyond, beyond, 0, -beyond, 0])
     assert_decides(decision, (1, -1), 0)
-    assert decision.scores[0].tolist() == np.array(scores, np.float32).tolist()
+    assert decision.scores[0].tolist() == [np.float32(beyond), 0, np.float32(-beyond), 0]
     decision = make("dict").parse({"location": (-beyond, 0.5), "label": 0})
     assert_decides(decision, (-1, 0.5), 0)
 
@@ -115,14 +106,12 @@ def test_stop_is_above_0_or_1(stop):
     assert_decides(make("multidiscrete", True).parse([1, 0, 2, stop]), (0, -0.5), 2, stop == 1)
 
 
-# What is refused
+# What is refused; tests/faults/test_environments.py tries anything else
 
 
 JUNK = [
-    *[None, "abc", b"abc", object(), lambda: None, 0, 0.5, {}],
-    *[[], [[]], [0] * 4, [0] * 5, [0] * 7, [[0] * 6], [0, [1], 0, 0, 0, 0]],
-    *[[True] * 6, [0j] * 6, ["0"] * 6, [None] * 6, [10**400] * 6],
-    *[np.zeros(6, "datetime64[s]"), np.zeros(6, object)],
+    *[None, "abc", object(), 0, [], [0] * 4, [0] * 5, [0] * 7, [[0] * 6], [0, [1], 0, 0, 0, 0]],
+    *[[True] * 6, [0j] * 6, ["0"] * 6, [10**400] * 6, np.zeros(6, "datetime64[s]")],
     *[torch.zeros(6, dtype=torch.bool), torch.zeros(6).to_sparse()],
 ]
 
@@ -130,12 +119,13 @@ JUNK = [
 @pytest.mark.parametrize("junk", JUNK, ids=lambda junk: re.sub(" at 0x.*", "", str(junk))[:30])
 @pytest.mark.parametrize("name", FORMATS)
 def test_junk_is_refused(name, junk):
-    message = "action must be a dict of" if name == "dict" else "action"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match="action must be a dict of" if name == "dict" else "action"
+    ):
         make(name).parse(junk)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39, -1e300])  # 1e39: inf in float32
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])  # 1e300 is inf in float32
 def test_box_refuses_what_is_not_finite(value):
     message = r"action: all numbers must be finite in float32, got \[.*\]"
     for action in np.where(np.eye(3 + K), value, 0):  # in each place
@@ -143,8 +133,6 @@ def test_box_refuses_what_is_not_finite(value):
             make("box", True).parse(action)
         with pytest.raises(ValueError, match=f"{message} in lane 1$"):
             make("box", True).parse([np.zeros(3 + K), action], (2,))
-    with pytest.raises(ValueError, match="got a dict: it needs action_format='dict'"):
-        make("box").parse({"location": [0, 0], "label": 1})
 
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -152,16 +140,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "multidiscrete": {"column": 0, "row": 0, "label": 0, "stop": 0},
 }
 BAD: dict[tuple[str, str, str], list[Any]] = {  # values of a part, by format, part and message
-    ("dict", "location", "finite"): [(0, np.nan), (np.inf, 0), (1e39, 0)],
-    ("dict", "location", "shape"): [(0, 0, 0), 0, [(0, 0)]],
-    ("dict", "location", "real"): [(True, False), ("0", "0")],
-    ("dict", "location", ""): [None, [0, [0]]],
-    ("dict", "label", r"in 0\.\.3"): [-1, K, 2**63 - 1, np.uint64(2**63), np.uint64(2**64 - 1)],
-    ("dict", "label", "integers"): [2**64, 1.0, "1", None, torch.tensor(1.0)],
-    ("dict", "label", "shape"): [[1]],
+    ("dict", "location", "finite"): [(0, np.nan), (1e39, 0)],
+    ("dict", "location", "real numbers"): [(0, 0, 0), 0, (True, False), ("0", "0"), None],
+    ("dict", "location", ""): [[0, [0]]],
+    ("dict", "label", r"in 0\.\.3"): [-1, K, np.uint64(2**63), np.uint64(2**64 - 1)],
+    ("dict", "label", "integers"): [2**64, 1.0, None, torch.tensor(1.0), [1]],
     ("dict", "stop", r"in 0\.\.1"): [-1, 2],
-    ("dict", "stop", "integers"): [0.0],
-    ("dict", "stop", "shape"): [[0]],
+    ("dict", "stop", "integers"): [0.0, [0]],
     ("multidiscrete", "column", r"must be in 0\.\.2, got (3|-1)"): [3, -1],
     ("multidiscrete", "row", r"in 0\.\.1"): [2, -1],
     ("multidiscrete", "label", r"in 0\.\.3"): [-1, K],
@@ -183,11 +168,8 @@ def test_each_wrong_part_is_refused_by_name(name, part, message, value):
         parse({**GOOD[name], part or "label": value})
 
 
-@pytest.mark.parametrize("missing", GOOD["dict"])
-def test_dict_refuses_missing_and_unknown_parts(missing):
-    action = {name: value for name, value in GOOD["dict"].items() if name != missing}
-    for wrong in (action, {**GOOD["dict"], "speed": 0}, {**GOOD["dict"], 0: 0}):
-        with pytest.raises(ValueError, match=r"dict of \['label', 'location', 'stop'\], got"):
-            make("dict", True).parse(wrong)
-    with pytest.raises(ValueError, match=r"dict of \['label', 'location'\], got"):
-        make("dict").parse(GOOD["dict"])  # no stop is offered
+@pytest.mark.parametrize("change", [*GOOD["dict"], "speed", 0])
+def test_dict_refuses_missing_and_unknown_parts(change):
+    action = dict.fromkeys({*GOOD["dict"]} ^ {change}, 0)
+    with pytest.raises(ValueError, match=r"dict of \['label', 'location', 'stop'\], got"):
+        make("dict", True).parse(action)

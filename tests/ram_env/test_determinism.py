@@ -12,7 +12,7 @@ import json
 import math
 import pickle
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -21,13 +21,12 @@ import numpy as np
 import pytest
 
 import ram_env
-from ram_env import tasks
 from ram_env.frozen import FROZEN_SHA256, digest, frozen_canvases
 from ram_env.signpost import SignpostScenes
-from ram_env.states import describe_origin, join_states, split_state
+from ram_env.states import join_states, split_state
 from ram_env.tasks import SignpostTask
 from ram_env.testing import assert_same
-from tests.script_helpers import note_calls, register_variant
+from tests.script_helpers import register_variant
 from tests.vector_envs import make_single, make_vector, sampler
 
 NUM_TOY = 40  # images in each of its splits
@@ -125,15 +124,6 @@ def test_a_saved_env_continues_exactly(task, way, kind, steps):
     assert_same(future(again, actions[steps:]), future(env, actions[steps:]))
 
 
-def test_a_state_with_a_tuple_of_a_users_task_is_the_one_that_json_gives_back():
-    @dataclass(frozen=True)
-    class Coloured(SignpostTask):
-        hues: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
-
-    origin = describe_origin(Coloured(), SignpostScenes("test"))
-    assert json.loads(json.dumps(origin)) == origin
-
-
 def test_the_state_of_an_env_that_was_never_reset_brings_it_back_to_there():
     fresh, env = make_single("whole"), make_single("whole")
     env.reset(seed=3)
@@ -159,21 +149,6 @@ def test_the_lanes_states_can_be_split_and_joined():
         join_states([make_vector("whole-sequential").get_state()] * 2)
     with pytest.raises(ValueError, match=r"must have shape \(2,\), got \(4,\)"):
         parts[0].set_state(split_state(whole.get_state(), 0, 3))  # 4 lanes in 3 parts
-
-
-def test_a_state_holds_the_path_of_its_own_episode_alone():
-    def play(*seeds: int, **keywords: Any) -> Any:
-        env = make_single("signpost", **keywords)
-        for seed in seeds:
-            env.reset(seed=seed)
-            for place in (seed, -1):
-                env.step(np.full(6, place, np.float32))
-        return env
-
-    new, used = (play(*seeds, render_mode="rgb_array") for seeds in ([0], [1, 0]))
-    assert new.get_state() == used.get_state()
-    used.set_state(play(0).get_state())  # saved without rendering: shown where it is now
-    assert (used._episodes.path[0, :3] == -1).all()
 
 
 # Seeds from outside
@@ -215,14 +190,10 @@ def test_frozen_canvases_never_change_and_are_what_a_sequential_env_shows(env_id
     assert len(canvases) == len(labels) == env.num_images == num_images
 
 
-def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path, monkeypatch):
-    opened = note_calls(monkeypatch, tasks, "open_split")
-    keywords: dict[str, Any] = {"dataset": "toy", "data_dir": str(tmp_path), "canvas_size": 40}
-    register_variant(monkeypatch, "Own-v0", "MNISTGlimpse-v0", **keywords)
-    canvases, _ = frozen_canvases("Own-v0", "test")
-    assert canvases.shape == (NUM_TOY, 40, 40)
-    frozen_canvases("Own-v0", "test", data_dir="elsewhere")
-    assert [call.args[2] for call in opened] == [str(tmp_path), "elsewhere"]
+def test_frozen_canvases_use_the_keywords_that_the_id_is_registered_with(monkeypatch):
+    register_variant(monkeypatch, "Own-v0", "MNISTGlimpse-v0", dataset="toy", canvas_size=40)
+    assert frozen_canvases("Own-v0", "test")[0].shape == (NUM_TOY, 40, 40)
+    assert frozen_canvases("Own-v0", "test", canvas_size=30)[0].shape == (NUM_TOY, 30, 30)
     with pytest.raises(ValueError, match="env_id"):
         frozen_canvases("CartPole-v1", "test")
     with pytest.raises(ValueError, match="split"):
@@ -232,18 +203,18 @@ def test_frozen_canvases_use_the_folder_that_the_id_is_registered_with(tmp_path,
         frozen_canvases("SignpostGlimpse-v0", "test")
 
 
-NESTED = [json.loads("[" * depth + "]" * depth) for depth in (40, 900)]
+NESTED = json.loads("[" * 900 + "]" * 900)
 BAD_ENTRIES: dict[str, list[Any]] = {
-    "version": [1, *NESTED],
-    "data": [{"num_scenes": 5, "is_sample": False}, *NESTED],
-    "task": [{**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}, [], *NESTED],
+    "version": [1, NESTED],
+    "data": [{"num_scenes": 5, "is_sample": False}, NESTED],
+    "task": [{**asdict(SignpostTask()), "grid_size": [3, 3], "num_marks": 5}, [], NESTED],
     "keyed": [[], [False, True, True]],
-    "key": [[1], [-1, 0, 0], ["a", "b", "c"], *NESTED],  # the first of another number of lanes
+    "key": [[1], [-1, 0, 0], ["a", "b", "c"], NESTED],  # the first of another number of lanes
     "episode": [[0.5, None, 1], [True, 0, 0], [-1, 0, 0]],
-    "index": [[-5, 0, 0], [2**40, 0, 0], [2**31, 0, 0], *NESTED],  # 2**31 is one past the last
+    "index": [[-5, 0, 0], [2**40, 0, 0], [2**31, 0, 0], NESTED],  # 2**31 is one past the last
     "seen": [[99, 1, 1], [1.7, 1, 1], [0, 1, 1]],
-    "running": [None, "x", [1, 1, 1], *NESTED],
-    "location": [3, *([place, [0, 0], [0, 0]] for place in ([5, 5], [math.nan, 0])), *NESTED],
+    "running": [None, "x", [1, 1, 1], NESTED],
+    "location": [3, *([place, [0, 0], [0, 0]] for place in ([5, 5], [math.nan, 0])), NESTED],
 }
 
 
@@ -283,7 +254,7 @@ def test_a_state_of_an_image_task_has_its_keywords_but_not_its_folder_or_a_scale
     stored |= {"translate": False, "num_clutter": 0, "clutter_size": 8}
     for scale in (1, 1.0, (1, 1), [1, 1.0]):
         assert make(scale).get_state()["task"] == stored
-    with pytest.raises(ValueError, match=r"'object_scale'\] must be \[0.5, 0.9\], got None"):
+    with pytest.raises(ValueError, match=r"must be {'object_scale': \[0.5, 0.9\]}, got .* None}"):
         make((0.5, 0.9)).set_state(make(1).get_state())
 
 

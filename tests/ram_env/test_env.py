@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import TimeAwareObservation
 
 import ram_env
 from ram_env import TASKS, GlimpseEnv, extract_glimpses, load_digits
@@ -141,16 +141,6 @@ def test_canvases_and_first_locations_are_those_of_the_written_rule(make, split,
             env.step(act(step, (0.3 * step, -1)))
 
 
-def test_images_smaller_than_a_clutter_piece_need_no_room_for_one(make):
-    images = np.full((3, 6, 6), 255, np.uint8), np.arange(3)
-    ram_env.register_dataset("small", lambda: {"train": images})
-    env = make(dataset="small", canvas_size=6, glimpse_size=6)
-    obs, _ = env.reset(seed=0, options={"location": (0, 0)})
-    assert (obs["glimpse"] == 1).all()
-    with pytest.raises(ValueError, match=r"clutter_size must be a Python int in 1\.\.6, got 8"):
-        make(dataset="small", canvas_size=6, glimpse_size=6, num_clutter=1)
-
-
 # Rewards, by hand, for four glimpses
 
 
@@ -216,39 +206,37 @@ def test_log_score_pays_the_log_probability_of_the_truth(make, scores, log_p, st
 # Bad arguments
 
 
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"split": "dev"}, "split must be one of 'train', 'validation',.* got 'dev'"),
-        ({"order": "shuffled"}, "order must be one of 'random', 'sequential', got 'shuffled'"),
-        ({"reward": "sparse"}, "reward must be one of 'final', 'dense', 'log_score'"),
-        ({"action_format": "tuple"}, "action_format must be one of 'box', 'dict', 'multi.*'tuple'"),
-        ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
-        ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
-        ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
-        ({"glimpse_size": 7}, "glimpse_size must be even, got 7"),
-        ({"glimpse_size": 30}, "glimpse_size must be at most the side of the image, 28 px, got 30"),
-        ({"glimpse_cost": 10**400}, "glimpse_cost must be a finite float32"),
-        ({"glimpse_cost": 1e39}, "glimpse_cost must be a finite float32"),
-        ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
-        ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
-        ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
-        ({"canvas_size": 41, "object_scale": (0.5, 1.5)}, "at object_scale=1.5, 42 px, got 41"),
-        *(
-            ({"object_scale": bad}, r"object_scale must be a number in 0.5..1.5, or \(lowest, hig")
-            for bad in (0, -1, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1))
-        ),
-        ({**STYLE, "clutter_size": 29}, "clutter_size must be in 1..28, .* got 29"),
-        ({"allow_stop": "yes"}, "allow_stop must be True or False, got 'yes'"),
-        ({"glimpse_cost": -0.1}, "glimpse_cost must be a finite float32 >= 0, got -0.1"),
-        ({"glimpse_cost": math.nan}, "glimpse_cost"),
-        ({"glimpse_cost": "0"}, "glimpse_cost"),
-        ({"grid_size": (9, 9)}, "grid_size needs action_format='multidiscrete'"),
-        ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
-        ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
-    ],
-    ids=str,
-)
+BAD_KEYWORDS: list[tuple[dict[str, Any], str]] = [
+    ({"split": "dev"}, "split must be one of 'train', 'validation',.* got 'dev'"),
+    ({"order": "shuffled"}, "order must be one of 'random', 'sequential', got 'shuffled'"),
+    ({"reward": "sparse"}, "reward must be one of 'final', 'dense', 'log_score'"),
+    ({"action_format": "tuple"}, "action_format must be one of 'box', 'dict', 'multi.*'tuple'"),
+    ({"reward": "log_score"}, "'log_score'.*action_format='box'.*action_format='dict'"),
+    ({"dataset": "EMNIST"}, "dataset must be one of MNIST, .* got 'EMNIST'"),
+    ({"num_glimpses": 0}, "num_glimpses must be a Python int in 1..10000, got 0"),
+    ({"glimpse_size": 7}, "glimpse_size must be even, got 7"),
+    ({"glimpse_size": 30}, "glimpse_size must be a Python int in 2..28, got 30"),
+    ({"data_dir": 3}, "data_dir must be None or a path, got 3"),
+    ({"num_scales": 4}, "num_scales=4 makes the coarsest patch 64 px wide"),
+    ({"canvas_size": 27}, "canvas_size must be at least the images' side, 28 px, got 27"),
+    ({"canvas_size": 41, "object_scale": (0.5, 1.5)}, "at object_scale=1.5, 42 px, got 41"),
+    ({**STYLE, "clutter_size": 29}, "clutter_size must be in 1..28, .* got 29"),
+    ({"allow_stop": "yes"}, "allow_stop must be True or False, got 'yes'"),
+    ({"grid_size": (9, 9)}, "grid_size needs action_format='multidiscrete'"),
+    ({**CELLS, "grid_size": 9}, r"grid_size must be \(columns, rows\), got 9"),
+    ({**CELLS, "grid_size": (9, 0)}, "grid_size rows must be a Python int in 1..1000, got 0"),
+]
+BAD_KEYWORDS += [
+    ({"glimpse_cost": cost}, "glimpse_cost must be a finite float32 >= 0")
+    for cost in (-0.1, math.nan, 10**400, 1e39, "0", True)
+]
+BAD_KEYWORDS += [
+    ({"object_scale": scale}, "object_scale must be a number in 0.5..1.5, or")
+    for scale in (0, 0.49, 1.51, math.nan, "1", None, True, (1, 0.9), (0.5,), ([0.5], 1))
+]
+
+
+@pytest.mark.parametrize(("keywords", "message"), BAD_KEYWORDS, ids=str)
 def test_bad_keywords_are_refused_by_name_value_and_what_is_allowed(make, keywords, message):
     with pytest.raises(ValueError, match=message):
         make(**keywords)
@@ -258,27 +246,23 @@ def test_numbers_of_numpy_are_taken_as_pythons():
     numbers = {"num_glimpses": np.int64(3), "glimpse_cost": np.float32(0.5)}
     numbers |= {"allow_stop": np.bool_(True), "action_format": "multidiscrete"}
     for grid in (np.array([5, 5]), (np.int64(5), np.int8(5))):
-        env: Any = gym.make("SignpostGlimpse-v0", grid_size=grid, **numbers).unwrapped
-        env.reset(seed=0)
-        json.dumps(env.get_state())
-        assert (env.task.num_glimpses, env.task.glimpse_cost, env.task.grid) == (3, 0.5, (5, 5))
-    scales = (np.float32(0.5), np.float16(1))
-    task = ram_env.find_task("MNISTGlimpse-v0", object_scale=scales)
-    assert "object_scale=(0.5, 1.0)" in repr(task)
+        task = ram_env.find_task("MNISTGlimpse-v0", grid_size=grid, **numbers)
+        assert task == ImageTask(
+            num_glimpses=3,
+            glimpse_cost=0.5,
+            allow_stop=True,
+            action_format="multidiscrete",
+            grid_size=(5, 5),
+        )
+        json.dumps(asdict(task))
 
 
 @pytest.mark.parametrize(
-    ("env_id", "name", "hint"),
-    [
-        ("MNISTGlimpse-v0", "num_glimpse", ""),
-        ("SignpostGlimpse-v0", "dataset", ""),
-        ("SignpostGlimpse-v0", "device", "; gymnasium.make_vec.* takes device and .*"),
-        ("SignpostGlimpse-v0", "num_envs", r"; gymnasium.make_vec\(id, num_envs=N\) takes .*"),
-    ],
+    ("env_id", "name"), [("MNISTGlimpse-v0", "num_glimpse"), ("SignpostGlimpse-v0", "device")]
 )
-def test_unknown_keywords_are_refused_and_those_of_many_lanes_with_a_hint(env_id, name, hint):
+def test_unknown_keywords_are_refused(env_id, name):
     keywords: dict[str, Any] = {name: 3}
-    message = rf"^unknown keywords \['{name}'\]; allowed: \[.*'num_glimpses'.*\]{hint}$"
+    message = rf"^unknown keywords \['{name}'\]; allowed: \[.*'num_glimpses'.*\]$"
     with pytest.raises(ValueError, match=message):
         gym.make(env_id, **keywords)
 
@@ -296,24 +280,6 @@ def test_every_id_is_registered_by_entry_points_that_are_strings_and_without_a_t
         assert isinstance(spec.vector_entry_point, str)
         assert spec.max_episode_steps is None
         assert EnvSpec.from_json(spec.to_json()) == spec
-
-
-@pytest.mark.parametrize("num_glimpses", [4, 18])
-def test_a_spec_has_a_limit_of_steps_for_wrappers_that_no_episode_reaches(num_glimpses):
-    env = gym.make("SignpostGlimpse-v0", num_glimpses=num_glimpses)
-    assert env.spec is not None
-    timed = TimeAwareObservation(env, flatten=False, dict_time_key="steps")
-    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
-    for each in (timed, again):
-        each.reset(seed=0)
-        ends = [each.step(each.action_space.sample())[2:4] for _ in range(num_glimpses)]
-        assert ends == [(False, False)] * (num_glimpses - 1) + [(True, False)]
-    assert timed.observation_space["steps"].high == num_glimpses + 1  # pyright: ignore
-    for mode in ("vector_entry_point", "sync"):
-        envs = gym.make_vec(env.spec, 2, mode)
-        envs.reset(seed=0)
-        ends = [envs.step(envs.action_space.sample())[3].any() for _ in range(num_glimpses)]
-        assert not any(ends)
 
 
 def test_ids_work_without_the_import_and_need_no_heavy_library():

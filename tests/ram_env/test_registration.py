@@ -50,9 +50,7 @@ def test_an_ids_task_is_its_environments_and_a_users_module_is_imported(own_modu
         ("no_such_module:MyDigits-v0", ValueError, "cannot import 'no_such_module'"),
         (":MyDigits-v0", ValueError, "env_id ':MyDigits-v0': cannot import ''"),
         (".x:MyDigits-v0", ValueError, "env_id '.x:MyDigits-v0': cannot import '.x'"),
-        ("phys2d/CartPole-v1", ValueError, "cannot import 'gymnasium.envs.phys2d|must name a"),
-        ("Glympse-v0", gymnasium.error.Error, "'Glympse-v0' .* known: MNIST"),
-        ("MNISTGlimpse", gymnasium.error.Error, "'MNISTGlimpse' is not .* known: MNISTGlim"),
+        ("Glympse-v0", gymnasium.error.NameNotFound, "Glympse"),
         ("MNISTGlimpse-v9", gymnasium.error.VersionNotFound, "`v9`"),
     ],
 )
@@ -63,18 +61,11 @@ def test_training_accepts_glimpse_environments_only(own_module, config, env_id, 
         config(env_id=env_id)
 
 
-@pytest.mark.parametrize(
-    ("change", "make", "message"),
-    [
-        ({"vector_entry_point": None}, find_task, "got 'Own-v0'; register it with vector_entry"),
-        ({"max_episode_steps": 7}, gymnasium.make_vec, "leave out max_episode_steps=7: num_glim"),
-    ],
-)
-def test_an_id_that_is_registered_wrongly_is_told_how(change, make, message, monkeypatch):
-    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Own-v0", **change)
+def test_an_id_without_a_vector_entry_point_is_told_how_to_register_it(monkeypatch):
+    spec = replace(gymnasium.spec("MNISTGlimpse-v0"), id="Own-v0", vector_entry_point=None)
     monkeypatch.setitem(gymnasium.registry, "Own-v0", spec)
-    with pytest.raises(ValueError, match=message):
-        make("Own-v0")
+    with pytest.raises(ValueError, match="got 'Own-v0'; register it with vector_entry"):
+        find_task("Own-v0")
 
 
 def test_a_task_is_the_same_after_its_keywords_went_through_json():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from itertools import product
 from typing import Any
@@ -105,47 +104,37 @@ def test_a_spec_survives_json_and_makes_an_equal_env():
 # What is refused, and that it changes nothing
 
 
-BAD_SEEDS: list[Any] = [-1, 1.5, "1", b"123", True, (-1,), np.arange(3)]
-BAD_SEEDS += [[1, 2], [0, 1, -2], [0, 1, 2.5], [0, 1, 2, 3]]
-BAD_OPTIONS: list[tuple[str, Any]] = [
-    ("options must be None or a dict, got 5", 5),
-    (r"unknown reset options \['0', 'indx'\]; allowed: \['index'", {"indx": 1, 0: 1}),
-    *[
-        (r"options\['index'\] must be an integer in 0..39, ", {"index": index})
-        for index in (-1, 40, 1.0, True, "1", [0, 1])
+BAD_SEEDS = [-1, 1.5, "1", b"123", True, (-1,), np.arange(3), [1, 2], [0, 1, -2], [0, 1, 2.5]]
+BAD_OPTIONS: dict[str, list[Any]] = {
+    r"options must be None or a dict of .*'index'": [5, {"indx": 1, 0: 1}],
+    r"options\['index'\] must be in 0\.\.39, of shape \(\) or": [
+        {"index": index} for index in (-1, 40, 1.0, True, "1", [0, 1])
     ],
-    *[
-        (r"options\['location'\] .* in \[-1, 1\], one or one per lane", {"location": location})
-        for location in ((0, 1.01), (0, np.nan), (1e300, 0), "middle", 0, ("0", "0"), (0j, 0j))
+    r"options\['location'\] must be in -1\.\.1, of shape \(2,\) or": [
+        {"location": location}
+        for location in ((0, 1.01), (0, np.nan), (1e300, 0), 0, ("0", "0"), (0j, 0j), (0, 0, 0))
     ],
-    ("index", {"index": [[0], [1, 2]]}),
-    *[("location", {"location": places}) for places in ((0, 0, 0), [(0, 0), (0, 0)])],
-    ("location", {"location": object()}),
-    ("reset_mask", {"reset_mask": np.ones(3, int)}),
-    ("reset_mask", {"reset_mask": np.ones(2, bool)}),
-    ("reset_mask", {"reset_mask": np.zeros(3, bool)}),
-    ("reset_mask", {"reset_mask": [[True], [True, False]]}),
-]
+    "reset_mask": [
+        {"reset_mask": mask} for mask in (np.ones(3, int), np.ones(2, bool), np.zeros(3, bool))
+    ],
+    "can't be read as an array": [
+        *({name: [[True], [True, False]]} for name in ("index", "location", "reset_mask"))
+    ],
+}
+BAD_RESETS = [("seed must", {"seed": seed}) for seed in BAD_SEEDS]
+BAD_RESETS += [(m, {"seed": 5, "options": bad}) for m in BAD_OPTIONS for bad in BAD_OPTIONS[m]]
 
 
-BAD_RESETS = [
-    *[("seed", {"seed": seed}) for seed in BAD_SEEDS],
-    *[(argument, {"seed": 5, "options": options}) for argument, options in BAD_OPTIONS],
-]
-
-
-@pytest.mark.parametrize(
-    ("argument", "keywords"), BAD_RESETS, ids=lambda value: re.sub(r" at 0x\w+", "", str(value))
-)
+@pytest.mark.parametrize(("message", "keywords"), BAD_RESETS, ids=str)
 @pytest.mark.parametrize("make", [make_single, make_vector])
-def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(
-    make, argument, keywords
-):
+def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(make, message, keywords):
+    if make is make_single and "reset_mask" in str(keywords):
+        message = "options must be"
     env, twin = (make("toy") for _ in range(2))
     for each in (env, twin):
         each.reset(seed=1)
     before, generator = env.get_state(), env.np_random.bit_generator.state
-    with pytest.raises(ValueError, match=argument):
+    with pytest.raises(ValueError, match=message):
         env.reset(**keywords)
     assert env.get_state() == before
     assert env.np_random.bit_generator.state == generator
@@ -153,10 +142,6 @@ def test_a_bad_seed_or_reset_option_is_refused_by_name_and_leaves_no_trace(
     action = env.action_space.sample()
     assert_same(env.step(action), twin.step(action))
     assert_same(env.reset(), twin.reset())
-
-
-def test_seeds_may_be_any_sequence():
-    assert_same(make_vector().reset(seed=range(4, 7)), make_vector().reset(seed=4))
 
 
 @pytest.mark.parametrize(
@@ -270,16 +255,16 @@ def test_render_returns_one_frame_per_lane(device):
     assert isinstance(frames, tuple)
     assert [(frame.shape[2], frame.dtype) for frame in frames] == [(3, np.uint8)] * 3
     assert (alone.render() == frames[1]).all()
-    env = make_vector()
-    env.reset(seed=0)
+    silent = make_vector()
+    silent.reset(seed=0)
     with pytest.warns(UserWarning, match="render_mode"):
-        assert env.render() is None
+        assert silent.render() is None
 
 
 def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
     frames = note_calls(monkeypatch, rendering, "draw_frame")
     keywords = {"render_mode": "rgb_array", "allow_stop": True, "autoreset_mode": "NextStep"}
-    env, twin = (make_vector(num_envs=2, **keywords) for _ in range(2))
+    env = make_vector(num_envs=2, **keywords)
     obs, infos = env.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 2, 7)).astype(np.float32)
     actions[..., -1] = -1
@@ -293,16 +278,10 @@ def test_a_frame_shows_its_own_lane_and_episode(monkeypatch):
         assert say["prediction"] == actions[-1, lane, 2:-1].argmax()
         right = bool(say["prediction"] == say["label"])
         assert say["correct"] == (right if lane == 1 else None)  # lane 0 goes on
-    state = json.loads(json.dumps(env.get_state()))  # which knows no verdict
-    twin.set_state(state)
-    twin.render()
-    assert_same(frames[2].args[1], frames[0].args[1])
-    env.reset()
-    env.render()
-    env.step(actions[0])
-    env.set_state(state)
-    env.render()
-    assert [(say["prediction"], say["correct"]) for _, say, _ in frames[4:]] == [(None, None)] * 4
+    for show in (env.reset, lambda: env.set_state(env.get_state())):  # which know no verdict
+        show()
+        env.render()
+    assert [(say["prediction"], say["correct"]) for _, say, _ in frames[2:]] == [(None, None)] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -317,18 +296,14 @@ def test_reset_options_may_be_tensors_of_the_device(device, dtype):
 
 
 def test_an_env_that_stepped_in_inference_mode_goes_on_outside():
-    envs = [make_vector(device="cpu") for _ in range(2)]
-    actions = torch.zeros(3, envs[0].single_action_space.shape[0])
-    for env, mode in zip(envs, (True, False), strict=True):
-        env.reset(seed=0)
-        with torch.inference_mode(mode):
-            env.step(actions)
-        env.set_state(env.get_state())
-        env.reset()
-        with torch.inference_mode(mode):
-            env.set_state(env.get_state())
+    env = make_vector(device="cpu")
+    actions = torch.zeros(3, env.single_action_space.shape[0])
+    env.reset(seed=0)
+    with torch.inference_mode():
         env.step(actions)
-    assert envs[0].get_state() == envs[1].get_state()
+        env.set_state(env.get_state())
+    env.step(actions)
+    env.reset()
 
 
 def test_options_of_a_masked_reset_are_those_of_its_lanes():
@@ -360,11 +335,21 @@ def as_on_device(out: dict[str, Any], device: str) -> Any:
     return tree_map(lambda part: torch.as_tensor(np.array(part), device=device), parts)
 
 
+@pytest.fixture
+def default_dtype(request):
+    """The default dtype of torch during a test."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
 @pytest.mark.parametrize(("task", "rule"), TASKS_AND_RULES, ids=str)
-def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device):
+@pytest.mark.parametrize("default_dtype", [torch.float32, torch.bfloat16], indirect=True)
+def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device, default_dtype):
     modes = [*MODES]
-    if device in GPUS:  # where it is slow: a mode each
+    if device in GPUS or default_dtype is torch.bfloat16:  # which are slow: a mode each
         modes = [MODES[RULES.index(rule) % len(MODES)]]
     for mode in modes:
         host = make_vector(task, 4, autoreset_mode=mode, **rule)
@@ -376,19 +361,6 @@ def test_a_device_env_returns_the_same_bits_as_tensors(task, rule, device):
                 torch.testing.assert_close(out["reward"], want["reward"], rtol=0, atol=1e-6)
                 want["reward"] = out["reward"]
             assert_same(out, want)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_torchs_default_dtype_changes_no_bit_of_a_device_env(dtype):
-    keywords = {"reward": "dense", "glimpse_cost": 0.1, "num_glimpses": 3}
-    before, calls = torch.get_default_dtype(), checks(8, 0)
-    host, other = (make_vector("toy", 4, device=device, **keywords) for device in (None, "cpu"))
-    try:
-        torch.set_default_dtype(dtype)
-        for expected, out in zip(calls.play(host), calls.play(other), strict=True):
-            assert_same(out, as_on_device(expected, "cpu"))
-    finally:
-        torch.set_default_dtype(before)
 
 
 def test_a_device_env_reuses_nothing_that_it_returned():

@@ -230,7 +230,7 @@ def test_hindsight_finds_the_data_where_the_environment_does(tmp_path, capsys, m
 
 
 def test_no_env_id_is_not_the_one_that_a_folder_names(run_dir, capsys):
-    with pytest.raises(gymnasium.error.NameNotFound):
+    with pytest.raises(gymnasium.error.Error):
         report(run_dir, capsys, env_id="")
 
 

@@ -14,8 +14,7 @@ many lanes. Start from :class:`HybridPolicy`, whose docstring has an example.
 | ``save_sb3``, ``load_sb3`` | zips with a manifest |
 
 :mod:`agents.sb3.recurrent` has an LSTM policy and fast minibatches for RecurrentPPO; it needs
-sb3-contrib (the extra ``sb3``). :mod:`agents.sb3.training` is the part of ``train/sb3.py`` and
-``train/off_policy.py`` that logs and resumes runs.
+sb3-contrib (the extra ``sb3``). :mod:`agents.sb3.training` lets ``train/sb3.py`` log and resume.
 """
 
 from agents.sb3.checkpoints import load_sb3, save_sb3

@@ -20,6 +20,18 @@ from train.keywords import AgentConfig
 
 PRESETS = Path(__file__).parent / "presets"
 """Folder of the files of settings that ``--preset`` takes by name."""
+RANGES = {
+    "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
+    "positive": (
+        *("std", "final_std", "learning_rate", "max_log_odds", "max_grad_norm"),
+        "label_temperature",
+    ),
+    "at least 0": (
+        *("shift", "glimpse_cost", "state_cap", "discount", "policy_coef", "baseline_coef"),
+        *("entropy_coef", "weight_decay", "location_rate", "muon_rate", "replay_steps"),
+    ),
+    "in [0, 1)": ("ema", "beta2"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,28 +55,6 @@ class EpisodeConfig(StartConfig):
     """Largest random shift of each training image along x and along y, in pixels."""
     glimpse_cost: float = 0.0
     """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
-
-    def __post_init__(self) -> None:
-        """Check the group."""
-        super().__post_init__()
-        check_settings(self, {"at least 0": ("shift", "glimpse_cost")})
-        task = self.task
-        side = min(replace(task, **each).side for each in ({}, *(s.env for s in self.stages)))
-        if task.glimpse_cost and self.glimpse_cost:
-            raise ValueError(f"glimpse_cost must be 0 for {self.env_id}, which has its own")
-        if self.shift and self.locations == "oracle":
-            raise ValueError("shift must be 0 with locations oracle")
-        if self.shift >= side:
-            raise ValueError(
-                f"shift must be less than the {side} pixels of the smallest canvas, got "
-                f"{self.shift}"
-            )
-
-    @property
-    def price(self) -> float | None:
-        """Price of a glimpse where the agent learns to stop, None where it doesn't."""
-        learns = self.task.allow_stop or self.glimpse_cost > 0
-        return (self.glimpse_cost or self.task.glimpse_cost) if learns else None
 
 
 @dataclass(frozen=True)
@@ -104,26 +94,6 @@ class ModelConfig(EpisodeConfig):
     """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
     graph: bool = False
     """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
-
-    def __post_init__(self) -> None:
-        """Check the group."""
-        super().__post_init__()
-        check_settings(self, {"at least 0": ("state_cap",), "positive": ("std", "final_std")})
-        if self.graph and num_ranks() > 1:
-            raise ValueError(
-                f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
-                "several GPUs' messages is untested"
-            )
-        if not self.learned_std and (self.final_std or 0) > self.std:
-            raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
-
-    @property
-    def users(self) -> dict[str, tuple[bool, str]]:
-        """Whether the other settings use a setting, and what uses it, by name."""
-        return {
-            "state_cap": (self.core == "rnn", "core rnn"),
-            "final_std": (not self.learned_std, "a std that isn't learned"),
-        }
 
 
 @dataclass(frozen=True)
@@ -178,89 +148,81 @@ class LearningConfig(ModelConfig):
     ema: float = expert(0.999)
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
 
-    def __post_init__(self) -> None:
-        """Check the group."""
-        super().__post_init__()
-        weights = ("discount", "policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
-        ranges = {
-            "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
-            "positive": ("learning_rate", "max_log_odds", "max_grad_norm", "label_temperature"),
-            "at least 0": (*weights, "location_rate", "muon_rate", "replay_steps"),
-            "in [0, 1)": ("ema", "beta2"),
-        }
-        check_settings(self, ranges)
-        row = ESTIMATORS[self.estimator]
-        self._check_task(row)
-        rollouts, envs = self.num_rollouts, self.num_envs
-        normalised = envs * (1 if self.normalise_by_step else self.task.num_glimpses - 1)
-        if row.normalises and normalised < 2:
-            raise ValueError(
-                f"num_envs must be at least 2 for {self.estimator} here, since it normalises over "
-                f"lanes, got {envs}"
-            )
-        if envs % rollouts:
-            raise ValueError(f"num_rollouts must divide num_envs={envs}, got {rollouts}")
-        if row.needs_rollouts and rollouts < 2:
-            raise ValueError(
-                f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"
-            )
-        check_used(self, self.users)
 
-    @property
-    def users(self) -> dict[str, tuple[bool, str]]:
-        """Whether the other settings use a setting, and what uses it, by name."""
-        row = ESTIMATORS[self.estimator]
-        has_entropy = row.objective == "sampled reward" or self.price is not None
-        return {
-            **super().users,
+@dataclass(frozen=True)
+class Config(LearningConfig):
+    """Settings of a run."""
+
+    def __post_init__(self) -> None:
+        """Check every value, and what goes with what."""
+        super().__post_init__()
+        check_settings(self, RANGES)
+        row, task, name, stops = self._row, self.task, self.estimator, self.price is not None
+        stages = [{}, *(stage.env for stage in self.stages)]
+        side = min(replace(task, **changes).side for changes in stages)
+        lanes, rollouts = self.num_envs, self.num_rollouts
+        normalised = lanes * (1 if self.normalise_by_step else task.num_glimpses - 1)
+        binary = task.reward == "final" and not task.glimpse_cost
+        rewards = ("final", "dense") if row.sees_label and not stops else ("final",)
+        last_std = 0.0 if self.learned_std else self.final_std or 0.0
+        refused = [
+            (self.graph and num_ranks() > 1, "graph must be off under torchrun: it is untested"),
+            (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
+            (self.shift >= side, f"shift must be less than the smallest canvas's {side} pixels"),
+            (last_std > self.std, f"final_std must be at most std={self.std}, got {last_std}"),
+            (lanes % rollouts, f"num_rollouts must divide num_envs={lanes}, got {rollouts}"),
+            (row.needs_rollouts and rollouts < 2, f"num_rollouts must be at least 2 for {name}"),
+            (task.glimpse_cost and self.glimpse_cost, "glimpse_cost must be 0: the task has one"),
+            (stops and not row.sees_label, f"{name} must see the label to learn when to stop"),
+            (
+                task.num_glimpses < 2 and row.objective != "sampled reward",
+                f"num_glimpses must be at least 2 for {name}, which compares glimpses",
+            ),
+            (row.normalises and normalised < 2, f"num_envs must be at least 2 for {name} here"),
+            (
+                row.binary_reward and not binary,
+                f"{name} needs a reward of 0 or 1: reward 'final' and no glimpse_cost",
+            ),
+            (
+                task.reward not in rewards,
+                f"reward must be {' or '.join(rewards)} for {name} here, got {task.reward}",
+            ),
+        ]
+        for applies, message in refused:
+            if applies:
+                raise ValueError(message)
+        has_entropy = row.objective == "sampled reward" or stops
+        users = {
+            "state_cap": (self.core == "rnn", "core rnn"),
+            "final_std": (not self.learned_std, "a std that isn't learned"),
             "muon_rate": (self.optimizer == "muon", "optimizer muon"),
             "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
             "replay_size": (self.replay_steps > 0, "replay_steps"),
             "replay_steps": (row.binary_reward, "an outcome estimator"),
             "label_temperature": (row.binary_reward, "an outcome estimator"),
-            "max_log_odds": (self.estimator == "dense_log_odds", "estimator dense_log_odds"),
+            "max_log_odds": (name == "dense_log_odds", "estimator dense_log_odds"),
             "discount": (row.discounts, "an estimator that discounts"),
             "policy_coef": (row.weighted, "another estimator than dense_exact"),
             "baseline_coef": (row.learns_baseline, "an estimator with a learned baseline"),
             "normalise_by_step": (row.normalises, "an estimator that normalises"),
             "entropy_coef": (has_entropy, "a reward_only estimator or a stop action"),
         }
+        check_used(self, users)
 
-    def _check_task(self, row: Estimator) -> None:
-        """Raise ValueError unless an estimator can learn from the task."""
-        task, name, stops = self.task, self.estimator, self.price is not None
-        if stops and not row.sees_label:
-            raise ValueError(
-                "estimator must see the label if the agent can stop (allow_stop or a "
-                f"glimpse_cost), since stopping is learned from it, got {name}"
-            )
-        if task.num_glimpses < 2 and row.objective != "sampled reward":
-            raise ValueError(
-                f"num_glimpses must be at least 2 for {name}, which compares glimpses or "
-                f"has a baseline for locations, got {task.num_glimpses}"
-            )
-        if row.binary_reward and (task.reward != "final" or task.glimpse_cost):
-            raise ValueError(
-                f"{name} needs a reward of 0 or 1 for the last label (reward='final', no "
-                f"glimpse_cost), but {self.env_id} has reward={task.reward!r} and "
-                f"glimpse_cost={task.glimpse_cost}"
-            )
-        allowed = ("final", "dense") if row.sees_label and not stops else ("final",)
-        if task.reward not in allowed:
-            raise ValueError(
-                f"reward must be {' or '.join(map(repr, allowed))} for {name}"
-                f"{' if the agent can stop' if stops else ''}, got {task.reward!r}"
-            )
+    @property
+    def price(self) -> float | None:
+        """Price of a glimpse where the agent learns to stop, None where it doesn't."""
+        learns = self.task.allow_stop or self.glimpse_cost > 0
+        return (self.glimpse_cost or self.task.glimpse_cost) if learns else None
 
-
-@dataclass(frozen=True)
-class Config(LearningConfig):
-    """Settings of a run."""
+    @property
+    def _row(self) -> Estimator:
+        return ESTIMATORS[self.estimator]
 
     @property
     def row(self) -> Estimator:
         """The estimator; where the agent learns to stop, with the loss of that."""
-        return learn_to_stop(ESTIMATORS[self.estimator], self.price)
+        return learn_to_stop(self._row, self.price)
 
     @property
     def weights(self) -> Weights:
@@ -270,7 +232,7 @@ class Config(LearningConfig):
     @property
     def temperature(self) -> float:
         """Temperature of the answers in training; 0 takes the likeliest."""
-        return self.label_temperature if ESTIMATORS[self.estimator].samples_label else 0.0
+        return self.label_temperature if self._row.samples_label else 0.0
 
     @property
     def num_updates(self) -> int:
@@ -294,13 +256,12 @@ class Config(LearningConfig):
     def sizes(self, glimpse_shape: tuple[int, int, int], num_classes: int) -> RAMConfig:
         """Return the sizes of the agent for glimpses (P, G, G) and K classes."""
         own = ("hidden_size", "core", "state_cap", "conv_features", "location", "location_hidden")
-        of_estimator = ESTIMATORS[self.estimator].location_reaches_core
-        reaches_core = {"estimator": of_estimator, "core": True, "stopped": False}
+        reaches = {"estimator": self._row.location_reaches_core, "core": True, "stopped": False}
         return RAMConfig(
             glimpse_shape,
             num_classes,
             identity_core=self.core == "rnn" and self.recurrent_init == "identity",
-            location_reaches_core=reaches_core[self.location_gradient],
+            location_reaches_core=reaches[self.location_gradient],
             num_glimpses=self.task.num_glimpses if self.see_time else 0,
             initial_std=self.std if self.learned_std else 0.0,
             stop_hidden=0 if self.price is None else STOP_HIDDEN,

@@ -175,10 +175,10 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_or_bfloat16_othe
 
 
 def test_a_task_without_labelled_images_or_a_canvas_that_no_glimpse_covers_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"env_id must name a task of labelled.*'SignpostGlimpse"):
+    with pytest.raises(ValueError, match="env_id must name a task of labelled images"):
         Config(env_id="SignpostGlimpse-v0")
     register_variant(monkeypatch, "Odd-v0", "ClutteredMNISTGlimpse-v0", canvas_size=61)
-    with pytest.raises(ValueError, match=r"canvas_size must be even, .* got 61 in Odd-v0"):
+    with pytest.raises(ValueError, match=r"on canvases with an even size.*canvas_size=61"):
         Config(env_id="Odd-v0")
 
 

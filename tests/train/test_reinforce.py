@@ -461,13 +461,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
 
 
 WRONG = {"num_rollouts": 0, "total_episodes": 0, "checkpoint_every": 0, "validation_images": 0}
-WRONG |= {"threads": 0}
-WRONG |= {"shift": -1, "final_std": 0.5, "ema": 1.0, "state_cap": -1.0, "location_rate": -1.0}
+WRONG |= {"shift": -1, "final_std": 0.5, "ema": 1.0, "learning_rate": math.inf, "threads": 0}
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    *(({name: value}, name) for name, value in WRONG.items()),
-    ({"estimator": "leave_one_out"}, "num_rollouts"),
+    *(({name: value}, f"{name} must be") for name, value in WRONG.items()),
+    ({"estimator": "leave_one_out"}, "num_rollouts must be at least 2 for leave_one_out"),
     ({"num_rollouts": 3}, "num_rollouts must divide num_envs=512, got 3"),
-    ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
     ({"learning_rate": 1e300}, r"learning_rate must be at most 1e\+30, got 1e\+300"),
     ({"total_episodes": 10**32}, r"total_episodes must be at most 1e\+15, got 1e\+32"),
     ({"optimizer": "adamw", "muon_rate": 2.0}, "muon_rate needs optimizer muon:"),
@@ -476,36 +474,31 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"estimator": "dense", "max_log_odds": 3.0}, "max_log_odds needs .*dense_log_odds: .* got 3"),
     ({"estimator": "paper", "normalise_by_step": True}, "needs an estimator that normalises"),
     ({"estimator": "paper", "discount": 0.9}, "discount needs an estimator that discounts"),
-    ({"max_grad_norm": math.inf}, "max_grad_norm must be positive, got inf"),
     ({"entropy_coef": 0.5}, "entropy_coef needs a reward_only estimator or a stop action"),
-    ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
-    ({"shift": 28, "curriculum": "cluttered-60"}, "shift must be less than the 28 .* got 28"),
+    ({"shift": 60}, "shift must be less than the smallest canvas's 60 pixels"),
+    ({"shift": 28, "curriculum": "cluttered-60"}, "the smallest canvas's 28 pixels"),
     ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
     ({"state_cap": 20.0}, "state_cap needs core rnn: .* got 20"),
     ({"learned_std": True, "final_std": 0.01}, "final_std needs a std that isn't learned"),
     ({"num_envs": 1, "normalise_by_step": True}, "num_envs must be at least 2 for dense"),
     ({"num_envs": 1, "env_kwargs": "num_glimpses = 2"}, "num_envs must be at least 2 for dense"),
-    ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
-    ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
     ({"replay_steps": 1}, "replay_steps needs an outcome estimator: .* got 1"),
-    ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
     ({"estimator": "reward_only", "label_temperature": 0.5}, "label_temperature needs .* got 0.5"),
-    ({"curriculum": "none"}, "must be a .toml file or among .*'cluttered-60'.* got 'none'"),
-    ({"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1}, "glimpse_cost must be 0 for .*own"),
-    ({"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1}, "must be 'final' .* can stop, got"),
-    ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
+    ({"curriculum": "none"}, r"none\.toml cannot be read"),
+    ({"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1}, "glimpse_cost must be 0: .* one"),
     (
-        {"glimpse_cost": 0.1, "estimator": "reward_only"},
-        r"estimator must see the label .* \(allow_stop or a glimpse_cost\), .* got reward_only",
+        {"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1},
+        "reward must be final for .*dense",
     ),
+    ({"glimpse_cost": 0.1, "estimator": "reward_only"}, "reward_only must see the label to"),
 ]
 TASKS = [
-    ("dense", "num_glimpses = 1", "num_glimpses must be at least 2 for dense, .* got 1"),
-    ("dense", "reward = 'log_score'", "reward must be 'final' or 'dense' for dense, got 'log"),
-    ("reward_only", "reward = 'dense'", "must be 'final' for reward_only, got 'dense'"),
-    ("outcome", "reward = 'log_score'", "outcome needs .* 0 or 1 .*reward='log_score'"),
-    ("outcome_completed", "reward = 'dense'", "completed needs .* 0 or 1 .*reward='dense'"),
-    ("outcome", "glimpse_cost = 0.1", "outcome needs a reward of 0 or 1 .*glimpse_cost=0.1"),
+    ("dense", "num_glimpses = 1", "num_glimpses must be at least 2 for dense"),
+    ("dense", "reward = 'log_score'", "reward must be final or dense for dense here, got log"),
+    ("reward_only", "reward = 'dense'", "must be final for reward_only here, got dense"),
+    ("outcome", "reward = 'log_score'", "outcome needs a reward of 0 or 1"),
+    ("outcome_completed", "reward = 'dense'", "outcome_completed needs a reward of 0 or 1"),
+    ("outcome", "glimpse_cost = 0.1", "outcome needs a reward of 0 or 1"),
 ]
 REFUSED += [({"estimator": name, "env_kwargs": task}, named) for name, task, named in TASKS]
 

@@ -64,36 +64,31 @@ class ModelConfig(EpisodeConfig):
     core: Literal[tuple(CORES)] = "gru"  # pyright: ignore[reportInvalidTypeForm]
     """Type of the recurrent core. The paper's is rnn."""
     recurrent_init: Literal["identity", "uniform"] = expert("identity")
-    """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
-    which gru and lstm cores always use. The paper doesn't say."""
+    """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise."""
     hidden_size: int = 160
     """Units of the recurrent core. The paper's has 256."""
     see_time: bool = False
     """Show the core the share of glimpses so far. The paper's core doesn't see it."""
     state_cap: float = expert(0.0)
-    """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
+    """Cap on the activations of an rnn core, against divergence. 0 disables it."""
     conv_features: int = 32
-    """Channels of the first convolution over the glimpse; a second has twice as many. 0 leaves both
-    out, as in the paper."""
+    """Channels of the first of two convolutions over the glimpse. 0 leaves both out (the paper)."""
     location: Literal["offset", "absolute"] = expert("offset")
     """What the location network predicts: an offset from the present location, or a location."""
     location_hidden: int = expert(128)
-    """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
+    """Units of a hidden layer in the location network. 0 leaves it out, as in the paper."""
     location_gradient: Literal["estimator", "core", "stopped"] = expert("estimator")
-    """Whether the location network's gradient flows into the core or is stopped before it. By
-    default the estimator decides."""
+    """Whether the location network's gradient reaches the core: by default as the estimator says."""
     std: float = 0.2
     """Standard deviation of the location policy at the start, in units of half an image."""
     final_std: float | None = 0.03
-    """Standard deviation of the location policy at the end. It falls geometrically. None keeps
-    std, as in the paper."""
+    """Standard deviation at the end; it falls geometrically. None keeps std, as in the paper."""
     learned_std: bool = expert(False)
-    """Learn the standard deviations of x and y, from std on (with --initial: from that run's), in
-    place of a schedule."""
+    """Learn the standard deviations of x and y, from std or those of --initial on."""
     bf16: bool = True
     """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
     graph: bool = False
-    """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
+    """Run each update as one CUDA graph (faster on a GPU; no effect on the CPU)."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +100,11 @@ class LearningConfig(ModelConfig):
     num_envs: int = 512
     """Number of episodes played in parallel, over all processes: the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense_log_odds"  # pyright: ignore[reportInvalidTypeForm]
-    """How the agent learns from an episode: see agents/estimators.py."""
+    """How the agent learns from an episode: see docs/estimators.md."""
     num_rollouts: int = 1
-    """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
-    divide num_envs."""
+    """How often each image is played; a divisor of num_envs. leave_one_out needs at least 2."""
     optimizer: Literal["adamw", "muon", "sgd"] = "muon"
-    """Optimizer: Muon for matrices with AdamW for the rest, AdamW alone, or SGD with momentum 0.9
-    as in the paper."""
+    """Muon for matrices and AdamW for the rest, AdamW alone, or the paper's SGD, momentum 0.9."""
     learning_rate: float = 2e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = expert(1.0)
@@ -125,10 +118,10 @@ class LearningConfig(ModelConfig):
     replay_size: int = expert(200)
     """Number of newest rollouts that the replay holds, of num_envs episodes each."""
     discount: float = 0.5
-    """Discount on the credit for glimpses after the next one (outcome estimators and most dense
-    ones). Above 1, the last glimpses count most."""
+    """Weight of each later glimpse in a location's return, relative to the one before (outcome and
+    most dense estimators). Above 1, the last glimpses count most."""
     max_log_odds: float = expert(9.0)
-    """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
+    """Cap on the log-odds of the label in a location's return (dense_log_odds)."""
     normalise_by_step: bool = expert(False)
     """Normalise the return of each glimpse's location on its own (estimators that normalise)."""
     policy_coef: float = 0.2
@@ -136,13 +129,11 @@ class LearningConfig(ModelConfig):
     baseline_coef: float = expert(0.5)
     """Weight of the baseline's loss."""
     entropy_coef: float = 0.01
-    """Weight of the entropy of location and label, with reward_only and reward_only_no_baseline,
-    and of stopping."""
+    """Weight of the entropy of location and label (reward_only estimators), and of stopping."""
     max_grad_norm: float = expert(1.0)
     """Norm to which longer gradients are clipped; 1e9 clips none."""
     weight_decay: float = expert(0.0)
-    """Weight decay, in multiples of each weight's learning rate: decoupled from the gradient
-    with adamw and muon, added to it with sgd."""
+    """Weight decay times the learning rate: decoupled, but with sgd a part of the gradient."""
     beta2: float = expert(0.999)
     """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = expert(0.999)
@@ -243,10 +234,8 @@ class Config(LearningConfig):
     def summary(self) -> str:
         """How the agent learns, in a line."""
         how = "; a GPU would run each update as one graph" if self.graph else ""
-        return (
-            f"estimator {self.estimator}, {self.locations} locations: {self.total_episodes} "
-            f"episodes, {self.num_envs} per update{how}"
-        )
+        size = f"{self.total_episodes} episodes, {self.num_envs} per update{how}"
+        return f"estimator {self.estimator}, {self.locations} locations: {size}"
 
     def scheduled_std(self, update: int) -> float:
         """Return the standard deviation of the location policy in an update."""

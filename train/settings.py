@@ -78,7 +78,7 @@ class ModelConfig(EpisodeConfig):
     location_hidden: int = expert(128)
     """Units of a hidden layer in the location network. 0 leaves it out, as in the paper."""
     location_gradient: Literal["estimator", "core", "stopped"] = expert("estimator")
-    """Whether the location network's gradient reaches the core: by default as the estimator says."""
+    """Whether the location network's gradient reaches the core; the estimator decides."""
     std: float = 0.2
     """Standard deviation of the location policy at the start, in units of half an image."""
     final_std: float | None = 0.03

@@ -21,22 +21,17 @@ from agents.evaluation import score_at_stop
 from agents.noise import Noise
 from agents.ram import RecurrentAttentionModel
 from agents.replay import Replay
-from agents.runs.checkpoints import latest_checkpoint
 from agents.runs.loading import PRETRAINED, load_run
-from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import (
-    LAST_LINE,
     SMALL_RUN,
     hide_infos,
-    keep_first,
     note_calls,
     read_metrics,
     register_variant,
 )
-from tests.train.comparison.job_programs import harvest_run
 from train import environments, reinforce, settings, validation
 from train.environments import make_env, to_shift
 from train.reinforce import Config, parse
@@ -59,24 +54,6 @@ def read_metric(run_dir: Path, tag: str) -> list[float]:
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "best.safetensors")
-
-
-def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys, monkeypatch):
-    threads = note_calls(monkeypatch, torch, "set_num_threads")
-    judged = note_calls(monkeypatch, Stopwatch, "paused")
-    flags = {"final_split": "test", "validate_sampled": True}
-    lines = train(tmp_path / "run", capsys, seed=7, **flags)
-    assert (threads[0].args, len(judged)) == ((1,), 2)
-    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
-    assert "signpost boards" in lines[1]
-    what = "estimator dense_log_odds, learned locations: 1280 episodes, 128 per update"
-    assert lines[2] == what
-    assert sum("validation error" in line and " left" in line for line in lines) == 2
-    assert LAST_LINE.fullmatch(lines[-1])
-    assert [line for line in lines if "test error" in line] == lines[-1:]
-    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
-    seed = harvest_run(tmp_path / "run")
-    assert (seed.curve.env_steps.tolist(), seed.result.total) == ([2560, 5120], 10_000)
 
 
 def test_an_id_registered_with_another_autoreset_or_action_trains_alike(
@@ -143,19 +120,6 @@ def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they
     assert set(tags) == others | (of_location if is_learned else set())
 
 
-def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
-    tmp_path, capsys, monkeypatch
-):
-    shown: list[tuple[int, float]] = []
-    monkeypatch.setattr(TrainingProgress, "report", lambda _, *words: shown.append(words))
-    train(tmp_path / "run", capsys, log_every=1)
-    episodes, accuracy = zip(*shown, strict=True)
-    assert episodes == tuple(128 * (k + 1) for k in range(10))
-    # the signpost pays 1 for the right label and 0 otherwise
-    paid = read_metric(tmp_path / "run", "rollout/ep_rew_mean")
-    assert [float(share) for share in accuracy] == pytest.approx(paid)
-
-
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
 @pytest.mark.parametrize("estimator", ["dense", "reward_only"])
 @pytest.mark.parametrize("validate", [False, True])
@@ -177,17 +141,10 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
     assert any(not torch.equal(plain[name], short[name]) for name in plain)
 
 
-def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
-    flags = {"learning_rate": 2e-3, "std": 0.4, "final_std": 0.1}
-    train(tmp_path / "run", capsys, log_every=1, **flags)
-    rates = [2e-3 * (1 + math.cos(math.pi * update / 10)) / 2 for update in range(10)]
-    assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
+def test_the_std_falls_as_the_flags_say(tmp_path, capsys):
+    train(tmp_path / "run", capsys, log_every=1, std=0.4, final_std=0.1)
     stds = [0.4 * 0.25 ** (update / 10) for update in range(10)]
     assert read_metric(tmp_path / "run", "train/std") == pytest.approx(stds)
-    metrics = read_metrics(tmp_path / "run")  # by env steps: 128 lanes with 4 glimpses
-    assert [*metrics["train/std"]] == [512 * (k + 1) for k in range(10)]
-    for name in ("error", "most_named", "centre_coverage", "location_spread"):
-        assert [*metrics[f"eval/{name}"]] == [5 * 512, 10 * 512]
     assert Config(std=0.4, final_std=None).scheduled_std(5) == 0.4
 
 
@@ -315,56 +272,25 @@ def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, c
     torch.testing.assert_close(sampled - executed, shift.expand_as(shown))
 
 
-def test_the_running_mean_is_validated_and_its_last_weights_are_kept_where_asked_for(
-    tmp_path, capsys, monkeypatch
-):
-    play, seen = validation.play_split, []
-
-    def note(model: Any, *words: Any, **keywords: Any) -> Any:
-        seen.append({name: part.clone() for name, part in model.state_dict().items()})
-        return play(model, *words, **keywords)
-
-    monkeypatch.setattr(validation, "play_split", note)
-    flags = {"keep": "last", "learning_rate": 0.05, "final_split": "validation", "ema": 0.9}
-    lines = train(tmp_path / "run", capsys, num_validations=8, **flags)
-    assert not any("chosen as the best" in line for line in lines)
-    checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
-    assert checkpoint is not None
-    kept = load_file(tmp_path / "run" / "best.safetensors")
-    for name, mean in checkpoint.tensors["mean_model"].items():
-        assert torch.equal(kept[name], mean)
-        assert torch.equal(seen[7][name], mean)  # the last of eight validations
-    assert not all(torch.equal(kept[k], v) for k, v in checkpoint.tensors["model"].items())
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    train(tmp_path / "again", capsys, num_validations=1, **flags)
-    assert json.loads((tmp_path / "again" / "result.json").read_text()) == result
-
-
-def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(
-    tmp_path, capsys, monkeypatch
-):
+def test_the_running_mean_is_validated_and_evaluated(tmp_path, capsys, monkeypatch):
     played = note_calls(monkeypatch, validation, "play_split")
-    for name, sampled in (("plain", False), ("sampled", True)):
-        train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
-    plain, sampled = weights_of(tmp_path / "plain"), weights_of(tmp_path / "sampled")
-    assert all(torch.equal(plain[name], sampled[name]) for name in plain)
-    errors = read_metric(tmp_path / "sampled", "eval/error_sampled")
-    assert len(errors) == 2
-    assert errors != read_metric(tmp_path / "sampled", "eval/error")
-    assert not read_metric(tmp_path / "plain", "eval/error_sampled")
-    config = Config(total_episodes=1280, **SHORT)  # validated after 5 and 10 updates
-    means = [None, None]  # of the run that samples nothing
-    stds = [*means, None, config.scheduled_std(4), None, config.scheduled_std(9)]
-    assert [call.keywords.get("std") for call in played] == stds
+    moved = note_calls(monkeypatch, Training, "move_mean")
+    train(tmp_path / "run", capsys, final_split="validation")
+    mean = moved[0].args[0].mean_model
+    assert [call.args[0] is mean for call in played] == [True] * 3
+    assert mean is not moved[0].args[0].model
 
 
-def test_validation_of_the_sampled_policy_samples_labels_at_their_temperature(
+def test_validation_of_the_sampled_policy_has_the_std_and_temperature_of_its_update(
     tmp_path, capsys, monkeypatch
 ):
     played = note_calls(monkeypatch, validation, "play_split")
     scored = note_calls(monkeypatch, validation, "score_sampled_labels")
     how = {"estimator": "outcome", "label_temperature": 0.5, "validate_sampled": True}
     train(tmp_path / "run", capsys, **how)
+    config = Config(total_episodes=1280, **SHORT)  # validated after 5 and 10 updates
+    stds = [None, config.scheduled_std(4), None, config.scheduled_std(9)]
+    assert [call.keywords.get("std") for call in played] == stds
     assert len(scored) == 2
     for score, sampled in zip(scored, played[1::2], strict=True):  # the others: mean locations
         assert torch.equal(score.args[0].log_p, 2 * sampled.result.log_p)
@@ -411,16 +337,6 @@ def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monke
         assert torch.equal(choice.args[4], noise[update].uniform[step])
         assert torch.equal(clocks, noise[update].clocks[step])
         assert temperature == 2.0
-
-
-def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
-    keep_first(monkeypatch)
-    flags = {"ema": 0.0, "learning_rate": 0.05, "final_split": "validation"}
-    lines = train(tmp_path / "run", capsys, validation_images=None, **flags)
-    first, last = (line for line in lines if "validation error" in line and " left" in line)
-    assert lines[-1].split(" %")[0] in first
-    assert lines[-1].split(" %")[0] not in last
-    assert lines[-2] == "chosen as the best of 2 validations, so this error is a little low:"
 
 
 def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(

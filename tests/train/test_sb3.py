@@ -23,15 +23,13 @@ from agents.baselines import count_parameters
 from agents.evaluation import Beliefs
 from agents.runs import checkpoints
 from agents.runs.commands import Stopped
-from agents.runs.progress import Stopwatch, TrainingProgress
+from agents.runs.progress import TrainingProgress
 from agents.sb3 import load_sb3
 from agents.sb3.training import weights_of
-from agents.training import spread_seed
-from ram_env import GlimpseVectorEnv, register_dataset
+from ram_env import register_dataset
 from tests.script_helpers import (
     LAST_LINE,
     hide_infos,
-    keep_first,
     note_calls,
     read_metrics,
     register_variant,
@@ -119,42 +117,6 @@ def test_a_run_stopped_by_a_signal_resumes_and_ends_in_the_same_bytes(
         assert (run / file).read_bytes() == (whole / file).read_bytes()
 
 
-def test_it_begins_with_the_seeds_of_all_scripts_says_what_it_does_and_logs_no_clock(
-    tmp_path, capsys, monkeypatch
-):
-    resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
-    judged = note_calls(monkeypatch, Stopwatch, "paused")
-    threads = note_calls(monkeypatch, torch, "set_num_threads")
-    lines = train(tmp_path / "run", capsys, seed=7, validate_sampled=True)
-    assert (threads[0].args, len(judged)) == ((1,), 2)
-    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
-    assert resets[0].keywords["seed"] == spread_seed(7, 16)[0]  # as in all scripts
-    assert "shades-of-grey train: 40 images" in lines[1]
-    assert lines[2] == "ppo_history: 48 steps an update"
-    # 300 steps fill 7 updates of 16 episodes of 3 glimpses; 4 make half of them
-    validations = [line for line in lines if "env steps: validation error" in line]
-    assert re.match(r"192 env steps: .* images\), .* left", validations[0])
-    assert re.match(r"336 env steps: .* images\), 0:00(:00)? left", validations[1])
-    assert [line for line in lines if "test error" in line] == lines[-1:]
-    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
-    main(parse(["--resume", str(tmp_path / "run")]))
-    assert capsys.readouterr().out.splitlines() == lines[-1:]
-    metrics = read_metrics(tmp_path / "run")  # under Stable-Baselines3's tags
-    assert {"eval/most_named", "eval/centre_coverage", "eval/location_spread"} <= metrics.keys()
-    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "eval/error"} <= metrics.keys()
-    assert {"train/value_loss", "train/clip_fraction", "train/learning_rate"} <= metrics.keys()
-    assert not [tag for tag in metrics if tag.startswith("time/")]
-    assert set(metrics["rollout/ep_len_mean"].values()) == {3}
-    assert list(metrics["train/std"]) == [96, 192, 288, 336]
-    timing = (tmp_path / "run" / "timing.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in timing] == ["env_steps", "96", "192", "288", "336"]
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert {"data", "device", "stable-baselines3", "sb3-contrib"} <= settings.keys()
-    seed = harvest_run(tmp_path / "run")
-    assert (seed.curve.env_steps.tolist(), seed.result.total) == ([192, 336], 40)
-    assert seed.result.last.keys() == BEHAVIOUR.keys()
-
-
 @pytest.mark.usefixtures("_short_replay")
 @pytest.mark.parametrize("algorithm", ["a2c_history", "recurrent_ppo", "sac"])  # three buffers
 def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algorithm):
@@ -168,53 +130,27 @@ def test_no_algorithm_learns_from_the_label(tmp_path, capsys, monkeypatch, algor
     assert weights[0] == weights[1]
 
 
-def test_validation_of_the_sampled_policy_changes_nothing_and_the_test_split_stays_unseen(
-    tmp_path, capsys
-):
-    flags = {"validation_images": 30, "final_split": "validation"}
-    for name, sampled in (("plain", False), ("sampled", True)):
-        lines = train(tmp_path / name, capsys, validate_sampled=sampled, **flags)
-        assert not [line for line in lines if "test error" in line or "grey test" in line]
-        assert LAST_LINE.fullmatch(lines[-1])
-    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("plain", "sampled")]
-    assert weights[0] == weights[1]
-    metrics = read_metrics(tmp_path / "sampled")
-    assert metrics["eval/error_sampled"].keys() == metrics["eval/error"].keys()
-    assert metrics["eval/error_sampled"] != metrics["eval/error"]
-
-
-def test_std_and_rate_follow_their_schedules_and_the_status_counts_right_answers(
-    tmp_path, capsys, monkeypatch
-):
-    shown: list[tuple[int, float]] = []
-    monkeypatch.setattr(TrainingProgress, "report", lambda _, *words: shown.append(words))
-    changes = {"std": 0.4, "final_std": 0.1, "log_every": 1, "final_split": "none"}
-    assert train(tmp_path / "run", capsys, **changes)[-1].startswith("finished; no final split")
+def test_the_std_falls_as_the_flags_say_and_metrics_have_the_librarys_tags(tmp_path, capsys):
+    train(tmp_path / "run", capsys, log_every=1, std=0.4, final_std=0.1)
     metrics = read_metrics(tmp_path / "run")
-    accuracies = metrics["rollout/ep_rew_mean"].values()
-    assert shown == [*zip(range(16, 128, 16), accuracies, strict=True)]
-    stds, rates = (list(metrics[f"train/{name}"].values()) for name in ("std", "learning_rate"))
-    assert stds == pytest.approx([0.4 * 0.25 ** (update / 7) for update in range(7)])
-    falling = [1e-3 * (1 + math.cos(math.pi * update / 7)) / 2 for update in range(7)]
-    assert rates == pytest.approx(falling)
+    stds = [0.4 * 0.25 ** (update / 7) for update in range(7)]
+    assert [*metrics["train/std"].values()] == pytest.approx(stds)
+    assert {"train/value_loss", "train/clip_fraction", "rollout/ep_len_mean"} <= metrics.keys()
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {"data", "device", "stable-baselines3", "sb3-contrib"} <= facts.keys()
 
 
 @pytest.mark.parametrize(
     ("algorithm", "kind"), [("a2c", A2C), ("recurrent_ppo", RecurrentPPO), ("ppo_history", PPO)]
 )
 def test_the_best_model_is_left_as_a_zip_of_stable_baselines_and_as_safetensors(
-    tmp_path, capsys, monkeypatch, algorithm, kind
+    tmp_path, capsys, algorithm, kind
 ):
-    flags = {"algorithm": algorithm, "final_split": "none"}
-    train(tmp_path / "last", capsys, keep="last", **flags)
-    keep_first(monkeypatch)
-    train(tmp_path / "run", capsys, **flags)
+    train(tmp_path / "run", capsys, algorithm=algorithm, final_split="none")
     model = load_sb3(kind, tmp_path / "run" / "best.zip", device="cpu")
     saved, weights = load_file(tmp_path / "run" / "best.safetensors"), weights_of(model.policy)
     assert weights.state_dict().keys() == saved.keys()
     assert all(torch.equal(weight, saved[name]) for name, weight in weights.state_dict().items())
-    last = load_file(tmp_path / "last" / "best.safetensors")
-    assert any(not torch.equal(last[name], saved[name]) for name in saved)
     assert count_parameters(model.policy) == sum(w.numel() for w in saved.values())
 
 
@@ -241,23 +177,16 @@ def test_the_stock_script_trains_on_a_users_environment_and_leaves_what_a_compar
     run = tmp_path / "run"
     stock_ppo.main(stock_ppo.Config(run, "users_images:Users-v0", env_steps=10, marks=3))
     seed = harvest_run(run)
-    assert (seed.config["env_steps"], seed.result.total) == (2048, 40)
+    assert seed.result.total == 40
     assert seed.curve.env_steps.tolist() == [2048]  # all marks lie in one rollout
     assert seed.result.last.keys() == BEHAVIOUR.keys() - {"train/explained_variance"}
     del gymnasium.registry["Users-v0"], sys.modules["users_images"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        *(({k: -1}, rf"{k} must be at least \d, got -1") for k in ("env_steps", "marks", "seed")),
-        ({"env_id": "CartPole-v1"}, r"env_id must name a glimpse environment .*CartPole"),
-        ({"run_dir": Path()}, r"\. exists already: choose another"),
-    ],
-)
-def test_the_stock_script_refuses_what_it_could_not_do(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        stock_ppo.Config(**{"run_dir": tmp_path / "run", **changes})
+def test_the_stock_script_refuses_what_it_could_not_do(tmp_path):
+    for changes in ({"env_steps": -1}, {"env_id": "CartPole-v1"}, {"run_dir": tmp_path}):
+        with pytest.raises(ValueError, match=[*changes][0].replace("run_dir", "exists already")):
+            stock_ppo.Config(**{"run_dir": tmp_path / "run", **changes})
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import re
-from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -10,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from agents.runs.folder import RunLog
-from agents.training import Training
+from agents.runs.progress import TrainingProgress
 from tests.pretend_gpu import GPUS
 from tests.script_helpers import SMALL_RUN
 from train.reinforce import Config, main, parse
@@ -58,16 +57,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, one_commit: None) -> Path:
 
 
 def train_and_fail(folder: Path, number: int, **changes: Any) -> None:
-    """Begin a run and let it fail in an update, counted from 1."""
-    updates, move = count(1), Training.move_mean
-
-    def move_or_fail(training: Training, decay: float) -> None:
-        if next(updates) == number:
-            raise FloatingPointError("made to fail")
-        move(training, decay)
-
+    """Begin a run and let it fail in an update, counted from 1, before it is saved."""
+    effects = [None] * (number - 1) + [FloatingPointError("made to fail")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "move_mean", move_or_fail)
+        patch.setattr(TrainingProgress, "report", Mock(side_effect=effects))
         with pytest.raises(FloatingPointError):
             train(folder, **changes)
 

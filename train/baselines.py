@@ -72,7 +72,7 @@ class Config(TaskConfig):
             )
         if unused := sorted(self.keywords.keys() & {field.name for field in fields(Task)}):
             raise ValueError(
-                f"env_kwargs must leave out {unused}: the network sees the whole canvas once"
+                f"env_kwargs must leave out {unused}: a network sees the whole canvas once"
             )
         counts = ("total_episodes", "num_envs")
         bounds = {"at least 1": counts, "positive": ("learning_rate",), "in [0, 1)": ("ema",)}

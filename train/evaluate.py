@@ -44,7 +44,8 @@ from train.keywords import make_vector_env, read_keywords
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
-FRAME_MS, LAST_FRAME_MS = 600, 2000  # of the animation
+NUM_SHOWN = 6  # episodes of the animation
+FRAME_MS, LAST_FRAME_MS = 600, 2000
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ class Config:
     the run's own."""
     num_passes: int = 8
     """Number of passes for the protocol "mean of M first glimpses"."""
-    std: float | None = None
-    """Standard deviation of sampled locations. By default the run's final or learned one."""
     device: str = "auto"
     """Device for networks and environment: cpu, cuda, cuda:N, or auto, a GPU if there is one."""
     threads: int = RunConfig.threads
@@ -73,8 +72,6 @@ class Config:
     process may use."""
     gif: Path | None = None
     """File to write an animation of the split's first episodes to."""
-    gif_episodes: int = 6
-    """Number of episodes in the animation, from the first image on."""
     hindsight: bool = False
     """Also choose locations with the label known, on the first 1000 images. Takes a minute."""
     json: Path | None = None
@@ -84,9 +81,7 @@ class Config:
         """Check what would otherwise fail late."""
         if (self.run_dir is None) == (self.pretrained is None):
             raise ValueError("give either a run folder or --pretrained NAME")
-        counts = ("num_passes", "gif_episodes")
-        ranges = {"from 1 to 4096": ("threads",), "at least 1": counts, "positive": ("std",)}
-        check_settings(self, ranges)
+        check_settings(self, {"from 1 to 4096": ("threads",), "at least 1": ("num_passes",)})
         for path in (self.gif, self.json):
             if path and (path.is_dir() or not path.parent.is_dir()):
                 raise ValueError(f"{path} cannot be written: it is a folder, or in no folder")
@@ -116,7 +111,10 @@ def main(config: Config) -> None:
     name = config.pretrained or str(run_dir)
     device = choose_device(config.device)
     model = load_run(run_dir, env_id=config.env_id)[0].to(device)
-    env_id, env_kwargs, std, locations = read_choices(config, run_dir, model)
+    settings = read_json(run_dir / "config.json", RunFile).config
+    if (env_id := config.env_id or settings.env_id) is None:
+        raise ValueError(f"{run_dir / 'config.json'} has no env_id: give one with --env-id")
+    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
     keywords = read_keywords(env_kwargs)
     find_task(env_id, **keywords)  # refuses other kinds of environment, and unknown keywords
     torch.set_num_threads(config.threads)
@@ -124,22 +122,19 @@ def main(config: Config) -> None:
     check_fit(model, env)
     check_data(name, run_dir, data=env.data_source, is_sample=env.data_is_sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
-    if (known := model.config.num_glimpses) not in (0, here := env.task.num_glimpses):
-        print(f"the agent learned to tell the time in {known} glimpses, here it has {here}")
     print(f"{env.data_source}\n")
 
     # Protocols
-    play = partial(play_split, model, env, env.num_images, control=Control(locations, env))
+    play = partial(play_split, model, env, env.num_images, control=Control(settings.locations, env))
     beliefs = play(num_passes=config.num_passes)
     by_glimpse = score_by_glimpse(beliefs)
     at_stop, glimpses = score_at_stop(beliefs)
     whole = "" if beliefs.stop_logits is None else ", all glimpses"
-    stds = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
-    sampled = score_by_glimpse(play(std=std))[-1]
-    scores = {
-        f"mean location{whole}": by_glimpse[-1],
-        f"sampled location, std {stds}{whole}": sampled,
-    }
+    scores = {f"mean location{whole}": by_glimpse[-1]}
+    learned, fixed = model.location_std, settings.final_std or settings.std
+    if (std := fixed if learned is None else learned.detach()) is not None:
+        stds = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
+        scores[f"sampled location, std {stds}{whole}"] = score_by_glimpse(play(std=std))[-1]
     if config.num_passes > 1:
         scores[f"mean of {config.num_passes} first glimpses"] = score_mean_of_passes(beliefs)
     if whole:
@@ -183,28 +178,10 @@ def main(config: Config) -> None:
         }
         write_whole(config.json, to_json(portable(report, run_dir)))
     if config.gif:
-        where = env_id, config.gif, config.gif_episodes, locations
+        where = env_id, config.gif, NUM_SHOWN, settings.locations
         animate(model, *where, split=config.split, **keywords)
-        print(f"\n{config.gif_episodes} {config.split} episodes{whole}: {config.gif}")
+        print(f"\n{NUM_SHOWN} {config.split} episodes{whole}: {config.gif}")
     print(f"\n{config.split} {at_stop}")
-
-
-def read_choices(
-    config: Config, run_dir: Path, model: RecurrentAttentionModel
-) -> tuple[str, str, Any, str]:
-    """Return the environment's id and keywords, the std and who chooses locations.
-
-    Flags go before the run's settings. ValueError if neither has one.
-    """
-    path = run_dir / "config.json"
-    settings, learned = read_json(path, RunFile).config, model.location_std
-    env_id = settings.env_id if config.env_id is None else config.env_id
-    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
-    scheduled = settings.final_std or settings.std
-    std = config.std or (scheduled if learned is None else learned.detach())
-    if env_id is None or std is None:
-        raise ValueError(f"{path} lacks env_id or final_std: give --env-id or --std")
-    return env_id, env_kwargs, std, settings.locations
 
 
 def make_env(

@@ -325,9 +325,6 @@ def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(
 
 
 def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypatch):
-    assert parse(["--preset", "None"]) == parse([])
-    with pytest.raises(ValueError, match=r"preset must be a \.toml file or among .*got 'worst'"):
-        parse(["--preset", "worst"])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         parse(["--help"])
@@ -470,24 +467,26 @@ def test_in_an_update_a_gpu_is_waited_for_once_a_glimpse_and_twice_besides(
     assert not uploaded_after - uploaded
 
 
-def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, monkeypatch):
-    keywords = {"allow_stop": True, "glimpse_cost": 2.0}  # more than any label earns
+@pytest.mark.parametrize(
+    ("keywords", "cost"), [({"allow_stop": True, "glimpse_cost": 2.0}, 0), ({}, 1e-9)]
+)
+def test_an_agent_learns_to_stop_where_glimpses_have_a_price(
+    tmp_path, capsys, monkeypatch, keywords, cost
+):
     register_variant(monkeypatch, "Stopping-v0", "SignpostGlimpse-v0", **keywords)
-    for env_id, cost in (("Stopping-v0", 0), ("SignpostGlimpse-v0", 1e-9)):
-        run_dir = tmp_path / env_id
-        flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 5e-3}
-        flags |= {"total_episodes": 3840, "conv_features": 0, "final_split": "test"}
-        train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, **flags)
-        result = json.loads((run_dir / "result.json").read_text())
-        assert f"glimpses {result['glimpses']:.3f}" in result["line"]
-        assert len(read_metric(run_dir, "eval/glimpses")) == 2
-        if env_id == "Stopping-v0":
-            assert result["glimpses"] < 1.1
-        else:  # as its weights stop, played again
-            how = {"split": "test", "order": "sequential"}
-            env = make_env(Config(env_id=env_id), torch.device("cpu"), 500, **how)
-            beliefs = validation.play_split(load_run(run_dir)[0], env, env.num_images)
-            assert result["glimpses"] == score_at_stop(beliefs)[1]
+    flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 5e-3}
+    flags |= {"total_episodes": 3840, "conv_features": 0, "final_split": "test"}
+    train(tmp_path / "run", capsys, env_id="Stopping-v0", glimpse_cost=cost, **flags)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert f"glimpses {result['glimpses']:.3f}" in result["line"]
+    assert len(read_metric(tmp_path / "run", "eval/glimpses")) == 2
+    if keywords:  # a price of more than any label earns
+        assert result["glimpses"] < 1.1
+    else:  # as its weights stop, played again
+        how = {"split": "test", "order": "sequential"}
+        env = make_env(Config(env_id="SignpostGlimpse-v0"), torch.device("cpu"), 500, **how)
+        beliefs = validation.play_split(load_run(tmp_path / "run")[0], env, env.num_images)
+        assert result["glimpses"] == score_at_stop(beliefs)[1]
 
 
 def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsys):

@@ -189,19 +189,12 @@ def test_the_stock_script_refuses_what_it_could_not_do(tmp_path):
             stock_ppo.Config(**{"run_dir": tmp_path / "run", name: value})
 
 
-@pytest.mark.slow
-def test_many_lanes_of_the_stock_script_choose_columns_rows_and_classes(tmp_path, capsys):
-    run, settings = tmp_path / "run", {"num_envs": 4, "action_format": "multidiscrete"}
-    config = stock_ppo.Config(run, "ShadesGlimpse-v0", env_steps=8_000, marks=1, **settings)
-    stock_ppo.main(config)
-    assert "8192 env steps, in whole rollouts of 8192" in capsys.readouterr().out
-    assert json.loads((run / "result.json").read_text())["wrong"] / 40 < 0.6  # chance: 0.75
-
-
 def test_the_stock_script_reports_that_it_diverged(tmp_path, monkeypatch):
     monkeypatch.setattr(stock_ppo, "PPO", partial(PPO, learning_rate=math.inf, n_steps=64))
+    lanes: Any = {"num_envs": 2, "action_format": "multidiscrete"}
+    config = stock_ppo.Config(tmp_path / "run", "ShadesGlimpse-v0", env_steps=256, **lanes)
     with pytest.raises(FloatingPointError):
-        stock_ppo.main(stock_ppo.Config(tmp_path / "run", "ShadesGlimpse-v0", env_steps=128))
+        stock_ppo.main(config)
 
 
 @pytest.mark.parametrize("algorithm", OFF_POLICY)
@@ -260,8 +253,13 @@ def test_a_bad_setting_fails_at_once():
         Config(algorithm="sac", n_epochs=2)
 
 
+def test_a_curriculum_must_suit_the_reward_of_the_flag(tmp_path):
+    (tmp_path / "stages.toml").write_text("stages = [{ until = 0.5, success = 0.5, env = {} }]")
+    with pytest.raises(ValueError, match="success counts last rewards above 0, but reward='log_sc"):
+        Config(reward="log_score", curriculum=str(tmp_path / "stages.toml"))
+
+
 def test_batches_must_hold_two_samples_and_a2c_ignores_minibatches():
-    assert Config(algorithm="a2c", batch_episodes=48).lane_episodes == 4
     one: Any = {"env_kwargs": "num_glimpses = 1", "batch_episodes": 1}
     with pytest.raises(ValueError, match="hold two steps"):
         Config(**one)
@@ -270,29 +268,18 @@ def test_batches_must_hold_two_samples_and_a2c_ignores_minibatches():
         Config(algorithm="a2c", num_envs=1, rollout_episodes=1, env_kwargs="num_glimpses = 1")
 
 
-def test_a_curriculum_must_suit_the_reward_of_the_flag(tmp_path):
-    path = tmp_path / "stages.toml"
-    path.write_text("stages = [{ until = 0.5, success = 0.5, env = { board_size = 2 } }]")
-    settings: Any = {"env_id": "SignpostGlimpse-v0", "curriculum": str(path)}
-    Config(**settings)
-    with pytest.raises(ValueError, match="success counts last rewards above 0, but reward='log_sc"):
-        Config(reward="log_score", **settings)
-
-
 @pytest.mark.parametrize("algorithm", ON_POLICY)
 def test_flags_reach_the_algorithm(algorithm):
     flags = {"gae_lambda": 0.7, "entropy_coef": 0.02, "n_epochs": 3, "learning_rate": 1e-3}
     flags |= {"batch_episodes": 4, "hidden_size": 24, "num_envs": 8, "reward": "dense"}
-    flags |= {"policy_coef": 0.3, "std": 0.4}
-    config = Config(algorithm=algorithm, env_id="ShadesGlimpse-v0", rollout_episodes=2, **flags)
+    flags |= {"policy_coef": 0.3, "std": 0.4, "rollout_episodes": 2, "env_id": "ShadesGlimpse-v0"}
+    config = Config(algorithm=algorithm, **flags)
     lanes = to_sb3(config, make_vector_env("ShadesGlimpse-v0", 8))
     model: Any = make_learner(config, lanes, torch.device("cpu"), seed=1).model
     assert (model.gamma, model.gae_lambda, model.ent_coef) == (1, 0.7, 0.02)
     assert (model.n_steps, model.lr_schedule(0.1)) == (2 * 3, 1e-3)
-    assert model.policy_kwargs["num_classes"] == 4
-    assert model.policy_kwargs["label_counts"] == "every"
-    assert model.policy_kwargs["location_weight"] == 0.3
-    assert model.policy_kwargs["initial_std"] == 0.4
+    expected = {"num_classes": 4, "label_counts": "every", "location_weight": 0.3}
+    assert {**expected, "initial_std": 0.4}.items() <= model.policy_kwargs.items()
     if not algorithm.startswith("a2c"):
         assert (model.n_epochs, model.batch_size) == (3, 4 * 3)
     if algorithm == "recurrent_ppo":

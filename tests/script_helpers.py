@@ -1,6 +1,5 @@
 """What tests of the scripts share."""
 
-import itertools
 import json
 import logging
 import re
@@ -17,7 +16,6 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.ram import RecurrentAttentionModel
-from agents.training import Training
 from ram_env import GlimpseVectorEnv
 
 LAST_LINE = re.compile(
@@ -96,12 +94,6 @@ def hide_infos(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
     for name in ("step", "reset"):
         monkeypatch.setattr(GlimpseVectorEnv, name, hidden(getattr(GlimpseVectorEnv, name)))
-
-
-def keep_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the first validation of a run be the best, whatever its error is."""
-    judge, count = Training.is_best, itertools.count()
-    monkeypatch.setattr(Training, "is_best", lambda self, *_, **__: judge(self, next(count)))
 
 
 class Call(NamedTuple):

@@ -42,7 +42,7 @@ from agents.training import (
 from ram_env import GlimpseVectorEnv
 from ram_env.tasks import ImageTask, Task
 from train.keywords import TaskConfig, make_vector_env
-from train.session import Session, describe
+from train.session import NUM_ENVS, Session, describe
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,20 @@ class Config(TaskConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        _ = self.canvas_side  # which refuses other tasks
+        if not isinstance(task := self.task, ImageTask) or task.canvas_size % 2:
+            raise ValueError(
+                "env_id must name a task of labelled images on canvases with an even size, such as "
+                f"MNISTGlimpse-v0, got {task}"
+            )
         if unused := sorted(self.keywords.keys() & {field.name for field in fields(Task)}):
             raise ValueError(
-                f"env_kwargs must leave out {unused}: a network sees the whole canvas once, and is "
-                "told the label"
+                f"env_kwargs must leave out {unused}: a network sees the whole canvas once"
             )
         counts = ("total_episodes", "num_envs")
         bounds = {"at least 1": counts, "positive": ("learning_rate",), "in [0, 1)": ("ema",)}
         check_settings(self, bounds)
 
     keep = "best"  # of the weights; not a flag
-
-    @property
-    def canvas_side(self) -> int:
-        """Side of the canvases [px]; ValueError if it is odd, or the images have no labels."""
-        if not isinstance(task := self.task, ImageTask):
-            raise ValueError(
-                "env_id must name a task of labelled images, such as MNISTGlimpse-v0, got "
-                f"{self.env_id!r}: in other tasks the image alone need not determine the label"
-            )
-        if (side := task.canvas_size) % 2:
-            what = "even, as a glimpse's side is"
-            raise ValueError(f"canvas_size must be {what}, got {side} in {self.env_id}")
-        return side
 
 
 def main(config: Config) -> None:
@@ -106,7 +96,7 @@ def train(config: Config, log: RunLog, stop: Stop) -> None:
     torch.manual_seed(torch_seed)
     make = partial(make_env, config, device)
     env = make(config.num_envs, split="train")
-    validation_env = make(500, split="validation", order="sequential")
+    validation_env = make(NUM_ENVS, split="validation", order="sequential")
     config.open_final_split()
     model = make_baseline(config.model, *env.glimpse_shape[:2], env.num_classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
@@ -165,8 +155,7 @@ def validate(
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:
     """Make the environment with one glimpse as large as the canvas: see :func:`draw`."""
-    side = config.canvas_side
-    more |= {"glimpse_size": side, "num_scales": 1, "num_glimpses": 1}
+    more |= {"glimpse_size": config.task.side, "num_scales": 1, "num_glimpses": 1}
     more |= {"device": None if device.type == "cpu" else str(device)}
     return make_vector_env(config.env_id, num_envs, **{**config.keywords, **more})
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from agents.training import spread_seed
 from ram_env import GlimpseVectorEnv
 from ram_env.lockstep import LockstepEnv
+from train.curriculum import CurriculumEnv
 from train.keywords import make_vector_env
 from train.settings import Config
-from train.stages import CurriculumEnv
 
 
 def make_env(config: Config, device: torch.device, num_envs: int, **more: Any) -> GlimpseVectorEnv:

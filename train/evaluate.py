@@ -10,7 +10,6 @@ from __future__ import annotations
 from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,12 +40,12 @@ from agents.runs.machine import commit, describe_device, describe_machine
 from agents.runs.records import portable
 from agents.training import check_settings, choose_device
 from ram_env import GlimpseVectorEnv, extract_glimpses, find_task, frozen_canvases
-from ram_env.tasks import Task
 from train.keywords import make_vector_env, read_keywords
 
 NUM_ENVS = 500
 NUM_HINDSIGHT = 1000  # images; with 225 candidates per glimpse more of them are slow
-FRAME_MS, LAST_FRAME_MS = 600, 2000  # of the animation
+NUM_SHOWN = 6  # episodes of the animation
+FRAME_MS, LAST_FRAME_MS = 600, 2000
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,6 @@ class Config:
     the run's own."""
     num_passes: int = 8
     """Number of passes for the protocol "mean of M first glimpses"."""
-    std: float | None = None
-    """Standard deviation of sampled locations. By default the run's final or learned one."""
     device: str = "auto"
     """Device for networks and environment: cpu, cuda, cuda:N, or auto, a GPU if there is one."""
     threads: int = RunConfig.threads
@@ -75,8 +72,6 @@ class Config:
     process may use."""
     gif: Path | None = None
     """File to write an animation of the split's first episodes to."""
-    gif_episodes: int = 6
-    """Number of episodes in the animation, from the first image on; at most 100."""
     hindsight: bool = False
     """Also choose locations with the label known, on the first 1000 images. Takes a minute."""
     json: Path | None = None
@@ -86,18 +81,10 @@ class Config:
         """Check what would otherwise fail late."""
         if (self.run_dir is None) == (self.pretrained is None):
             raise ValueError("give either a run folder or --pretrained NAME")
-        counts = ("num_passes", "gif_episodes")
-        ranges = {"from 1 to 4096": ("threads",), "at least 1": counts, "positive": ("std",)}
-        check_settings(self, ranges)
-        if self.gif_episodes > 100:  # all frames are in memory
-            raise ValueError(f"gif_episodes must be at most 100, got {self.gif_episodes}")
-        if self.gif and self.gif.suffix != ".gif":
-            raise ValueError(f"gif must end in .gif, got {self.gif}")
+        check_settings(self, {"from 1 to 4096": ("threads",), "at least 1": ("num_passes",)})
         for path in (self.gif, self.json):
-            if path and not path.parent.is_dir():
-                raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-            if path and path.is_dir():
-                raise ValueError(f"{path} cannot be written: it is a folder")
+            if path and (path.is_dir() or not path.parent.is_dir()):
+                raise ValueError(f"{path} cannot be written: it is a folder, or in no folder")
 
 
 class RunSettings(msgspec.Struct):
@@ -124,7 +111,10 @@ def main(config: Config) -> None:
     name = config.pretrained or str(run_dir)
     device = choose_device(config.device)
     model = load_run(run_dir, env_id=config.env_id)[0].to(device)
-    env_id, env_kwargs, std, locations = read_choices(config, run_dir, model)
+    settings = read_json(run_dir / "config.json", RunFile).config
+    if (env_id := config.env_id or settings.env_id) is None:
+        raise ValueError(f"{run_dir / 'config.json'} has no env_id: give one with --env-id")
+    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
     keywords = read_keywords(env_kwargs)
     find_task(env_id, **keywords)  # refuses other kinds of environment, and unknown keywords
     torch.set_num_threads(config.threads)
@@ -132,26 +122,44 @@ def main(config: Config) -> None:
     check_fit(model, env)
     check_data(name, run_dir, data=env.data_source, is_sample=env.data_is_sample)
     print(f"run {name}, {env_id}{env_kwargs and f' with {env_kwargs}'}, device {device}")
-    if (known := model.config.num_glimpses) not in (0, here := env.task.num_glimpses):
-        print(f"the agent learned to tell the time in {known} glimpses, here it has {here}")
     print(f"{env.data_source}\n")
 
     # Protocols
-    control = Control(locations, env)  # as the trainer validates it
-    play = partial(play_split, model, env, env.num_images, control=control)
-    beliefs, sampled = play(num_passes=config.num_passes), play(std=std)
+    play = partial(play_split, model, env, env.num_images, control=Control(settings.locations, env))
+    beliefs = play(num_passes=config.num_passes)
     by_glimpse = score_by_glimpse(beliefs)
     at_stop, glimpses = score_at_stop(beliefs)
-    protocols = score_protocols(beliefs, sampled, std, config.num_passes)
+    whole = "" if beliefs.stop_logits is None else ", all glimpses"
+    scores = {f"mean location{whole}": by_glimpse[-1]}
+    learned, fixed = model.location_std, settings.final_std or settings.std
+    if (std := fixed if learned is None else learned.detach()) is not None:
+        stds = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
+        scores[f"sampled location, std {stds}{whole}"] = score_by_glimpse(play(std=std))[-1]
+    if config.num_passes > 1:
+        scores[f"mean of {config.num_passes} first glimpses"] = score_mean_of_passes(beliefs)
+    if whole:
+        scores[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
     hindsight = {}
     if config.hindsight:
         canvases, _ = frozen_canvases(env_id, config.split, **keywords)
         hindsight = score_in_hindsight(model, beliefs, env, canvases)
-    diagnosis = diagnose(beliefs, env.task)
+    diagnosis = {
+        "centre_coverage": diagnostics.coverage(beliefs, "centre", env.task).tolist(),
+        "object_coverage": diagnostics.coverage(beliefs, "object", env.task).tolist(),
+        "location_spread": diagnostics.location_spread(beliefs).tolist(),
+        "bits_gained": diagnostics.bits_gained(beliefs).tolist(),
+    }
 
     # Report
     print(table(by_glimpse, diagnosis, config.num_passes), end="\n\n")
-    print_scores(protocols, hindsight)
+    width = 2 + max(map(len, scores))
+    for protocol, score in scores.items():
+        print(f"{protocol + ':':{width}} {score}")
+    if hindsight:
+        swayed = f"{100 - hindsight['wrong_label'].error:.2f} %"
+        print(f"\nLocations chosen for the true label: {hindsight['true_label']}")
+        print(f"Locations chosen for a wrong label: the model predicts that one for {swayed};")
+        print("the higher this is, the less the line above says about looking better")
     if config.json:
         report = {
             **facts,
@@ -162,7 +170,7 @@ def main(config: Config) -> None:
             "split": config.split,
             "data": env.data_source,
             "sample": env.data_is_sample,
-            "protocols": {protocol: score.to_json() for protocol, score in protocols.items()},
+            "protocols": {protocol: score.to_json() for protocol, score in scores.items()},
             "stop": {**at_stop.to_json(), "glimpses": glimpses},
             "hindsight": {label: score.to_json() for label, score in hindsight.items()},
             "by_glimpse": [score.to_json() for score in by_glimpse],
@@ -170,60 +178,10 @@ def main(config: Config) -> None:
         }
         write_whole(config.json, to_json(portable(report, run_dir)))
     if config.gif:
-        where = env_id, config.gif, config.gif_episodes, locations
+        where = env_id, config.gif, NUM_SHOWN, settings.locations
         animate(model, *where, split=config.split, **keywords)
-        whole = "" if beliefs.stop_logits is None else ", all glimpses"
-        print(f"\n{config.gif_episodes} {config.split} episodes{whole}: {config.gif}")
+        print(f"\n{NUM_SHOWN} {config.split} episodes{whole}: {config.gif}")
     print(f"\n{config.split} {at_stop}")
-
-
-def read_choices(
-    config: Config, run_dir: Path, model: RecurrentAttentionModel
-) -> tuple[str, str, Any, str]:
-    """Return the environment's id and keywords, the std and who chooses locations.
-
-    Flags go before the run's settings. ValueError if neither has one.
-    """
-    path = run_dir / "config.json"
-    settings, learned = read_json(path, RunFile).config, model.location_std
-    env_id = settings.env_id if config.env_id is None else config.env_id
-    env_kwargs = settings.env_kwargs if config.env_kwargs is None else config.env_kwargs
-    scheduled = settings.final_std or settings.std
-    std = config.std or (scheduled if learned is None else learned.detach())
-    if env_id is None or std is None:
-        missing = "final_std: give one with --std" if env_id else "env_id: give one with --env-id"
-        raise ValueError(f"{path} has no {missing}")
-    return env_id, env_kwargs, std, settings.locations
-
-
-def score_protocols(
-    beliefs: Beliefs, sampled: Beliefs, std: Any, num_passes: int
-) -> dict[str, Score]:
-    """Return the score under each protocol by its name; ``sampled`` are those with a std."""
-    of_axes = " and ".join(f"{axis:g}" for axis in torch.as_tensor(std).reshape(-1).tolist())
-    whole = "" if beliefs.stop_logits is None else ", all glimpses"
-    protocols = {
-        f"mean location{whole}": score_by_glimpse(beliefs)[-1],
-        f"sampled location, std {of_axes}{whole}": score_by_glimpse(sampled)[-1],
-    }
-    if num_passes > 1:
-        protocols[f"mean of {num_passes} first glimpses"] = score_mean_of_passes(beliefs)
-    if whole:
-        at_stop, glimpses = score_at_stop(beliefs)
-        protocols[f"own stop, {glimpses:.2f} glimpses on average"] = at_stop
-    return protocols
-
-
-def print_scores(protocols: Mapping[str, Score], hindsight: Mapping[str, Score]) -> None:
-    """Print a line per protocol and, if there is one, what hindsight brings."""
-    width = 2 + max(map(len, protocols))
-    for protocol, score in protocols.items():
-        print(f"{protocol + ':':{width}} {score}")
-    if hindsight:
-        swayed = f"{100 - hindsight['wrong_label'].error:.2f} %"
-        print(f"\nLocations chosen for the true label: {hindsight['true_label']}")
-        print(f"Locations chosen for a wrong label: the model predicts that one for {swayed};")
-        print("the higher this is, the less the line above says about looking better")
 
 
 def make_env(
@@ -268,17 +226,6 @@ def score_in_hindsight(
     }
 
 
-def diagnose(beliefs: Beliefs, task: Task) -> dict[str, Any]:
-    """Return what glimpses cover, how they spread and what they tell: a value per glimpse."""
-    columns = {
-        "centre_coverage": diagnostics.coverage(beliefs, "centre", task),
-        "object_coverage": diagnostics.coverage(beliefs, "object", task),
-        "location_spread": diagnostics.location_spread(beliefs),
-        "bits_gained": diagnostics.bits_gained(beliefs),
-    }
-    return {name: values.tolist() for name, values in columns.items()}
-
-
 def table(scores: list[Score], diagnosis: dict[str, Any], num_passes: int) -> str:
     """Return one row per glimpse, below what the columns are."""
     passes = "" if num_passes == 1 else f", other columns over {num_passes} passes"
@@ -290,8 +237,8 @@ def table(scores: list[Score], diagnosis: dict[str, Any], num_passes: int) -> st
     ]
     *columns, bits_gained = diagnosis.values()
     gained = ["-", *(f"{bits:+.3f}" for bits in bits_gained)]
-    columns = scores, *columns, gained
-    for t, (score, middle, whole, (x, y), bits) in enumerate(zip(*columns, strict=True), 1):
+    rows = zip(scores, *columns, gained, strict=True)
+    for t, (score, middle, whole, (x, y), bits) in enumerate(rows, 1):
         low, high = score.interval
         lines.append(
             f"{t:7}{score.error:10.2f}{low:8.2f}-{high:5.2f}{100 * middle:11.1f}{100 * whole:12.1f}"

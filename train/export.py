@@ -47,14 +47,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what would otherwise fail late."""
-        if self.onnx.suffix != ".onnx":
-            raise ValueError(f"onnx must end in .onnx, got {self.onnx}")
-        if not self.onnx.parent.is_dir():
-            raise ValueError(
-                f"{self.onnx} cannot be written: there is no folder {self.onnx.parent}"
-            )
-        if self.onnx.exists():
-            raise ValueError(f"{self.onnx} exists already: delete it or choose another name")
+        if self.onnx.suffix != ".onnx" or self.onnx.exists() or not self.onnx.parent.is_dir():
+            raise ValueError(f"onnx must be a new file NAME.onnx in a folder, got {self.onnx}")
 
 
 class Step(nn.Module):

@@ -2,7 +2,8 @@
 
 Writes what :func:`agents.runs.loading.load_run` reads, the result, the validation errors and a
 model card to ``agents/pretrained/NAME`` with a manifest of their SHA-256, without the paths of this
-machine.
+machine. The card is a ``README.md`` in the format of the Hugging Face Hub: upload the folder as it
+is. After a change of ``card.md``, call :func:`rewrite_cards`.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ from train import startup  # noqa: F401 - before slow imports
 
 # isort: split
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
 from msgspec import Struct
 
+from agents.estimators import ESTIMATORS
 from agents.runs import loading
 from agents.runs.commands import parse_flags, run
-from agents.runs.files import read_csv, read_file, read_json, to_json
-from agents.runs.hashed import MAX_BYTES, write_hashed
+from agents.runs.files import parse, read_csv, read_file, read_json, to_json
+from agents.runs.hashed import MAX_BYTES, read_hashed, write_hashed
 from agents.runs.records import ResultRecord, RunRecord, portable
 from ram_env import TASKS
-from train.cards import model_card
+
+CARD = Path(__file__).with_name("card.md")
+"""The card's text, with names in braces for what differs."""
+HUB_DATASETS = {"MNIST": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
 
 
 class _Metric(Struct):
@@ -86,6 +93,35 @@ def main(config: Config) -> None:
     files["README.md"] = model_card(config.name, files)
     write_hashed(loading.PRETRAINED / config.name, files)
     print(loading.PRETRAINED / config.name)
+
+
+def model_card(name: str, files: Mapping[str, bytes]) -> bytes:
+    """Return the card of an agent, given its name and its ``config.json`` and ``result.json``."""
+    folder = loading.PRETRAINED / name
+    record = parse(files["config.json"], folder / "config.json", RunRecord)
+    result = parse(files["result.json"], folder / "result.json", dict[str, Any])
+    data, n = record.data.partition(" ")[0], result.get("glimpses")
+    sees_label = ESTIMATORS[record.config["estimator"]].sees_label
+    hub = HUB_DATASETS.get(data)
+    card = CARD.read_text().format(
+        name=name,
+        record=record,
+        settings=record.config,
+        result=result,
+        datasets=f"datasets:\n- {hub}\n" if hub else "",
+        dataset=hub or record.config["env_id"],
+        how="mean location" if n is None else f"own stop, {n:.2f} glimpses on average",
+        learns=f"the loss {'sees the true label' if sees_label else 'sees the reward, no label'}",
+    )
+    return card.encode()
+
+
+def rewrite_cards() -> None:
+    """Rewrite the card of every published agent, and the digests."""
+    for name in loading.published_names():
+        folder = loading.pretrained_dir(name)
+        files = read_hashed(folder)
+        write_hashed(folder, {**files, "README.md": model_card(name, files)})
 
 
 if __name__ == "__main__":

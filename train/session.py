@@ -33,10 +33,9 @@ def describe(
     facts = {"data": env.data_source, "sample": env.data_is_sample, **more}
     log.note_facts({**facts, "device": where, "parameters": size})
     bf16 = choose_bf16(getattr(config, "bf16", False), device, log)
-    log.say(
-        f"device {where}, {'bfloat16' if bf16 else 'float32'}, {config.threads} threads, seed "
-        f"{config.seed}, {size} parameters, run {log.folder}"
-    )
+    dtype = "bfloat16" if bf16 else "float32"
+    how = f"{dtype}, {config.threads} threads, seed {config.seed}, {size} parameters"
+    log.say(f"device {where}, {how}, run {log.folder}")
     log.say(env.data_source)
     return bf16
 

@@ -20,6 +20,18 @@ from train.keywords import AgentConfig
 
 PRESETS = Path(__file__).parent / "presets"
 """Folder of the files of settings that ``--preset`` takes by name."""
+RANGES = {
+    "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
+    "positive": (
+        *("std", "final_std", "learning_rate", "max_log_odds", "max_grad_norm"),
+        "label_temperature",
+    ),
+    "at least 0": (
+        *("shift", "glimpse_cost", "state_cap", "discount", "policy_coef", "baseline_coef"),
+        *("entropy_coef", "weight_decay", "location_rate", "muon_rate", "replay_steps"),
+    ),
+    "in [0, 1)": ("ema", "beta2"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,28 +56,6 @@ class EpisodeConfig(StartConfig):
     glimpse_cost: float = 0.0
     """Price of a glimpse, in rewards. Above 0 the agent also learns when to stop."""
 
-    def __post_init__(self) -> None:
-        """Check the group."""
-        super().__post_init__()
-        check_settings(self, {"at least 0": ("shift", "glimpse_cost")})
-        task = self.task
-        side = min(replace(task, **each).side for each in ({}, *(s.env for s in self.stages)))
-        if task.glimpse_cost and self.glimpse_cost:
-            raise ValueError(f"glimpse_cost must be 0 for {self.env_id}, which has its own")
-        if self.shift and self.locations == "oracle":
-            raise ValueError("shift must be 0 with locations oracle")
-        if self.shift >= side:
-            raise ValueError(
-                f"shift must be less than the {side} pixels of the smallest canvas, got "
-                f"{self.shift}"
-            )
-
-    @property
-    def price(self) -> float | None:
-        """Price of a glimpse where the agent learns to stop, None where it doesn't."""
-        learns = self.task.allow_stop or self.glimpse_cost > 0
-        return (self.glimpse_cost or self.task.glimpse_cost) if learns else None
-
 
 @dataclass(frozen=True)
 class ModelConfig(EpisodeConfig):
@@ -74,56 +64,31 @@ class ModelConfig(EpisodeConfig):
     core: Literal[tuple(CORES)] = "gru"  # pyright: ignore[reportInvalidTypeForm]
     """Type of the recurrent core. The paper's is rnn."""
     recurrent_init: Literal["identity", "uniform"] = expert("identity")
-    """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise,
-    which gru and lstm cores always use. The paper doesn't say."""
+    """Initial recurrent weights of an rnn core: the identity (ours), or PyTorch's uniform noise."""
     hidden_size: int = 160
     """Units of the recurrent core. The paper's has 256."""
     see_time: bool = False
     """Show the core the share of glimpses so far. The paper's core doesn't see it."""
     state_cap: float = expert(0.0)
-    """Upper bound on the units of an rnn core, which prevents break-downs. 0 disables it."""
+    """Cap on the activations of an rnn core, against divergence. 0 disables it."""
     conv_features: int = 32
-    """Channels of the first convolution over the glimpse; a second has twice as many. 0 leaves both
-    out, as in the paper."""
+    """Channels of the first of two convolutions over the glimpse. 0 leaves both out (the paper)."""
     location: Literal["offset", "absolute"] = expert("offset")
     """What the location network predicts: an offset from the present location, or a location."""
     location_hidden: int = expert(128)
-    """Units of a hidden layer in the location network. 0 leaves the layer out, as in the paper."""
+    """Units of a hidden layer in the location network. 0 leaves it out, as in the paper."""
     location_gradient: Literal["estimator", "core", "stopped"] = expert("estimator")
-    """Whether the location network's gradient flows into the core or is stopped before it. By
-    default the estimator decides."""
+    """Whether the location network's gradient reaches the core; the estimator decides."""
     std: float = 0.2
     """Standard deviation of the location policy at the start, in units of half an image."""
     final_std: float | None = 0.03
-    """Standard deviation of the location policy at the end. It falls geometrically. None keeps
-    std, as in the paper."""
+    """Standard deviation at the end; it falls geometrically. None keeps std, as in the paper."""
     learned_std: bool = expert(False)
-    """Learn the standard deviations of x and y, from std on (with --initial: from that run's), in
-    place of a schedule."""
+    """Learn the standard deviations of x and y, from std or those of --initial on."""
     bf16: bool = True
     """Compute the networks in bfloat16 during training if the hardware has it, which is faster."""
     graph: bool = False
-    """Run each update as one CUDA graph, with a single launch. The CPU runs it without a graph."""
-
-    def __post_init__(self) -> None:
-        """Check the group."""
-        super().__post_init__()
-        check_settings(self, {"at least 0": ("state_cap",), "positive": ("std", "final_std")})
-        if self.graph and num_ranks() > 1:
-            raise ValueError(
-                f"graph must be off under torchrun, which runs {num_ranks()} processes: a graph of "
-                "several GPUs' messages is untested"
-            )
-        if not self.learned_std and (self.final_std or 0) > self.std:
-            raise ValueError(f"final_std must be at most std={self.std}, got {self.final_std}")
-
-    @property
-    def users(self) -> dict[str, tuple[bool, str]]:
-        """Whether the other settings use a setting, and what uses it, by name."""
-        return {
-            "state_cap": (self.core == "rnn", "core rnn"),
-            "final_std": (not self.learned_std, "a std that isn't learned"),
-        }
+    """Run each update as one CUDA graph (faster on a GPU; no effect on the CPU)."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +100,11 @@ class LearningConfig(ModelConfig):
     num_envs: int = 512
     """Number of episodes played in parallel, over all processes: the batch of one update."""
     estimator: Literal[tuple(ESTIMATORS)] = "dense_log_odds"  # pyright: ignore[reportInvalidTypeForm]
-    """How the agent learns from an episode: see agents/estimators.py."""
+    """How the agent learns from an episode: see docs/estimators.md."""
     num_rollouts: int = 1
-    """How often each image is played, with any estimator; leave_one_out needs at least 2. Must
-    divide num_envs."""
+    """How often each image is played; a divisor of num_envs. leave_one_out needs at least 2."""
     optimizer: Literal["adamw", "muon", "sgd"] = "muon"
-    """Optimizer: Muon for matrices with AdamW for the rest, AdamW alone, or SGD with momentum 0.9
-    as in the paper."""
+    """Muon for matrices and AdamW for the rest, AdamW alone, or the paper's SGD, momentum 0.9."""
     learning_rate: float = 2e-3
     """Learning rate at the start. It falls to 0 along half a cosine."""
     location_rate: float = expert(1.0)
@@ -155,10 +118,10 @@ class LearningConfig(ModelConfig):
     replay_size: int = expert(200)
     """Number of newest rollouts that the replay holds, of num_envs episodes each."""
     discount: float = 0.5
-    """Discount on the credit for glimpses after the next one (outcome estimators and most dense
-    ones). Above 1, the last glimpses count most."""
+    """Weight of each later glimpse in a location's return, relative to the one before (outcome and
+    most dense estimators). Above 1, the last glimpses count most."""
     max_log_odds: float = expert(9.0)
-    """Log-odds of the label up to which a location is paid for evidence (dense_log_odds)."""
+    """Cap on the log-odds of the label in a location's return (dense_log_odds)."""
     normalise_by_step: bool = expert(False)
     """Normalise the return of each glimpse's location on its own (estimators that normalise)."""
     policy_coef: float = 0.2
@@ -166,101 +129,91 @@ class LearningConfig(ModelConfig):
     baseline_coef: float = expert(0.5)
     """Weight of the baseline's loss."""
     entropy_coef: float = 0.01
-    """Weight of the entropy of location and label, with reward_only and reward_only_no_baseline,
-    and of stopping."""
+    """Weight of the entropy of location and label (reward_only estimators), and of stopping."""
     max_grad_norm: float = expert(1.0)
     """Norm to which longer gradients are clipped; 1e9 clips none."""
     weight_decay: float = expert(0.0)
-    """Weight decay, in multiples of each weight's learning rate: decoupled from the gradient
-    with adamw and muon, added to it with sgd."""
+    """Weight decay times the learning rate: decoupled, but with sgd a part of the gradient."""
     beta2: float = expert(0.999)
     """AdamW's decay of the mean squared gradient. Lower values react faster to large gradients."""
     ema: float = expert(0.999)
     """Decay of the running mean of the weights. The mean is what is validated and stored."""
-
-    def __post_init__(self) -> None:
-        """Check the group."""
-        super().__post_init__()
-        weights = ("discount", "policy_coef", "baseline_coef", "entropy_coef", "weight_decay")
-        ranges = {
-            "at least 1": ("total_episodes", "num_envs", "num_rollouts", "replay_size"),
-            "positive": ("learning_rate", "max_log_odds", "max_grad_norm", "label_temperature"),
-            "at least 0": (*weights, "location_rate", "muon_rate", "replay_steps"),
-            "in [0, 1)": ("ema", "beta2"),
-        }
-        check_settings(self, ranges)
-        row = ESTIMATORS[self.estimator]
-        self._check_task(row)
-        rollouts, envs = self.num_rollouts, self.num_envs
-        normalised = envs * (1 if self.normalise_by_step else self.task.num_glimpses - 1)
-        if row.normalises and normalised < 2:
-            raise ValueError(
-                f"num_envs must be at least 2 for {self.estimator} here, since it normalises over "
-                f"lanes, got {envs}"
-            )
-        if envs % rollouts:
-            raise ValueError(f"num_rollouts must divide num_envs={envs}, got {rollouts}")
-        if row.needs_rollouts and rollouts < 2:
-            raise ValueError(
-                f"num_rollouts must be at least 2 for {self.estimator}, got {rollouts}"
-            )
-        check_used(self, self.users)
-
-    @property
-    def users(self) -> dict[str, tuple[bool, str]]:
-        """Whether the other settings use a setting, and what uses it, by name."""
-        row = ESTIMATORS[self.estimator]
-        has_entropy = row.objective == "sampled reward" or self.price is not None
-        return {
-            **super().users,
-            "muon_rate": (self.optimizer == "muon", "optimizer muon"),
-            "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
-            "replay_size": (self.replay_steps > 0, "replay_steps"),
-            "replay_steps": (row.binary_reward, "an outcome estimator"),
-            "label_temperature": (row.binary_reward, "an outcome estimator"),
-            "max_log_odds": (self.estimator == "dense_log_odds", "estimator dense_log_odds"),
-            "discount": (row.discounts, "an estimator that discounts"),
-            "policy_coef": (row.weighted, "another estimator than dense_exact"),
-            "baseline_coef": (row.learns_baseline, "an estimator with a learned baseline"),
-            "normalise_by_step": (row.normalises, "an estimator that normalises"),
-            "entropy_coef": (has_entropy, "a reward_only estimator or a stop action"),
-        }
-
-    def _check_task(self, row: Estimator) -> None:
-        """Raise ValueError unless an estimator can learn from the task."""
-        task, name, stops = self.task, self.estimator, self.price is not None
-        if stops and not row.sees_label:
-            raise ValueError(
-                "estimator must see the label if the agent can stop (allow_stop or a "
-                f"glimpse_cost), since stopping is learned from it, got {name}"
-            )
-        if task.num_glimpses < 2 and row.objective != "sampled reward":
-            raise ValueError(
-                f"num_glimpses must be at least 2 for {name}, which compares glimpses or "
-                f"has a baseline for locations, got {task.num_glimpses}"
-            )
-        if row.binary_reward and (task.reward != "final" or task.glimpse_cost):
-            raise ValueError(
-                f"{name} needs a reward of 0 or 1 for the last label (reward='final', no "
-                f"glimpse_cost), but {self.env_id} has reward={task.reward!r} and "
-                f"glimpse_cost={task.glimpse_cost}"
-            )
-        allowed = ("final", "dense") if row.sees_label and not stops else ("final",)
-        if task.reward not in allowed:
-            raise ValueError(
-                f"reward must be {' or '.join(map(repr, allowed))} for {name}"
-                f"{' if the agent can stop' if stops else ''}, got {task.reward!r}"
-            )
 
 
 @dataclass(frozen=True)
 class Config(LearningConfig):
     """Settings of a run."""
 
+    def __post_init__(self) -> None:
+        """Check every value, and what goes with what."""
+        super().__post_init__()
+        check_settings(self, RANGES)
+        row, task, name, stops = self._row, self.task, self.estimator, self.price is not None
+        stages = [{}, *(stage.env for stage in self.stages)]
+        side = min(replace(task, **changes).side for changes in stages)
+        lanes, rollouts = self.num_envs, self.num_rollouts
+        normalised = lanes * (1 if self.normalise_by_step else task.num_glimpses - 1)
+        binary = task.reward == "final" and not task.glimpse_cost
+        rewards = ("final", "dense") if row.sees_label and not stops else ("final",)
+        last_std = 0.0 if self.learned_std else self.final_std or 0.0
+        refused = [
+            (self.graph and num_ranks() > 1, "graph must be off under torchrun: it is untested"),
+            (self.shift and self.locations == "oracle", "shift must be 0 with locations oracle"),
+            (self.shift >= side, f"shift must be less than the smallest canvas's {side} pixels"),
+            (last_std > self.std, f"final_std must be at most std={self.std}, got {last_std}"),
+            (lanes % rollouts, f"num_rollouts must divide num_envs={lanes}, got {rollouts}"),
+            (row.needs_rollouts and rollouts < 2, f"num_rollouts must be at least 2 for {name}"),
+            (task.glimpse_cost and self.glimpse_cost, "glimpse_cost must be 0: the task has one"),
+            (stops and not row.sees_label, f"{name} must see the label to learn when to stop"),
+            (
+                task.num_glimpses < 2 and row.objective != "sampled reward",
+                f"num_glimpses must be at least 2 for {name}, which compares glimpses",
+            ),
+            (row.normalises and normalised < 2, f"num_envs must be at least 2 for {name} here"),
+            (
+                row.binary_reward and not binary,
+                f"{name} needs a reward of 0 or 1: reward 'final' and no glimpse_cost",
+            ),
+            (
+                task.reward not in rewards,
+                f"reward must be {' or '.join(rewards)} for {name} here, got {task.reward}",
+            ),
+        ]
+        for applies, message in refused:
+            if applies:
+                raise ValueError(message)
+        has_entropy = row.objective == "sampled reward" or stops
+        users = {
+            "state_cap": (self.core == "rnn", "core rnn"),
+            "final_std": (not self.learned_std, "a std that isn't learned"),
+            "muon_rate": (self.optimizer == "muon", "optimizer muon"),
+            "beta2": (self.optimizer != "sgd", "optimizer muon or adamw"),
+            "replay_size": (self.replay_steps > 0, "replay_steps"),
+            "replay_steps": (row.binary_reward, "an outcome estimator"),
+            "label_temperature": (row.binary_reward, "an outcome estimator"),
+            "max_log_odds": (name == "dense_log_odds", "estimator dense_log_odds"),
+            "discount": (row.discounts, "an estimator that discounts"),
+            "policy_coef": (row.weighted, "another estimator than dense_exact"),
+            "baseline_coef": (row.learns_baseline, "an estimator with a learned baseline"),
+            "normalise_by_step": (row.normalises, "an estimator that normalises"),
+            "entropy_coef": (has_entropy, "a reward_only estimator or a stop action"),
+        }
+        check_used(self, users)
+
+    @property
+    def price(self) -> float | None:
+        """Price of a glimpse where the agent learns to stop, None where it doesn't."""
+        learns = self.task.allow_stop or self.glimpse_cost > 0
+        return (self.glimpse_cost or self.task.glimpse_cost) if learns else None
+
+    @property
+    def _row(self) -> Estimator:
+        return ESTIMATORS[self.estimator]
+
     @property
     def row(self) -> Estimator:
         """The estimator; where the agent learns to stop, with the loss of that."""
-        return learn_to_stop(ESTIMATORS[self.estimator], self.price)
+        return learn_to_stop(self._row, self.price)
 
     @property
     def weights(self) -> Weights:
@@ -270,7 +223,7 @@ class Config(LearningConfig):
     @property
     def temperature(self) -> float:
         """Temperature of the answers in training; 0 takes the likeliest."""
-        return self.label_temperature if ESTIMATORS[self.estimator].samples_label else 0.0
+        return self.label_temperature if self._row.samples_label else 0.0
 
     @property
     def num_updates(self) -> int:
@@ -281,10 +234,8 @@ class Config(LearningConfig):
     def summary(self) -> str:
         """How the agent learns, in a line."""
         how = "; a GPU would run each update as one graph" if self.graph else ""
-        return (
-            f"estimator {self.estimator}, {self.locations} locations: {self.total_episodes} "
-            f"episodes, {self.num_envs} per update{how}"
-        )
+        size = f"{self.total_episodes} episodes, {self.num_envs} per update{how}"
+        return f"estimator {self.estimator}, {self.locations} locations: {size}"
 
     def scheduled_std(self, update: int) -> float:
         """Return the standard deviation of the location policy in an update."""
@@ -294,13 +245,12 @@ class Config(LearningConfig):
     def sizes(self, glimpse_shape: tuple[int, int, int], num_classes: int) -> RAMConfig:
         """Return the sizes of the agent for glimpses (P, G, G) and K classes."""
         own = ("hidden_size", "core", "state_cap", "conv_features", "location", "location_hidden")
-        of_estimator = ESTIMATORS[self.estimator].location_reaches_core
-        reaches_core = {"estimator": of_estimator, "core": True, "stopped": False}
+        reaches = {"estimator": self._row.location_reaches_core, "core": True, "stopped": False}
         return RAMConfig(
             glimpse_shape,
             num_classes,
             identity_core=self.core == "rnn" and self.recurrent_init == "identity",
-            location_reaches_core=reaches_core[self.location_gradient],
+            location_reaches_core=reaches[self.location_gradient],
             num_glimpses=self.task.num_glimpses if self.see_time else 0,
             initial_std=self.std if self.learned_std else 0.0,
             stop_hidden=0 if self.price is None else STOP_HIDDEN,

@@ -1,9 +1,8 @@
 """Train Stable-Baselines3's PPO with its defaults: `python train/stock_ppo.py --run-dir runs/x`.
 
 `PPO("MultiInputPolicy", "ram_env:MNISTGlimpse-v0")` is what a newcomer tries first: default
-settings, no memory and, unless flags change them, one lane and one Gaussian over 2 + K numbers as
-the action (K classes). It is a row of `train/compare.py`, and an example of how any program can
-join that comparison.
+settings, no memory and, by default, one lane and one Gaussian over 2 + K numbers as the action (K
+classes). It is a row of `train/compare.py`, and shows how any program can join that comparison.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from agents.sb3.training import train_once
 from agents.training import check_finite, check_settings, spread_seed, validation_updates
 from train.keywords import make_vector_env
 from train.sb3 import check_env, validate
+from train.session import NUM_ENVS
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,13 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Train PPO, validate it at the marks, and evaluate its last weights once.
+    """Train PPO, validate it at the marks, and evaluate its last weights once."""
 
-    It plays one lane as the environment's id makes it, or many.
-    """
-
-    def make_lanes(num_envs: int = 500, **keywords: Any) -> GlimpseVecEnv:
+    def make_lanes(num_envs: int = NUM_ENVS, **keywords: Any) -> GlimpseVecEnv:
         keywords["action_format"] = config.action_format
         return GlimpseVecEnv(make_vector_env(config.env_id, num_envs, **keywords))
 
+    # Setup: one lane, as the environment's id makes it, or many
     torch.set_num_threads(1)
     plain = config.num_envs == 1 and config.action_format == "box"
     env = config.env_id if plain else make_lanes(config.num_envs)
@@ -80,34 +78,37 @@ def main(config: Config) -> None:
     trained: Any = model.get_env()
     if trained.num_envs > 1:  # SB3 seeds lane i with seed + i: adjacent runs would share lanes
         trained.seed(spread_seed(config.seed, trained.num_envs)[0])
+    lanes = make_lanes(split="validation", order="sequential")
     final_lanes = make_lanes(split=config.final_split, order="sequential")
     final_env: Any = final_lanes.env.unwrapped
     rollout = model.n_steps * model.n_envs
-    env_steps = math.ceil(config.env_steps / rollout) * rollout
-    settings = {
-        "config": {name: value for name, value in asdict(config).items() if name != "run_dir"},
-        **describe_machine(commit()),
-        "parameters": count_parameters(model.policy),
-        "sample": final_env.data_is_sample,
-        "env_steps": env_steps,
-    }
+    num_updates = math.ceil(config.env_steps / rollout)
+    marks = validation_updates(num_updates * rollout, config.marks)
+    print(f"{num_updates * rollout} env steps, in whole rollouts of {rollout}", flush=True)
+
+    # What train/compare.py reads
+    settings = {name: value for name, value in asdict(config).items() if name != "run_dir"}
+    facts = {"parameters": count_parameters(model.policy), "sample": final_env.data_is_sample}
     config.run_dir.mkdir(parents=True)
-    (config.run_dir / "config.json").write_text(json.dumps(settings))
-    append_rows(config.run_dir / "metrics.csv", [["env_steps", "tag", "value"]])
-    append_rows(config.run_dir / "timing.csv", [["env_steps", "cpu_seconds"]])
-    print(f"{env_steps} env steps, in whole rollouts of {rollout}", flush=True)
-    lanes = make_lanes(split="validation", order="sequential")
-    num_images = min(2000, lanes.get_attr("num_images")[0])
-    marks, cpu_seconds = validation_updates(env_steps, config.marks), 0.0
-    for update in range(1, env_steps // rollout + 1):
+    content = {"config": settings, **describe_machine(commit()), **facts}
+    (config.run_dir / "config.json").write_text(json.dumps(content))
+    metrics, timing = (config.run_dir / f"{name}.csv" for name in ("metrics", "timing"))
+    append_rows(metrics, [["env_steps", "tag", "value"]])
+    append_rows(timing, [["env_steps", "cpu_seconds"]])
+
+    # Updates
+    num_images, cpu_seconds = min(2000, lanes.get_attr("num_images")[0]), 0.0
+    for update in range(1, num_updates + 1):
         start = time.process_time()
         steps = update * train_once(model, rollout)
         cpu_seconds += time.process_time() - start
         check_finite(update, dict(model.policy.named_parameters()))
         if any(steps - rollout < mark <= steps for mark in marks):
-            _, metrics = validate(model, lanes, num_images, update, sampled=True)
-            append_rows(config.run_dir / "metrics.csv", [[steps, *row] for row in metrics.items()])
-            append_rows(config.run_dir / "timing.csv", [[steps, cpu_seconds]])
+            _, values = validate(model, lanes, num_images, update, sampled=True)
+            append_rows(metrics, [[steps, *row] for row in values.items()])
+            append_rows(timing, [[steps, cpu_seconds]])
+
+    # Result
     score = evaluate_sb3(model, final_lanes, final_env.num_images)
     result = {"split": config.final_split, **asdict(score)}
     (config.run_dir / "result.json").write_text(json.dumps(result))

@@ -27,17 +27,15 @@ def validate(
 ) -> Measured:
     """Return the score, with mean locations and likeliest labels, and metrics to log."""
     noise = torch.Generator(model.baseline_network.weight.device).manual_seed(0)  # always the same
-    how: dict[str, Any] = {"generator": noise, "control": Control(config.locations, env)}
-    num_images = config.validation_images or env.num_images
-    play = partial(play_split, model, env, num_images, on_batch=stop.check, **how)
-    score, glimpses = score_at_stop(beliefs := play())
+    play = partial(_play, config, model, stop, generator=noise)
+    score, glimpses = score_at_stop(beliefs := play(env, config.validation_images))
     metrics = {"eval/error": score.error, **behaviour(beliefs, env.task)}
     if config.price is not None:
         metrics["eval/glimpses"] = glimpses
     if config.validate_sampled:
         std = config.scheduled_std(updates_done - 1)
-        beliefs = play(std=std if model.location_std is None else model.location_std)
-        sampled = score_at_stop(beliefs)[0]
+        std = std if model.location_std is None else model.location_std
+        sampled = score_at_stop(beliefs := play(env, config.validation_images, std=std))[0]
         if config.temperature:
             cooled = beliefs._replace(log_p=beliefs.log_p / config.temperature)
             sampled = score_sampled_labels(cooled, noise)
@@ -49,6 +47,18 @@ def evaluate(
     config: Config, model: RecurrentAttentionModel, stop: Stop, env: GlimpseVectorEnv
 ) -> Measured:
     """Return the score on a whole split and, if the agent stops, its mean number of glimpses."""
-    how: dict[str, Any] = {"control": Control(config.locations, env), "on_batch": stop.check}
-    score, glimpses = score_at_stop(play_split(model, env, env.num_images, **how))
+    score, glimpses = score_at_stop(_play(config, model, stop, env))
     return score, {} if config.price is None else {"glimpses": glimpses}
+
+
+def _play(
+    config: Config,
+    model: RecurrentAttentionModel,
+    stop: Stop,
+    env: GlimpseVectorEnv,
+    num_images: int | None = None,
+    **how: Any,
+) -> Beliefs:
+    """Play the first images, or all, as the agent is trained."""
+    how |= {"control": Control(config.locations, env), "on_batch": stop.check}
+    return play_split(model, env, num_images or env.num_images, **how)

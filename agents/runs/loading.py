@@ -98,8 +98,7 @@ def load_run(
     run_dir = Path(run_dir)
     settings = read_settings(run_dir)
     if not (run_dir / "model.json").exists():
-        scripts = {"n_epochs": "train/sb3.py", "algorithm": "train/off_policy.py"}
-        scripts |= {"model": "train/baselines.py"}
+        scripts = {"algorithm": "train/sb3.py", "model": "train/baselines.py"}
         found = next((scripts[name] for name in scripts if name in settings), "another script")
         wanted = "expected a run of train/reinforce.py"
         raise ValueError(f"{run_dir} has no model.json: {wanted}, found {found}'s")

@@ -20,6 +20,16 @@ def test_a_process_of_its_own_is_the_only_rank():
     assert own_gpu("cuda:1") == "cuda:1"
 
 
+def test_lanes_are_shared_out_in_order_or_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "num_ranks", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert distributed.own_lanes(4) == range(2, 4)
+    with pytest.raises(ValueError, match=r"num_envs must be a multiple of 2, .* got 5"):
+        distributed.own_lanes(5)
+    with pytest.raises(ValueError, match=r"multiple of 6, .* in groups of 3; got 8"):
+        distributed.own_lanes(8, group=3)
+
+
 def test_every_rank_has_a_gpu_of_its_own_or_is_refused(monkeypatch):
     chosen = []
     monkeypatch.setattr(dist, "is_initialized", lambda: True)

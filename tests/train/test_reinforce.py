@@ -4,10 +4,11 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,27 +17,22 @@ from safetensors.torch import load_file
 
 from agents import episodes, learner
 from agents.controls import Control, oracle_location, raster_locations, to_boxes
-from agents.estimators import ESTIMATORS, Estimator, Terms
+from agents.estimators import ESTIMATORS
 from agents.evaluation import score_at_stop
 from agents.noise import Noise
 from agents.ram import RecurrentAttentionModel
 from agents.replay import Replay
-from agents.runs.checkpoints import latest_checkpoint
 from agents.runs.loading import PRETRAINED, load_run
-from agents.runs.progress import Stopwatch, TrainingProgress
 from agents.training import Training
 from ram_env import GlimpseVectorEnv, extract_glimpses, load_digits
 from tests.pretend_gpu import GPUS, NAME
 from tests.script_helpers import (
-    LAST_LINE,
     SMALL_RUN,
     hide_infos,
-    keep_first,
     note_calls,
     read_metrics,
     register_variant,
 )
-from tests.train.comparison.job_programs import harvest_run
 from train import environments, reinforce, settings, validation
 from train.environments import make_env, to_shift
 from train.reinforce import Config, parse
@@ -59,24 +55,6 @@ def read_metric(run_dir: Path, tag: str) -> list[float]:
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "best.safetensors")
-
-
-def test_it_says_where_it_runs_on_what_and_ends_with_the_test_error(tmp_path, capsys, monkeypatch):
-    threads = note_calls(monkeypatch, torch, "set_num_threads")
-    judged = note_calls(monkeypatch, Stopwatch, "paused")
-    flags = {"final_split": "test", "validate_sampled": True}
-    lines = train(tmp_path / "run", capsys, seed=7, **flags)
-    assert (threads[0].args, len(judged)) == ((1,), 2)
-    assert re.search(r"device cpu, float32, 1 threads, seed 7", lines[0])
-    assert "signpost boards" in lines[1]
-    what = "estimator dense_log_odds, learned locations: 1280 episodes, 128 per update"
-    assert lines[2] == what
-    assert sum("validation error" in line and " left" in line for line in lines) == 2
-    assert LAST_LINE.fullmatch(lines[-1])
-    assert [line for line in lines if "test error" in line] == lines[-1:]
-    assert (tmp_path / "run" / "log.txt").read_text().splitlines() == lines
-    seed = harvest_run(tmp_path / "run")
-    assert (seed.curve.env_steps.tolist(), seed.result.total) == ([2560, 5120], 10_000)
 
 
 def test_an_id_registered_with_another_autoreset_or_action_trains_alike(
@@ -122,15 +100,9 @@ def test_a_control_chooses_every_location_in_training_and_in_judging(
         ("reward_only", {"policy", "location_entropy"}, {"label", "baseline", "label_entropy"}),
     ],
 )
-def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they_are_called(
-    tmp_path, capsys, monkeypatch, locations, estimator, of_location, others
+def test_a_control_leaves_the_location_network_and_its_terms_alone(
+    tmp_path, capsys, locations, estimator, of_location, others
 ):
-    def loss(_: Estimator, *words: Any) -> Terms:
-        groups = original.terms(*words)
-        return Terms(*({f"my_{name}": term for name, term in group.items()} for group in groups))
-
-    original = ESTIMATORS[estimator]
-    monkeypatch.setitem(ESTIMATORS, estimator, replace(original, loss=loss))
     flags = {"locations": locations, "estimator": estimator, "keep": "last", "num_validations": 1}
     for name, total in (("short", 128), ("long", 1280)):
         train(tmp_path / name, capsys, total_episodes=total, **flags)
@@ -139,21 +111,8 @@ def test_a_control_leaves_the_location_network_and_its_terms_alone_whatever_they
     learned = [not torch.equal(short[name], long[name]) for name in networks]
     is_learned = locations == "learned"
     assert learned == [is_learned, True, is_learned or estimator == "reward_only"]
-    tags = re.findall(r"train/my_(\w+)_loss", (tmp_path / "long" / "metrics.csv").read_text())
+    tags = re.findall(r"train/(\w+)_loss", (tmp_path / "long" / "metrics.csv").read_text())
     assert set(tags) == others | (of_location if is_learned else set())
-
-
-def test_status_reports_episodes_and_the_share_of_right_labels_every_update(
-    tmp_path, capsys, monkeypatch
-):
-    shown: list[tuple[int, float]] = []
-    monkeypatch.setattr(TrainingProgress, "report", lambda _, *words: shown.append(words))
-    train(tmp_path / "run", capsys, log_every=1)
-    episodes, accuracy = zip(*shown, strict=True)
-    assert episodes == tuple(128 * (k + 1) for k in range(10))
-    # the signpost pays 1 for the right label and 0 otherwise
-    paid = read_metric(tmp_path / "run", "rollout/ep_rew_mean")
-    assert [float(share) for share in accuracy] == pytest.approx(paid)
 
 
 @pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
@@ -177,43 +136,31 @@ def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, capsys):
     assert any(not torch.equal(plain[name], short[name]) for name in plain)
 
 
-def test_learning_rate_and_std_fall_as_the_flags_say(tmp_path, capsys):
-    flags = {"learning_rate": 2e-3, "std": 0.4, "final_std": 0.1}
-    train(tmp_path / "run", capsys, log_every=1, **flags)
-    rates = [2e-3 * (1 + math.cos(math.pi * update / 10)) / 2 for update in range(10)]
-    assert read_metric(tmp_path / "run", "train/learning_rate") == pytest.approx(rates)
+def test_the_std_falls_as_the_flags_say(tmp_path, capsys):
+    train(tmp_path / "run", capsys, log_every=1, std=0.4, final_std=0.1)
     stds = [0.4 * 0.25 ** (update / 10) for update in range(10)]
     assert read_metric(tmp_path / "run", "train/std") == pytest.approx(stds)
-    metrics = read_metrics(tmp_path / "run")  # by env steps: 128 lanes with 4 glimpses
-    assert [*metrics["train/std"]] == [512 * (k + 1) for k in range(10)]
-    for name in ("error", "most_named", "centre_coverage", "location_spread"):
-        assert [*metrics[f"eval/{name}"]] == [5 * 512, 10 * 512]
     assert Config(std=0.4, final_std=None).scheduled_std(5) == 0.4
 
 
 def test_flags_reach_what_they_set(tmp_path, capsys, monkeypatch):
     adamw = note_calls(monkeypatch, torch.optim, "AdamW")
-    seeds = note_calls(monkeypatch, torch, "manual_seed")
     moves = note_calls(monkeypatch, Training, "move_mean")
     clips = note_calls(monkeypatch, learner, "clip_gradients")
-    models = note_calls(monkeypatch, settings, "RAMConfig")
-    spreads = [note_calls(monkeypatch, owner, "spread_seed") for owner in (reinforce, environments)]
-    decays = note_calls(monkeypatch, reinforce, "warmed_up_decay")
-    sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0}
-    sizes |= {"location": "absolute", "location_hidden": 0}
+    seeds = note_calls(monkeypatch, environments, "spread_seed")
     flags = {"estimator": "leave_one_out", "num_rollouts": 2, "seed": 5, "max_grad_norm": 0.7}
-    flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.3, "learned_std": True, "std": 0.4}
-    flags["optimizer"] = "adamw"
-    train(tmp_path / "run", capsys, **sizes, **flags)
+    flags |= {"beta2": 0.9, "weight_decay": 0.02, "ema": 0.05, "learned_std": True}
+    train(tmp_path / "run", capsys, optimizer="adamw", **flags)
     assert adamw[-1].keywords["betas"] == (0.9, 0.9)
     decayed = {group["weight_decay"] for group in adamw[-1].args[0]}
     assert decayed == {0.02, 0.0}  # the std isn't decayed
     assert clips[-1].args[1] == 0.7
-    assert decays[-1].args[0] == moves[-1].args[1] == 0.3
-    assert spreads[1][-1].args[:3] == (5, 128, 2)
-    assert (spreads[0][0].args, seeds[0].args) == ((5, 128), spreads[0][0].result[1:])
-    expected = {**sizes, "initial_std": 0.4, "identity_core": True}
-    assert expected.items() <= models[-1].keywords.items()
+    assert moves[-1].args[1] == 0.05
+    assert seeds[-1].args[:3] == (5, 128, 2)
+    sizes: Any = {"hidden_size": 32, "core": "rnn", "state_cap": 9.0, "location": "absolute"}
+    made = Config(**sizes, location_hidden=0).sizes((3, 12, 12), 10)
+    expected = {**sizes, "location_hidden": 0, "identity_core": True, "initial_std": 0.0}
+    assert expected.items() <= asdict(made).items()
 
 
 def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
@@ -223,21 +170,20 @@ def test_sgd_is_momentum_on_the_gradients_with_the_rate_of_each_network(
     step, seen = torch.optim.SGD.step, []
 
     def note(optimizer: torch.optim.SGD) -> None:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        before = [p.detach().clone() for p in params]
-        rates = [group["lr"] for group in optimizer.param_groups for _ in group["params"]]
-        grads = [p.grad.clone() for p in params if p.grad is not None]
+        weights = [(p, group["lr"]) for group in optimizer.param_groups for p in group["params"]]
+        before = [(p.detach().clone(), p.grad.clone(), rate) for p, rate in weights]
         step(optimizer)
-        seen.append((grads, rates, [b - p.detach() for b, p in zip(before, params, strict=True)]))
+        after = [p.detach() for p, _ in weights]
+        seen.append([(g, r, p - new) for (p, g, r), new in zip(before, after, strict=True)])
 
     monkeypatch.setattr(torch.optim.SGD, "step", note)
     flags = {"optimizer": "sgd", "learning_rate": 0.5, "location_rate": 10.0}
     train(tmp_path / "run", capsys, total_episodes=256, **flags)
-    (first, _, _), (second, rates, moved) = seen
-    assert sorted(set(rates)) == pytest.approx([0.25, 2.5])  # half of the cosine
-    for before, grad, rate, change in zip(first, second, rates, moved, strict=True):
+    rates = {rate for _, rate, _ in seen[1]}
+    assert sorted(rates) == pytest.approx([0.25, 2.5])  # half of the cosine
+    for (before, _, _), (grad, rate, moved) in zip(*seen, strict=True):
         expected = rate * (0.9 * before + grad)
-        torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_only_an_rnn_core_starts_as_the_identity_where_asked_for():
@@ -268,15 +214,6 @@ def test_a_learned_std_moves_and_is_stored_but_weight_decay_leaves_it_alone(tmp_
     assert decayed.action_network.weight.norm() < plain.action_network.weight.norm()
 
 
-def test_the_location_networks_rate_is_a_multiple_that_moves_nothing_at_zero(tmp_path, capsys):
-    flags = {"location": "absolute", "location_hidden": 0, "ema": 0.0}
-    train(tmp_path / "still", capsys, location_rate=0.0, total_episodes=256, **flags)
-    train(tmp_path / "begun", capsys, learning_rate=1e-30, total_episodes=256, **flags)
-    still, begun = weights_of(tmp_path / "still"), weights_of(tmp_path / "begun")
-    moved = {name.split(".")[0] for name in still if not torch.equal(still[name], begun[name])}
-    assert moved == {name.split(".")[0] for name in still} - {"location_network"}
-
-
 def test_shifting_locations_shifts_the_image(toy_dataset):
     noise = torch.rand(200, 2)
     shift = to_shift(noise, 1, largest=2, side=28)
@@ -296,75 +233,39 @@ def test_shifting_locations_shifts_the_image(toy_dataset):
 def test_a_shift_is_added_on_the_way_in_and_taken_off_on_the_way_out(tmp_path, capsys, monkeypatch):
     shift = torch.tensor([0.25, -0.5]).repeat(128, 1)
     monkeypatch.setattr(reinforce, "to_shift", lambda *_: shift)
+    monkeypatch.setattr(validation, "play_split", Mock(side_effect=SystemExit))  # only trains
     observed = note_calls(monkeypatch, episodes, "to_tensors")
     forward = note_calls(monkeypatch, RecurrentAttentionModel, "forward")
     samples = note_calls(monkeypatch, reinforce, "sample_location")
     steps = note_calls(monkeypatch, GlimpseVectorEnv, "step")
-    train(tmp_path / "run", capsys, shift=1)
-    shown, given, sampled, executed = (
-        torch.stack([torch.as_tensor(each) for each in locations if len(each) == 128])  # training's
-        for locations in (
-            [call.result[1] for call in observed],
-            [call.args[2] for call in forward],
-            [call.result[0] for call in samples],
-            [call.args[1]["location"] for call in steps],
-        )
-    )
-    assert len(shown) == 4 * 10
-    torch.testing.assert_close(given - shown, shift.expand_as(shown))
-    torch.testing.assert_close(sampled - executed, shift.expand_as(shown))
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", capsys, shift=1)
+    assert len(observed) == len(forward) == len(samples) == len(steps) == 4 * 5
+    for shown, given, sampled, executed in zip(observed, forward, samples, steps, strict=True):
+        torch.testing.assert_close(given.args[2] - shown.result[1], shift)
+        taken_off = sampled.result[0] - torch.as_tensor(executed.args[1]["location"])
+        torch.testing.assert_close(taken_off, shift)
 
 
-def test_the_running_mean_is_validated_and_its_last_weights_are_kept_where_asked_for(
-    tmp_path, capsys, monkeypatch
-):
-    play, seen = validation.play_split, []
-
-    def note(model: Any, *words: Any, **keywords: Any) -> Any:
-        seen.append({name: part.clone() for name, part in model.state_dict().items()})
-        return play(model, *words, **keywords)
-
-    monkeypatch.setattr(validation, "play_split", note)
-    flags = {"keep": "last", "learning_rate": 0.05, "final_split": "validation", "ema": 0.9}
-    lines = train(tmp_path / "run", capsys, num_validations=8, **flags)
-    assert not any("chosen as the best" in line for line in lines)
-    checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints", print)
-    assert checkpoint is not None
-    kept = load_file(tmp_path / "run" / "best.safetensors")
-    for name, mean in checkpoint.tensors["mean_model"].items():
-        assert torch.equal(kept[name], mean)
-        assert torch.equal(seen[7][name], mean)  # the last of eight validations
-    assert not all(torch.equal(kept[k], v) for k, v in checkpoint.tensors["model"].items())
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    train(tmp_path / "again", capsys, num_validations=1, **flags)
-    assert json.loads((tmp_path / "again" / "result.json").read_text()) == result
-
-
-def test_validation_of_the_sampled_policy_is_a_second_column_and_changes_nothing(
-    tmp_path, capsys, monkeypatch
-):
+def test_the_running_mean_is_validated_and_evaluated(tmp_path, capsys, monkeypatch):
     played = note_calls(monkeypatch, validation, "play_split")
-    for name, sampled in (("plain", False), ("sampled", True)):
-        train(tmp_path / name, capsys, validate_sampled=sampled, estimator="reward_only")
-    plain, sampled = weights_of(tmp_path / "plain"), weights_of(tmp_path / "sampled")
-    assert all(torch.equal(plain[name], sampled[name]) for name in plain)
-    errors = read_metric(tmp_path / "sampled", "eval/error_sampled")
-    assert len(errors) == 2
-    assert errors != read_metric(tmp_path / "sampled", "eval/error")
-    assert not read_metric(tmp_path / "plain", "eval/error_sampled")
-    config = Config(total_episodes=1280, **SHORT)  # validated after 5 and 10 updates
-    means = [None, None]  # of the run that samples nothing
-    stds = [*means, None, config.scheduled_std(4), None, config.scheduled_std(9)]
-    assert [call.keywords.get("std") for call in played] == stds
+    moved = note_calls(monkeypatch, Training, "move_mean")
+    train(tmp_path / "run", capsys, final_split="validation")
+    mean = moved[0].args[0].mean_model
+    assert [call.args[0] is mean for call in played] == [True] * 3
+    assert mean is not moved[0].args[0].model
 
 
-def test_validation_of_the_sampled_policy_samples_labels_at_their_temperature(
+def test_validation_of_the_sampled_policy_has_the_std_and_temperature_of_its_update(
     tmp_path, capsys, monkeypatch
 ):
     played = note_calls(monkeypatch, validation, "play_split")
     scored = note_calls(monkeypatch, validation, "score_sampled_labels")
     how = {"estimator": "outcome", "label_temperature": 0.5, "validate_sampled": True}
     train(tmp_path / "run", capsys, **how)
+    config = Config(total_episodes=1280, **SHORT)  # validated after 5 and 10 updates
+    stds = [None, config.scheduled_std(4), None, config.scheduled_std(9)]
+    assert [call.keywords.get("std") for call in played] == stds
     assert len(scored) == 2
     for score, sampled in zip(scored, played[1::2], strict=True):  # the others: mean locations
         assert torch.equal(score.args[0].log_p, 2 * sampled.result.log_p)
@@ -413,16 +314,6 @@ def test_every_step_samples_with_the_noise_of_its_update(tmp_path, capsys, monke
         assert temperature == 2.0
 
 
-def test_the_best_weights_are_stored_and_evaluated_not_the_last(tmp_path, capsys, monkeypatch):
-    keep_first(monkeypatch)
-    flags = {"ema": 0.0, "learning_rate": 0.05, "final_split": "validation"}
-    lines = train(tmp_path / "run", capsys, validation_images=None, **flags)
-    first, last = (line for line in lines if "validation error" in line and " left" in line)
-    assert lines[-1].split(" %")[0] in first
-    assert lines[-1].split(" %")[0] not in last
-    assert lines[-2] == "chosen as the best of 2 validations, so this error is a little low:"
-
-
 def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(
     tmp_path, capsys, monkeypatch
 ):
@@ -434,9 +325,6 @@ def test_the_price_of_glimpses_counts_in_the_choice_of_the_best_weights(
 
 
 def test_help_says_what_each_preset_is_for_and_groups_the_flags(capsys, monkeypatch):
-    assert parse(["--preset", "None"]) == parse([])
-    with pytest.raises(ValueError, match=r"preset must be a \.toml file or among .*got 'worst'"):
-        parse(["--preset", "worst"])
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
         parse(["--help"])
@@ -461,13 +349,11 @@ def test_a_preset_still_is_what_a_published_run_was_made_with(published):
 
 
 WRONG = {"num_rollouts": 0, "total_episodes": 0, "checkpoint_every": 0, "validation_images": 0}
-WRONG |= {"threads": 0}
-WRONG |= {"shift": -1, "final_std": 0.5, "ema": 1.0, "state_cap": -1.0, "location_rate": -1.0}
+WRONG |= {"shift": -1, "final_std": 0.5, "ema": 1.0, "learning_rate": math.inf, "threads": 0}
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    *(({name: value}, name) for name, value in WRONG.items()),
-    ({"estimator": "leave_one_out"}, "num_rollouts"),
+    *(({name: value}, f"{name} must be") for name, value in WRONG.items()),
+    ({"estimator": "leave_one_out"}, "num_rollouts must be at least 2 for leave_one_out"),
     ({"num_rollouts": 3}, "num_rollouts must divide num_envs=512, got 3"),
-    ({"learning_rate": math.inf}, "learning_rate must be positive, got inf"),
     ({"learning_rate": 1e300}, r"learning_rate must be at most 1e\+30, got 1e\+300"),
     ({"total_episodes": 10**32}, r"total_episodes must be at most 1e\+15, got 1e\+32"),
     ({"optimizer": "adamw", "muon_rate": 2.0}, "muon_rate needs optimizer muon:"),
@@ -476,36 +362,31 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"estimator": "dense", "max_log_odds": 3.0}, "max_log_odds needs .*dense_log_odds: .* got 3"),
     ({"estimator": "paper", "normalise_by_step": True}, "needs an estimator that normalises"),
     ({"estimator": "paper", "discount": 0.9}, "discount needs an estimator that discounts"),
-    ({"max_grad_norm": math.inf}, "max_grad_norm must be positive, got inf"),
     ({"entropy_coef": 0.5}, "entropy_coef needs a reward_only estimator or a stop action"),
-    ({"shift": 60}, "shift must be less than the 60 pixels of the smallest canvas, got 60"),
-    ({"shift": 28, "curriculum": "cluttered-60"}, "shift must be less than the 28 .* got 28"),
+    ({"shift": 60}, "shift must be less than the smallest canvas's 60 pixels"),
+    ({"shift": 28, "curriculum": "cluttered-60"}, "the smallest canvas's 28 pixels"),
     ({"shift": 2, "locations": "oracle"}, "shift must be 0 with locations oracle"),
     ({"state_cap": 20.0}, "state_cap needs core rnn: .* got 20"),
     ({"learned_std": True, "final_std": 0.01}, "final_std needs a std that isn't learned"),
     ({"num_envs": 1, "normalise_by_step": True}, "num_envs must be at least 2 for dense"),
     ({"num_envs": 1, "env_kwargs": "num_glimpses = 2"}, "num_envs must be at least 2 for dense"),
-    ({"estimator": "outcome", "replay_size": 0}, "replay_size must be at least 1, got 0"),
-    ({"replay_steps": -1}, "replay_steps must be at least 0, got -1"),
     ({"replay_steps": 1}, "replay_steps needs an outcome estimator: .* got 1"),
-    ({"label_temperature": 0.0}, "label_temperature must be positive, got 0"),
     ({"estimator": "reward_only", "label_temperature": 0.5}, "label_temperature needs .* got 0.5"),
-    ({"curriculum": "none"}, "must be a .toml file or among .*'cluttered-60'.* got 'none'"),
-    ({"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1}, "glimpse_cost must be 0 for .*own"),
-    ({"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1}, "must be 'final' .* can stop, got"),
-    ({"glimpse_cost": -0.1}, "glimpse_cost must be at least 0, got -0.1"),
+    ({"curriculum": "none"}, r"none\.toml cannot be read"),
+    ({"env_kwargs": "glimpse_cost = 0.1", "glimpse_cost": 0.1}, "glimpse_cost must be 0: .* one"),
     (
-        {"glimpse_cost": 0.1, "estimator": "reward_only"},
-        r"estimator must see the label .* \(allow_stop or a glimpse_cost\), .* got reward_only",
+        {"env_kwargs": "reward = 'dense'", "glimpse_cost": 0.1},
+        "reward must be final for .*dense",
     ),
+    ({"glimpse_cost": 0.1, "estimator": "reward_only"}, "reward_only must see the label to"),
 ]
 TASKS = [
-    ("dense", "num_glimpses = 1", "num_glimpses must be at least 2 for dense, .* got 1"),
-    ("dense", "reward = 'log_score'", "reward must be 'final' or 'dense' for dense, got 'log"),
-    ("reward_only", "reward = 'dense'", "must be 'final' for reward_only, got 'dense'"),
-    ("outcome", "reward = 'log_score'", "outcome needs .* 0 or 1 .*reward='log_score'"),
-    ("outcome_completed", "reward = 'dense'", "completed needs .* 0 or 1 .*reward='dense'"),
-    ("outcome", "glimpse_cost = 0.1", "outcome needs a reward of 0 or 1 .*glimpse_cost=0.1"),
+    ("dense", "num_glimpses = 1", "num_glimpses must be at least 2 for dense"),
+    ("dense", "reward = 'log_score'", "reward must be final or dense for dense here, got log"),
+    ("reward_only", "reward = 'dense'", "must be final for reward_only here, got dense"),
+    ("outcome", "reward = 'log_score'", "outcome needs a reward of 0 or 1"),
+    ("outcome_completed", "reward = 'dense'", "outcome_completed needs a reward of 0 or 1"),
+    ("outcome", "glimpse_cost = 0.1", "outcome needs a reward of 0 or 1"),
 ]
 REFUSED += [({"estimator": name, "env_kwargs": task}, named) for name, task, named in TASKS]
 
@@ -586,24 +467,26 @@ def test_in_an_update_a_gpu_is_waited_for_once_a_glimpse_and_twice_besides(
     assert not uploaded_after - uploaded
 
 
-def test_an_agent_learns_to_stop_where_glimpses_have_a_price(tmp_path, capsys, monkeypatch):
-    keywords = {"allow_stop": True, "glimpse_cost": 2.0}  # more than any label earns
+@pytest.mark.parametrize(
+    ("keywords", "cost"), [({"allow_stop": True, "glimpse_cost": 2.0}, 0), ({}, 1e-9)]
+)
+def test_an_agent_learns_to_stop_where_glimpses_have_a_price(
+    tmp_path, capsys, monkeypatch, keywords, cost
+):
     register_variant(monkeypatch, "Stopping-v0", "SignpostGlimpse-v0", **keywords)
-    for env_id, cost in (("Stopping-v0", 0), ("SignpostGlimpse-v0", 1e-9)):
-        run_dir = tmp_path / env_id
-        flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 5e-3}
-        flags |= {"total_episodes": 3840, "conv_features": 0, "final_split": "test"}
-        train(run_dir, capsys, env_id=env_id, glimpse_cost=cost, **flags)
-        result = json.loads((run_dir / "result.json").read_text())
-        assert f"glimpses {result['glimpses']:.3f}" in result["line"]
-        assert len(read_metric(run_dir, "eval/glimpses")) == 2
-        if env_id == "Stopping-v0":
-            assert result["glimpses"] < 1.1
-        else:  # as its weights stop, played again
-            how = {"split": "test", "order": "sequential"}
-            env = make_env(Config(env_id=env_id), torch.device("cpu"), 500, **how)
-            beliefs = validation.play_split(load_run(run_dir)[0], env, env.num_images)
-            assert result["glimpses"] == score_at_stop(beliefs)[1]
+    flags = {"keep": "last", "core": "rnn", "optimizer": "adamw", "learning_rate": 5e-3}
+    flags |= {"total_episodes": 3840, "conv_features": 0, "final_split": "test"}
+    train(tmp_path / "run", capsys, env_id="Stopping-v0", glimpse_cost=cost, **flags)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert f"glimpses {result['glimpses']:.3f}" in result["line"]
+    assert len(read_metric(tmp_path / "run", "eval/glimpses")) == 2
+    if keywords:  # a price of more than any label earns
+        assert result["glimpses"] < 1.1
+    else:  # as its weights stop, played again
+        how = {"split": "test", "order": "sequential"}
+        env = make_env(Config(env_id="SignpostGlimpse-v0"), torch.device("cpu"), 500, **how)
+        beliefs = validation.play_split(load_run(tmp_path / "run")[0], env, env.num_images)
+        assert result["glimpses"] == score_at_stop(beliefs)[1]
 
 
 def test_a_run_that_starts_from_another_goes_on_from_its_weights(tmp_path, capsys):

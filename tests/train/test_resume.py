@@ -2,7 +2,6 @@
 
 import json
 import re
-from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -10,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from agents.runs.folder import RunLog
-from agents.training import Training
+from agents.runs.progress import TrainingProgress
 from tests.pretend_gpu import GPUS
 from tests.script_helpers import SMALL_RUN
 from train.reinforce import Config, main, parse
@@ -58,16 +57,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, one_commit: None) -> Path:
 
 
 def train_and_fail(folder: Path, number: int, **changes: Any) -> None:
-    """Begin a run and let it fail in an update, counted from 1."""
-    updates, move = count(1), Training.move_mean
-
-    def move_or_fail(training: Training, decay: float) -> None:
-        if next(updates) == number:
-            raise FloatingPointError("made to fail")
-        move(training, decay)
-
+    """Begin a run and let it fail in an update, counted from 1, before it is saved."""
+    effects = [None] * (number - 1) + [FloatingPointError("made to fail")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "move_mean", move_or_fail)
+        patch.setattr(TrainingProgress, "report", Mock(side_effect=effects))
         with pytest.raises(FloatingPointError):
             train(folder, **changes)
 
@@ -80,54 +73,42 @@ def test_a_finished_run_says_its_result_again_and_stays_as_it_is(whole, capsys):
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize(
-    ("failed_at", "moved", "message"),
-    [(6, True, "resuming after update 4: python"), (2, False, "no checkpoint yet, starting over")],
-)
+STAGES = """stages = [
+    { until = 0.2, success = 0.001, env = { chain = 2, board_size = 4 } },
+    { until = 0.5, env = { board_size = 2 } },
+]"""
+STAGED = {"curriculum": "stages.toml"}
+REPLAY = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3}
+REPLAY |= {"optimizer": "adamw"}  # Muon takes many steps on a pretended GPU
+FAILURES = [
+    ({}, 2),  # before the first checkpoint
+    ({}, 6),
+    *((STAGED, update) for update in (4, 5, 6)),  # before, at and after a stage's end
+    ({**STAGED, "locations": "oracle"}, 8),
+    *((REPLAY, update) for update in (3, 7)),  # while it fills, and full
+]
+
+
+@pytest.mark.parametrize(("changes", "failed_at"), FAILURES)
 def test_a_resumed_run_ends_as_if_nothing_had_happened_wherever_it_lies(
-    whole, tmp_path, capsys, failed_at, moved, message
+    tmp_path, monkeypatch, capsys, changes, failed_at
 ):
-    train_and_fail(tmp_path / "run", failed_at)
-    folder = (tmp_path / "run").rename(tmp_path / "moved") if moved else tmp_path / "run"
-    resume(folder)
-    assert message in capsys.readouterr().out
-    assert results(folder) == results(whole)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stages.toml").write_text(STAGES)
+    train(tmp_path / "whole", **changes)
+    train_and_fail(tmp_path / "run", failed_at, **changes)
+    resume((tmp_path / "run").rename(tmp_path / "moved"))
+    said = "resuming after update" if failed_at > 2 else "no checkpoint yet, starting over"
+    assert said in capsys.readouterr().out
+    assert results(tmp_path / "moved") == results(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("failed_at", "locations"), [(4, "learned"), (5, "learned"), (6, "learned"), (8, "oracle")]
-)
-def test_a_run_with_a_curriculum_resumes_before_at_and_after_the_end_of_a_stage(
-    tmp_path, capsys, failed_at, locations
-):
-    path = tmp_path / "stages.toml"
-    path.write_text(
-        """stages = [
-            { until = 0.2, success = 0.001, env = { chain = 2, board_size = 4 } },
-            { until = 0.5, env = { board_size = 2 } },
-        ]"""
-    )
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    train(whole, curriculum=str(path), locations=locations)
-    assert "16 episodes: stage 3 of 3: the task" in capsys.readouterr().out  # half of them
-    train_and_fail(run, failed_at, curriculum=str(path), locations=locations)
-    resume(run)
-    assert results(run) == results(whole)
-
-
-@pytest.mark.parametrize("device", ["cpu", *GPUS], indirect=True)
-def test_a_run_with_a_replay_resumes_while_it_fills_and_once_it_is_full(tmp_path, device):
-    replay = {"estimator": "outcome", "replay_steps": 2, "replay_size": 3, "device": device}
-    replay |= {"optimizer": "adamw"}  # Muon takes many steps on a pretended GPU
-    train(tmp_path / "whole", **replay)
-    for failed_at in (3, 7) if device == "cpu" else (7,):
-        run = tmp_path / f"run_{failed_at}"
-        train_and_fail(run, failed_at, **replay)
-        resume(run)
-        assert results(run) == results(tmp_path / "whole")
-    if device == "cpu":
-        train(tmp_path / "without", **{**replay, "replay_steps": 0, "replay_size": 200})
-        assert results(tmp_path / "without") != results(tmp_path / "whole")
+@pytest.mark.parametrize("device", GPUS, indirect=True)
+def test_so_does_one_on_a_gpu(tmp_path, device):
+    train(tmp_path / "whole", device=device, **REPLAY)
+    train_and_fail(tmp_path / "run", 7, device=device, **REPLAY)
+    resume(tmp_path / "run")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
 def test_an_existing_run_is_never_written_over(whole, tmp_path):

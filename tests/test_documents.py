@@ -95,8 +95,8 @@ def test_the_site_has_every_estimator():
 def test_the_documents_name_figures_that_the_script_draws():
     texts = map(read, [*DOCUMENTS, *PAGES])
     named = {name for text in texts for name in re.findall(r"docs/figures\.py ([a-z_]+)", text)}
-    assert {"estimators", "stopping"} < named <= {*FIGURES}
-    for name in ("estimators", "stopping"):
+    assert {"paths", "stopping"} < named <= {*FIGURES}
+    for name in ("curves", "signpost", "sizes", "stopping"):
         assert FIGURES[name]().axes[0].lines
     pyplot.close("all")
 

@@ -22,7 +22,6 @@ from benchmarks.gradient_quality import (
     collect,
     groups_of,
     quality,
-    squared_norm,
     standard_errors,
 )
 from tests.script_helpers import write_run
@@ -78,12 +77,8 @@ def test_numbers_with_noise_by_hand():
     # variance ((1 + 1 + 0) / 2) / (2 / 3) = 1.5; a batch: (2 / sqrt(2) + 1) / 3
     expected = [(math.sqrt(2) + 1) / 3, 1 / math.sqrt(2 / 3), 1.5]
     assert quality(*products(g, r)).tolist() == pytest.approx(expected)
-
-
-def test_a_gradient_that_cannot_be_distinguished_from_zero_has_no_cosine():
     g = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    assert squared_norm(g @ g.T).isnan()
-    assert quality(*products(g, g + 1))[1].isnan()
+    assert quality(*products(g, r))[1].isnan()  # can't be distinguished from zero
 
 
 def test_standard_errors_equal_the_scatter_over_repetitions():
@@ -91,16 +86,6 @@ def test_standard_errors_equal_the_scatter_over_repetitions():
     scatter = torch.stack([quality(*draw) for draw in draws]).std(0)
     estimated = torch.stack([standard_errors(*draw) for draw in draws[:20]]).mean(0)
     assert (estimated / scatter).tolist() == pytest.approx([1, 1, 1], abs=0.35)
-
-
-def test_groups_partition_all_parameters(stored):
-    flat = torch.cat([parameter.flatten() for parameter in stored[0].parameters()])
-    groups = groups_of(stored[0])
-    assert {*GROUPS, "baseline_network"} == set(groups)
-    assert sum(part.stop - part.start for part in groups.values()) == len(flat)
-    for name, part in groups.items():
-        own = torch.cat([p.flatten() for p in getattr(stored[0], name).parameters()])
-        assert torch.equal(flat[part], own)
 
 
 def test_each_reference_matches_its_estimators():

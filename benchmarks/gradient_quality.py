@@ -38,15 +38,14 @@ Dimension key:
 from __future__ import annotations
 
 import copy
-import csv
 import itertools
 import math
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from csv import writer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,73 +53,36 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from agents.actions import choose_label, sample_location
 from agents.baselines import count_parameters
 from agents.episodes import play_episode
 from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
+from agents.labels import choose_label
+from agents.locations import sample_location
 from agents.losses import exact_dense_returns
 from agents.noise import EpisodeNoise, Noise
 from agents.ram import Output, RecurrentAttentionModel
-from agents.runs.commands import parse_flags, run
 from agents.runs.loading import load_run
 from agents.runs.machine import commit, describe_machine
-from agents.training import check_settings, spread_seed
+from agents.training import spread_seed
 from ram_env import find_task
-from train.comparison.tables import table
 from train.keywords import make_vector_env
 
-FIRST_SEED = 10**6  # of episodes: no stored run was trained on them
+SEEDS = (10**6, 10**6 + 1)  # of a reference's and an estimator's episodes: no run trained on them
+REFERENCE_EPISODES = 200_000  # rounded up to whole batches in each block
 NUM_BLOCKS = 20  # of a reference
+NUM_BATCHES = 200  # of each estimator
+NUM_ENVS = 128  # episodes per batch
 FIT_EPISODES = 4096  # that a baseline is fitted to
+STD = 0.2  # of the location policy of runs that did not learn their own
+WEIGHTS = Weights(policy_coef=0.2, baseline_coef=0.5, discount=0.5, num_rollouts=4)
 GROUPS = ("location_network", "core", "glimpse_network", "action_network")  # of parameters
 Row = dict[str, str | float]
 Stored = tuple[RecurrentAttentionModel, dict[str, Any]]  # as load_run returns it
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the benchmark."""
-
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs of train/reinforce.py: an early, a middle and a late one."""
-    reference_episodes: int = 200_000
-    """Episodes of each reference, rounded up to whole batches in each block."""
-    num_batches: int = 200
-    """Batches of each estimator."""
-    num_envs: int = 128
-    """Episodes per batch."""
-    num_rollouts: int = 4
-    """How often each image is played, for leave_one_out. Must divide num_envs."""
-    std: float = 0.2
-    """Standard deviation of the location policy of runs that did not learn their own."""
-    policy_coef: float = 0.2
-    """Weight of the location policy's loss relative to the classifier's (1 for sampled labels)."""
-    discount: float = 0.5
-    """Discount on a location's credit for the glimpses after the next one, for dense."""
-    seed: int = 0
-    """Random seed for episodes and exploration."""
-    threads: int = 1
-    """CPU threads."""
-    csv: Path | None = None
-    """File to write the numbers to."""
-
-    def __post_init__(self) -> None:
-        """Check what would otherwise fail late."""
-        counts = ("reference_episodes", "num_envs", "threads")
-        bounds = {"at least 1": counts, "at least 2": ("num_rollouts",), "positive": ("std",)}
-        check_settings(self, {**bounds, "at least 0": ("seed",), "at least 3": ("num_batches",)})
-        if self.num_envs % self.num_rollouts:
-            raise ValueError(f"num_rollouts must divide num_envs={self.num_envs}")
-        if not self.run_dirs:
-            raise ValueError("give at least one run folder")
-        if self.csv and not self.csv.parent.is_dir():
-            raise ValueError(f"there is no folder for {self.csv}")
-
-    def weights(self, estimator: Estimator) -> Weights:
-        """Return an estimator's weights; the baseline's only scales its own gradient."""
-        policy_coef = 1.0 if estimator.objective == "sampled reward" else self.policy_coef
-        rest = {"discount": self.discount, "num_rollouts": self.num_rollouts}
-        return Weights(policy_coef=policy_coef, baseline_coef=0.5, **rest)
+def weights_of(estimator: Estimator) -> Weights:
+    """Return an estimator's weights; the baseline's only scales its own gradient."""
+    return replace(WEIGHTS, policy_coef=1.0) if estimator.objective == "sampled reward" else WEIGHTS
 
 
 def exact_last_gain(rollout: Rollout, weights: Weights) -> Tensor:
@@ -150,8 +112,8 @@ class Learner:
     Its ``batches`` are endless: a rollout and its states h_t, (T, N, D), each.
     """
 
-    def __init__(self, stored: Stored, estimator: Estimator, config: Config, seed: int):
-        self.model, self._estimator, self._config = copy.deepcopy(stored[0]), estimator, config
+    def __init__(self, stored: Stored, estimator: Estimator, seed: int):
+        self.model, self._estimator = copy.deepcopy(stored[0]), estimator
         reaches_core = estimator.location_reaches_core
         self.model.config = replace(self.model.config, location_reaches_core=reaches_core)
         self.batches = self._play(stored[1], seed)
@@ -164,13 +126,13 @@ class Learner:
         return torch.cat([part.flatten() for part in parts])
 
     def _losses(self, rollout: Rollout) -> list[Tensor]:
-        terms = self._estimator.terms(rollout, self._config.weights(self._estimator))
+        terms = self._estimator.terms(rollout, weights_of(self._estimator))
         return list(terms.by_name().values())
 
     def _play(self, settings: dict[str, Any], seed: int) -> Iterator[tuple[Rollout, Tensor]]:
         """Play batches without end, as train/reinforce.py does; yield each with its h_t."""
-        model, n = self.model, self._config.num_envs
-        rollouts = self._config.num_rollouts if self._estimator.needs_rollouts else 1
+        model, n = self.model, NUM_ENVS
+        rollouts = WEIGHTS.num_rollouts if self._estimator.needs_rollouts else 1
         fixed = {"action_format": "dict", "grid_size": None, "allow_stop": False, "split": "train"}
         keywords = {**settings.get("env_kwargs", {}), **fixed}
         env = make_vector_env(settings["env_id"], n, **keywords)
@@ -178,7 +140,7 @@ class Learner:
         num_glimpses, temperature = env.task.num_glimpses, float(self._estimator.samples_label)
         noise = Noise(seed, range(n), num_glimpses=num_glimpses, num_classes=env.num_classes)
         for episode in itertools.count():
-            std = self._config.std if model.location_std is None else model.location_std
+            std = STD if model.location_std is None else model.location_std
             label, drawn = torch.as_tensor(carry[1]["label"]), noise.draw(episode)  # (N,)
 
             def act(
@@ -193,9 +155,9 @@ class Learner:
 
     def _fit_baseline(self) -> None:
         """Fit the baseline network, which is linear, to some batches, if the estimator uses it."""
-        count = math.ceil(FIT_EPISODES / self._config.num_envs)
+        batches = itertools.islice(self.batches, math.ceil(FIT_EPISODES / NUM_ENVS))
         with torch.no_grad():
-            rollouts, states = zip(*itertools.islice(self.batches, count), strict=True)
+            rollouts, states = zip(*batches, strict=True)
         names = [name for name, part in vars(rollouts[0]).items() if part is not None]
         parts = {k: torch.cat([vars(each)[k] for each in rollouts], 1) for k in names}
         h, network = torch.cat(states, 1), self.model.baseline_network  # (T, N, D)
@@ -268,17 +230,16 @@ def standard_errors(g: Tensor, cross: Tensor, r: Tensor) -> Tensor:
     return (one + other).sqrt()
 
 
-def measure(stored: Stored, config: Config) -> list[Row]:
+def measure(stored: Stored) -> list[Row]:
     """Return the numbers at a run's weights, one row per estimator and group."""
 
     def learners(estimators: dict[str, Estimator], seed: int) -> dict[str, Learner]:
-        return {name: Learner(stored, each, config, seed) for name, each in estimators.items()}
+        return {name: Learner(stored, each, seed) for name, each in estimators.items()}
 
-    per_block = math.ceil(config.reference_episodes / (config.num_envs * NUM_BLOCKS))
-    seeds = [FIRST_SEED + 2 * config.seed + i for i in (0, 1)]  # which share no episodes
-    references, _ = collect(learners(REFERENCES, seeds[0]), NUM_BLOCKS, per_block)
-    gradients, seconds = collect(learners(MEASURED, seeds[1]), config.num_batches)
-    groups, n, rows = groups_of(stored[0]), config.num_envs, []
+    per_block = math.ceil(REFERENCE_EPISODES / (NUM_ENVS * NUM_BLOCKS))
+    references, _ = collect(learners(REFERENCES, SEEDS[0]), NUM_BLOCKS, per_block)
+    gradients, seconds = collect(learners(MEASURED, SEEDS[1]), NUM_BATCHES)
+    groups, n, rows = groups_of(stored[0]), NUM_ENVS, []
     for (name, estimator), group in itertools.product(MEASURED.items(), GROUPS):
         pair = gradients[name], references[estimator.objective]
         g, r = (each[:, groups[group]].double() for each in pair)
@@ -295,43 +256,38 @@ def measure(stored: Stored, config: Config) -> list[Row]:
     return rows
 
 
-def show(value: str | float) -> str:
-    """Return a cell of the table."""
-    return value if isinstance(value, str) else f"{value:.3g}".replace("nan", "n/a")
-
-
 def load(run_dir: Path) -> Stored:
     """Read a run; ValueError unless it learned locations, paid for nothing but the last label."""
     model, settings = load_run(run_dir)
-    if "env_id" not in settings or settings.get("locations", "learned") != "learned":
-        raise ValueError(f"{run_dir} must be a run of train/reinforce.py with learned locations")
     task = find_task(settings["env_id"], **settings.get("env_kwargs", {}))
-    if task.reward != "final" or task.glimpse_cost:
+    learned = settings.get("locations", "learned") == "learned"
+    if not learned or task.reward != "final" or task.glimpse_cost:
         raise ValueError(
-            f"{run_dir} must have reward='final' and no glimpse_cost in its environment, got "
-            f"{task.reward!r} and {task.glimpse_cost}"
+            f"{run_dir} must be a run of train/reinforce.py with learned locations, "
+            "reward='final' and no glimpse_cost"
         )
     return model, settings
 
 
-def main(config: Config) -> None:
-    """Measure, print one Markdown table per run, and write the CSV file."""
-    torch.set_num_threads(config.threads)
-    runs = [load(run_dir) for run_dir in config.run_dirs]  # a bad one fails at once
+def main(run_dirs: tyro.conf.Positional[tuple[Path, ...]], csv: Path) -> None:
+    """Measure and write a CSV file.
+
+    Args:
+        run_dirs: Folders of runs of train/reinforce.py: an early, a middle and a late one.
+        csv: File to write.
+    """
+    torch.set_num_threads(1)
+    runs = [load(run_dir) for run_dir in run_dirs]  # a bad one fails at once
     for name, value in describe_machine(commit()).items():
         print(f"- {name}: {value}")
-    found: list[Row] = []
-    for run_dir, stored in zip(config.run_dirs, runs, strict=True):
-        rows = measure(stored, config)
-        print(f"\n## {run_dir}, {stored[1]['env_id']}\n")
-        lines = table([*rows[0]], [list(map(show, row.values())) for row in rows])
-        print("\n".join(lines), flush=True)
-        found += [{"run": str(run_dir), **row} for row in rows]
-        if config.csv is not None:
-            with config.csv.open("w", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([found[0].keys(), *(row.values() for row in found)])
+    rows: list[Row] = []
+    for run_dir, stored in zip(run_dirs, runs, strict=True):
+        rows += [{"run": str(run_dir), **row} for row in measure(stored)]
+        with csv.open("w", newline="") as file:
+            table = [rows[0].keys(), *(row.values() for row in rows)]
+            writer(file, lineterminator="\n").writerows(table)
+        print(f"{csv}: {len(rows)} rows", flush=True)
 
 
 if __name__ == "__main__":
-    run(main, partial(parse_flags, Config, description=__doc__))
+    tyro.cli(main)

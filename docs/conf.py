@@ -6,8 +6,6 @@ that ziamath ships; the environments render their own pictures (:mod:`docs.pages
 
 from __future__ import annotations
 
-import html
-import re
 import shutil
 import sys
 from importlib.resources import files
@@ -34,7 +32,6 @@ version = release = ram_env.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "demo", "listings.md"]
-suppress_warnings: list[str] = []  # none: the build turns every warning into an error
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -45,7 +42,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-napoleon_custom_sections = ["Source"]
+napoleon_custom_sections = ["Source", "Observation Space"]
 
 nitpick_ignore_regex = [
     # Other projects' names: the build looks nothing up in the network.
@@ -83,8 +80,6 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
     app.connect("autodoc-process-docstring", convert_docstring, priority=400)  # before napoleon
     app.connect("builder-inited", pages.write_pages)
-    app.connect("source-read", link_pages)
-    app.add_directive("estimator", pages.Estimator)
     app.add_directive("results-section", pages.ResultsSection)
     if (DEMO / "index.html").exists():
         app.tags.add("demo")
@@ -99,18 +94,13 @@ def copy_demo(app: Sphinx, exception: Exception | None) -> None:
         shutil.copy(DEMO / "index.html", folder)
 
 
-def link_pages(app: Sphinx, page: str, source: list[str]) -> None:
-    """Link the ids in the table of environments to their pages, which only the site has."""
-    if page == "environments":
-        row = re.compile(r"^\| `(\w+-v\d+)`", re.MULTILINE)
-        source[0] = row.sub(r"| [`\1`](environments/\1.rst)", source[0])
-
-
 def convert_docstring(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Typeset a docstring's equations, tables and sections."""
-    lines[:] = to_rst(lines)
+    """Typeset a docstring's equations and tables; leave out what an environment's page has."""
+    if name in ("ram_env.GlimpseEnv", "ram_env.SignpostEnv"):
+        lines[1:] = ["", "Specified on :doc:`the pages of the environments <environments>`."]
+    lines[:] = to_rst("\n".join(lines)).splitlines()
 
 
 def write_inline(self: HTML5Translator, node: nodes.math) -> None:
@@ -120,8 +110,7 @@ def write_inline(self: HTML5Translator, node: nodes.math) -> None:
 
 
 def write_block(self: HTML5Translator, node: nodes.math_block) -> None:
-    """Write an equation on lines of its own."""
-    source = html.escape(node.astext(), quote=True)
+    """Write an equation on lines of its own, which scroll where it is wide."""
     equation = convert(node.astext(), display="block")
-    self.body.append(f'<div class="math-block" title="{source}" tabindex="0">{equation}</div>')
+    self.body.append(f'<div class="math-block" tabindex="0">{equation}</div>')
     raise nodes.SkipNode

@@ -1,20 +1,10 @@
-"""Turn the docstrings' own notation into what Sphinx shows.
+"""Turn the docstrings' own notation into reStructuredText.
 
 The docstrings stay readable as plain text: equations are indented lines in ASCII, tables are
-Markdown, and an environment's sections are lines such as ``Action Space:``. The site shows the
-same text with typeset equations, real tables and headings, so nothing is written twice.
+Markdown. The site shows the same text with typeset equations and real tables.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Iterator
-
-SECTIONS = (
-    *("Description", "Action Space", "Observation Space", "Rewards", "Starting State"),
-    *("Episode End", "Arguments", "Version History"),
-)
-"""Sections of a specification page, after Gymnasium's."""
 
 _WORDS = {
     **{name: rf"\{name}\, " for name in ("log", "exp", "tanh")},
@@ -35,7 +25,6 @@ _SIGNS = {
     "|": r"\mid ",
     "%": r"\%",
 }
-_TABLE_LINE = re.compile(r"\s*\|.*\|\s*$")
 
 
 def to_tex(equation: str) -> str:
@@ -46,7 +35,7 @@ def to_tex(equation: str) -> str:
     tex = re.sub(r"\bsqrt\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}", tex)
     tex = re.sub(r"\b1/T\b", r"\\tfrac{1}{T}", tex)
     tex = re.sub(r", {2,}", r",\\qquad ", tex)
-    tex = re.sub(r"(?<![\\A-Za-z{])[A-Za-z]+(?![A-Za-z{}])", lambda m: _word(m[0]), tex)
+    tex = re.sub(r"(?<![\\A-Za-z{])[A-Za-z]+(?![A-Za-z{}])", lambda m: _WORDS.get(m[0], m[0]), tex)
     for sign, command in _SIGNS.items():
         tex = tex.replace(sign, command)
     lines = [line.strip() for line in tex.splitlines()]
@@ -55,63 +44,16 @@ def to_tex(equation: str) -> str:
     return r"\begin{split} & " + r" \\ & \quad ".join(lines) + r" \end{split}"
 
 
-def to_rst(lines: list[str], *, title: str | None = None) -> list[str]:
-    """Return a docstring's lines as reStructuredText.
-
-    Args:
-        lines: The docstring without its indentation.
-        title: Character that underlines the headings of sections, which are then part of a page;
-            None makes them rubrics inside an API entry.
-    """
-    return list(_convert(lines, title))
+def to_rst(docstring: str) -> str:
+    """Return a docstring without its indentation as reStructuredText."""
+    text = re.sub(r"(?:^ *\|.*\|$\n?)+", _to_list_table, docstring, flags=re.MULTILINE)
+    # An indented paragraph with an equals sign that is no code
+    equation = r"(?<!::)\n\n(    .* = .*(?:\n    .*)*)"
+    return re.sub(equation, lambda m: f"\n\n.. math::\n\n    {to_tex(m[1])}\n", text)
 
 
-def _convert(lines: list[str], title: str | None) -> Iterator[str]:
-    number = 0
-    while number < len(lines):
-        line = lines[number]
-        if line.rstrip(":") in SECTIONS and line.endswith(":"):
-            name = line.rstrip(":")
-            yield from ([name, title * len(name), ""] if title else [f".. rubric:: {name}", ""])
-            number += 1
-        elif _TABLE_LINE.match(line):
-            table = _while(lines, number, lambda text: bool(_TABLE_LINE.match(text)))
-            yield from _to_list_table(table)
-            number += len(table)
-        elif _begins_equation(lines, number):
-            block = _while(lines, number, lambda text: text.startswith("    "))
-            yield from ["", ".. math::", "", f"    {to_tex(chr(10).join(block))}", ""]
-            number += len(block)
-        else:
-            yield line
-            number += 1
-
-
-def _word(word: str) -> str:
-    return _WORDS.get(word, word)
-
-
-def _while(lines: list[str], start: int, holds: Callable[[str], bool]) -> list[str]:
-    """Return the lines from ``start`` on up to the first for which the condition fails."""
-    end = start
-    while end < len(lines) and holds(lines[end]):
-        end += 1
-    return lines[start:end]
-
-
-def _begins_equation(lines: list[str], number: int) -> bool:
-    """Whether an indented paragraph begins here that is no code, list or section's text."""
-    if not lines[number].startswith("    ") or " = " not in lines[number] or number < 2:
-        return False
-    before = [line for line in lines[:number] if line.strip()]
-    return not lines[number - 1].strip() and not before[-1].endswith("::")
-
-
-def _to_list_table(table: list[str]) -> Iterator[str]:
+def _to_list_table(table: re.Match[str]) -> str:
     """Turn a Markdown table with a header row into a ``list-table``."""
-    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in table]
-    yield from ["", ".. list-table::", "    :header-rows: 1", ""]
-    for row in [rows[0], *rows[2:]]:
-        for number, cell in enumerate(row):
-            yield f"    {'*' if number == 0 else ' '} - {cell.strip()}"
-    yield ""
+    rows = [re.split(r"(?<!\\)\|", line.strip(" |")) for line in table[0].splitlines()]
+    items = ["* - " + "\n      - ".join(map(str.strip, row)) for row in [rows[0], *rows[2:]]]
+    return "\n    ".join(["\n.. list-table::", ":header-rows: 1\n", *items, "\n"])

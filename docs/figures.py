@@ -1,6 +1,11 @@
 """Draw figures of stored results: `python docs/figures.py [NAMES]`, by default all.
 
 Each function draws the figure of its name, ``docs/NAME.png``, and says what it shows.
+
+Dimension key:
+    n: images per row
+    T: glimpses per episode
+    K: classes
 """
 
 from __future__ import annotations
@@ -16,23 +21,20 @@ import tyro
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from agents.diagnostics import bits_gained
-from agents.estimators import ESTIMATORS
 from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
-from ram_env import find_task
-from train.comparison.figures import COLOURS, mean_curve
-from train.comparison.protocol import read_protocol
-from train.comparison.results import Seed, read_lines
-from train.comparison.summary import CLASSES, TaskResults, read_results
+from ram_env import TASKS, find_task, frozen_canvases
 from train.keywords import make_vector_env
 
 DOCS = Path(__file__).parent
 STORED = DOCS.with_name("benchmarks")
 CLUTTERED = "ClutteredMNISTGlimpse-v0"
 ERROR = "test error [%]"
+PATH = pyplot.get_cmap("plasma")
 PAGE: dict[str, Any] = {"dpi": 130, "layout": "constrained"}
 
 
@@ -70,74 +72,6 @@ def curves() -> Figure:
         axes.grid(which="both", alpha=0.25)
         axes.legend(fontsize=7, loc="upper right")
     return figure
-
-
-def reward_alone() -> Figure:
-    """Draw what the reward alone teaches on cluttered MNIST.
-
-    Top: the validation error over the env steps of the comparison's runs, without and with the
-    canvas curriculum; means over seeds, thin where there is only one. Bottom left: with it, the
-    share of glimpses on the digit's middle. Bottom right: the belief in the true class of the
-    published agents on the validation images, after each glimpse.
-    """
-    figure, grid = pyplot.subplots(2, 2, figsize=(10, 9), **PAGE)
-    (alone, staged), (places, beliefs) = grid
-    protocol = read_protocol(DOCS.with_name("train") / "reward_alone.toml")
-    for results in read_results(protocol, STORED / "reward_alone").values():
-        if results.task.env_id == CLUTTERED:
-            draw_rows(results, staged if results.task.curriculum else alone, places)
-    named = "; ".join(f"{letter}: {meaning}" for letter, meaning in CLASSES.items())
-    legend = dict(zip(*reversed(staged.get_legend_handles_labels()), strict=True))
-    rows = list(legend.values()), list(legend)
-    figure.legend(*rows, loc="outside lower center", ncols=3, title=f"thin: one seed. {named}")
-    for axes, title in ((alone, f"{CLUTTERED} alone"), (staged, "with the canvas curriculum")):
-        axes.set_title(title)
-        error_axis(axes, (2, 3, 5, 10, 20, 30, 50, 90), "validation error [%]")
-        axes.set_ylim(2, 95)
-    places.set(title="with the canvas curriculum", ylabel="glimpses on the digit's middle [%]")
-    for axes in (alone, staged, places):
-        axes.set(xscale="log", xlim=(2.5e5, 2.4e7), xlabel="env steps")
-    for name in ("cluttered", "cluttered-paper-rule", "cluttered-reward-only"):
-        played = play_published(name, "validation")
-        label = played.labels[None, :, None, None].expand(*played.log_p.shape[:3], 1)
-        belief = played.log_p.gather(3, label).exp().mean((0, 1, 3)).numpy()  # (T,)
-        beliefs.plot(range(1, len(belief) + 1), belief, marker=".", label=name)
-    beliefs.set(xlabel="glimpse", ylabel="mean belief in the true class", ylim=(0, 1))
-    beliefs.legend(title="published agents", loc="lower right")
-    for axes in (places, beliefs):
-        axes.grid(alpha=0.25)
-    return figure
-
-
-def draw_rows(results: TaskResults, axes: Axes, places: Axes) -> None:
-    """Draw the mean curves of a task, a colour per algorithm and a marker per class.
-
-    With a curriculum, draw also the share of glimpses on the digit's middle.
-    """
-    shown = ("dense", "paper", "reward_only", "ppo_history", "ppo_history_full_batch")
-    shown += ("recurrent_ppo", "outcome", "outcome_replay", "outcome_replay_convolutions")
-    rows = {row.algorithm.name: row for row in results.rows if row.seeds}
-    for name in filter(rows.__contains__, shown):
-        row, tag = rows[name], "eval/centre_coverage"
-        letter = row.algorithm.feedback
-        marker = {"L": "o", "R": "s", "R*": "^"}[letter]
-        look: dict[str, Any] = {"color": COLOURS[shown.index(name)], "marker": marker}
-        look |= {"markersize": 5, "linewidth": 1.8 if len(row.seeds) > 1 else 0.7}
-        curve = mean_curve(row)
-        axes.plot(curve.env_steps, curve.error, label=f"{letter}: {name}", **look)
-        whole = [seed.curve for seed in row.finished if tag in seed.curve.behaviour]
-        if results.task.curriculum and whole:
-            covered = np.mean([each.behaviour[tag] for each in whole], 0)
-            places.plot(whole[0].env_steps, covered, **look)
-
-
-def play_published(name: str, split: str, **options: Any) -> Beliefs:
-    """Play a split of a published agent's task with it, on one thread."""
-    torch.set_num_threads(1)
-    model, settings = load_pretrained(name)
-    keywords = {"split": split, "order": "sequential", "action_format": "dict"}
-    env = make_vector_env(settings["env_id"], 500, **keywords)
-    return play_split(model, env, env.num_images, **options)
 
 
 def signpost() -> Figure:
@@ -242,36 +176,6 @@ def stopping() -> Figure:
     return figure
 
 
-def estimators() -> Figure:
-    """Draw how the estimators learn: the comparison's validation error over env steps, by task.
-
-    Thick lines are means over the seeds, which are thin.
-    """
-    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), **PAGE)
-    floor = 0.1  # of an error [%], on a logarithmic axis
-    tasks = ("SignpostGlimpse-v0", "MNISTGlimpse-v0", CLUTTERED)
-    for axes, env_id in zip(panels, tasks, strict=True):
-        seeds = read_lines(Seed, STORED / "comparison", env_id)
-        for number, (name, estimator) in enumerate(ESTIMATORS.items()):
-            curves = [seed.curve for seed in seeds if seed.algorithm == name]
-            if not curves:
-                continue
-            look = {"color": f"C{number}", "linestyle": "-" if estimator.sees_label else "--"}
-            errors = np.maximum([curve.error for curve in curves], floor)  # (seeds, marks)
-            axes.plot(curves[0].env_steps, errors.T, linewidth=0.5, alpha=0.35, **look)
-            axes.plot(curves[0].env_steps, errors.mean(0), label=name, **look)
-        count = sum(seed.algorithm == "dense" for seed in seeds)
-        axes.set(yscale="log", title=f"{env_id}, {count} seeds", xlabel="env steps")
-        low = axes.get_ylim()[0]
-        error_axis(axes, (floor, 0.5, 1, 2, 5, 10, 20, 50, 90), "validation error [%]")
-        axes.set_ylim(low, 100)
-        axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}" if x > floor else f"0 to {floor:g}")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
-    lines = panels[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=6, title="dashed: no label in the loss")
-    return figure
-
-
 def glimpses() -> Figure:
     """Draw what each glimpse adds, on the test split, for every published agent.
 
@@ -280,7 +184,7 @@ def glimpses() -> Figure:
     """
     figure, (errors, gains) = pyplot.subplots(1, 2, figsize=(11, 4.4), **PAGE)
     for name in published_names():
-        played = play_published(name, "test", num_passes=8)  # as train/evaluate.py
+        _, played = play_published(name, "test")
         error = [score.error for score in score_by_glimpse(played)]  # (T,)
         line = {"marker": ".", "linestyle": "--" if "reward-only" in name else "-"}
         errors.plot(range(1, len(error) + 1), error, label=name, **line)
@@ -294,6 +198,75 @@ def glimpses() -> Figure:
     gains.yaxis.set_major_formatter("{x:g}")
     gains.grid(alpha=0.25)
     return figure
+
+
+def paths() -> Figure:
+    """Draw where the published agents look, in the first images of the test split, none picked.
+
+    A row per agent, which looks where its policy's mean says: these are the first episodes of
+    `train/evaluate.py --split test`. Numbers count the glimpses, squares are the finest patch of
+    the first and the last, and bars are the belief in the true class after each glimpse.
+    """
+    count, order = 5, list(TASKS)  # easy ones first
+    runs = {name: read_json(PRETRAINED / name / "config.json") for name in published_names()}
+    names = sorted(runs, key=lambda name: order.index(runs[name]["config"]["env_id"]))
+    figure = pyplot.figure(figsize=(1.9 * count, 2.6 * len(names)), **PAGE)
+    rows: Any = figure.subfigures(len(names), 1, squeeze=False)
+    for part, name in zip(rows[:, 0], names, strict=True):
+        task, played = play_published(name, "test", count)
+        result = read_json(PRETRAINED / name / "result.json")
+        error = f"{result['error']:.2f} % ({result['interval'][0]:.2f}-{result['interval'][1]:.2f})"
+        shape = f"{task.side}x{task.side} px, {task.num_glimpses} glimpses"
+        part.suptitle(f"{name}: {shape}, {result['split']} error {error}", size=9)
+        canvases, _ = frozen_canvases(runs[name]["config"]["env_id"], "test")
+        centres = (played.locations[0].numpy() + 1) * (task.side / 2)  # (n, T, 2) [px]
+        p = played.log_p[0].exp().numpy()  # (n, T, K)
+        colors = PATH(np.linspace(0.2, 0.95, task.num_glimpses))
+        grid = part.subplots(2, count, height_ratios=(5, 1), squeeze=False)
+        for n, label in enumerate(played.labels.tolist()):
+            above, below = grid[:, n]
+            draw_path(above, canvases[n], centres[n], task.glimpse_size)
+            answer = int(p[n, -1].argmax())
+            above.set_title(f"true {label}, says {answer}", size=8, color="br"[answer != label])
+            below.bar(range(1, task.num_glimpses + 1), p[n, :, label], color=colors)
+            below.set(ylim=(0, 1), xticks=[], yticks=[0, 1] if n == 0 else [])
+            below.tick_params(labelsize=7)
+    return figure
+
+
+def draw_path(axes: Axes, canvas: np.ndarray, centres: np.ndarray, size: int) -> None:
+    """Draw a canvas and where the glimpses lie.
+
+    Args:
+        axes: Where to draw.
+        canvas: Shape (H, W) or (H, W, 3), uint8.
+        centres: Glimpse centres, (x, y) [px]. Shape (T, 2).
+        size: Side of the finest patch [px].
+    """
+    side, colors = len(canvas), PATH(np.linspace(0.2, 0.95, len(centres)))
+    grey = (canvas * 0.6).astype(np.uint8)  # dimmed, so that the path stands out
+    axes.imshow(grey, "gray", vmin=0, vmax=255, extent=(0, side, side, 0))
+    axes.set(autoscale_on=False, xticks=[], yticks=[])
+    for t in (0, -1):
+        corner = centres[t] - size / 2
+        axes.add_patch(Rectangle(corner, size, size, fill=False, color=colors[t], linewidth=1.4))
+    axes.plot(*centres.T, color="white", linewidth=0.8)
+    for t, (x, y) in enumerate(centres):
+        style = {"boxstyle": "circle,pad=0.15", "facecolor": colors[t], "edgecolor": "none"}
+        axes.text(x, y, str(t + 1), size=6, ha="center", va="center", color="white", bbox=style)
+
+
+def play_published(name: str, split: str, num_images: int | None = None) -> tuple[Any, Beliefs]:
+    """Let a published agent play a split of its task on one thread; return both.
+
+    By default it plays all images, eight times, as train/evaluate.py does.
+    """
+    torch.set_num_threads(1)
+    model, settings = load_pretrained(name)
+    keywords = {"split": split, "order": "sequential", "action_format": "dict"}
+    env = make_vector_env(settings["env_id"], num_images or 500, **keywords)
+    passes = {} if num_images else {"num_passes": 8}
+    return env.task, play_split(model, env, num_images or env.num_images, **passes)
 
 
 def read_evaluations(folder: str) -> list[dict[str, Any]]:
@@ -318,7 +291,7 @@ def error_axis(axes: Axes, ticks: Sequence[float], label: str = "") -> None:
     axes.grid(alpha=0.25)
 
 
-SHOWN = (curves, reward_alone, signpost, sizes, stopping, estimators, glimpses)
+SHOWN = (curves, signpost, sizes, stopping, glimpses, paths)
 FIGURES = {each.__name__: each for each in SHOWN}
 
 

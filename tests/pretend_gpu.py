@@ -1,9 +1,7 @@
-"""A pretended GPU: the torch device "pretend", which computes on the CPU and behaves like CUDA.
+"""A pretended GPU: the torch device "pretend", which has the CPU's numbers and behaves like CUDA.
 
-Numbers are the CPU's, but a float64 divided by a number is multiplied by its reciprocal, as in CUDA
-(there float32 is, too; here it isn't, so that trainings have the CPU's metrics). What only a GPU
-shows is checked and counted: tensors of two devices in one operation, NumPy views of its memory,
-and lines that copy to it or wait for it.
+What only a GPU shows is checked and counted: tensors of two devices in one operation, NumPy views
+of its memory, and lines that copy to it or wait for it.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 NAME = "pretend"
 GPUS = [pytest.param("cuda", marks=pytest.mark.cuda), NAME]
@@ -32,7 +30,6 @@ _PROJECT = tuple(f"{_ROOT}/{folder}/" for folder in ("ram_env", "agents", "train
 _aten = torch.ops.aten
 # Operations whose result the host needs; the first is item() or bool()
 _WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "repeat_interleave"}
-_DIVISIONS = {_aten.div.Tensor: _aten.mul.Tensor, _aten.div_.Tensor: _aten.mul_.Tensor}
 _INDEXED = {"index", "index_put_", "_index_put_impl_"}
 
 
@@ -108,8 +105,6 @@ class PretendGPU(TorchDispatchMode):
             self._wait()
         if "fused_" in func._opname and getattr(rate := kwargs.get("lr"), "dtype", None):
             assert rate.dtype == torch.float32, "expected scalar type Float"  # as CUDA reads it
-        if func in _DIVISIONS and not isinstance(args[1], OnGPU) and elems[0].dtype == torch.double:
-            func, elems = _DIVISIONS[func], (elems[0], 1 / elems[1])
         out = self._run(func, elems, named)
         given = {id(x.elem): x for x in tensors if isinstance(x, OnGPU)}  # written in place
 
@@ -263,7 +258,7 @@ class OnGPU(torch.Tensor):
         raise RuntimeError(f"{func} on the pretended GPU after its test")
 
     def __repr__(self, **_: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return f"OnGPU({self.elem!r})"
+        return f"OnGPU({self.elem!r})"  # parametrised tests show what they got
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -275,19 +270,14 @@ class OnGPU(torch.Tensor):
 class _Generator(torch.Generator):
     """A CPU's generator that says it is on the device for which it was made."""
 
-    on_gpu: set[int] = set()  # noqa: RUF012 - addresses of all instances there
+    on_gpu: set[int] = set()  # noqa: RUF012 - addresses of those made there
     _cdata: int
-    _where: torch.device
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
         self = super().__new__(cls)
         self._where = torch.device(device)
-        if self._where.type == NAME:
-            cls.on_gpu.add(self._cdata)
+        (cls.on_gpu.add if self._where.type == NAME else cls.on_gpu.discard)(self._cdata)
         return self
-
-    def __del__(self) -> None:
-        self.on_gpu.discard(self._cdata)  # an address, which the next generator may get
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -296,9 +286,10 @@ class _Generator(torch.Generator):
 
 @cache
 def _register() -> tuple[torch.library.Library, ...]:
-    """Register the device, once a process, and what autocast does; it lasts as long as the result.
+    """Register the device, once a process; it lasts as long as the result.
 
-    Of the operations that autocast casts, the models here have three.
+    Autocast changes nothing on it. A GPU has fused kernels for gated cells; the cells here add
+    in the CPU's order.
     """
     from torch.utils import backend_registration
 
@@ -307,19 +298,8 @@ def _register() -> tuple[torch.library.Library, ...]:
             return [torch.bfloat16]
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
-    name = "AutocastPrivateUse1"
-    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
-
-    def cast(operation: Any, *parts: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(key):
-            dtype = torch.get_autocast_dtype(NAME)
-            return operation(*tree_map(lambda x: x if x is None else x.to(dtype), parts))
-
     others, aten = (torch.library.Library(space, "IMPL") for space in ("_", "aten"))
-    others.fallback(torch.library.fallthrough_kernel, name)
-    for operation in ("linear", "gru_cell", "lstm_cell"):
-        aten.impl(operation, partial(cast, getattr(_aten, operation)), name)
-    # A GPU has fused kernels for gated cells; these add in the CPU's order
+    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     aten.impl("gru_cell", _gru_cell, "AutogradPrivateUse1")
     aten.impl("lstm_cell", _lstm_cell, "AutogradPrivateUse1")
     return others, aten

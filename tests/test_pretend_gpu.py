@@ -15,13 +15,11 @@ def test_tensors_of_two_devices_do_not_mix_but_a_number_may_come_from_the_host(p
     for mix in refused:
         with pytest.raises(RuntimeError, match="on the same device"):
             mix()
-    torch.Generator("pretend")  # is gone; the next one may have its address
     with pytest.raises(RuntimeError, match="generator"):
         torch.rand(2, device="pretend", generator=torch.Generator())
     with pytest.raises(RuntimeError, match="numpy"):
         there.numpy()
     assert (there * torch.tensor(3.0)).tolist() == [3, 3]
-    assert (there.double() * 49 / 49).tolist() == [49 * (1 / 49)] * 2 != [1, 1]
     generators = [torch.Generator(name).manual_seed(1) for name in ("pretend", "cpu")]
     noise = [torch.rand(2, device=g.device, generator=g).tolist() for g in generators]
     assert noise[0] == noise[1]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,28 +13,38 @@ import pytest
 pytest.importorskip("hatchling", reason="needs hatchling")
 
 ROOT = Path(__file__).parents[1]
-
-
-def python(*arguments: str | Path, **keywords) -> str:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **keywords).stdout
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
 @pytest.mark.slow
 def test_a_user_of_the_wheel_needs_no_checkout(tmp_path):
-    pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-    python(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)
+    site, script = tmp_path / "site", ROOT / "tests/wheel_user.py"
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT)
+    subprocess.run([*PIP, *build], check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
-    python(*pip, "install", "--no-deps", "--no-index", "--target", site, wheel)
-    script = tmp_path / "wheel_user.py"
-    script.write_text((ROOT / "tests" / "wheel_user.py").read_text())
-    printed = python(script, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)})
+    subprocess.run(
+        [*PIP, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True
+    )
+    command, env = (
+        [sys.executable, shutil.copy(script, tmp_path)],
+        {**os.environ, "PYTHONPATH": site},
+    )
+    printed = subprocess.check_output(command, text=True, cwd=tmp_path, env=env)
     assert printed.splitlines()[-1] == f"{site / 'ram_env'} {site / 'agents'}"
 
 
 def test_the_sdist_leaves_out_stored_results(tmp_path):
-    python("-m", "hatchling", "build", "--target", "sdist", "--directory", tmp_path, cwd=ROOT)
+    build = (
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "sdist",
+        "--directory",
+        tmp_path,
+    )
+    subprocess.run(build, check=True, cwd=ROOT)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -10,7 +10,6 @@ import sys
 import gymnasium as gym
 import torch
 from gymnasium.wrappers import FlattenObservation
-from three_choices import ThreeChoices, make_layers
 from tianshou.algorithm import PPO
 from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory
@@ -18,6 +17,8 @@ from tianshou.data import Collector, CollectStats, VectorReplayBuffer
 from tianshou.env import DummyVectorEnv
 from tianshou.trainer import OnPolicyTrainerParams
 from tianshou.utils.net.common import ActionReprNet
+from torch import nn
+from torch.distributions import Categorical, Independent
 
 import ram_env  # noqa: F401 - registers the ids
 
@@ -26,7 +27,9 @@ ENV_ID, NUM_ENVS = "MNISTGlimpse-v0", 16
 
 def make_env(**keywords):
     """Make one environment whose observation is one vector."""
-    return FlattenObservation(gym.make(ENV_ID, action_format="multidiscrete", **keywords))
+    return FlattenObservation(
+        gym.make(ENV_ID, action_format="multidiscrete", grid_size=(10, 10), **keywords)
+    )
 
 
 class Net(ActionReprNet):
@@ -34,7 +37,10 @@ class Net(ActionReprNet):
 
     def __init__(self, num_inputs: int, num_outputs: int):
         super().__init__()
-        self.layers = make_layers(num_inputs, num_outputs)
+        self.layers = nn.Sequential(
+            *(nn.Linear(num_inputs, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()),
+            nn.Linear(128, num_outputs),
+        )
 
     def forward(self, obs, state=None, info=None):
         """Map observations (N, inputs) to outputs (N, outputs), and pass on the state."""
@@ -49,14 +55,19 @@ class Critic(Net):
         return super().forward(obs)[0]
 
 
+def choose(logits):
+    """Return independent choices of a column, a row and a class, of ten each."""
+    return Independent(Categorical(logits=logits.unflatten(-1, (3, 10))), 1)
+
+
 env_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
 torch.manual_seed(0)
 example = make_env()
 num_inputs = example.observation_space.shape[0]
 num_glimpses = example.unwrapped.task.num_glimpses
 policy = ProbabilisticActorPolicy(
-    actor=Net(num_inputs, int(example.action_space.nvec.sum())),
-    dist_fn=ThreeChoices,
+    actor=Net(num_inputs, 30),
+    dist_fn=choose,
     action_space=example.action_space,
     action_scaling=False,
     action_bound_method=None,

@@ -9,8 +9,8 @@ import sys
 import gymnasium as gym
 import torch
 from tensordict.nn import TensorDictModule
-from three_choices import ThreeChoices, make_layers
 from torch import nn
+from torch.distributions import Categorical, Independent
 from torchrl.collectors import Collector
 from torchrl.envs import GymWrapper
 from torchrl.modules import ProbabilisticActor, ValueOperator
@@ -28,28 +28,39 @@ class Features(nn.Module):
 
     def __init__(self, num_inputs: int, num_outputs: int):
         super().__init__()
-        self.layers = make_layers(num_inputs, num_outputs)
+        self.layers = nn.Sequential(
+            *(nn.Linear(num_inputs, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()),
+            nn.Linear(128, num_outputs),
+        )
 
     def forward(self, glimpse, location, time):
         """Map observations of any batch shape to outputs."""
         return self.layers(torch.cat([glimpse.flatten(-3), location, time], -1))
 
 
+def choose(logits):
+    """Return independent choices of a column, a row and a class, of ten each."""
+    return Independent(Categorical(logits=logits.unflatten(-1, (3, 10))), 1)
+
+
 env_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 500_000
 torch.manual_seed(0)
 vector_env = gym.make_vec(
-    ENV_ID, num_envs=NUM_ENVS, action_format="multidiscrete", autoreset_mode="Disabled"
+    ENV_ID,
+    num_envs=NUM_ENVS,
+    action_format="multidiscrete",
+    grid_size=(10, 10),
+    autoreset_mode="Disabled",
 )
 env = GymWrapper(vector_env, categorical_action_encoding=True)
 env.set_seed(0)
 num_glimpses = vector_env.unwrapped.task.num_glimpses
 shapes = [env.observation_spec[name].shape[1:] for name in KEYS]
 num_inputs = sum(shape.numel() for shape in shapes)
-num_choices = int(vector_env.single_action_space.nvec.sum())
 actor = ProbabilisticActor(
-    TensorDictModule(Features(num_inputs, num_choices), in_keys=KEYS, out_keys=["logits"]),
+    TensorDictModule(Features(num_inputs, 30), in_keys=KEYS, out_keys=["logits"]),
     in_keys=["logits"],
-    distribution_class=ThreeChoices,
+    distribution_class=choose,
     return_log_prob=True,
     spec=env.action_spec,
 )

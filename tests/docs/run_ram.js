@@ -16,7 +16,6 @@ async function runAgent() {
   const task = Object.values(data.tasks).find(({ agents }) => agents.includes(agent));
   const canvases = bytesOf("canvases"), locations = new Float32Array(bytesOf("locations").buffer);
   const area = task.side ** 2, length = task.numGlimpses, glimpses = [], logits = [], means = [];
-  const probabilities = [];
   const chosen = task.canvases.flatMap(({ pixels, location }) =>
     look(agent, task, pixels, [location]).flatMap((seen) => [...seen.location]));
   for (let k = 0; k < canvases.length / area; k++) {
@@ -25,13 +24,11 @@ async function runAgent() {
     for (const seen of look(agent, task, canvases.subarray(k * area, (k + 1) * area), path)) {
       glimpses.push(seen.glimpse);
       logits.push(seen.logits);
-      probabilities.push(Float32Array.from(seen.probabilities));
       means.push(seen.mean);
     }
   }
   write("glimpses", glimpses);
   write("logits", logits);
-  write("probabilities", probabilities);
   write("means", means);
   write("chosen", [Float32Array.from(chosen)]);
   write("shown", task.canvases.map(({ pixels }) => pixels));

@@ -53,11 +53,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from agents.actions import choose_label, sample_location
 from agents.baselines import count_parameters
 from agents.episodes import play_episode
 from agents.estimators import ESTIMATORS, Estimator, Rollout, Weights
-from agents.labels import choose_label
-from agents.locations import sample_location
 from agents.losses import exact_dense_returns
 from agents.noise import EpisodeNoise, Noise
 from agents.ram import Output, RecurrentAttentionModel

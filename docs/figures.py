@@ -28,6 +28,8 @@ from agents.evaluation import Beliefs, play_split, score_by_glimpse
 from agents.runs.files import read_csv, read_json
 from agents.runs.loading import PRETRAINED, load_pretrained, published_names
 from ram_env import TASKS, find_task, frozen_canvases
+from train.comparison.protocol import read_protocol
+from train.comparison.summary import read_results
 from train.keywords import make_vector_env
 
 DOCS = Path(__file__).parent

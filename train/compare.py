@@ -245,12 +245,16 @@ class Comparison:
             "split": split,
         }
         program = self.protocol.programs[algorithm.program]
-        words = fill(f"{program.start} {algorithm.flags}", **values)
-        words += ["--curriculum", task.curriculum] if task.curriculum else []
+        extra = ["--curriculum", task.curriculum] if task.curriculum else []
         for flag, value in settings.items():
-            words += [f"--{flag.replace('_', '-')}", str(value)]
+            extra += [f"--{flag.replace('_', '-')}", str(value)]
+
+        def command(start: str) -> tuple[str, ...]:
+            return (*fill(f"{start} {algorithm.flags}", **values), *extra) if start else ()
+
         title = f"{algorithm.name}, {name.replace('_', ' ')}"
-        job = Job(title, tuple(words), folder, tuple(fill(program.resume, **values)))
+        resume = tuple(fill(program.resume, **values))
+        job = Job(title, command(program.start), folder, resume, command(program.formerly))
         return Planned(job, algorithm, number, settings, split, phase)
 
     def read_tuning(
@@ -288,7 +292,7 @@ class Comparison:
 
 def refuse_another(path: Path, job: Job, called_as: Any) -> None:
     """Raise a ValueError if a stored result comes from another command than a job's."""
-    if called_as != job.called_as:
+    if not job.was_called(called_as):
         raise ValueError(
             f"{path}: {job.name} was run as {called_as!r}, but would now be run as "
             f"{job.called_as!r}: delete its line, or choose another --results"

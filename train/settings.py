@@ -182,8 +182,14 @@ class Config(LearningConfig):
         for applies, message in refused:
             if applies:
                 raise ValueError(message)
-        has_entropy = row.objective == "sampled reward" or stops
-        users = {
+        check_used(self, self.users)
+
+    @property
+    def users(self) -> dict[str, tuple[bool, str]]:
+        """By setting that not every run uses: whether this one does, and what uses it."""
+        row, name = self._row, self.estimator
+        has_entropy = row.objective == "sampled reward" or self.price is not None
+        return {
             "state_cap": (self.core == "rnn", "core rnn"),
             "final_std": (not self.learned_std, "a std that isn't learned"),
             "muon_rate": (self.optimizer == "muon", "optimizer muon"),
@@ -198,7 +204,6 @@ class Config(LearningConfig):
             "normalise_by_step": (row.normalises, "an estimator that normalises"),
             "entropy_coef": (has_entropy, "a reward_only estimator or a stop action"),
         }
-        check_used(self, users)
 
     @property
     def price(self) -> float | None:

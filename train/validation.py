@@ -9,7 +9,7 @@ import torch
 
 from agents.controls import Control
 from agents.diagnostics import behaviour
-from agents.evaluation import Score, play_split, score_at_stop, score_sampled_labels
+from agents.evaluation import Beliefs, Score, play_split, score_at_stop, score_sampled_labels
 from agents.ram import RecurrentAttentionModel
 from agents.runs.commands import Stop
 from ram_env import GlimpseVectorEnv

@@ -61,12 +61,14 @@ class Job:
         folder: Where it writes; it is removed before the program starts over.
         resume: Words of the command that resumes it, if it can, from the newest entry of
             ``checkpoints`` in its folder.
+        formerly: Words of the same command in an earlier version, which results may name.
     """
 
     name: str
     command: tuple[str, ...]
     folder: Path
     resume: tuple[str, ...] = ()
+    formerly: tuple[str, ...] = ()
 
     def beside(self, suffix: str) -> Path:
         """Return a path next to its folder: ``seed_0.txt``, which has its output, for ``txt``."""
@@ -75,7 +77,14 @@ class Job:
     @property
     def called_as(self) -> str:
         """The command as results keep it, with RUN_DIR for the folder."""
-        return " ".join(self.command).replace(str(self.folder), "RUN_DIR")
+        return self._without_folder(self.command)
+
+    def was_called(self, name: str) -> bool:
+        """Say whether results keep ``name`` for its command, today or in an earlier version."""
+        return name in (self.called_as, self._without_folder(self.formerly))
+
+    def _without_folder(self, command: tuple[str, ...]) -> str:
+        return " ".join(command).replace(str(self.folder), "RUN_DIR")
 
     @property
     def record(self) -> Record:

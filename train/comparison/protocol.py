@@ -85,10 +85,12 @@ class Program(Struct, frozen=True, forbid_unknown_fields=True):
         start: Command of a run, with placeholders.
         resume: Command that resumes a run from the newest entry of ``checkpoints`` in its run
             folder, and ends in the same bytes; without it, an interrupted run starts over.
+        formerly: The start as an earlier version wrote it, which stored results may name.
     """
 
     start: str
     resume: str = ""
+    formerly: str = ""
 
 
 class Algorithm(Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,6 +24,7 @@ from agents.runs.files import read_csv
 from agents.sb3.training import train_once
 from benchmarks.env_speed import pin_to_one_core, print_machine, take_turns
 from train import reinforce, sb3
+from train.algorithms import ON_POLICY
 from train.keywords import make_vector_env
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -84,7 +85,7 @@ def time_sb3(env_id: str = "MNISTGlimpse-v0", num_envs: int = 64, repetitions: i
     """
     pin_to_one_core()
     print_machine()
-    models = {name: make_learner(env_id, num_envs, name) for name in sb3.ALGORITHMS}
+    models = {name: make_learner(env_id, num_envs, name) for name in ON_POLICY}
     models["recurrent_ppo, stock buffer"] = stock = make_learner(env_id, num_envs, "recurrent_ppo")
     stock._setup_model()  # makes sb3-contrib's buffer, in place of ours
     models["stock PPO, one environment"] = PPO("MultiInputPolicy", env_id)

@@ -267,8 +267,8 @@ def play_published(name: str, split: str, num_images: int | None = None) -> tupl
     model, settings = load_pretrained(name)
     keywords = {"split": split, "order": "sequential", "action_format": "dict"}
     env = make_vector_env(settings["env_id"], num_images or 500, **keywords)
-    passes = {} if num_images else {"num_passes": 8}
-    return env.task, play_split(model, env, num_images or env.num_images, **passes)
+    passes = 1 if num_images else 8
+    return env.task, play_split(model, env, num_images or env.num_images, num_passes=passes)
 
 
 def read_evaluations(folder: str) -> list[dict[str, Any]]:

@@ -272,6 +272,7 @@ class _Generator(torch.Generator):
 
     on_gpu: set[int] = set()  # noqa: RUF012 - addresses of those made there
     _cdata: int
+    _where: torch.device
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
         self = super().__new__(cls)

@@ -68,7 +68,7 @@ def make_on_policy(config: Config, lanes: GlimpseVecEnv, shared: Mapping[str, An
     It doesn't discount returns, since all episodes have the same length.
     """
     env: Any = lanes.env.unwrapped
-    kind = ON_POLICY[config.algorithm]
+    kind: Any = ON_POLICY[config.algorithm]
     policy: dict[str, Any] = {
         "num_classes": env.num_classes,
         "initial_std": config.std,
@@ -81,8 +81,9 @@ def make_on_policy(config: Config, lanes: GlimpseVecEnv, shared: Mapping[str, An
     if kind is RecurrentPPO:
         policy["lstm_hidden_size"] = config.hidden_size
     batches = {"batch_size": config.batch * env.task.num_glimpses, "n_epochs": config.n_epochs}
+    policy_class: Any = RecurrentHybridPolicy if kind is RecurrentPPO else HybridPolicy
     model = kind(
-        RecurrentHybridPolicy if kind is RecurrentPPO else HybridPolicy,
+        policy_class,
         VecMonitor(lanes, info_keywords=("correct",)),
         learning_rate=config.learning_rate,
         n_steps=config.lane_episodes * env.task.num_glimpses,

@@ -203,4 +203,5 @@ class CurriculumEnv(VectorWrapper):
         own = split_state(saved.env, rank(), num_ranks())
         self.stage, self.env = saved.stage, self._envs[saved.stage]
         self._success.fill_(saved.success)
-        return self.env.set_state(own)
+        env: Any = self.env
+        return env.set_state(own)

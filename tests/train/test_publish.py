@@ -66,7 +66,8 @@ def test_a_published_model_is_the_runs_with_its_validation_errors(run_dir, publi
 @pytest.mark.usefixtures("published")
 def test_a_published_run_is_evaluated_by_its_name(run_dir, capsys):
     printed: list[list[str]] = []
-    for which in ({"run_dir": run_dir}, {"pretrained": "board"}):
+    choices: tuple[dict[str, Any], ...] = ({"run_dir": run_dir}, {"pretrained": "board"})
+    for which in choices:
         config = train.evaluate.Config(num_passes=1, threads=1, device="cpu", **which)
         train.evaluate.main(config)
         printed.append(capsys.readouterr().out.splitlines()[1:])  # all but the run's name
